@@ -1,0 +1,78 @@
+"""What the pixel ops share: dimension order, token grid, per-channel scaling and the pixels of listed tokens."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+DIMENSIONS = "BCTHW"
+ChannelStats = tuple[Sequence[float], Sequence[float]]
+
+
+def as_bcthw(clip: Tensor, layout: str, patch_size: Sequence[int]) -> Tensor:
+    """View `clip` as (B, C, T, H, W); errors name `clip`, `layout` or `patch_size`."""
+    if sorted(layout) != sorted(DIMENSIONS):
+        raise ValueError(f"layout must be a permutation of '{DIMENSIONS}' such as 'BTHWC', got '{layout}'")
+    if clip.ndim != 5:
+        raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {tuple(clip.shape)}")
+    if not (clip.is_floating_point() or clip.dtype == torch.uint8):
+        raise TypeError(f"clip must be uint8 or floating, got {clip.dtype}")
+    if len(patch_size) != 3 or any(int(n) < 1 for n in patch_size):
+        raise ValueError(f"patch_size must be three positive ints (frames, height, width), got {tuple(patch_size)}")
+    clip = clip.permute([layout.index(d) for d in DIMENSIONS])
+    for name, size, patch in zip("THW", clip.shape[2:], patch_size, strict=True):
+        if size % patch or size == 0:
+            raise ValueError(f"clip has {name}={size}, which patch_size {tuple(patch_size)} does not divide")
+    return clip
+
+
+def num_tokens(clip: Tensor, patch_size: Sequence[int]) -> int:
+    """Tokens of a (B, C, T, H, W) clip."""
+    t, h, w = (size // patch for size, patch in zip(clip.shape[2:], patch_size, strict=True))
+    return t * h * w
+
+
+def channel_affine(
+    clip: Tensor, stats: ChannelStats | None, name: str, *, inverse: bool
+) -> tuple[list[float], list[float]]:
+    """Per-channel (scale, shift) so that pixel·scale + shift is the wanted value.
+
+    uint8 pixels count in [0, 255] and are brought to [0, 1] first. `stats` = (mean, std): (x − mean) / std, or
+    with `inverse` x·std + mean, which undoes a normalisation that a floating clip went through.
+    """
+    channels = clip.shape[1]
+    unit = 1 / 255 if clip.dtype == torch.uint8 else 1.0
+    if stats is None:
+        return [unit] * channels, [0.0] * channels
+    mean, std = stats
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(
+            f"{name} needs a mean and a std for each of {channels} channels, got {len(mean)} and {len(std)}"
+        )
+    if any(s <= 0 for s in std):
+        raise ValueError(f"{name} needs positive standard deviations, got {tuple(std)}")
+    if inverse:
+        if clip.dtype == torch.uint8:
+            raise ValueError(f"{name} undoes a normalisation, which a uint8 clip cannot have; leave it out")
+        return [float(s) for s in std], [float(m) for m in mean]
+    return [unit / s for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+
+
+def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any input is (for checks against exact results), else float32."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def token_pixels(clip: Tensor, index: Tensor, patch: Sequence[int]) -> Tensor:
+    """Pixels of the listed tokens of a (B, C, T, H, W) clip: (B, K, C, τ, p, p), in the clip's dtype."""
+    blocks = clip.unflatten(4, (-1, patch[2])).unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))
+    blocks = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7)  # B, T', H', W', C, τ, p, p: a view
+    height, width = blocks.shape[2:4]
+    sample = torch.arange(index.shape[0], device=index.device)[:, None]
+    t, h, w = index // (height * width), index // width % height, index % width
+    return blocks[sample, t, h, w]
+
+
+def per_channel(values: Sequence[float], like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Channel values as (C, 1, 1, 1), to broadcast over (…, C, τ, p, p)."""
+    return torch.tensor(values, dtype=dtype, device=like.device).view(-1, 1, 1, 1)

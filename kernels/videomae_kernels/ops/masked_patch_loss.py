@@ -1,0 +1,133 @@
+"""masked_patch_loss: mean squared error against targets that are never stored.
+
+    row[b, k] = mean_j (pred[b, k, j] − target[b, k, j])²,   target = patch_targets(clip, index)
+    loss = mean of row, or Σ weight·row / Σ weight
+
+Equals `F.mse_loss(pred.float(), patch_targets(...))`, the loss of VideoMAE V2's `engine_for_pretraining.py` over the
+decoded tokens that the encoder did not see. Targets are made from the clip in forward and again in backward, so
+between the two nothing is kept but `pred` and the clip. Gradient: to `pred`, in its dtype; none to the clip.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_device, check_floating, check_shape
+from .._registration import define_op
+from ._pixels import ChannelStats, arithmetic_dtype
+from .patch_targets import reference_targets, target_arguments
+
+
+def _reference(
+    pred: Tensor,
+    clip: Tensor,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
+) -> Tensor:
+    rows = _allocate(pred, clip, index, patch, scale, shift, normalize)
+    for b in range(pred.shape[0]):  # one sample at a time: its targets stay in cache and are gone again
+        target = reference_targets(clip[b : b + 1], index[b : b + 1], patch, scale, shift, normalize)
+        torch.mean(target.sub_(pred[b]).square_(), dim=2, out=rows[b : b + 1])
+    return rows
+
+
+def _allocate(
+    pred: Tensor,
+    clip: Tensor,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
+) -> Tensor:
+    return pred.new_empty(index.shape, dtype=arithmetic_dtype(clip, pred))
+
+
+def _backward_reference(
+    grad: Tensor,
+    pred: Tensor,
+    clip: Tensor,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
+) -> Tensor:
+    out = torch.empty_like(pred, memory_format=torch.contiguous_format)
+    for b in range(pred.shape[0]):
+        target = reference_targets(clip[b : b + 1], index[b : b + 1], patch, scale, shift, normalize)
+        out[b] = (pred[b] - target[0]).mul_(grad[b, :, None] * (2 / pred.shape[2]))
+    return out
+
+
+def _allocate_backward(
+    grad: Tensor,
+    pred: Tensor,
+    clip: Tensor,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
+) -> Tensor:
+    return pred.new_empty(pred.shape)
+
+
+_op = define_op("masked_patch_loss", _reference, _allocate, "masked_patch_loss:masked_patch_loss")
+_backward_op = define_op(
+    "masked_patch_loss_backward",
+    _backward_reference,
+    _allocate_backward,
+    "masked_patch_loss:masked_patch_loss_backward",
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    pred, clip, index, *ctx.options = inputs
+    ctx.save_for_backward(pred, clip, index)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (
+        _backward_op(grad.contiguous(), *ctx.saved_tensors, *ctx.options),
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def masked_patch_loss(
+    pred: Tensor,  # (B, K, τ·p·p·C) floating
+    clip: Tensor,  # five dimensions in the order of `layout`, any strides, uint8 or floating
+    index: Tensor,  # (B, K) int32/int64 tokens that `pred` predicts, unique per sample
+    patch_size: Sequence[int],  # (τ, p, p)
+    *,
+    layout: str = "BCTHW",
+    denormalize: ChannelStats | None = None,  # (mean, std) a floating clip was normalised with
+    normalize_target: bool = True,
+    weight: Tensor | None = None,  # (B, K) weight of each row
+) -> Tensor:  # scalar float32
+    """Mean squared error of `pred` against the listed tokens' pixels; see the module docstring."""
+    check_floating(pred, "pred")
+    arguments = target_arguments(clip, index, patch_size, layout, denormalize, normalize_target)
+    pixels = arguments[0].shape[1] * patch_size[0] * patch_size[1] * patch_size[2]
+    check_shape(pred, "pred", (*arguments[1].shape, pixels))
+    check_device(pred, "pred", clip)
+    rows = _op(pred, *arguments)
+    if weight is None:
+        return rows.mean()
+    check_shape(weight, "weight", rows.shape)
+    check_device(weight, "weight", clip)
+    weight = weight.to(rows.dtype)
+    return (rows * weight).sum() / weight.sum()

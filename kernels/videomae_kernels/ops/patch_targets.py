@@ -1,0 +1,90 @@
+"""patch_targets: what the decoder has to predict for the listed tokens.
+
+    u[b, k, q, c] = pixel q = (i·p + y)·p + x of channel c of token index[b, k], in [0, 1]
+    target[b, k, q·C + c] = (u − mean_q u) / (sqrt(var_q u) + 1e-6)     (unbiased variance over the τ·p·p pixels)
+
+Channel fastest, statistics per token and per channel: VideoMAE V2, `engine_for_pretraining.py`, made for the
+listed tokens only. Targets carry no gradient. `masked_patch_loss` uses the same mathematics without storing them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._checks import check_index
+from .._registration import define_op
+from ._pixels import (
+    ChannelStats,
+    arithmetic_dtype,
+    as_bcthw,
+    channel_affine,
+    num_tokens,
+    per_channel,
+    token_pixels,
+)
+
+EPS = 1e-6
+
+
+def reference_targets(
+    clip: Tensor,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
+) -> Tensor:
+    """Targets (B, K, P) from a (B, C, T, H, W) clip, float64 for a float64 clip, else float32."""
+    pixels = token_pixels(clip, index, patch).to(arithmetic_dtype(clip))
+    pixels = pixels.mul_(per_channel(scale, clip, pixels.dtype)).add_(per_channel(shift, clip, pixels.dtype))
+    pixels = pixels.flatten(3)  # B, K, C, τ·p·p
+    if normalize:
+        deviation, mean = torch.std_mean(pixels, dim=3, keepdim=True)
+        pixels = pixels.sub_(mean).div_(deviation.add_(EPS))
+    return pixels.transpose(2, 3).flatten(2).contiguous()
+
+
+def _allocate(
+    clip: Tensor,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
+) -> Tensor:
+    pixels = clip.shape[1] * patch[0] * patch[1] * patch[2]
+    return clip.new_empty((index.shape[0], index.shape[1], pixels), dtype=arithmetic_dtype(clip))
+
+
+_op = define_op("patch_targets", reference_targets, _allocate, "masked_patch_loss:patch_targets")
+
+
+def target_arguments(
+    clip: Tensor,
+    index: Tensor,
+    patch_size: Sequence[int],
+    layout: str,
+    denormalize: ChannelStats | None,
+    normalize: bool,
+) -> tuple[Tensor, Tensor, list[int], list[float], list[float], bool]:
+    """Checked arguments of the target-making ops, in the order of their schema."""
+    clip = as_bcthw(clip, layout, patch_size).detach()
+    index = check_index(index, "index", batch=clip.shape[0], limit=num_tokens(clip, patch_size), like=clip)
+    if normalize and patch_size[0] * patch_size[1] * patch_size[2] < 2:
+        raise ValueError(f"normalize_target needs at least 2 pixels per token, got patch_size {tuple(patch_size)}")
+    scale, shift = channel_affine(clip, denormalize, "denormalize", inverse=True)
+    return clip, index, [int(n) for n in patch_size], scale, shift, normalize
+
+
+def patch_targets(
+    clip: Tensor,  # five dimensions in the order of `layout`, any strides, uint8 or floating
+    index: Tensor,  # (B, K) int32/int64 tokens in (t, h, w) order, unique per sample
+    patch_size: Sequence[int],  # (τ, p, p)
+    *,
+    layout: str = "BCTHW",
+    denormalize: ChannelStats | None = None,  # (mean, std) a floating clip was normalised with
+    normalize_target: bool = True,
+) -> Tensor:  # (B, K, τ·p·p·C) float32
+    """Targets of the listed tokens as a tensor; see the module docstring for the mathematics."""
+    return _op(*target_arguments(clip, index, patch_size, layout, denormalize, normalize_target))

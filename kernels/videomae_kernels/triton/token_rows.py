@@ -1,0 +1,82 @@
+"""Row copies behind gather_tokens and masked_token_scatter: one kernel serves both directions."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._tiling import column_block, row_block
+
+
+@triton.jit(do_not_specialize=["num_rows", "out_rows"])
+def _copy_rows_kernel(
+    src,  # (B, src_rows, D), any strides
+    row_map,  # (B, out_rows) row of src for each row of out, or -1
+    fill,  # (D,) for rows that map to -1
+    out,  # (B, out_rows, D) contiguous
+    num_rows,  # B · out_rows
+    out_rows,
+    src_stride_b,
+    src_stride_n,
+    src_stride_d,
+    fill_stride,
+    WIDTH: tl.constexpr,  # D
+    HAS_HOLES: tl.constexpr,  # whether row_map holds -1
+    HAS_FILL: tl.constexpr,  # whether holes take fill, else zero
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    col = tl.program_id(1) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    in_rows, in_cols = row < num_rows, col < WIDTH
+    inside = in_rows[:, None] & in_cols[None, :]
+    source = tl.load(row_map + row, mask=in_rows, other=0).to(tl.int64)
+    offset = (row // out_rows) * src_stride_b + source * src_stride_n
+    address = src + offset[:, None] + col[None, :].to(tl.int64) * src_stride_d
+    if HAS_HOLES:
+        present = (source >= 0)[:, None]
+        value = tl.load(address, mask=inside & present, other=0.0)
+        if HAS_FILL:
+            filling = tl.load(fill + col.to(tl.int64) * fill_stride, mask=in_cols, other=0.0)
+            value = tl.where(present, value, filling[None, :])
+    else:
+        value = tl.load(address, mask=inside, other=0.0)
+    tl.store(out + row[:, None] * WIDTH + col[None, :], value, mask=inside)
+
+
+def _copy_rows(src: Tensor, row_map: Tensor, fill: Tensor | None, out: Tensor, holes: bool) -> None:
+    batch, out_rows, width = out.shape
+    rows, cols = row_block(width), column_block(width)
+    grid = (triton.cdiv(batch * out_rows, rows), triton.cdiv(width, cols))
+    _copy_rows_kernel[grid](
+        src,
+        row_map,
+        fill if fill is not None else src,
+        out,
+        batch * out_rows,
+        out_rows,
+        *src.stride(),
+        fill.stride(0) if fill is not None else 0,
+        WIDTH=width,
+        HAS_HOLES=holes,
+        HAS_FILL=fill is not None,
+        BLOCK_ROWS=rows,
+        BLOCK_COLS=cols,
+        num_warps=4,
+    )
+
+
+def gather_tokens(x: Tensor, index: Tensor, out: Tensor) -> None:
+    """Launch for `ops.gather_tokens`."""
+    _copy_rows(x, index, None, out, holes=False)
+
+
+def masked_token_scatter(
+    tokens: Tensor, index: Tensor, num_tokens: int, mask_token: Tensor | None, out: Tensor
+) -> None:
+    """Launch for `ops.masked_token_scatter`: a gather by the inverse index, so each row is written once."""
+    batch, count = index.shape
+    inverse = torch.full((batch, num_tokens), -1, dtype=torch.int32, device=index.device)
+    rank = torch.arange(count, dtype=torch.int32, device=index.device).expand(batch, -1)
+    inverse.scatter_(1, index.long(), rank)
+    _copy_rows(tokens, inverse, mask_token, out, holes=True)
