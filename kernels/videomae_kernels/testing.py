@@ -25,10 +25,10 @@ def make_clip(
     memory: str = "contiguous",
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """A clip with its dimensions in the order of `layout`: uint8 in 0…255, or floating and normally distributed.
+    """A clip with dimensions in the order of `layout`: uint8 in 0…255, or floating and normally distributed.
 
-    `memory` is how it lies there: "contiguous"; "channels_last", the channel fastest whatever the layout; "sliced",
-    cut out of a larger clip in every dimension; "expanded", one sample seen `batch` times (stride 0).
+    `memory` is how it lies there: "contiguous"; "channels_last", the channel fastest whatever the layout;
+    "sliced", cut from a larger clip in every dimension; "expanded", one sample seen `batch` times (stride 0).
     Raises ValueError for another `memory` or a layout that is no permutation of "BCTHW".
     """
     if memory not in MEMORY:
@@ -103,7 +103,7 @@ def strided_gradients(output: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def assert_strided_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
-    """Assert that each of `strided_gradients` gives what its contiguous copy does, for inputs that need one."""
+    """Assert that each of `strided_gradients` gives what its contiguous copy gives, for inputs needing one."""
     wanted = [x for x in inputs if x.requires_grad]
     output = function(*inputs)
     for name, gradient in strided_gradients(output):

@@ -1,0 +1,15 @@
+"""Masked video pre-training (VideoMAE V2) that touches only what the masks keep."""
+
+from .masks import MaskPlan, make_masks, masks_from_bool
+from .models import CONFIGS, VideoMAEConfig, VideoMAEForPretraining, get_config
+
+__all__ = [
+    "CONFIGS",
+    "MaskPlan",
+    "VideoMAEConfig",
+    "VideoMAEForPretraining",
+    "get_config",
+    "make_masks",
+    "masks_from_bool",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,88 @@
+"""Sizes of VideoMAE V2 and what else a pre-training model is built from."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+DECODER_CONTEXTS = ("published", "disjoint")
+
+
+@dataclass(frozen=True)
+class VideoMAEConfig:
+    """A VideoMAE V2 pre-training model (models/modeling_pretrain.py of the published code)."""
+
+    encoder_dim: int
+    encoder_depth: int
+    encoder_heads: int
+    decoder_dim: int
+    decoder_heads: int
+    decoder_depth: int = 4
+    mlp_ratio: float = 4.0  # of encoder and decoder; hidden sizes are truncated
+    patch_size: int = 16
+    tubelet_size: int = 2
+    num_frames: int = 16
+    image_size: tuple[int, int] = (224, 224)  # (height, width)
+    in_channels: int = 3
+    drop_path: float = 0.0  # of the last block; rises linearly over depth
+    norm_eps: float = 1e-6
+    attention: str = "sdpa"  # a key of models.attention.BACKENDS
+    # Whether mask tokens at positions the encoder also sees take part in the decoder ("published"), or are left
+    # out ("disjoint": the paper's set; fewer tokens, other results).
+    decoder_context: str = "published"
+    pixel_mean: tuple[float, ...] = IMAGENET_MEAN
+    pixel_std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.decoder_context not in DECODER_CONTEXTS:
+            raise ValueError(f"decoder_context must be one of {DECODER_CONTEXTS}, got '{self.decoder_context}'")
+        for name in ("encoder", "decoder"):
+            dim, heads = getattr(self, f"{name}_dim"), getattr(self, f"{name}_heads")
+            if dim % heads:
+                raise ValueError(f"{name}_dim {dim} is not divisible by {name}_heads {heads}")
+        sizes = (self.num_frames, *self.image_size)
+        if any(size < 1 or size % patch for size, patch in zip(sizes, self.patch, strict=True)):
+            raise ValueError(
+                f"num_frames {self.num_frames} and image_size {self.image_size} must be multiples of "
+                f"tubelet_size {self.tubelet_size} and patch_size {self.patch_size}"
+            )
+        if len(self.pixel_mean) != self.in_channels or len(self.pixel_std) != self.in_channels:
+            raise ValueError(f"pixel_mean and pixel_std need {self.in_channels} values, one per channel")
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Pixels of a token: (frames, height, width)."""
+        return self.tubelet_size, self.patch_size, self.patch_size
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens of a clip: (T', H', W')."""
+        height, width = self.image_size
+        return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """N = T'·H'·W'."""
+        t, h, w = self.grid
+        return t * h * w
+
+    @property
+    def token_values(self) -> int:
+        """P, the pixel values of one token."""
+        return self.in_channels * self.tubelet_size * self.patch_size**2
+
+
+CONFIGS = {
+    "small": VideoMAEConfig(384, 12, 6, 192, 3),
+    "base": VideoMAEConfig(768, 12, 12, 384, 6),
+    "large": VideoMAEConfig(1024, 24, 16, 512, 8),
+    "huge": VideoMAEConfig(1280, 32, 16, 512, 8),
+    "giant": VideoMAEConfig(1408, 40, 16, 512, 8, mlp_ratio=48 / 11, patch_size=14),
+}
+
+
+def get_config(size: str, **changes: Any) -> VideoMAEConfig:
+    """The published configuration of a size, with fields changed by keyword (`num_frames=32`, …)."""
+    if size not in CONFIGS:
+        raise ValueError(f"size must be one of {tuple(CONFIGS)}, got '{size}'")
+    return replace(CONFIGS[size], **changes)
