@@ -79,9 +79,7 @@ def assert_within_error_budget(actual: Tensor, plain: Tensor, truth: Tensor, *, 
     assert actual.dtype == plain.dtype, f"actual is {actual.dtype}, plain PyTorch gives {plain.dtype}"
     ours, theirs = (float((x.detach().double() - truth.detach()).abs().max()) for x in (actual, plain))
     rounding = ulps * torch.finfo(actual.dtype).eps * float(truth.detach().abs().max())
-    assert ours <= theirs + rounding, (
-        f"error {ours:.3g} exceeds plain PyTorch's {theirs:.3g} + {rounding:.3g}"
-    )
+    assert ours <= theirs + rounding, f"error {ours:.3g} exceeds plain PyTorch's {theirs:.3g} + {rounding:.3g}"
 
 
 def strided_gradients(output: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -63,14 +63,25 @@ def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def token_pixels(clip: Tensor, index: Tensor, patch: Sequence[int]) -> Tensor:
-    """Pixels of the listed tokens of a (B, C, T, H, W) clip: (B, K, C, τ, p, p), in the clip's dtype."""
+def _token_blocks(clip: Tensor, index: Tensor, patch: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A view (B, T', H', W', C, τ, p, p) of a (B, C, T, H, W) clip, and the coordinates of the listed tokens in it."""
     blocks = clip.unflatten(4, (-1, patch[2])).unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))
-    blocks = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7)  # B, T', H', W', C, τ, p, p: a view
+    blocks = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7)
     height, width = blocks.shape[2:4]
     sample = torch.arange(index.shape[0], device=index.device)[:, None]
-    t, h, w = index // (height * width), index // width % height, index % width
-    return blocks[sample, t, h, w]
+    return blocks, (sample, index // (height * width), index // width % height, index % width)
+
+
+def token_pixels(clip: Tensor, index: Tensor, patch: Sequence[int]) -> Tensor:
+    """Pixels of the listed tokens of a (B, C, T, H, W) clip: (B, K, C, τ, p, p), in the clip's dtype."""
+    blocks, where = _token_blocks(clip, index, patch)
+    return blocks[where]
+
+
+def place_token_pixels(clip: Tensor, index: Tensor, patch: Sequence[int], pixels: Tensor) -> None:
+    """Write pixels (B, K, C, τ, p, p) of the listed tokens into a clip: the inverse of `token_pixels`."""
+    blocks, where = _token_blocks(clip, index, patch)
+    blocks[where] = pixels
 
 
 def per_channel(values: Sequence[float], like: Tensor, dtype: torch.dtype) -> Tensor:

@@ -35,7 +35,7 @@ def _mask_to_index_reference(mask: Tensor, count: int) -> Tensor:
     counts = mask.sum(dim=1)
     if not bool((counts == count).all()):
         raise ValueError(f"mask must keep {count} tokens in every sample, got counts {counts.tolist()}")
-    return mask.nonzero()[:, 1].view(mask.shape[0], count).contiguous()
+    return (mask.flatten().nonzero().flatten() % mask.shape[1]).view(mask.shape[0], count)
 
 
 def _allocate_mask_to_index(mask: Tensor, count: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from .._checks import check_device, check_floating, check_shape
 from .._registration import define_op
 from ._pixels import ChannelStats, arithmetic_dtype
-from .patch_targets import reference_targets, target_arguments
+from .patch_targets import channel_targets, target_arguments
 
 
 def _reference(
@@ -31,9 +31,14 @@ def _reference(
 ) -> Tensor:
     rows = _allocate(pred, clip, index, patch, scale, shift, normalize)
     for b in range(pred.shape[0]):  # one sample at a time: its targets stay in cache and are gone again
-        target = reference_targets(clip[b : b + 1], index[b : b + 1], patch, scale, shift, normalize)
-        torch.mean(target.sub_(pred[b]).square_(), dim=2, out=rows[b : b + 1])
+        target = channel_targets(clip[b : b + 1], index[b : b + 1], patch, scale, shift, normalize)[0]
+        torch.mean(target.sub_(_by_channel(pred[b], target)).square_(), dim=(1, 2), out=rows[b])
     return rows
+
+
+def _by_channel(pred: Tensor, target: Tensor) -> Tensor:
+    """View predictions (K, P), channel fastest, in the shape of channel targets (K, C, τ·p·p)."""
+    return pred.unflatten(1, (-1, target.shape[1])).transpose(1, 2)
 
 
 def _allocate(
@@ -60,8 +65,9 @@ def _backward_reference(
 ) -> Tensor:
     out = torch.empty_like(pred, memory_format=torch.contiguous_format)
     for b in range(pred.shape[0]):
-        target = reference_targets(clip[b : b + 1], index[b : b + 1], patch, scale, shift, normalize)
-        out[b] = (pred[b] - target[0]).mul_(grad[b, :, None] * (2 / pred.shape[2]))
+        target = channel_targets(clip[b : b + 1], index[b : b + 1], patch, scale, shift, normalize)[0]
+        error = torch.sub(_by_channel(pred[b], target), target)
+        _by_channel(out[b], target).copy_(error.mul_(grad[b, :, None, None] * (2 / pred.shape[2])))
     return out
 
 

@@ -24,6 +24,7 @@ from ._pixels import (
     channel_affine,
     num_tokens,
     per_channel,
+    place_token_pixels,
     token_pixels,
 )
 
@@ -57,22 +58,19 @@ def _allocate(
 
 
 def _backward_reference(
-    grad: Tensor, index: Tensor, patch: Sequence[int], scale: Sequence[float], shape: Sequence[int]
+    grad: Tensor, index: Tensor, patch: Sequence[int], scale: Sequence[float], shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
-    clip = grad.new_zeros(shape)
-    grad = grad.unflatten(2, (shape[1], *patch)) * per_channel(scale, grad, grad.dtype)
-    blocks = clip.unflatten(4, (-1, patch[2])).unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))
-    blocks = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7)
-    height, width = blocks.shape[2:4]
-    sample = torch.arange(index.shape[0], device=index.device)[:, None]
-    blocks[sample, index // (height * width), index // width % height, index % width] = grad
+    clip = grad.new_zeros(shape, dtype=dtype)
+    compute = arithmetic_dtype(grad, clip)
+    grad = grad.unflatten(2, (shape[1], *patch)).to(compute) * per_channel(scale, grad, compute)
+    place_token_pixels(clip, index, patch, grad.to(dtype))
     return clip
 
 
 def _allocate_backward(
-    grad: Tensor, index: Tensor, patch: Sequence[int], scale: Sequence[float], shape: Sequence[int]
+    grad: Tensor, index: Tensor, patch: Sequence[int], scale: Sequence[float], shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
-    return grad.new_empty(shape)
+    return grad.new_empty(shape, dtype=dtype)
 
 
 _op = define_op("tube_mask_gather", _reference, _allocate, "tube_mask_gather:tube_mask_gather")
@@ -92,7 +90,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (index,) = ctx.saved_tensors
-    grad_clip = _backward_op(grad.contiguous(), index, ctx.patch, ctx.scale, ctx.clip_shape).to(ctx.clip_dtype)
+    grad_clip = _backward_op(grad.contiguous(), index, ctx.patch, ctx.scale, ctx.clip_shape, ctx.clip_dtype)
     return grad_clip, None, None, None, None, None
 
 

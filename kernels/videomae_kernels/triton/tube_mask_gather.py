@@ -123,8 +123,9 @@ def tube_mask_gather_backward(
     patch: Sequence[int],
     scale: Sequence[float],
     shape: Sequence[int],
+    dtype: torch.dtype,
     out: Tensor,
 ) -> None:
     """Launch for the gradient of the clip: zero, except at the listed tokens."""
-    reject_float64(grad=grad)
+    reject_float64(grad=grad, clip=out)
     _launch(out.zero_(), index, grad, patch, scale, [0.0] * shape[1], to_clip=True)
