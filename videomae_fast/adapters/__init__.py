@@ -1,0 +1,13 @@
+"""Weights to and from the published checkpoint layout and Hugging Face's."""
+
+from videomae_fast.adapters.huggingface import from_huggingface, to_huggingface
+from videomae_fast.adapters.published import CheckpointError, load_published, load_weights, save_published
+
+__all__ = [
+    "CheckpointError",
+    "from_huggingface",
+    "load_published",
+    "load_weights",
+    "save_published",
+    "to_huggingface",
+]
