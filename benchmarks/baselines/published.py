@@ -8,6 +8,7 @@ cosine attention, which the published pre-training leaves off, are absent.
 """
 
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ class _Blocks(nn.Module):
 
 class Encoder(_Blocks):
     def __init__(
-        self, image_size: tuple[int, int], patch: tuple[int, int, int], num_tokens: int, dim: int, *rest
+        self, image_size: tuple[int, int], patch: tuple[int, int, int], num_tokens: int, dim: int, *rest: Any
     ) -> None:
         super().__init__(dim, *rest)
         self.patch_embed = PatchEmbed(dim, image_size, patch)
@@ -125,7 +126,7 @@ class Encoder(_Blocks):
 
 
 class Decoder(_Blocks):
-    def __init__(self, num_values: int, dim: int, *rest) -> None:
+    def __init__(self, num_values: int, dim: int, *rest: Any) -> None:
         super().__init__(dim, *rest)
         self.head = nn.Linear(dim, num_values)
         self.init_linear()
@@ -167,7 +168,7 @@ class PublishedVideoMAE(nn.Module):
         tokens = (num_frames // tubelet_size) * (image_size[0] // patch_size) * (image_size[1] // patch_size)
         encoder = (encoder_dim, encoder_depth, encoder_heads, mlp_ratio, attention, checkpointing)
         decoder = (decoder_dim, decoder_depth, decoder_heads, mlp_ratio, attention, checkpointing)
-        self.encoder = Encoder(tuple(image_size), patch, tokens, *encoder)
+        self.encoder = Encoder(image_size, patch, tokens, *encoder)
         self.decoder = Decoder(3 * tubelet_size * patch_size**2, *decoder)
         # Outside the two classes that the published init walks over: keeps PyTorch's default.
         self.encoder_to_decoder = nn.Linear(encoder_dim, decoder_dim, bias=False)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from benchmarks.baselines.published import PublishedVideoMAE, published_loss, sinusoid_table
 
+from benchmarks.baselines.published import PublishedVideoMAE, published_loss, sinusoid_table
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks, masks_from_bool
 from videomae_fast.masks import MaskPlan
 
@@ -54,8 +54,7 @@ def assert_exact(config: VideoMAEConfig, plan: MaskPlan) -> None:
     ours, published = pair(config)
     clip = torch.randn(plan.visible.shape[0], 3, config.num_frames, *config.image_size, dtype=torch.float64)
     hidden, not_decoded = bool_masks(plan)
-    predictions = ours(clip, plan)
-    loss = ours.loss(predictions, clip, plan)
+    predictions, loss = ours.predict(clip, plan), ours(clip, plan)
     expected = published(clip, hidden, not_decoded)
     expected_loss = published_loss(expected, clip, hidden, not_decoded, config.patch)
     torch.testing.assert_close(predictions, rows_of(expected, plan), rtol=1e-12, atol=1e-12)
@@ -122,10 +121,9 @@ def test_uint8_equals_normalised_float() -> None:
     raw = torch.randint(0, 256, (2, config.num_frames, *config.image_size, 3), dtype=torch.uint8)
     mean, std = torch.tensor(config.pixel_mean), torch.tensor(config.pixel_std)
     clip = ((raw / 255 - mean) / std).permute(0, 4, 1, 2, 3).contiguous()
-    predictions = ours(raw, plan, "BTHWC")
-    torch.testing.assert_close(predictions, ours(clip, plan), rtol=1e-4, atol=1e-5)
-    loss = ours.loss(predictions, raw, plan, "BTHWC")
-    torch.testing.assert_close(loss, ours.loss(predictions, clip, plan), rtol=1e-4, atol=1e-5)
+    predictions = ours.predict(raw, plan, "BTHWC")
+    torch.testing.assert_close(predictions, ours.predict(clip, plan), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours(raw, plan, "BTHWC"), ours(clip, plan), rtol=1e-4, atol=1e-5)
 
 
 def test_disjoint_leaves_the_overlap_out() -> None:
@@ -140,5 +138,5 @@ def test_disjoint_leaves_the_overlap_out() -> None:
     clip = torch.randn(2, 3, config.num_frames, *config.image_size, dtype=torch.float64)
     hidden, not_decoded = bool_masks(plan)
     expected = published(clip, hidden, not_decoded | ~hidden)
-    torch.testing.assert_close(disjoint(clip, plan), expected, rtol=1e-12, atol=1e-12)
-    assert (disjoint(clip, plan) - ours(clip, plan)).abs().max() > 1e-6
+    torch.testing.assert_close(disjoint.predict(clip, plan), expected, rtol=1e-12, atol=1e-12)
+    assert (disjoint.predict(clip, plan) - ours.predict(clip, plan)).abs().max() > 1e-6

@@ -49,11 +49,15 @@ class VideoMAEForPretraining(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
     def forward(self, clip: Tensor, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
-        """Predictions (B, R, P) for the tokens `plan.predicted` (B, R).
+        """The pre-training loss, scalar float32.
 
         clip: five dimensions in the order of `layout`, of the size the model was built for; uint8, or floating and
-        normalised with the configuration's pixel_mean and pixel_std. P is ordered as `patch_targets` orders it.
+        normalised with the configuration's pixel_mean and pixel_std.
         """
+        return self.loss(self.predict(clip, plan, layout), clip, plan, layout)
+
+    def predict(self, clip: Tensor, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
+        """Predictions (B, R, P) for the tokens `plan.predicted` (B, R), P ordered as `patch_targets` orders it."""
         self._check(clip, plan, layout)
         decode, rows = plan.decode, plan.predicted.shape[1]
         if self.config.decoder_context == "disjoint":
@@ -64,7 +68,7 @@ class VideoMAEForPretraining(nn.Module):
         return self.decoder(tokens, rows)
 
     def loss(self, predictions: Tensor, clip: Tensor, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
-        """Scalar float32: mean squared error of `predictions` (B, R, P) over the tokens hidden from the encoder."""
+        """Scalar float32: mean squared error of `predictions` (B, R, P) where the encoder saw nothing."""
         stats = None if clip.dtype == torch.uint8 else (self.config.pixel_mean, self.config.pixel_std)
         return masked_patch_loss(
             predictions,

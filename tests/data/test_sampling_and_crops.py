@@ -1,0 +1,146 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from videomae_fast.data import CropBox, crop_resize, frame_indices, multi_scale_crop_box, sample_rng
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [
+        (1, [0] * 16),
+        (5, [0] * 16),
+        (6, [0] + [4] * 15),
+        (8, [0] + [4] * 15),
+        (16, [0, 4, 8] + [12] * 13),
+        (40, [*range(0, 36, 4)] + [36] * 7),
+        (64, [*range(0, 64, 4)]),
+    ],
+)
+def test_published_frame_indices(total: int, expected: list[int]) -> None:
+    indices = frame_indices(total, 16, 4, sample_rng(0, 0))
+    assert indices.dtype == np.int64 and indices.tolist() == expected
+
+
+def published_loop(total: int, num_frames: int, stride: int, start: int) -> list[int]:
+    """The rule as the published code states it: a 1-based offset that stops before the end."""
+    offset, indices = start + 1, []
+    for _ in range(num_frames):
+        indices.append(offset - 1)
+        if offset + stride < total:
+            offset += stride
+    return indices
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 7])
+def test_frame_indices_follow_the_published_loop(stride: int) -> None:
+    for total in range(1, 90):
+        for sample in range(3):
+            indices = frame_indices(total, 8, stride, sample_rng(1, sample)).tolist()
+            assert indices == published_loop(total, 8, stride, indices[0])
+
+
+def test_start_is_uniform_and_reaches_both_ends() -> None:
+    starts = [frame_indices(68, 16, 4, sample_rng(0, sample))[0] for sample in range(2000)]
+    counts = np.bincount(starts, minlength=5)
+    assert len(counts) == 5 and counts.min() > 340  # 400 expected, five standard deviations are 90
+
+
+@pytest.mark.parametrize(("name", "values"), [("total", (0, 1, 1)), ("num_frames", (1, 0, 1)), ("stride", (1, 1, 0))])
+def test_frame_indices_errors(name: str, values: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        frame_indices(*values, sample_rng(0, 0))
+
+
+def boxes(height: int, width: int, size: tuple[int, int] = (224, 224), draws: int = 4000) -> set[CropBox]:
+    return {multi_scale_crop_box(height, width, size, sample_rng(0, sample)) for sample in range(draws)}
+
+
+def test_ten_shapes_at_thirteen_places() -> None:
+    drawn = boxes(400, 700)
+    sides = [400, 350, 300, 264]
+    shapes = {(sides[i], sides[j]) for i in range(4) for j in range(4) if abs(i - j) <= 1}
+    assert len(shapes) == 10 and {(box.height, box.width) for box in drawn} == shapes
+    for height, width in shapes:
+        down, right = (400 - height) // 4, (700 - width) // 4
+        places = {(i, j) for i in (0, 2, 4) for j in (0, 2, 4)} | {(1, 1), (1, 3), (3, 1), (3, 3)}
+        expected = {(i * down, j * right) for i, j in places}
+        assert {(box.top, box.left) for box in drawn if (box.height, box.width) == (height, width)} == expected
+
+
+@pytest.mark.parametrize(("side", "snapped"), [(221, 221), (222, 224), (226, 224), (227, 227)])
+def test_sides_within_two_pixels_snap(side: int, snapped: int) -> None:
+    heights = {box.height for box in boxes(2 * side, int(side / 0.875) + 1)}
+    assert snapped in heights and (side == snapped or side not in heights)
+
+
+@pytest.mark.parametrize(("height", "width"), [(222, 500), (500, 223), (1, 1), (30, 40), (3, 1000), (1080, 1920)])
+@pytest.mark.parametrize("size", [(224, 224), (112, 200), (64, 16)])
+def test_boxes_stay_inside(height: int, width: int, size: tuple[int, int]) -> None:
+    for top, left, box_height, box_width in boxes(height, width, size, draws=300):
+        assert box_height >= 1 and box_width >= 1
+        assert 0 <= top <= height - box_height and 0 <= left <= width - box_width
+
+
+def test_oblong_crops_keep_the_wanted_shape() -> None:
+    largest = max(boxes(400, 700, size=(100, 200)), key=lambda box: box.height * box.width)
+    assert (largest.height, largest.width) == (350, 700)
+
+
+def test_crop_box_errors() -> None:
+    for bad in ((0, 5, (4, 4)), (5, 0, (4, 4)), (5, 5, (0, 4))):
+        with pytest.raises(ValueError, match="sides must be at least 1"):
+            multi_scale_crop_box(*bad, sample_rng(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        (CropBox(3, 5, 90, 90), (64, 64)),
+        (CropBox(0, 0, 100, 140), (64, 48)),
+        (CropBox(10, 20, 30, 24), (64, 64)),
+        (CropBox(7, 9, 64, 64), (64, 64)),
+        (CropBox(99, 139, 1, 1), (8, 8)),
+    ],
+)
+def test_crop_resize_equals_pillow(box: CropBox, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (3, 100, 140, 3), dtype=np.uint8)
+    ours = crop_resize(torch.from_numpy(frames), box, size)
+    assert ours.dtype == torch.uint8 and ours.is_contiguous()
+    area = (box.left, box.top, box.left + box.width, box.top + box.height)
+    for frame, result in zip(frames, ours, strict=True):
+        pillow = Image.fromarray(frame).crop(area).resize(size[::-1], Image.Resampling.BILINEAR)
+        difference = np.abs(np.asarray(pillow).astype(int) - result.numpy())
+        assert difference.max() <= 1 and (difference == 0).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: (x.float(), CropBox(0, 0, 4, 4), (4, 4)), TypeError, "must be uint8, got torch.float32"),
+        (lambda x: (x[0], CropBox(0, 0, 4, 4), (4, 4)), ValueError, r"\(T, H, W, 3\), got \(10, 12, 3\)"),
+        (lambda x: (x, CropBox(7, 0, 4, 4), (4, 4)), ValueError, "cannot cut .* from frames of 10 x 12"),
+        (lambda x: (x, CropBox(0, -1, 4, 4), (4, 4)), ValueError, "cannot cut"),
+        (lambda x: (x, CropBox(0, 0, 4, 4), (0, 4)), ValueError, "cannot cut"),
+    ],
+)
+def test_crop_resize_errors(change: Callable, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        crop_resize(*change(torch.zeros(2, 10, 12, 3, dtype=torch.uint8)))
+
+
+def test_sample_rng_depends_on_every_number_and_nothing_else() -> None:
+    def draw(*numbers: int) -> tuple[int, ...]:
+        return tuple(sample_rng(*numbers).integers(2**60, size=4).tolist())
+
+    keys = [(seed, sample, attempt) for seed in (0, 1, 2**64 - 1) for sample in (0, 1, 2**40) for attempt in (0, 1)]
+    drawn = {key: draw(*key) for key in keys}
+    assert len({value for values in drawn.values() for value in values}) == 4 * len(keys)
+    assert drawn == {key: draw(*key) for key in reversed(keys)}
+    for bad in ((-1, 0), (2**64, 0), (0, -1)):
+        with pytest.raises(ValueError, match=r"must be in \[0, 2\*\*64\)"):
+            sample_rng(*bad)

@@ -1,0 +1,153 @@
+"""One small call of every public op, for the tests that ask the same of all of them (test_every_op.py)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import videomae_kernels as vk
+from videomae_kernels.testing import make_clip, make_index
+
+GRID, PATCH = (4, 4, 6), (2, 4, 4)
+TOKENS = GRID[0] * GRID[1] * GRID[2]
+WIDTH, KEPT = 5, 7  # an odd width: nothing is a multiple of a vector load
+PIXELS = 3 * PATCH[0] * PATCH[1] * PATCH[2]
+MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Case:
+    """`call(*inputs)` runs the op; inputs that are floating are the ones it is differentiable in."""
+
+    name: str
+    call: Callable[..., Any]
+    inputs: Callable[[int, torch.dtype, torch.device], tuple[Tensor, ...]]
+    differentiable: bool = True
+
+    def __call__(
+        self,
+        *,
+        batch: int = 2,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        grad: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Fresh inputs, leaves that require a gradient if `grad`."""
+        made = self.inputs(batch, dtype, torch.device(device))
+        return tuple(x.detach().requires_grad_(grad and x.is_floating_point()) for x in made)
+
+
+def _normal(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.randn(shape, device=device).to(dtype)
+
+
+def _clip(batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return make_clip(GRID, PATCH, batch=batch, dtype=dtype, layout="BTHWC", device=device)
+
+
+def _gather_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    return _normal(batch, TOKENS, WIDTH, dtype=dtype, device=device), make_index(batch, KEPT, TOKENS, device=device)
+
+
+def _scatter_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    tokens = _normal(batch, KEPT, WIDTH, dtype=dtype, device=device)
+    index = make_index(batch, KEPT, TOKENS, dtype=torch.int32, device=device)
+    return tokens, index, _normal(WIDTH, dtype=dtype, device=device)
+
+
+def _assemble_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    return (
+        _normal(batch, KEPT, WIDTH, dtype=dtype, device=device),
+        _normal(WIDTH, dtype=dtype, device=device),
+        _normal(TOKENS, WIDTH, dtype=dtype, device=device),
+        make_index(batch, KEPT, TOKENS, device=device),
+        make_index(batch, 2 * KEPT, TOKENS, device=device),
+    )
+
+
+def _embed_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    return (
+        _clip(batch, dtype, device),
+        make_index(batch, KEPT, TOKENS, device=device),
+        _normal(WIDTH, 3, *PATCH, dtype=dtype, device=device),
+        _normal(WIDTH, dtype=dtype, device=device),
+        _normal(TOKENS, WIDTH, dtype=dtype, device=device),
+    )
+
+
+def _loss_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    pred = _normal(batch, KEPT, PIXELS, dtype=dtype, device=device)
+    clip = _clip(batch, torch.float64 if dtype == torch.float64 else torch.uint8, device)
+    return pred, clip, make_index(batch, KEPT, TOKENS, device=device)
+
+
+def _mask_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    index = make_index(batch, KEPT, TOKENS, device=device)
+    return (torch.zeros(batch, TOKENS, dtype=torch.bool, device=device).scatter_(1, index, True),)
+
+
+def _select_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    return make_index(batch, KEPT, TOKENS, device=device), torch.arange(batch, device=device) % 4
+
+
+def _samples(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    return (torch.arange(3, 3 + batch, device=device),)
+
+
+def _weighted_loss(pred: Tensor, clip: Tensor, index: Tensor) -> Tensor:
+    # A float64 clip is what gradcheck needs; it counts as already normalised.
+    denormalize = None if clip.dtype == torch.uint8 else MEAN_STD
+    weight = torch.arange(1, 1 + index.numel(), device=clip.device).view(index.shape)
+    return vk.masked_patch_loss(
+        pred, clip, index, PATCH, layout="BTHWC", denormalize=denormalize, weight=weight.to(torch.float32)
+    )
+
+
+CASES = (
+    Case("gather_tokens", vk.gather_tokens, _gather_inputs),
+    Case("masked_token_scatter", lambda t, i, m: vk.masked_token_scatter(t, i, TOKENS, m), _scatter_inputs),
+    Case(
+        "masked_token_scatter_zeros",
+        lambda t, i: vk.masked_token_scatter(t, i, TOKENS),
+        lambda *made_for: _scatter_inputs(*made_for)[:2],
+    ),
+    Case("assemble_decoder_tokens", vk.assemble_decoder_tokens, _assemble_inputs),
+    Case(
+        "tube_mask_gather",
+        lambda clip, i: vk.tube_mask_gather(clip, i, PATCH, layout="BTHWC", normalize=MEAN_STD),
+        lambda batch, dtype, device: (
+            _clip(batch, dtype, device),
+            make_index(batch, KEPT, TOKENS, device=device),
+        ),
+    ),
+    Case(
+        "embed_tokens",
+        lambda clip, i, w, b, p: vk.embed_tokens(clip, i, w, b, p, layout="BTHWC", normalize=MEAN_STD),
+        _embed_inputs,
+    ),
+    Case("masked_patch_loss", lambda p, c, i: vk.masked_patch_loss(p, c, i, PATCH, layout="BTHWC"), _loss_inputs),
+    Case("masked_patch_loss_weighted", _weighted_loss, _loss_inputs),
+    Case(
+        "patch_targets",
+        lambda clip, i: vk.patch_targets(clip, i, PATCH, layout="BTHWC"),
+        lambda batch, dtype, device: _loss_inputs(batch, dtype, device)[1:],
+        differentiable=False,
+    ),
+    Case("tube_mask_index", lambda s: vk.tube_mask_index(s, GRID, 0.75, seed=1), _samples, differentiable=False),
+    Case(
+        "random_mask_index",
+        lambda s: vk.random_mask_index(s, TOKENS, 0.9, seed=1, stream=2),
+        _samples,
+        differentiable=False,
+    ),
+    Case("mask_to_index", lambda mask: vk.mask_to_index(mask, KEPT), _mask_inputs, differentiable=False),
+    Case(
+        "running_cell_select",
+        lambda v, phase: vk.running_cell_select(v, phase, GRID, 0.5),
+        _select_inputs,
+        differentiable=False,
+    ),
+)
+DIFFERENTIABLE = tuple(case for case in CASES if case.differentiable)

@@ -1,0 +1,45 @@
+"""The `backend` fixture: the same test runs on the references, on interpreted Triton kernels and on a GPU."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
+    from tests.kernels import interpreter
+
+    interpreter.install()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where an op's tensors live and which implementation that makes it run."""
+
+    name: str
+    device: torch.device
+
+    @property
+    def runs_triton(self) -> bool:
+        return self.name != "reference"
+
+
+@pytest.fixture(params=["reference", "interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """reference: CPU tensors, plain torch; interpreter: CPU tensors, Triton; cuda: Triton on a GPU."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU")
+        return Backend("cuda", torch.device("cuda"))
+    if request.param == "interpreter":
+        if torch.cuda.is_available():
+            pytest.skip("with a GPU the kernels run compiled: see the cuda tests")
+        pytest.importorskip("triton")
+    monkeypatch.setitem(os.environ, "TRITON_INTERPRET", "1" if request.param == "interpreter" else "0")
+    return Backend(request.param, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,177 @@
+"""Every bad argument is refused by an error that names it: (argument, bad value) -> error type and words."""
+
+import os
+
+import pytest
+import torch
+
+import videomae_kernels as vk
+from tests.kernels.cases import GRID, KEPT, MEAN_STD, PATCH, PIXELS, TOKENS, WIDTH
+from videomae_kernels.testing import make_clip, make_index
+
+
+def good(name):
+    """(function, valid arguments) of every op; a test replaces one argument."""
+    index = make_index(2, KEPT, TOKENS)
+    clip = make_clip(GRID, PATCH)
+    tokens, row, table = torch.randn(2, KEPT, WIDTH), torch.randn(WIDTH), torch.randn(TOKENS, WIDTH)
+    weight = torch.randn(WIDTH, 3, *PATCH)
+    pixel = {"clip": clip, "index": index, "patch_size": PATCH, "layout": "BCTHW"}
+    arguments = {
+        "tube_mask_index": {"sample": torch.arange(2), "grid": GRID, "ratio": 0.5, "seed": 0},
+        "random_mask_index": {"sample": torch.arange(2), "num_tokens": TOKENS, "ratio": 0.5, "seed": 0},
+        "mask_to_index": {"mask": torch.eye(4, dtype=torch.bool), "count": 1},
+        "running_cell_select": {"visible": index, "phase": torch.arange(2), "grid": GRID, "ratio": 0.5},
+        "gather_tokens": {"x": torch.randn(2, TOKENS, WIDTH), "index": index},
+        "masked_token_scatter": {"tokens": tokens, "index": index, "num_tokens": TOKENS, "mask_token": row},
+        "assemble_decoder_tokens": {
+            "tokens": tokens,
+            "mask_token": row,
+            "position": table,
+            "visible": index,
+            "decode": make_index(2, 9, TOKENS),
+        },
+        "tube_mask_gather": {**pixel, "normalize": MEAN_STD, "dtype": None},
+        "embed_tokens": {
+            "clip": clip,
+            "index": index,
+            "weight": weight,
+            "bias": row,
+            "position": table,
+            "layout": "BCTHW",
+            "normalize": None,
+        },
+        "patch_targets": {**pixel, "denormalize": None},
+        "masked_patch_loss": {"pred": torch.randn(2, KEPT, PIXELS), **pixel, "weight": None, "denormalize": None},
+    }
+    return getattr(vk, name), arguments[name]
+
+
+def on_meta(x):
+    return x.to("meta")
+
+
+def one_sample(x):
+    return x[:1]
+
+
+def empty(x):
+    return x[:, :0]
+
+
+INDEX_OPS = {
+    "gather_tokens": "index",
+    "masked_token_scatter": "index",
+    "tube_mask_gather": "index",
+    "embed_tokens": "index",
+    "patch_targets": "index",
+    "masked_patch_loss": "index",
+    "running_cell_select": "visible",
+    "assemble_decoder_tokens": "decode",
+}
+PIXEL_OPS = ("tube_mask_gather", "patch_targets", "masked_patch_loss")
+CLIP_OPS = (*PIXEL_OPS, "embed_tokens")
+TWO_STATS = (MEAN_STD[0][:2], MEAN_STD[1][:2])
+ZERO_STD = (MEAN_STD[0], (1.0, 0.0, 1.0))
+
+BAD = [  # op, argument, how to spoil it, error, words
+    *((op, name, lambda x: x.float(), TypeError, "must be int32 or int64") for op, name in INDEX_OPS.items()),
+    *((op, name, lambda x: x[0], ValueError, "must have shape") for op, name in INDEX_OPS.items()),
+    *((op, name, empty, ValueError, "empty") for op, name in INDEX_OPS.items()),
+    *((op, name, on_meta, ValueError, "must be on cpu") for op, name in INDEX_OPS.items() if name != "visible"),
+    *((op, name, one_sample, ValueError, "must have shape") for op, name in INDEX_OPS.items() if name != "visible"),
+    *((op, "clip", lambda x: x[..., :-1], ValueError, "patch_size") for op in CLIP_OPS),
+    *((op, "clip", lambda x: x[0], ValueError, "5 dimensions") for op in CLIP_OPS),
+    *((op, "clip", lambda x: x.int(), TypeError, "uint8 or floating") for op in CLIP_OPS),
+    *((op, "layout", lambda _: "BCHW", ValueError, "permutation") for op in CLIP_OPS),
+    *((op, "patch_size", lambda _: (2, 4), ValueError, "three positive") for op in PIXEL_OPS),
+    *((op, "patch_size", lambda _: (2, 0, 4), ValueError, "three positive") for op in PIXEL_OPS),
+    *((op, "patch_size", lambda _: (3, 4, 4), ValueError, "T=8") for op in PIXEL_OPS),
+    *((op, "normalize", lambda _: TWO_STATS, ValueError, "3 channels") for op in ("tube_mask_gather", "embed_tokens")),
+    ("tube_mask_gather", "normalize", lambda _: ZERO_STD, ValueError, "positive"),
+    ("tube_mask_gather", "dtype", lambda _: torch.uint8, TypeError, "floating"),
+    ("patch_targets", "denormalize", lambda _: MEAN_STD, ValueError, "uint8"),
+    *(
+        (op, "grid", lambda _: (2, 3), ValueError, "three positive")
+        for op in ("tube_mask_index", "running_cell_select")
+    ),
+    *(
+        (op, "grid", lambda _: (2, 0, 3), ValueError, "three positive")
+        for op in ("tube_mask_index", "running_cell_select")
+    ),
+    *(
+        (op, "ratio", lambda _: 1.0, ValueError, "1")
+        for op in ("tube_mask_index", "random_mask_index", "running_cell_select")
+    ),
+    *((op, "ratio", lambda _: -0.1, ValueError, "-0.1") for op in ("tube_mask_index", "random_mask_index")),
+    ("running_cell_select", "ratio", lambda _: 0.2, ValueError, "0.2"),
+    *((op, "sample", lambda x: x.int(), TypeError, "int64") for op in ("tube_mask_index", "random_mask_index")),
+    *((op, "sample", lambda x: x[None], TypeError, "vector") for op in ("tube_mask_index", "random_mask_index")),
+    *((op, "seed", lambda _: -1, ValueError, "-1") for op in ("tube_mask_index", "random_mask_index")),
+    ("random_mask_index", "num_tokens", lambda _: 0, ValueError, "positive"),
+    ("mask_to_index", "mask", lambda x: x.int(), TypeError, "boolean"),
+    ("mask_to_index", "mask", lambda x: x[0], TypeError, "boolean"),
+    ("mask_to_index", "count", lambda _: 0, ValueError, "count must be in"),
+    ("mask_to_index", "count", lambda _: 5, ValueError, "count must be in"),
+    ("running_cell_select", "phase", lambda x: x.float(), TypeError, "int32 or int64"),
+    ("running_cell_select", "phase", one_sample, ValueError, "shape"),
+    ("running_cell_select", "phase", on_meta, ValueError, "must be on cpu"),
+    ("gather_tokens", "x", lambda x: x[0], ValueError, r"\(B, N, D\)"),
+    ("gather_tokens", "index", lambda _: torch.zeros(2, TOKENS + 1).long(), ValueError, "there are only"),
+    ("masked_token_scatter", "tokens", lambda x: x[0], ValueError, r"\(B, K, D\)"),
+    ("masked_token_scatter", "index", lambda x: x[:, 1:], ValueError, "must have shape"),
+    ("masked_token_scatter", "mask_token", lambda x: x[1:], ValueError, "must have shape"),
+    ("masked_token_scatter", "mask_token", lambda x: x.half(), TypeError, "dtype of tokens"),
+    ("masked_token_scatter", "mask_token", on_meta, ValueError, "must be on cpu"),
+    ("assemble_decoder_tokens", "tokens", lambda x: x[0], ValueError, r"\(B, V, d\)"),
+    ("assemble_decoder_tokens", "tokens", lambda x: x.int(), TypeError, "floating"),
+    ("assemble_decoder_tokens", "mask_token", lambda x: x[1:], ValueError, "must have shape"),
+    ("assemble_decoder_tokens", "position", lambda x: x[:, 1:], ValueError, "must have shape"),
+    ("assemble_decoder_tokens", "position", on_meta, ValueError, "must be on cpu"),
+    ("assemble_decoder_tokens", "visible", lambda x: x[:, 1:], ValueError, "must have shape"),
+    ("embed_tokens", "weight", lambda x: x[0], ValueError, r"\(D, C,"),
+    ("embed_tokens", "weight", lambda x: x.int(), TypeError, "floating"),
+    ("embed_tokens", "weight", lambda x: x[:, :2], ValueError, "channels"),
+    *(("embed_tokens", name, on_meta, ValueError, "must be on cpu") for name in ("weight", "bias", "position")),
+    ("embed_tokens", "bias", lambda x: x[1:], ValueError, "must have shape"),
+    ("embed_tokens", "position", lambda x: x[1:], ValueError, "must have shape"),
+    ("masked_patch_loss", "pred", lambda x: x[..., 1:], ValueError, "must have shape"),
+    ("masked_patch_loss", "pred", lambda x: x[:, 1:], ValueError, "must have shape"),
+    ("masked_patch_loss", "pred", lambda x: x.int(), TypeError, "floating"),
+    ("masked_patch_loss", "pred", on_meta, ValueError, "must be on cpu"),
+    ("masked_patch_loss", "weight", lambda _: torch.ones(2, KEPT + 1), ValueError, "must have shape"),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "argument", "spoil", "error", "words"), BAD, ids=[f"{op}-{name}-{i}" for i, (op, name, *_) in enumerate(BAD)]
+)
+def test_a_bad_argument_is_named(op, argument, spoil, error, words):
+    function, arguments = good(op)
+    function(**arguments)
+    arguments[argument] = spoil(arguments[argument])
+    with pytest.raises(error, match=words) as raised:
+        function(**arguments)
+    assert argument in str(raised.value)
+
+
+def test_other_devices_are_refused_by_name():
+    with pytest.raises(NotImplementedError, match="CPU and CUDA"):
+        vk._registration.runs_triton(torch.device("xpu"))
+
+
+def test_float64_is_refused_by_the_kernels(monkeypatch):
+    """They compute in float32; losing the precision silently would be worse."""
+    if torch.cuda.is_available():
+        pytest.skip("covered by the interpreter")
+    pytest.importorskip("triton")
+    monkeypatch.setitem(os.environ, "TRITON_INTERPRET", "1")
+    for op, name in (
+        ("tube_mask_gather", "clip"),
+        ("masked_patch_loss", "pred"),
+        ("assemble_decoder_tokens", "tokens"),
+    ):
+        function, arguments = good(op)
+        arguments[name] = arguments[name].double()
+        with pytest.raises(TypeError, match=f"{name} is float64"):
+            function(**arguments)

@@ -1,0 +1,105 @@
+"""Imports go one way, and nothing optional is needed to import the library."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"videomae_fast": ROOT, "videomae_kernels": ROOT / "kernels"}
+# Each part of videomae_fast imports from itself and from those before it.
+LAYERS = ["_optional", "masks", "models", "adapters", "data", "training", "report", "cli", "__main__"]
+OPTIONAL = [
+    "triton",
+    "transformers",
+    "safetensors",
+    "accelerate",
+    "deepspeed",
+    "flash_attn",
+    "xformers",
+    "decord",
+    "av",
+    "PIL",
+    "skvideo",
+    "tensorboard",
+    "tqdm",
+]
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in OPTIONAL:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+for package in map(importlib.import_module, ("videomae_fast", "videomae_kernels")):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.startswith("videomae_kernels.triton.") and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+            print(module.name)
+"""
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((PACKAGES[package] / package).rglob("*.py"))
+
+
+def module_name(file: Path, package: str) -> str:
+    parts = file.relative_to(PACKAGES[package]).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(file: Path, package: str) -> Iterator[str]:
+    """Full names of what a file imports, anywhere in it; `from a import b` counts as a.b."""
+    parents = file.relative_to(PACKAGES[package]).parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = parents[: len(parents) - node.level + 1] if node.level else ()
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def layer(name: str) -> str:
+    """The part of its package that a module belongs to; "" for the package itself."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def test_layers_are_all_known() -> None:
+    names = {layer(module_name(file, "videomae_fast")) for file in sources("videomae_fast")}
+    assert names - {""} <= set(LAYERS), "a new part of videomae_fast needs its place in LAYERS"
+
+
+@pytest.mark.parametrize("file", sources("videomae_fast"), ids=lambda f: f.relative_to(ROOT).as_posix())
+def test_layers_import_downwards(file: Path) -> None:
+    own = layer(module_name(file, "videomae_fast"))
+    if own == "":
+        return  # the package itself collects what is public
+    for name in imported(file, "videomae_fast"):
+        if name.split(".")[0] == "videomae_fast" and layer(name) in LAYERS:
+            assert LAYERS.index(layer(name)) <= LAYERS.index(own), f"{own} must not import {name}"
+
+
+def test_kernels_do_not_import_the_models() -> None:
+    for file in sources("videomae_kernels"):
+        assert [n for n in imported(file, "videomae_kernels") if n.split(".")[0] == "videomae_fast"] == [], file
+
+
+def test_triton_is_imported_by_the_kernels_only() -> None:
+    for package in PACKAGES:
+        for file in sources(package):
+            if "triton" not in file.relative_to(PACKAGES[package]).parts[1:-1]:
+                assert [name for name in imported(file, package) if name.split(".")[0] == "triton"] == [], file
+
+
+def test_everything_imports_without_optional_packages() -> None:
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", f"OPTIONAL = {OPTIONAL}{IMPORT_EVERYTHING}"]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/", timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert {"videomae_fast.masks", "videomae_kernels.ops.embed_tokens"} <= set(process.stdout.split())

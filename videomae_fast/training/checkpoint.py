@@ -1,0 +1,53 @@
+"""Checkpoints of a run: complete or absent, never half written.
+
+`<output>/checkpoints/step-00000123/` holds what Accelerate saves (model.safetensors with the published names,
+optimizer, random states), `config.json` and `state.json`. It is written under another name and renamed when done.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .config import PretrainConfig
+
+_NAME = re.compile(r"step-(\d{8,})$")
+
+
+def list_checkpoints(output: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    folder = output / "checkpoints"
+    found = [p for p in folder.iterdir() if _NAME.fullmatch(p.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def save_checkpoint(accelerator: Any, output: Path, step: int, config: PretrainConfig) -> Path:
+    """Save after `step` finished steps, then delete all but the newest `config.keep`; every rank calls this."""
+    folder = output / "checkpoints"
+    final, unfinished = folder / f"step-{step:08d}", folder / f".unfinished-{step:08d}"
+    if final.is_dir():
+        return final
+    if accelerator.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(unfinished), safe_serialization=True)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        config.save(unfinished / "config.json")
+        (unfinished / "state.json").write_text(json.dumps({"step": step}) + "\n")
+        os.replace(unfinished, final)
+        if config.keep:
+            for old in list_checkpoints(output)[: -config.keep]:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def load_checkpoint(accelerator: Any, checkpoint: Path, config: PretrainConfig) -> int:
+    """Restore weights, optimizer and random states; returns the number of finished steps."""
+    config.check_continues(checkpoint / "config.json")
+    accelerator.load_state(str(checkpoint))
+    return int(json.loads((checkpoint / "state.json").read_text())["step"])

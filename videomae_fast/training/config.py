@@ -1,0 +1,109 @@
+"""Everything a pre-training run is defined by. The command line is made from this class, field by field."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..models import VideoMAEConfig, get_config
+
+# Fields that may differ between a run and its continuation: they change nothing that is computed.
+_FREE_ON_RESUME = {"output", "resume", "workers", "log_every", "save_every", "keep", "stop_after"}
+
+
+def _field(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pre-training run. Defaults are the published ViT-B recipe (scripts/pretrain of VideoMAE V2)."""
+
+    data: str = _field("", "annotation file ('path start total' or 'path label' lines) or a folder of videos")
+    root: str = _field("", "prefix of relative paths in the annotation file; default: where the first one is found")
+    list_format: str = _field("auto", "form of the annotation file: auto, v2, v1 or paths")
+    output: str = _field("", "folder of the run: log, checkpoints, pictures, weights")
+    resume: bool = _field(False, "continue from the last checkpoint in the output folder")
+
+    model: str = _field("base", "small, base, large, huge or giant")
+    num_frames: int = _field(16, "frames of a clip")
+    image_size: int = _field(224, "height and width of a clip in pixels")
+    attention: str = _field("sdpa", "attention backend: sdpa, flash-attn or xformers")
+    decoder_context: str = _field("published", "'published', or 'disjoint': mask tokens never overlap visible ones")
+    encoder_mask: str = _field("tube", "tube, random or none")
+    encoder_ratio: float = _field(0.9, "share of tokens hidden from the encoder")
+    decoder_mask: str = _field("running_cell", "running_cell, random or none")
+    decoder_ratio: float = _field(0.5, "share of tokens that are not decoded")
+
+    reader: str = _field("decord", "video reader")
+    stride: int = _field(4, "frames between two frames of a clip (the published sampling rate)")
+    repeats: int = _field(4, "crops cut from each decoded clip (repeated augmentation)")
+    workers: int = _field(8, "processes that decode videos; 0 decodes in the training process")
+
+    epochs: int = _field(200, "passes over the data")
+    warmup_epochs: int = _field(20, "epochs of linear warm-up; they may be fractions of the run only")
+    batch_size: int = _field(32, "videos per device and step; clips are this times repeats")
+    lr: float = _field(1e-3, "learning rate for 256 videos per step; it is scaled by videos / 256")
+    min_lr: float = _field(1e-5, "final learning rate, scaled in the same way")
+    weight_decay: float = _field(0.05, "of matrices; biases, norms and the mask token have none")
+    beta2: float = _field(0.95, "second AdamW coefficient; the first is 0.9")
+    clip_grad: float = _field(0.0, "largest gradient norm; 0 does not clip (published: 0.02 for giant)")
+    precision: str = _field("auto", "bf16, fp32, or auto: bf16 on a GPU, fp32 on a CPU")
+    seed: int = _field(0, "of weights, data order, crops and masks")
+
+    log_every: int = _field(10, "steps between log lines; losses are read from the device only then")
+    save_every: int = _field(0, "steps between checkpoints; 0: once per epoch")
+    keep: int = _field(2, "checkpoints kept; 0 keeps all")
+    stop_after: int = _field(0, "stop, with a checkpoint, after this many steps in all; 0 runs to the end")
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"precision must be auto, bf16 or fp32, got '{self.precision}'")
+        for name in ("epochs", "batch_size", "log_every", "repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup_epochs", "workers", "save_every", "keep", "stop_after", "clip_grad", "lr", "min_lr"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be less than epochs {self.epochs}")
+
+    def model_config(self) -> VideoMAEConfig:
+        """The model's configuration; raises ValueError for sizes that do not fit together."""
+        return get_config(
+            self.model,
+            num_frames=self.num_frames,
+            image_size=(self.image_size, self.image_size),
+            attention=self.attention,
+            decoder_context=self.decoder_context,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    def check_continues(self, path: Path) -> None:
+        """Raise ValueError naming every field in which this run differs from the saved one at `path`."""
+        saved = json.loads(path.read_text())
+        names = [f.name for f in fields(self) if f.name not in _FREE_ON_RESUME]
+        differing = [
+            f"{n}: was {saved.get(n)!r}, now {getattr(self, n)!r}" for n in names if saved.get(n) != getattr(self, n)
+        ]
+        if differing:
+            raise ValueError("a run continues with the settings it began with, but " + "; ".join(differing))
+
+
+# A few minutes on two CPU cores: real clips, small enough to watch the loss fall.
+DEMO = PretrainConfig(
+    model="small",
+    image_size=112,
+    stride=2,
+    workers=1,
+    batch_size=2,
+    epochs=50,
+    warmup_epochs=5,
+    lr=1e-3 * 256 / 2,
+    min_lr=1e-5 * 256 / 2,
+    log_every=5,
+    save_every=50,
+)

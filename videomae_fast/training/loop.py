@@ -1,0 +1,195 @@
+"""The pre-training loop: batches in, masks made on the device, one forward, one backward, one optimizer step.
+
+Hugging Face Accelerate runs it on one device, DDP, FSDP2 or DeepSpeed, as `accelerate launch` configures. Data
+order, crops and masks are pure functions of (seed, step), so a run continued from any checkpoint computes what it
+would have computed without the interruption.
+"""
+
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._optional import require
+from ..data import ClipBatch, ClipDataset, ProblemLog, make_loader
+from ..models import VideoMAEForPretraining
+from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from .config import PretrainConfig
+from .log import RunLog, check_finite, peak_memory_mib, summary
+from .schedule import learning_rate, make_optimizer
+from .setup import make_accelerator, make_dataset, plan_for, prepare_output
+
+CLIP_LAYOUT = "BTHWC"  # of the loader's batches
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended on this process."""
+
+    checkpoint: Path  # the last one, complete
+    step: int  # finished steps
+    is_main_process: bool
+
+
+def pretrain(config: PretrainConfig) -> RunResult:
+    """Run `config` to its end, to `stop_after`, or until SIGTERM; each of these leaves a checkpoint.
+
+    Errors: ValueError for settings, data or output that cannot work; NonFiniteLossError; UnreadableVideosError.
+    """
+    output = prepare_output(config)
+    accelerator = make_accelerator(config)
+    torch.manual_seed(config.seed)
+    dataset = make_dataset(config)
+    model = VideoMAEForPretraining(config.model_config())
+    run = _Run(config, output, accelerator, dataset, model)
+    previous = signal.signal(signal.SIGTERM, run.on_sigterm)
+    try:
+        return run.run()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        run.close()
+
+
+class _Run:
+    """State of one run; `run` is the loop."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        output: Path,
+        accelerator: Any,
+        dataset: ClipDataset,
+        model: VideoMAEForPretraining,
+    ) -> None:
+        self.config, self.output, self.accelerator = config, output, accelerator
+        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, config))
+        self.videos_per_step = config.batch_size * accelerator.num_processes
+        self.steps_per_epoch = len(dataset) // self.videos_per_step
+        self.step = self._resume() if config.resume else 0
+        total = config.epochs * self.steps_per_epoch
+        self.last = min(total, config.stop_after or total)
+        self.loader = make_loader(
+            dataset,
+            config.batch_size,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            workers=config.workers,
+            start_step=self.step,
+            num_steps=max(0, self.last - self.step),
+        )
+        main = accelerator.is_main_process
+        name = "bad_videos.tsv" if main else f"bad_videos_rank{accelerator.process_index}.tsv"
+        self.problems = ProblemLog(output / name)
+        self.log = RunLog(output, self.step) if main else None
+        tqdm = require("tqdm", "train").tqdm
+        self.bar = tqdm(total=total, initial=self.step, desc="pretrain", unit="step", disable=not main)
+        self.terminated = False
+        self.pending: list[tuple[Tensor, float]] = []  # losses still on the device, and their learning rates
+        self.waited, self.since = 0.0, time.perf_counter()
+
+    def run(self) -> RunResult:
+        save_every = self.config.save_every or self.steps_per_epoch
+        batches = iter(self.loader)
+        while self.step < self.last and not self._stops():
+            asked = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - asked
+            for problem in self.problems.add(batch.problems):
+                self.bar.write(f"unreadable video replaced: {problem.path}: {problem.reason}")
+            self.pending.append(self._train_step(batch))
+            self.step += 1
+            self.bar.update()
+            saves = self.step % save_every == 0
+            if saves or self.step % self.config.log_every == 0:
+                self._log_pending()
+            if saves:
+                save_checkpoint(self.accelerator, self.output, self.step, self.config)
+        self._log_pending()
+        checkpoint = save_checkpoint(self.accelerator, self.output, self.step, self.config)
+        self._report_end()
+        return RunResult(checkpoint, self.step, self.accelerator.is_main_process)
+
+    def close(self) -> None:
+        """Close files and progress bar, and leave the process group."""
+        self.bar.close()
+        if self.log is not None:
+            self.log.close()
+        self.accelerator.end_training()
+
+    def on_sigterm(self, number: int, frame: Any) -> None:
+        """Remember to stop after the current step."""
+        self.terminated = True
+
+    def _train_step(self, batch: ClipBatch) -> tuple[Tensor, float]:
+        lr = learning_rate(self.step, self.config, self.steps_per_epoch, self.videos_per_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        batch = batch.to(self.accelerator.device, non_blocking=True)
+        plan = plan_for(self.config, batch.sample)
+        loss = self.model(batch.clips, plan, CLIP_LAYOUT)
+        self.accelerator.backward(loss)
+        if self.config.clip_grad:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach(), lr
+
+    def _log_pending(self) -> None:
+        """Log the steps since the last call: the only place where the host waits for the device."""
+        if not self.pending:
+            return
+        stacked = torch.stack([loss for loss, _ in self.pending])
+        losses = self.accelerator.reduce(stacked, reduction="mean").tolist()
+        elapsed = time.perf_counter() - self.since
+        clips = self.videos_per_step * self.config.repeats * len(losses)
+        first = self.step - len(losses) + 1
+        rows = [
+            {
+                "step": step,
+                "epoch": (step - 1) // self.steps_per_epoch,
+                "loss": loss,
+                "lr": lr,
+                "clips_per_second": round(clips / elapsed, 3),
+                "data_wait": round(self.waited / elapsed, 4),
+                "peak_memory_mib": round(peak_memory_mib(self.accelerator.device), 1),
+            }
+            for step, (loss, (_, lr)) in enumerate(zip(losses, self.pending, strict=True), first)
+        ]
+        if self.log is not None:
+            self.log.write(rows)
+        self.bar.set_postfix_str(summary(rows[-1]))
+        self.pending, self.waited, self.since = [], 0.0, time.perf_counter()
+        check_finite(rows, list_checkpoints(self.output))
+
+    def _resume(self) -> int:
+        checkpoints = list_checkpoints(self.output)
+        if not checkpoints:
+            self.accelerator.print(f"no checkpoint in {self.output} yet: starting from the beginning")
+            return 0
+        step = load_checkpoint(self.accelerator, checkpoints[-1], self.config)
+        self.accelerator.print(f"continuing after step {step} from {checkpoints[-1]}")
+        return step
+
+    def _stops(self) -> bool:
+        """Whether SIGTERM asked to stop; ranks agree at log intervals, where they meet anyway."""
+        if self.accelerator.num_processes == 1:
+            return self.terminated
+        if self.step % self.config.log_every:
+            return False
+        if self.terminated:
+            self.accelerator.set_trigger()
+        self.terminated = bool(self.accelerator.check_trigger())
+        return self.terminated
+
+    def _report_end(self) -> None:
+        say = self.accelerator.print
+        if self.step < self.last:
+            say(f"stopped by SIGTERM after step {self.step}; continue with --resume")
+        if len(self.problems):
+            say(
+                f"{len(self.problems)} unreadable videos, replaced {self.problems.replaced} times: {self.problems.path}"
+            )

@@ -1,0 +1,64 @@
+"""What a run needs before its first step: output folder, Accelerate, data, and the masks of a batch."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._optional import require
+from ..data import ClipDataset, read_annotations
+from ..masks import MaskPlan, make_masks
+from .checkpoint import list_checkpoints
+from .config import PretrainConfig
+
+
+def prepare_output(config: PretrainConfig) -> Path:
+    """Make the output folder; ValueError if it cannot be written or holds a run that is not being continued."""
+    if not config.output:
+        raise ValueError("output is empty: name a folder for the run")
+    output = Path(config.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / ".writable").touch()
+        (output / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(f"output folder {output} cannot be written: {error}") from error
+    if list_checkpoints(output) and not config.resume:
+        raise ValueError(f"output folder {output} holds checkpoints: continue with --resume or choose another folder")
+    return output
+
+
+def make_accelerator(config: PretrainConfig) -> Any:
+    """Accelerate as `accelerate launch` configured it, in the precision of the run."""
+    accelerator_class = require("accelerate", "train").Accelerator
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and torch.cuda.is_available())
+    return accelerator_class(mixed_precision="bf16" if bf16 else "no")
+
+
+def make_dataset(config: PretrainConfig) -> ClipDataset:
+    """The clips of the run; errors as `read_annotations` and `ClipDataset`."""
+    if not config.data:
+        raise ValueError("data is empty: name an annotation file or a folder of videos")
+    return ClipDataset(
+        read_annotations(config.data, config.root or None, config.list_format),
+        num_frames=config.num_frames,
+        stride=config.stride,
+        size=(config.image_size, config.image_size),
+        num_repeats=config.repeats,
+        seed=config.seed,
+        reader=config.reader,
+    )
+
+
+def plan_for(config: PretrainConfig, sample: Tensor) -> MaskPlan:
+    """The masks of the clips with these sample numbers in the run `config`."""
+    return make_masks(
+        sample,
+        config.model_config().grid,
+        encoder=config.encoder_mask,
+        encoder_ratio=config.encoder_ratio,
+        decoder=config.decoder_mask,
+        decoder_ratio=config.decoder_ratio,
+        seed=config.seed,
+    )
