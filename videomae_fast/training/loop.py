@@ -5,6 +5,7 @@ order, crops and masks are pure functions of (seed, step), so a run continued fr
 would have computed without the interruption.
 """
 
+import multiprocessing
 import signal
 import time
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class _Run:
         self.step = self._resume() if config.resume else 0
         total = config.epochs * self.steps_per_epoch
         self.last = min(total, config.stop_after or total)
-        self.loader = make_loader(
+        self.loader: Any = make_loader(
             dataset,
             config.batch_size,
             rank=accelerator.process_index,
@@ -87,13 +88,16 @@ class _Run:
         self.log = RunLog(output, self.step) if main else None
         tqdm = require("tqdm", "train").tqdm
         self.bar = tqdm(total=total, initial=self.step, desc="pretrain", unit="step", disable=not main)
+        self.workers: set[Any] = set()
         self.terminated = False
         self.pending: list[tuple[Tensor, float]] = []  # losses still on the device, and their learning rates
         self.waited, self.since = 0.0, time.perf_counter()
 
     def run(self) -> RunResult:
         save_every = self.config.save_every or self.steps_per_epoch
+        before = set(multiprocessing.active_children())
         batches = iter(self.loader)
+        self.workers = set(multiprocessing.active_children()) - before
         while self.step < self.last and not self._stops():
             asked = time.perf_counter()
             batch = next(batches)
@@ -114,10 +118,14 @@ class _Run:
         return RunResult(checkpoint, self.step, self.accelerator.is_main_process)
 
     def close(self) -> None:
-        """Close files and progress bar, and leave the process group."""
+        """Close files and progress bar, end the workers, and leave the process group."""
         self.bar.close()
         if self.log is not None:
             self.log.close()
+        self.loader = None  # ends workers that listen
+        for worker in self.workers:
+            worker.join(timeout=1)
+            worker.kill()  # one that hangs in native code; workers ignore the SIGTERM that Python would send at exit
         self.accelerator.end_training()
 
     def on_sigterm(self, number: int, frame: Any) -> None:

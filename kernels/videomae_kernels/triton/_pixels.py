@@ -10,8 +10,8 @@ from torch import Tensor
 
 @triton.jit
 def token_corner(
-    token,  # int64 token numbers
-    sample,  # int64 sample of each token
+    token,  # token numbers, int32
+    sample,  # sample of each token, int32
     grid_h,
     grid_w,
     stride_b,
@@ -23,10 +23,10 @@ def token_corner(
     WIDTH: tl.constexpr,
 ):
     """Offset of the first pixel of channel 0 of each token; int64, since clips pass 2³¹ elements."""
-    t = token // (grid_h * grid_w)
-    h = token // grid_w % grid_h
-    w = token % grid_w
-    return sample * stride_b + t * FRAMES * stride_t + h * HEIGHT * stride_h + w * WIDTH * stride_w
+    t = (token // (grid_h * grid_w)).to(tl.int64)
+    h = (token // grid_w % grid_h).to(tl.int64)
+    w = (token % grid_w).to(tl.int64)
+    return sample.to(tl.int64) * stride_b + t * FRAMES * stride_t + h * HEIGHT * stride_h + w * WIDTH * stride_w
 
 
 @lru_cache(maxsize=64)

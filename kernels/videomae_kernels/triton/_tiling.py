@@ -1,6 +1,9 @@
 """Tile shapes in one place: how many rows and columns one program handles.
 
 Predicted, not measured: about 4,096 elements a program keep 128 threads busy with 128-bit accesses.
+
+Row numbers are int32 in every kernel and offsets are int64: an index of 2³¹ rows would take 16 GiB by itself, while
+clips and token tensors do pass 2³¹ elements; and a 64-bit division is a subroutine call on a GPU.
 """
 
 import torch

@@ -28,11 +28,11 @@ def _assemble_decoder_tokens_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # int32: see _tiling
     col = tl.program_id(1).to(tl.int64) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     in_rows, in_cols = row < num_rows, col < WIDTH
     inside = in_rows[:, None] & in_cols[None, :]
-    sample, place = row // (V + M), row % (V + M)
+    sample, place = (row // (V + M)).to(tl.int64), row % (V + M)
     is_latent = place < V
     at_visible = tl.load(visible + sample * V + place, mask=in_rows & is_latent, other=0).to(tl.int64)
     at_decode = tl.load(decode + sample * M + (place - V), mask=in_rows & (place >= V), other=0).to(tl.int64)
@@ -43,7 +43,7 @@ def _assemble_decoder_tokens_kernel(
     value = tl.load(latent, mask=inside & is_latent[:, None], other=0.0).to(tl.float32)
     masked = tl.load(mask_token + col * mask_stride, mask=in_cols, other=0.0).to(tl.float32)
     value = tl.where(is_latent[:, None], value, masked[None, :]) + pos
-    tl.store(out + row[:, None] * WIDTH + col[None, :], value.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row[:, None].to(tl.int64) * WIDTH + col[None, :], value.to(out.dtype.element_ty), mask=inside)
 
 
 def assemble_decoder_tokens(

@@ -13,10 +13,10 @@ from torch import Tensor
 from ._pixels import channel_table, token_corner
 from ._tiling import reject_float64
 
-ROWS_PER_PROGRAM = 4  # tokens; predicted, not measured
 EPS = tl.constexpr(1e-6)  # added to the standard deviation, as published
 
 TARGETS, LOSS, GRADIENT = 0, 1, 2
+ROWS_PER_PROGRAM = {TARGETS: 2, LOSS: 4, GRADIENT: 4}  # tokens; chosen to spill no register, speed not measured
 
 
 @triton.jit
@@ -61,16 +61,17 @@ def _patch_kernel(
     BLOCK_PIXELS: tl.constexpr,
 ):
     COUNT: tl.constexpr = FRAMES * HEIGHT * WIDTH
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # int32: see _tiling
     in_rows = row < num_rows
-    token = tl.load(index + row, mask=in_rows, other=0).to(tl.int64)
+    token = tl.load(index + row, mask=in_rows, other=0).to(tl.int32)
     sample = row // rows_per_sample
     corner = token_corner(token, sample, grid_h, grid_w, stride_b, stride_t, stride_h, stride_w, FRAMES, HEIGHT, WIDTH)
     pixel = tl.arange(0, BLOCK_PIXELS)
     frame, y, x = pixel // (HEIGHT * WIDTH), pixel // WIDTH % HEIGHT, pixel % WIDTH
-    inner = frame.to(tl.int64) * stride_t + y.to(tl.int64) * stride_h + x.to(tl.int64) * stride_w
+    inner = frame * stride_t + y * stride_h + x * stride_w  # int32: two frames never span 2³¹ elements
     inside = in_rows[:, None] & (pixel < COUNT)[None, :]
-    pred_row = sample * pred_stride_b + (row % rows_per_sample) * pred_stride_k
+    pred_row = sample.to(tl.int64) * pred_stride_b + (row % rows_per_sample).to(tl.int64) * pred_stride_k
+    out_row = row[:, None].to(tl.int64) * (COUNT * CHANNELS)
     total = tl.zeros((BLOCK_ROWS,), tl.float32)
     for channel in tl.static_range(CHANNELS):
         at = clip + corner[:, None] + inner[None, :] + channel * stride_c
@@ -78,7 +79,7 @@ def _patch_kernel(
         target = _channel_targets(pixels, inside, tl.load(scale + channel), tl.load(shift + channel), COUNT, NORMALIZE)
         column = (pixel * CHANNELS + channel)[None, :]
         if MODE == 0:
-            tl.store(out + row[:, None] * (COUNT * CHANNELS) + column, target, mask=inside)
+            tl.store(out + out_row + column, target, mask=inside)
         else:
             predicted = tl.load(pred + pred_row[:, None] + column, mask=inside, other=0.0).to(tl.float32)
             error = tl.where(inside, predicted - target, 0.0)
@@ -87,7 +88,7 @@ def _patch_kernel(
             else:
                 factor = tl.load(grad + row, mask=in_rows, other=0.0).to(tl.float32) * (2.0 / (COUNT * CHANNELS))
                 value = (error * factor[:, None]).to(out.dtype.element_ty)
-                tl.store(out + row[:, None] * (COUNT * CHANNELS) + column, value, mask=inside)
+                tl.store(out + out_row + column, value, mask=inside)
     if MODE == 1:
         tl.store(out + row, total / (COUNT * CHANNELS), mask=in_rows)
 
@@ -106,7 +107,8 @@ def _launch(
 ) -> None:
     reject_float64(pred=pred, clip=clip)
     _, channels, _, height, width = clip.shape
-    _patch_kernel[(triton.cdiv(index.numel(), ROWS_PER_PROGRAM),)](
+    rows = ROWS_PER_PROGRAM[mode]
+    _patch_kernel[(triton.cdiv(index.numel(), rows),)](
         clip,
         index,
         pred,
@@ -127,7 +129,7 @@ def _launch(
         FRAMES=patch[0],
         HEIGHT=patch[1],
         WIDTH=patch[2],
-        BLOCK_ROWS=ROWS_PER_PROGRAM,
+        BLOCK_ROWS=rows,
         BLOCK_PIXELS=triton.next_power_of_2(patch[0] * patch[1] * patch[2]),
         num_warps=4,
     )

@@ -26,12 +26,12 @@ def _copy_rows_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # int32: see _tiling
     col = tl.program_id(1) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     in_rows, in_cols = row < num_rows, col < WIDTH
     inside = in_rows[:, None] & in_cols[None, :]
     source = tl.load(row_map + row, mask=in_rows, other=0).to(tl.int64)
-    offset = (row // out_rows) * src_stride_b + source * src_stride_n
+    offset = (row // out_rows).to(tl.int64) * src_stride_b + source * src_stride_n
     address = src + offset[:, None] + col[None, :].to(tl.int64) * src_stride_d
     if HAS_HOLES:
         present = (source >= 0)[:, None]
@@ -41,7 +41,7 @@ def _copy_rows_kernel(
             value = tl.where(present, value, filling[None, :])
     else:
         value = tl.load(address, mask=inside, other=0.0)
-    tl.store(out + row[:, None] * WIDTH + col[None, :], value, mask=inside)
+    tl.store(out + row[:, None].to(tl.int64) * WIDTH + col[None, :], value, mask=inside)
 
 
 def _copy_rows(src: Tensor, row_map: Tensor, fill: Tensor | None, out: Tensor, holes: bool) -> None:

@@ -37,10 +37,10 @@ def _tube_mask_gather_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # int32: see _tiling
     channel, frame = tl.program_id(1) // FRAMES, tl.program_id(1) % FRAMES
     in_rows = row < num_rows
-    token = tl.load(index + row, mask=in_rows, other=0).to(tl.int64)
+    token = tl.load(index + row, mask=in_rows, other=0).to(tl.int32)
     corner = token_corner(
         token,
         row // rows_per_sample,
@@ -56,11 +56,11 @@ def _tube_mask_gather_kernel(
     )
     corner += channel.to(tl.int64) * stride_c + frame.to(tl.int64) * stride_t
     pixel = tl.arange(0, BLOCK_PIXELS)
-    inner = (pixel // WIDTH).to(tl.int64) * stride_h + (pixel % WIDTH).to(tl.int64) * stride_w
+    inner = pixel // WIDTH * stride_h + pixel % WIDTH * stride_w  # int32: one frame never spans 2³¹ elements
     inside = in_rows[:, None] & (pixel < HEIGHT * WIDTH)[None, :]
     in_clip = clip + corner[:, None] + inner[None, :]
     plane = tl.program_id(1) * (HEIGHT * WIDTH) + pixel
-    in_row = rows + row[:, None] * (CHANNELS * FRAMES * HEIGHT * WIDTH) + plane[None, :]
+    in_row = rows + row[:, None].to(tl.int64) * (CHANNELS * FRAMES * HEIGHT * WIDTH) + plane[None, :]
     factor = tl.load(scale + channel)
     if TO_CLIP:
         value = tl.load(in_row, mask=inside, other=0.0).to(tl.float32) * factor

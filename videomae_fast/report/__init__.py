@@ -1,0 +1,1 @@
+"""What a run or a machine shows: pictures, comparisons, the environment."""
