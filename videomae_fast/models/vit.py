@@ -4,9 +4,13 @@ Parameter names are those of the published VideoMAE V2 checkpoints (models/model
 modeling_pretrain.py), so a state_dict is a published checkpoint.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from videomae_kernels import embed_tokens
 
@@ -22,6 +26,18 @@ def sinusoid_table(num_tokens: int, width: int) -> Tensor:
     column = torch.arange(width, dtype=torch.float64)
     angle = torch.arange(num_tokens, dtype=torch.float64)[:, None] / 10000 ** (2 * (column // 2) / width)
     return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
+
+
+_T = TypeVar("_T")
+
+
+def keep_only_input(function: Callable[[Tensor], _T], x: Tensor) -> _T:
+    """function(x), saving nothing but x for backward. For a cheap operation followed by a linear map.
+
+    Backward repeats the cheap operation, because the map's weight gradient needs its result, and stops before the
+    map. So normalised and activated tensors are never kept, and no matrix product is repeated.
+    """
+    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
 
 
 class PatchEmbedding(nn.Module):
@@ -52,19 +68,22 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, last_rows: int | None = None) -> Tensor:
-        """(B, n, dim) → (B, n, dim), or only its last `last_rows` rows, for which all n rows are keys and values."""
+    def forward(self, x: Tensor, norm: nn.Module, last_rows: int | None = None) -> Tensor:
+        """Attention of norm(x) (B, n, dim), or only its last `last_rows` rows, with all n rows as keys and values."""
+        q, k, v = keep_only_input(lambda x: self._project(norm(x), last_rows), x)
+        return self.proj(attention(q, k, v, self.backend).flatten(2))
+
+    def _project(self, x: Tensor, last_rows: int | None) -> tuple[Tensor, ...]:
+        """Queries, keys and values (B, rows, heads, head_dim)."""
         dim = x.shape[-1]
         k_bias = torch.zeros_like(self.v_bias)
         if last_rows is None:
             bias = torch.cat((self.q_bias, k_bias, self.v_bias))
-            q, k, v = F.linear(x, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1)).unbind(2)
-        else:
-            q_weight, kv_weight = self.qkv.weight.split((dim, 2 * dim))
-            q = F.linear(x[:, -last_rows:], q_weight, self.q_bias).unflatten(2, (self.heads, -1))
-            kv = F.linear(x, kv_weight, torch.cat((k_bias, self.v_bias)))
-            k, v = kv.unflatten(2, (2, self.heads, -1)).unbind(2)
-        return self.proj(attention(q, k, v, self.backend).flatten(2))
+            return F.linear(x, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1)).unbind(2)
+        q_weight, kv_weight = self.qkv.weight.split((dim, 2 * dim))
+        q = F.linear(x[:, -last_rows:], q_weight, self.q_bias).unflatten(2, (self.heads, -1))
+        kv = F.linear(x, kv_weight, torch.cat((k_bias, self.v_bias)))
+        return q, *kv.unflatten(2, (2, self.heads, -1)).unbind(2)
 
 
 class Mlp(nn.Module):
@@ -77,12 +96,21 @@ class Mlp(nn.Module):
         # Half-precision GEMMs want rows of 16 bytes; ViT-g's decoder has 2234 hidden units. Zero padding is exact.
         self.padding = -hidden % 8
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """The perceptron of norm(x)."""
+        hidden = keep_only_input(lambda x: self._expand(norm(x)), x)
+        return keep_only_input(lambda hidden: self._contract(F.gelu(hidden)), hidden)
+
+    def _expand(self, x: Tensor) -> Tensor:
         if not self.padding:
-            return self.fc2(F.gelu(self.fc1(x)))
+            return self.fc1(x)
         pad = self.padding
-        hidden = F.gelu(F.linear(x, F.pad(self.fc1.weight, (0, 0, 0, pad)), F.pad(self.fc1.bias, (0, pad))))
-        return F.linear(hidden, F.pad(self.fc2.weight, (0, pad)), self.fc2.bias)
+        return F.linear(x, F.pad(self.fc1.weight, (0, 0, 0, pad)), F.pad(self.fc1.bias, (0, pad)))
+
+    def _contract(self, hidden: Tensor) -> Tensor:
+        if not self.padding:
+            return self.fc2(hidden)
+        return F.linear(hidden, F.pad(self.fc2.weight, (0, self.padding)), self.fc2.bias)
 
 
 class DropPath(nn.Module):
@@ -114,11 +142,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, last_rows: int | None = None) -> Tensor:
         """(B, n, dim) → (B, n, dim), or exactly its last `last_rows` rows without computing the others."""
-        attended = self.attn(self.norm1(x), last_rows)
+        attended = self.attn(x, self.norm1, last_rows)
         if last_rows is not None:
             x = x[:, -last_rows:]
         x = x + self.drop_path(attended)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int) -> nn.ModuleList:

@@ -35,4 +35,4 @@ def make_optimizer(model: nn.Module, config: PretrainConfig) -> AdamW:
         is_kept = parameter.ndim <= 1 or name.endswith("mask_token")
         (kept if is_kept else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return AdamW(groups, lr=0.0, betas=(0.9, config.beta2), eps=1e-8)
+    return AdamW(groups, lr=0.0, betas=(0.9, config.beta2), eps=1e-8, fused=True)
