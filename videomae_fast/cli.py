@@ -64,7 +64,8 @@ def _pretrain(args: argparse.Namespace) -> None:
     result = pretrain(config)
     if result.is_main_process:
         losses = [float(row["loss"]) for row in read_log(Path(config.output))]
-        print(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}")
+        if losses:
+            print(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {result.step}")
         print(f"weights, in the published layout: {result.checkpoint / 'model.safetensors'}")
         picture = Path(config.output) / "reconstruction.png"
         save_reconstruction(config, result.checkpoint / "model.safetensors", picture)

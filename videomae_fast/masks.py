@@ -18,7 +18,7 @@ DECODER_MASKS = ("running_cell", "random", "none")
 _PHASE_STREAM, _DECODER_STREAM = 1, 2  # Philox streams; the encoder's mask uses stream 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskPlan:
     """Which tokens of a (T', H', W') grid are used where. Tokens are numbered in (t, h, w) order, w fastest."""
 
@@ -27,12 +27,6 @@ class MaskPlan:
     decode: Tensor  # (B, M) int64: tokens the decoder predicts, overlap rows first, each part ascending
     n_overlap: int | Tensor  # leading rows of `decode` that the encoder also sees: one int, or (B,) int64
 
-    def __post_init__(self) -> None:
-        if isinstance(self.n_overlap, int) and self.n_overlap >= self.decode.shape[1]:
-            raise ValueError(
-                f"no row is left for the loss: all {self.decode.shape[1]} decoded tokens are visible to the encoder"
-            )
-
     @property
     def num_tokens(self) -> int:
         """N = T'·H'·W'."""
@@ -40,16 +34,24 @@ class MaskPlan:
 
     @property
     def predicted(self) -> Tensor:
-        """(B, R) tokens whose predictions are computed: the loss rows, or all of `decode` if overlap counts vary."""
-        return self.decode[:, self.n_overlap :] if isinstance(self.n_overlap, int) else self.decode
+        """(B, R) tokens whose predictions are computed: the loss rows if they are a slice, else all of `decode`."""
+        return self.decode[:, self.n_overlap :] if self._loss_is_slice() else self.decode
 
     @property
     def loss_weight(self) -> Tensor | None:
-        """(B, R) 1 for rows of the loss and 0 for overlap rows among `predicted`; None when all rows count."""
-        if isinstance(self.n_overlap, int):
+        """(B, R) 1 for rows of the loss and 0 for overlap rows among `predicted`; None when all rows count.
+
+        ValueError if no row is left, because the encoder sees every decoded token.
+        """
+        if self._loss_is_slice():
             return None
+        if isinstance(self.n_overlap, int):
+            raise ValueError(f"no row is left for the loss: the encoder sees all {self.n_overlap} decoded tokens")
         row = torch.arange(self.decode.shape[1], device=self.decode.device)
         return (row >= self.n_overlap[:, None]).float()
+
+    def _loss_is_slice(self) -> bool:
+        return isinstance(self.n_overlap, int) and self.n_overlap < self.decode.shape[1]
 
     def to(self, device: torch.device | str) -> "MaskPlan":
         """The same plan with its tensors on `device`."""
@@ -68,6 +70,8 @@ def make_masks(
     seed: int = 0,
 ) -> MaskPlan:
     """The masks of the given samples: the same on every device and for any split of the samples over ranks."""
+    if len(grid) != 3:
+        raise ValueError(f"grid must be (T', H', W'), got {tuple(grid)}")
     t, h, w = grid
     num_tokens = t * h * w
     if encoder == "tube":
@@ -83,7 +87,7 @@ def make_masks(
     if decoder == "running_cell":
         phase = random_mask_index(sample, 4, 0.75, seed=seed, stream=_PHASE_STREAM)[:, 0]
         decode, n_overlap = running_cell_select(visible, phase, grid, decoder_ratio)
-        if encoder != "random" and t % 4 == 0:
+        if encoder == "tube" and t % 4 == 0:
             # A visible position is visible in every frame, and decoded in 4 − k of any 4 consecutive frames.
             n_overlap = visible.shape[1] // 4 * (4 - int(4 * decoder_ratio))
     elif decoder == "random":
@@ -97,6 +101,8 @@ def make_masks(
         decode, n_overlap = mask_to_index(hidden, num_tokens - visible.shape[1]), 0
     else:
         raise ValueError(f"decoder mask must be one of {DECODER_MASKS}, got '{decoder}'")
+    if encoder == "none":
+        n_overlap = decode.shape[1]  # the encoder sees all of them: good for predictions, not for a loss
     return MaskPlan((t, h, w), visible, decode, n_overlap)
 
 
@@ -108,11 +114,18 @@ def masks_from_bool(
     num_visible: int,  # False entries of each row of `hidden`
     num_decoded: int,  # False entries of each row of `not_decoded`
 ) -> MaskPlan:
-    """A plan from boolean masks made elsewhere; unequal counts are an error (see `mask_to_index`)."""
+    """A plan from boolean masks made elsewhere; unequal counts are an error (see `mask_to_index`).
+
+    How many tokens the two masks share is not looked at, since the host would have to wait: if the encoder sees every
+    decoded token of the batch, the loss is NaN.
+    """
     t, h, w = grid
     for mask, name in ((hidden, "hidden"), (not_decoded, "not_decoded")):
-        if mask.ndim != 2 or mask.shape[1] != t * h * w:
-            raise ValueError(f"{name} must have shape (B, {t * h * w}) for grid {(t, h, w)}, got {tuple(mask.shape)}")
+        if mask.dtype != torch.bool:
+            raise TypeError(f"{name} must be a boolean tensor, got {mask.dtype}")
+        if mask.shape != (hidden.shape[0], t * h * w):
+            expected = (hidden.shape[0], t * h * w)
+            raise ValueError(f"{name} must have shape {expected} for grid {(t, h, w)}, got {tuple(mask.shape)}")
     visible = mask_to_index(~hidden, num_visible)
     decode, n_overlap = overlap_first(mask_to_index(~not_decoded, num_decoded), visible, t * h * w)
     return MaskPlan((t, h, w), visible, decode, n_overlap)

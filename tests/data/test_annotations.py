@@ -23,17 +23,19 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("fmt", ["auto", "v2"])
-def test_v2_list(lists: Path, fmt: str) -> None:
+@pytest.mark.parametrize("list_format", ["auto", "v2"])
+def test_v2_list(lists: Path, list_format: str) -> None:
     path = write(lists, "a.mp4 0 -1\n\n  frames/x   9601\t300 anything else\n")
-    read = read_annotations(path, root=lists.parent / "videos", fmt=fmt)
+    read = read_annotations(path, root=lists.parent / "videos", list_format=list_format)
     root = str(lists.parent / "videos")
     assert list(read) == [VideoEntry(f"{root}/a.mp4", 0, -1), VideoEntry(f"{root}/frames/x", 9601, 300)]
 
 
-@pytest.mark.parametrize("fmt", ["auto", "v1"])
-def test_v1_list_ignores_the_label(lists: Path, fmt: str) -> None:
-    read = read_annotations(write(lists, "a.mp4  7\nd.mkv 3 extra\n"), root=lists.parent / "videos", fmt=fmt)
+@pytest.mark.parametrize("list_format", ["auto", "v1"])
+def test_v1_list_ignores_the_label(lists: Path, list_format: str) -> None:
+    read = read_annotations(
+        write(lists, "a.mp4  7\nd.mkv 3 extra\n"), root=lists.parent / "videos", list_format=list_format
+    )
     assert [(Path(entry.path).name, entry.start, entry.total) for entry in read] == [
         ("a.mp4", 0, -1),
         ("d.mkv", 0, -1),
@@ -92,7 +94,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "fmt", "message"),
+    ("text", "list_format", "message"),
     [
         ("a.mp4 0 -1\nb.mp4 0\n", "auto", r"list.csv:2: expected 'path start total' with two integers, got 'b.mp4 0'"),
         ("a.mp4 0 -1\n\nb.mp4 x -1\n", "auto", r"list.csv:3: expected 'path start total'"),
@@ -103,12 +105,12 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         ("frames -1 5\n", "v2", r"list.csv:1: .* start >= 0"),
         ("a.mp4 --1 -1\n", "v2", r"two integers"),
         (" \n\n", "auto", r"list.csv has no entries"),
-        ("a.mp4\n", "v3", r"fmt must be one of .*got 'v3'"),
+        ("a.mp4\n", "v3", r"list_format must be one of .*got 'v3'"),
     ],
 )
-def test_bad_lists(lists: Path, text: str, fmt: str, message: str) -> None:
+def test_bad_lists(lists: Path, text: str, list_format: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_annotations(write(lists, text), root=lists.parent / "videos", fmt=fmt)
+        read_annotations(write(lists, text), root=lists.parent / "videos", list_format=list_format)
 
 
 def test_bad_sources(tmp_path: Path) -> None:

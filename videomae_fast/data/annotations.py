@@ -63,28 +63,28 @@ class Annotations(Sequence[VideoEntry]):
 
 
 def read_annotations(
-    source: str | os.PathLike, root: str | os.PathLike | None = None, fmt: str = "auto"
+    source: str | os.PathLike, root: str | os.PathLike | None = None, list_format: str = "auto"
 ) -> Annotations:
     """Read a list file (see the module's text for the formats), or search a folder for video files.
 
-    A folder is searched recursively and in sorted order for the suffixes in `VIDEO_SUFFIXES`; `root` and `fmt` then
-    do not apply.
+    A folder is searched recursively and in sorted order for the suffixes in `VIDEO_SUFFIXES`; `root` and
+    `list_format` then do not apply.
 
     Errors: FileNotFoundError if `source` is missing, or if none of the first entries exists under `root` (a wrong
-    root, rather than a few lost files); ValueError for an unknown `fmt`, an empty list, a malformed line (with its
-    number), a folder without videos, or `root`/`fmt` given with a folder.
+    root, rather than a few lost files); ValueError for an unknown `list_format`, an empty list, a malformed line (with
+    its number), a folder without videos, or `root`/`list_format` given with a folder.
     Source: datasets/pretrain_datasets.py of VideoMAEv2 and docs/DATASET.md of VideoMAE.
     """
-    if fmt not in FORMATS:
-        raise ValueError(f"fmt must be one of {FORMATS}, got {fmt!r}")
+    if list_format not in FORMATS:
+        raise ValueError(f"list_format must be one of {FORMATS}, got {list_format!r}")
     source = Path(source)
     if source.is_dir():
-        if root is not None or fmt != "auto":
-            raise ValueError(f"root and fmt describe list files, but {source} is a folder: leave them out")
+        if root is not None or list_format != "auto":
+            raise ValueError(f"root and list_format describe list files, but {source} is a folder: leave them out")
         return _search_folder(source)
     if not source.is_file():
         raise FileNotFoundError(f"annotations: there is no list file and no folder at {source}")
-    annotations = Annotations(_parse(source, fmt), source.parent if root is None else root)
+    annotations = Annotations(_parse(source, list_format), source.parent if root is None else root)
     _check_root(annotations, source)
     return annotations
 
@@ -108,12 +108,12 @@ def _lines(source: Path) -> Iterator[tuple[int, str]]:
                 yield number, line.strip()
 
 
-def _parse(source: Path, fmt: str) -> list[VideoEntry]:
+def _parse(source: Path, list_format: str) -> list[VideoEntry]:
     entries = []
     for number, line in _lines(source):
-        if fmt == "auto":
-            fmt = _guess_format(line, f"{source}:{number}")
-        entries.append(_parse_line(line, fmt, f"{source}:{number}"))
+        if list_format == "auto":
+            list_format = _guess_format(line, f"{source}:{number}")
+        entries.append(_parse_line(line, list_format, f"{source}:{number}"))
     if not entries:
         raise ValueError(f"{source} has no entries")
     return entries
@@ -131,15 +131,15 @@ def _guess_format(line: str, where: str) -> str:
         return "v2" if len(fields) > 2 and _is_int(fields[2]) else "v1"
     raise ValueError(
         f"{where}: cannot tell the format of {line!r}: expected 'path start total' (v2), 'path label' (v1) or one "
-        f"path without spaces; name it with fmt={FORMATS[1:]}"
+        f"path without spaces; name it with list_format={FORMATS[1:]}"
     )
 
 
-def _parse_line(line: str, fmt: str, where: str) -> VideoEntry:
-    if fmt == "paths":
+def _parse_line(line: str, list_format: str, where: str) -> VideoEntry:
+    if list_format == "paths":
         return VideoEntry(line)
     fields = line.split()
-    if fmt == "v1":
+    if list_format == "v1":
         if len(fields) < 2:
             raise ValueError(f"{where}: expected 'path label', got {line!r}")
         return VideoEntry(fields[0])

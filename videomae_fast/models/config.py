@@ -36,7 +36,14 @@ class VideoMAEConfig:
     def __post_init__(self) -> None:
         if self.decoder_context not in DECODER_CONTEXTS:
             raise ValueError(f"decoder_context must be one of {DECODER_CONTEXTS}, got '{self.decoder_context}'")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
+        if isinstance(self.image_size, int) or len(self.image_size) != 2:
+            raise ValueError(f"image_size must be (height, width), got {self.image_size}")
         for name in ("encoder", "decoder"):
+            for part in ("dim", "depth", "heads"):
+                if getattr(self, f"{name}_{part}") < 1:
+                    raise ValueError(f"{name}_{part} must be positive, got {getattr(self, f'{name}_{part}')}")
             dim, heads = getattr(self, f"{name}_dim"), getattr(self, f"{name}_heads")
             if dim % heads:
                 raise ValueError(f"{name}_dim {dim} is not divisible by {name}_heads {heads}")

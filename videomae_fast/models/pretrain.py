@@ -49,7 +49,7 @@ class VideoMAEForPretraining(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
     def forward(self, clip: Tensor, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
-        """The pre-training loss, scalar float32.
+        """The pre-training loss, scalar float32 (float64 for a float64 clip).
 
         clip: five dimensions in the order of `layout`, of the size the model was built for; uint8, or floating and
         normalised with the configuration's pixel_mean and pixel_std.
@@ -68,7 +68,7 @@ class VideoMAEForPretraining(nn.Module):
         return self.decoder(tokens, rows)
 
     def loss(self, predictions: Tensor, clip: Tensor, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
-        """Scalar float32: mean squared error of `predictions` (B, R, P) where the encoder saw nothing."""
+        """Scalar: mean squared error of `predictions` (B, R, P) where the encoder saw nothing."""
         stats = None if clip.dtype == torch.uint8 else (self.config.pixel_mean, self.config.pixel_std)
         return masked_patch_loss(
             predictions,
@@ -83,15 +83,19 @@ class VideoMAEForPretraining(nn.Module):
     def _check(self, clip: Tensor, plan: MaskPlan, layout: str) -> None:
         if plan.grid != self.config.grid:
             raise ValueError(f"plan is for grid {plan.grid}, the model was built for {self.config.grid}")
-        size = dict(zip(layout, clip.shape, strict=False))
+        if sorted(layout) != sorted("BCTHW"):
+            raise ValueError(f"layout must be a permutation of 'BCTHW' such as 'BTHWC', got '{layout}'")
+        if clip.ndim != 5:
+            raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {tuple(clip.shape)}")
+        size = dict(zip(layout, clip.shape, strict=True))
         expected = {"T": self.config.num_frames, "H": self.config.image_size[0], "W": self.config.image_size[1]}
         for name, value in expected.items():
-            if size.get(name) != value:
+            if size[name] != value:
                 raise ValueError(
                     f"clip must have {name}={value} as the model was built for, got {tuple(clip.shape)} as {layout}"
                 )
-        if clip.shape[layout.index("B")] != plan.visible.shape[0]:
-            raise ValueError(f"clip has a batch of {clip.shape[layout.index('B')]}, plan of {plan.visible.shape[0]}")
+        if size["B"] != plan.visible.shape[0]:
+            raise ValueError(f"clip has a batch of {size['B']}, plan of {plan.visible.shape[0]}")
 
     @staticmethod
     def _without_overlap(plan: MaskPlan) -> Tensor:

@@ -151,7 +151,7 @@ class Block(nn.Module):
 
 def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int) -> nn.ModuleList:
     """`depth` blocks with linearly rising stochastic depth."""
-    rates = torch.linspace(0, config.drop_path, depth).tolist()
+    rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
     return nn.ModuleList(Block(dim, heads, config.mlp_ratio, config.norm_eps, rate, config.attention) for rate in rates)
 
 

@@ -27,8 +27,7 @@ def save_reconstruction(config: PretrainConfig, weights: Path, path: Path) -> No
     model = VideoMAEForPretraining(config.model_config()).eval()
     load_weights(model, load_published(weights))
     sample = make_dataset(replace(config, repeats=1))[(0, 0)]
-    decoder = "none" if config.encoder_mask != "none" else config.decoder_mask
-    plan = plan_for(replace(config, decoder_mask=decoder), sample.sample)
+    plan = plan_for(replace(config, decoder_mask="none"), sample.sample)
     with torch.no_grad():
         predictions = model.predict(sample.clips, plan, "BTHWC")
     rows = reconstruct(sample.clips, predictions, plan, model.config.patch)

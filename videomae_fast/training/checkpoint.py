@@ -23,8 +23,11 @@ def list_checkpoints(output: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def save_checkpoint(accelerator: Any, output: Path, step: int, config: PretrainConfig) -> Path:
-    """Save after `step` finished steps, then delete all but the newest `config.keep`; every rank calls this."""
+def save_checkpoint(accelerator: Any, output: Path, step: int, config: PretrainConfig, order: dict[str, int]) -> Path:
+    """Save after `step` finished steps, then delete all but the newest `config.keep`; every rank calls this.
+
+    `order` is what the data order hangs on besides the configuration; a run only continues with the same.
+    """
     folder = output / "checkpoints"
     final, unfinished = folder / f"step-{step:08d}", folder / f".unfinished-{step:08d}"
     if final.is_dir():
@@ -37,7 +40,7 @@ def save_checkpoint(accelerator: Any, output: Path, step: int, config: PretrainC
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         config.save(unfinished / "config.json")
-        (unfinished / "state.json").write_text(json.dumps({"step": step}) + "\n")
+        (unfinished / "state.json").write_text(json.dumps({"step": step, **order}) + "\n")
         os.replace(unfinished, final)
         if config.keep:
             for old in list_checkpoints(output)[: -config.keep]:
@@ -46,8 +49,15 @@ def save_checkpoint(accelerator: Any, output: Path, step: int, config: PretrainC
     return final
 
 
-def load_checkpoint(accelerator: Any, checkpoint: Path, config: PretrainConfig) -> int:
-    """Restore weights, optimizer and random states; returns the number of finished steps."""
+def load_checkpoint(accelerator: Any, checkpoint: Path, config: PretrainConfig, order: dict[str, int]) -> int:
+    """Restore weights, optimizer and random states; returns the number of finished steps.
+
+    Errors: ValueError when the settings, the number of videos or the videos per step are not those of the checkpoint.
+    """
     config.check_continues(checkpoint / "config.json")
+    state = json.loads((checkpoint / "state.json").read_text())
+    step = int(state.pop("step"))
+    if state != order:
+        raise ValueError(f"a run continues with the data order it began with: it had {state}, now it has {order}")
     accelerator.load_state(str(checkpoint))
-    return int(json.loads((checkpoint / "state.json").read_text())["step"])
+    return step

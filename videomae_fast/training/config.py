@@ -1,6 +1,7 @@
 """Everything a pre-training run is defined by. The command line is made from this class, field by field."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class PretrainConfig:
     image_size: int = _field(224, "height and width of a clip in pixels")
     attention: str = _field("sdpa", "attention backend: sdpa, flash-attn or xformers")
     decoder_context: str = _field("published", "'published', or 'disjoint': mask tokens never overlap visible ones")
-    encoder_mask: str = _field("tube", "tube, random or none")
+    encoder_mask: str = _field("tube", "tube or random")
     encoder_ratio: float = _field(0.9, "share of tokens hidden from the encoder")
     decoder_mask: str = _field("running_cell", "running_cell, random or none")
     decoder_ratio: float = _field(0.5, "share of tokens that are not decoded")
@@ -62,9 +63,15 @@ class PretrainConfig:
         for name in ("epochs", "batch_size", "log_every", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_epochs", "workers", "save_every", "keep", "stop_after", "clip_grad", "lr", "min_lr"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        whole = ("warmup_epochs", "workers", "save_every", "keep", "stop_after")
+        for name in (*whole, "lr", "min_lr", "weight_decay", "clip_grad"):
+            value = getattr(self, name)
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+            if not math.isfinite(value):
+                raise ValueError(f"{name} must be finite, got {value}")
+        if self.encoder_mask == "none":
+            raise ValueError("encoder_mask 'none' hides nothing, so no token is left to learn from: use tube or random")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} must be less than epochs {self.epochs}")
 

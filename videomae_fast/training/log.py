@@ -2,12 +2,11 @@
 
 import csv
 import math
-import resource
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from .._optional import require
 
@@ -18,21 +17,13 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; checkpoints from before are intact."""
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far in MiB: of the CUDA allocator on a GPU, resident memory of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def read_log(output: Path) -> list[dict[str, str]]:
-    """The rows of a run's log.csv, with the fields COLUMNS; empty if there is none."""
+    """The complete rows of a run's log.csv, with the fields COLUMNS; empty if there is none."""
     path = output / "log.csv"
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if row[COLUMNS[-1]]]  # a killed run may leave half a line
 
 
 class RunLog:
@@ -40,10 +31,14 @@ class RunLog:
 
     def __init__(self, output: Path, start_step: int) -> None:
         rows = [row for row in read_log(output) if int(row["step"]) <= start_step]
-        self.file = (output / "log.csv").open("w", newline="")
+        unfinished = output / "log.csv.part"
+        with unfinished.open("w", newline="") as file:
+            kept = csv.DictWriter(file, COLUMNS)
+            kept.writeheader()
+            kept.writerows(rows)
+        os.replace(unfinished, output / "log.csv")  # at no moment are the earlier rows missing
+        self.file = (output / "log.csv").open("a", newline="")
         self.csv = csv.DictWriter(self.file, COLUMNS)
-        self.csv.writeheader()
-        self.csv.writerows(rows)
         writer = require("torch.utils.tensorboard", "train").SummaryWriter
         self.board = writer(str(output / "tensorboard"), purge_step=start_step + 1)
 
@@ -70,6 +65,15 @@ def check_finite(rows: list[dict[str, Any]], checkpoints: list[Path]) -> None:
                 f"its last checkpoint is {checkpoints[-1] if checkpoints else 'none'}. "
                 "A lower lr, clip_grad or precision fp32 may help."
             )
+
+
+def check_finite_weights(model: nn.Module, step: int, checkpoints: list[Path]) -> None:
+    """Raise NonFiniteLossError rather than save weights that the last step has ruined."""
+    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        raise NonFiniteLossError(
+            f"weights are not finite after step {step}. The run stopped; its last checkpoint is "
+            f"{checkpoints[-1] if checkpoints else 'none'}. A lower lr, clip_grad or precision fp32 may help."
+        )
 
 
 def summary(row: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ would have computed without the interruption.
 
 import multiprocessing
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .._optional import require
-from ..data import ClipBatch, ClipDataset, ProblemLog, make_loader
+from ..data import ClipBatch, ClipDataset, ProblemLog, UnreadableVideosError, make_loader
 from ..models import VideoMAEForPretraining
 from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from .config import PretrainConfig
-from .log import RunLog, check_finite, peak_memory_mib, summary
+from .log import RunLog, check_finite, check_finite_weights, summary
+from .meter import Meter
 from .schedule import learning_rate, make_optimizer
 from .setup import make_accelerator, make_dataset, plan_for, prepare_output
 
@@ -70,6 +70,7 @@ class _Run:
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, config))
         self.videos_per_step = config.batch_size * accelerator.num_processes
         self.steps_per_epoch = len(dataset) // self.videos_per_step
+        self.order = {"videos": len(dataset), "videos_per_step": self.videos_per_step}  # what the data order hangs on
         self.step = self._resume() if config.resume else 0
         total = config.epochs * self.steps_per_epoch
         self.last = min(total, config.stop_after or total)
@@ -84,36 +85,37 @@ class _Run:
         )
         main = accelerator.is_main_process
         name = "bad_videos.tsv" if main else f"bad_videos_rank{accelerator.process_index}.tsv"
+        if self.step == 0:
+            (output / name).unlink(missing_ok=True)  # of an earlier run that never came to a checkpoint
         self.problems = ProblemLog(output / name)
         self.log = RunLog(output, self.step) if main else None
         tqdm = require("tqdm", "train").tqdm
         self.bar = tqdm(total=total, initial=self.step, desc="pretrain", unit="step", disable=not main)
         self.workers: set[Any] = set()
+        self.batches: Any = None
         self.terminated = False
-        self.pending: list[tuple[Tensor, float]] = []  # losses still on the device, and their learning rates
-        self.waited, self.since = 0.0, time.perf_counter()
+        self.meter = Meter(accelerator, self.videos_per_step * config.repeats, self.steps_per_epoch)
 
     def run(self) -> RunResult:
         save_every = self.config.save_every or self.steps_per_epoch
         before = set(multiprocessing.active_children())
-        batches = iter(self.loader)
+        self.batches = iter(self.loader)
         self.workers = set(multiprocessing.active_children()) - before
         while self.step < self.last and not self._stops():
-            asked = time.perf_counter()
-            batch = next(batches)
-            self.waited += time.perf_counter() - asked
+            with self.meter.waiting():
+                batch = self._next_batch()
             for problem in self.problems.add(batch.problems):
                 self.bar.write(f"unreadable video replaced: {problem.path}: {problem.reason}")
-            self.pending.append(self._train_step(batch))
+            self.meter.add(*self._train_step(batch))
             self.step += 1
             self.bar.update()
             saves = self.step % save_every == 0
             if saves or self.step % self.config.log_every == 0:
-                self._log_pending()
+                self._write_log()
             if saves:
-                save_checkpoint(self.accelerator, self.output, self.step, self.config)
-        self._log_pending()
-        checkpoint = save_checkpoint(self.accelerator, self.output, self.step, self.config)
+                self._save()
+        self._write_log()
+        checkpoint = self._save()
         self._report_end()
         return RunResult(checkpoint, self.step, self.accelerator.is_main_process)
 
@@ -122,7 +124,8 @@ class _Run:
         self.bar.close()
         if self.log is not None:
             self.log.close()
-        self.loader = None  # ends workers that listen
+        # The traceback of an error keeps the iterator alive, and nothing public ends its workers then.
+        getattr(self.batches, "_shutdown_workers", lambda: None)()
         for worker in self.workers:
             worker.join(timeout=1)
             worker.kill()  # one that hangs in native code; workers ignore the SIGTERM that Python would send at exit
@@ -131,6 +134,16 @@ class _Run:
     def on_sigterm(self, number: int, frame: Any) -> None:
         """Remember to stop after the current step."""
         self.terminated = True
+
+    def _next_batch(self) -> ClipBatch:
+        try:
+            return next(self.batches)
+        except UnreadableVideosError as error:  # a worker's error arrives with its traceback as text
+            raise UnreadableVideosError(str(error).rsplit("UnreadableVideosError: ", 1)[-1]) from None
+
+    def _save(self) -> Path:
+        check_finite_weights(self.model, self.step, list_checkpoints(self.output))
+        return save_checkpoint(self.accelerator, self.output, self.step, self.config, self.order)
 
     def _train_step(self, batch: ClipBatch) -> tuple[Tensor, float]:
         lr = learning_rate(self.step, self.config, self.steps_per_epoch, self.videos_per_step)
@@ -146,31 +159,13 @@ class _Run:
         self.optimizer.zero_grad()
         return loss.detach(), lr
 
-    def _log_pending(self) -> None:
-        """Log the steps since the last call: the only place where the host waits for the device."""
-        if not self.pending:
+    def _write_log(self) -> None:
+        rows = self.meter.flush(self.step)
+        if not rows:
             return
-        stacked = torch.stack([loss for loss, _ in self.pending])
-        losses = self.accelerator.reduce(stacked, reduction="mean").tolist()
-        elapsed = time.perf_counter() - self.since
-        clips = self.videos_per_step * self.config.repeats * len(losses)
-        first = self.step - len(losses) + 1
-        rows = [
-            {
-                "step": step,
-                "epoch": (step - 1) // self.steps_per_epoch,
-                "loss": loss,
-                "lr": lr,
-                "clips_per_second": round(clips / elapsed, 3),
-                "data_wait": round(self.waited / elapsed, 4),
-                "peak_memory_mib": round(peak_memory_mib(self.accelerator.device), 1),
-            }
-            for step, (loss, (_, lr)) in enumerate(zip(losses, self.pending, strict=True), first)
-        ]
         if self.log is not None:
             self.log.write(rows)
         self.bar.set_postfix_str(summary(rows[-1]))
-        self.pending, self.waited, self.since = [], 0.0, time.perf_counter()
         check_finite(rows, list_checkpoints(self.output))
 
     def _resume(self) -> int:
@@ -178,7 +173,7 @@ class _Run:
         if not checkpoints:
             self.accelerator.print(f"no checkpoint in {self.output} yet: starting from the beginning")
             return 0
-        step = load_checkpoint(self.accelerator, checkpoints[-1], self.config)
+        step = load_checkpoint(self.accelerator, checkpoints[-1], self.config, self.order)
         self.accelerator.print(f"continuing after step {step} from {checkpoints[-1]}")
         return step
 

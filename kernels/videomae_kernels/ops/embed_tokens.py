@@ -42,6 +42,6 @@ def embed_tokens(
     if torch.is_autocast_enabled(clip.device.type):
         dtype = torch.get_autocast_dtype(clip.device.type)
     rows = tube_mask_gather(view, index, patch_size, normalize=normalize, dtype=dtype)
-    base = gather_tokens(position.to(dtype).expand(clip.shape[0], -1, -1), index) + bias.to(dtype)
+    base = gather_tokens(position.to(dtype).expand(view.shape[0], -1, -1), index) + bias.to(dtype)
     out = torch.addmm(base.flatten(0, 1), rows.flatten(0, 1), weight.flatten(1).t().to(dtype))
     return out.unflatten(0, base.shape[:2])

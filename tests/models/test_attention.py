@@ -1,0 +1,164 @@
+"""Attention backends: the same result or a clear error, never another backend."""
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
+from videomae_fast.models import attention as module
+from videomae_fast.models.attention import BACKENDS, attention, check_backend, unavailable_reason
+from videomae_fast.models.vit import Attention
+
+OPTIONAL = {"flash-attn": ("flash_attn", "flash_attn_func"), "xformers": ("xformers.ops", "memory_efficient_attention")}
+TINY = VideoMAEConfig(16, 1, 2, 16, 2, decoder_depth=1, num_frames=8, image_size=(16, 16), patch_size=8)
+optional = pytest.mark.parametrize("backend", OPTIONAL)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / sqrt(d)) v of (B, n, h, d) tensors, written out."""
+    scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+    return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v)
+
+
+def qkv(dtype: torch.dtype = torch.float64, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """Fewer queries than keys, as in the last decoder block; the strides of a packed projection."""
+    torch.manual_seed(0)
+    q = torch.randn(2, 5, 3, 8, dtype=dtype, device=device)
+    k, v = torch.randn(2, 9, 2, 3, 8, dtype=dtype, device=device).unbind(2)
+    return q, k, v
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Modules in the place of flash-attn and xformers, whose functions take and return (B, n, h, d); names called."""
+    called: list[str] = []
+    for name, function in OPTIONAL.values():
+        stand_in = ModuleType(name)
+
+        def compute(q: Tensor, k: Tensor, v: Tensor, name: str = name) -> Tensor:
+            called.append(name)
+            return plain(q, k, v)
+
+        setattr(stand_in, function, compute)
+        if "." in name:
+            monkeypatch.setitem(sys.modules, name.split(".")[0], ModuleType(name.split(".")[0]))
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    return called
+
+
+def test_backends_are_known() -> None:
+    assert set(BACKENDS) == {"sdpa", *OPTIONAL}
+
+
+def test_sdpa() -> None:
+    out = attention(*qkv(), "sdpa")
+    assert out.shape == (2, 5, 3, 8)
+    torch.testing.assert_close(out, plain(*qkv()), rtol=1e-12, atol=1e-12)
+
+
+@optional
+def test_optional_backend_takes_the_same_layout(backend: str, stand_ins: list[str]) -> None:
+    function = {"flash-attn": module._flash_attn, "xformers": module._xformers}[backend]
+    assert BACKENDS[backend] is function
+    torch.testing.assert_close(function(*qkv()), attention(*qkv(), "sdpa"), rtol=1e-12, atol=1e-12)
+    assert stand_ins == [OPTIONAL[backend][0]]
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(ValueError, match=r"attention must be one of \('sdpa', 'flash-attn', 'xformers'\), got 'fast'"):
+        check_backend("fast")
+    with pytest.raises(ValueError, match="got 'fast'"):
+        VideoMAEForPretraining(VideoMAEConfig(16, 1, 2, 16, 2, attention="fast"))
+
+
+@optional
+def test_missing_package_names_the_extra(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, OPTIONAL[backend][0].split(".")[0], None)
+    monkeypatch.setitem(sys.modules, OPTIONAL[backend][0], None)
+    for build in (check_backend, lambda name: VideoMAEForPretraining(VideoMAEConfig(16, 1, 2, 16, 2, attention=name))):
+        with pytest.raises(ImportError, match=rf"pip install 'videomae-fast\[{backend}\]'"):
+            build(backend)
+    reason = unavailable_reason(backend, "cuda")
+    assert reason is not None and f"videomae-fast[{backend}]" in reason
+
+
+@optional
+def test_optional_backend_needs_cuda(backend: str, stand_ins: list[str]) -> None:
+    with pytest.raises(ValueError, match=f"attention='{backend}' runs on CUDA devices only, got tensors on cpu"):
+        attention(*qkv(), backend)
+    assert unavailable_reason(backend, "cpu") == f"{backend} runs on CUDA devices only"
+    assert unavailable_reason(backend, "cuda") is None
+    config = VideoMAEConfig(**{**vars(TINY), "attention": backend})
+    with pytest.raises(ValueError, match="runs on CUDA devices only"):
+        VideoMAEForPretraining(config)(torch.rand(1, 3, 8, 16, 16), make_masks(torch.arange(1), config.grid))
+    assert not stand_ins  # never reached
+
+
+def test_sdpa_is_available_everywhere() -> None:
+    assert unavailable_reason("sdpa", "cpu") is None and unavailable_reason("sdpa", "cuda:1") is None
+
+
+def test_flash_attn_needs_half_precision(stand_ins: list[str]) -> None:
+    """Shapes and devices only: these CUDA tensors have no storage."""
+    with FakeTensorMode():
+        for dtype in (torch.float32, torch.float64):
+            with pytest.raises(TypeError, match=f"needs float16 or bfloat16, got {dtype}: use autocast"):
+                attention(*qkv(dtype, "cuda"), "flash-attn")
+        assert not stand_ins
+        for dtype in (torch.float16, torch.bfloat16):
+            assert attention(*qkv(dtype, "cuda"), "flash-attn").shape == (2, 5, 3, 8)
+        assert attention(*qkv(torch.float32, "cuda"), "xformers").dtype == torch.float32
+    assert stand_ins == ["flash_attn", "flash_attn", "xformers.ops"]
+
+
+def test_every_block_uses_the_backend_of_the_config(stand_ins: list[str]) -> None:
+    config = VideoMAEConfig(**{**vars(TINY), "attention": "flash-attn", "encoder_depth": 2, "decoder_depth": 3})
+    modules = VideoMAEForPretraining(config).modules()
+    assert [part.backend for part in modules if isinstance(part, Attention)] == ["flash-attn"] * 5
+
+
+def test_what_a_model_asks_of_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries of the last decoder block are those of its last rows only."""
+    shapes: list[tuple[torch.Size, ...]] = []
+
+    def record(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        shapes.append((q.shape, k.shape, v.shape))
+        return plain(q, k, v)
+
+    monkeypatch.setitem(BACKENDS, "sdpa", record)
+    plan = make_masks(torch.arange(3), TINY.grid, encoder_ratio=0.5)
+    VideoMAEForPretraining(TINY)(torch.rand(3, 3, 8, 16, 16), plan)
+    visible, rows = plan.visible.shape[1], plan.predicted.shape[1]
+    all_rows = (3, visible + plan.decode.shape[1], 2, 8)
+    assert shapes == [((3, visible, 2, 8),) * 3, ((3, rows, 2, 8), all_rows, all_rows)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@optional
+def test_optional_backend_on_a_gpu(backend: str) -> None:
+    """Output and gradients within the error that SDPA's own maths has in this precision."""
+    if importlib.util.find_spec(OPTIONAL[backend][0].split(".")[0]) is None:
+        pytest.skip(f"{backend} is not installed")
+    torch.manual_seed(0)
+    for head in (64, 80, 88):
+        shapes = (2, 70, 4, head), (2, 94, 4, head), (2, 94, 4, head)
+        inputs = [torch.randn(s, device="cuda").to(torch.bfloat16).requires_grad_() for s in shapes]
+        exact = [x.detach().double().requires_grad_() for x in inputs]
+        expected = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in exact)).transpose(1, 2)
+        weight = torch.randn_like(expected)
+        wanted = [expected.detach(), *torch.autograd.grad((expected * weight).sum(), exact)]
+
+        def results(name: str, inputs: list[Tensor] = inputs, weight: Tensor = weight) -> list[Tensor]:
+            out = attention(*inputs, name)
+            return [out.detach(), *torch.autograd.grad((out * weight).sum(), inputs)]
+
+        for ours, sdpa, value in zip(results(backend), results("sdpa"), wanted, strict=True):
+            budget = 2 * (sdpa - value).abs().max() + 1e-3 * value.abs().max()
+            assert (ours - value).abs().max() <= budget, (head, budget)

