@@ -176,6 +176,13 @@ class PublishedVideoMAE(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
+    @classmethod
+    def from_config(cls, config: Any, **options: Any) -> "PublishedVideoMAE":
+        """The published model of the sizes in a VideoMAEConfig; `options` are attention and checkpointing."""
+        names = ["image_size", "num_frames", "tubelet_size", "patch_size", "mlp_ratio"]
+        names += [f"{part}_{size}" for part in ("encoder", "decoder") for size in ("dim", "depth", "heads")]
+        return cls(**{name: getattr(config, name) for name in names}, **options)
+
     def forward(self, clip: Tensor, mask: Tensor, decode_mask: Tensor) -> Tensor:
         x = self.encoder_to_decoder(self.encoder(clip, mask))
         batch, _, dim = x.shape

@@ -22,19 +22,7 @@ def pair(config: VideoMAEConfig) -> tuple[VideoMAEForPretraining, PublishedVideo
     ours = VideoMAEForPretraining(config)
     for parameter in ours.parameters():  # biases and norms at their initial 0 and 1 would hide mistakes
         parameter.data += 0.05 * torch.randn_like(parameter)
-    published = PublishedVideoMAE(
-        image_size=config.image_size,
-        num_frames=config.num_frames,
-        tubelet_size=config.tubelet_size,
-        patch_size=config.patch_size,
-        encoder_dim=config.encoder_dim,
-        encoder_depth=config.encoder_depth,
-        encoder_heads=config.encoder_heads,
-        mlp_ratio=config.mlp_ratio,
-        decoder_dim=config.decoder_dim,
-        decoder_depth=config.decoder_depth,
-        decoder_heads=config.decoder_heads,
-    )
+    published = PublishedVideoMAE.from_config(config)
     published.load_state_dict(ours.state_dict())
     ours.double(), published.double()
     # Both hold float32 tables; in float64 the published code takes the unrounded one, so ours gets it too.

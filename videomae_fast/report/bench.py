@@ -106,16 +106,7 @@ def _make_variants(size: str, batch: int, device: torch.device, precision: str) 
     torch.manual_seed(0)
     config = get_config(size)
     ours = VideoMAEForPretraining(config).to(device)
-    published = baseline.PublishedVideoMAE(
-        patch_size=config.patch_size,
-        encoder_dim=config.encoder_dim,
-        encoder_depth=config.encoder_depth,
-        encoder_heads=config.encoder_heads,
-        mlp_ratio=config.mlp_ratio,
-        decoder_dim=config.decoder_dim,
-        decoder_depth=config.decoder_depth,
-        decoder_heads=config.decoder_heads,
-    ).to(device)
+    published = baseline.PublishedVideoMAE.from_config(config).to(device)
     published.load_state_dict(ours.state_dict())
     clip = torch.randn(batch, 3, config.num_frames, *config.image_size, device=device)
     plan = make_masks(torch.arange(batch, device=device), config.grid)

@@ -29,7 +29,7 @@ def _reference(
     shift: Sequence[float],
     normalize: bool,
 ) -> Tensor:
-    rows = _allocate(pred, clip, index, patch, scale, shift, normalize)
+    rows = _allocate(pred, clip, index)
     for b in range(pred.shape[0]):  # one sample at a time: its targets stay in cache and are gone again
         target = channel_targets(clip[b : b + 1], index[b : b + 1], patch, scale, shift, normalize)[0]
         torch.mean(target.sub_(_by_channel(pred[b], target)).square_(), dim=(1, 2), out=rows[b])
@@ -41,15 +41,7 @@ def _by_channel(pred: Tensor, target: Tensor) -> Tensor:
     return pred.unflatten(1, (-1, target.shape[1])).transpose(1, 2)
 
 
-def _allocate(
-    pred: Tensor,
-    clip: Tensor,
-    index: Tensor,
-    patch: Sequence[int],
-    scale: Sequence[float],
-    shift: Sequence[float],
-    normalize: bool,
-) -> Tensor:
+def _allocate(pred: Tensor, clip: Tensor, index: Tensor, *options: Any) -> Tensor:
     return pred.new_empty(index.shape, dtype=arithmetic_dtype(clip, pred))
 
 
@@ -71,16 +63,7 @@ def _backward_reference(
     return out
 
 
-def _allocate_backward(
-    grad: Tensor,
-    pred: Tensor,
-    clip: Tensor,
-    index: Tensor,
-    patch: Sequence[int],
-    scale: Sequence[float],
-    shift: Sequence[float],
-    normalize: bool,
-) -> Tensor:
+def _allocate_backward(grad: Tensor, pred: Tensor, *target: Any) -> Tensor:
     return pred.new_empty(pred.shape)
 
 

@@ -8,6 +8,7 @@ listed tokens only. Targets carry no gradient. `masked_patch_loss` uses the same
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,14 +51,7 @@ def _reference(
     return targets.transpose(2, 3).flatten(2).contiguous()
 
 
-def _allocate(
-    clip: Tensor,
-    index: Tensor,
-    patch: Sequence[int],
-    scale: Sequence[float],
-    shift: Sequence[float],
-    normalize: bool,
-) -> Tensor:
+def _allocate(clip: Tensor, index: Tensor, patch: Sequence[int], *options: Any) -> Tensor:
     pixels = clip.shape[1] * patch[0] * patch[1] * patch[2]
     return clip.new_empty((index.shape[0], index.shape[1], pixels), dtype=arithmetic_dtype(clip))
 

@@ -5,6 +5,7 @@ stored as they are, compared with the predictions, or turned into the gradient.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -139,43 +140,17 @@ def _rows_contiguous(pred: Tensor) -> Tensor:
     return pred if pred.stride(-1) == 1 else pred.contiguous()
 
 
-def patch_targets(
-    clip: Tensor,
-    index: Tensor,
-    patch: Sequence[int],
-    scale: Sequence[float],
-    shift: Sequence[float],
-    normalize: bool,
-    out: Tensor,
-) -> None:
-    """Launch for `ops.patch_targets`."""
-    _launch(TARGETS, out, out, clip, index, patch, scale, shift, normalize, out)
+def patch_targets(*target_and_out: Any) -> None:
+    """Launch for `ops.patch_targets`: clip, index, patch, scale, shift, normalize, out."""
+    out = target_and_out[-1]
+    _launch(TARGETS, out, out, *target_and_out)
 
 
-def masked_patch_loss(
-    pred: Tensor,
-    clip: Tensor,
-    index: Tensor,
-    patch: Sequence[int],
-    scale: Sequence[float],
-    shift: Sequence[float],
-    normalize: bool,
-    out: Tensor,
-) -> None:
+def masked_patch_loss(pred: Tensor, *target_and_out: Any) -> None:
     """Launch for the row losses of `ops.masked_patch_loss`."""
-    _launch(LOSS, _rows_contiguous(pred), out, clip, index, patch, scale, shift, normalize, out)
+    _launch(LOSS, _rows_contiguous(pred), target_and_out[-1], *target_and_out)
 
 
-def masked_patch_loss_backward(
-    grad: Tensor,
-    pred: Tensor,
-    clip: Tensor,
-    index: Tensor,
-    patch: Sequence[int],
-    scale: Sequence[float],
-    shift: Sequence[float],
-    normalize: bool,
-    out: Tensor,
-) -> None:
+def masked_patch_loss_backward(grad: Tensor, pred: Tensor, *target_and_out: Any) -> None:
     """Launch for the gradient of `pred`."""
-    _launch(GRADIENT, _rows_contiguous(pred), grad, clip, index, patch, scale, shift, normalize, out)
+    _launch(GRADIENT, _rows_contiguous(pred), grad, *target_and_out)
