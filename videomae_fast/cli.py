@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="compare with the plain published implementation on this machine")
     bench.add_argument("--model", default="small", choices=tuple(CONFIGS), help="size (default: %(default)s)")
-    bench.add_argument("--batch-size", type=int, default=8, help="clips per step (default: %(default)s)")
+    bench.add_argument("--batch-size", type=int, default=16, help="clips per step (default: %(default)s)")
     bench.add_argument("--steps", type=int, default=5, help="timed steps of each (default: %(default)s)")
     bench.add_argument("--json", type=Path, help="also write the figures to this file")
     bench.set_defaults(run=_bench)

@@ -63,7 +63,7 @@ def test_disagreement_is_an_error_and_nothing_is_timed(where: str, monkeypatch: 
         return predictions.detach() + 1.01 * (predictions - predictions.detach())  # values as before
 
     monkeypatch.setattr(VideoMAEForPretraining, "predict", predict)
-    monkeypatch.setattr(bench, "_time", _never)
+    monkeypatch.setattr(bench, "time_step", _never)
     with pytest.raises(RuntimeError, match="the two implementations disagree, so nothing was timed"):
         bench.run_bench("tiny", 1, 1)
 
@@ -73,7 +73,7 @@ def test_disagreement_on_the_command_line(
 ) -> None:
     monkeypatch.setitem(bench.LOSS_TOLERANCE, "fp32", 0.0)
     monkeypatch.setitem(bench.LOSS_TOLERANCE, "bf16", 0.0)
-    monkeypatch.setattr(bench, "_time", _never)
+    monkeypatch.setattr(bench, "time_step", _never)
     assert main(["bench", "--model", "tiny", "--batch-size", "1", "--json", str(tmp_path / "bench.json")]) == 2
     output = capsys.readouterr()
     assert output.err.startswith("videomae-fast bench: error: the two implementations disagree")
@@ -85,7 +85,7 @@ def test_without_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As installed from a wheel, which has no benchmarks/."""
-    monkeypatch.setattr(bench, "__file__", str(tmp_path / "site-packages" / "videomae_fast" / "report" / "bench.py"))
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert main(["bench", "--model", "tiny"]) == 2
     assert capsys.readouterr().err == (
@@ -108,5 +108,5 @@ def test_peak_counts_what_is_alive_at_once() -> None:
         held.clear()
 
     device = torch.device("cpu")
-    assert bench._peak_mib(one_after_the_other, device) == pytest.approx(4, rel=0.01)
-    assert bench._peak_mib(at_once, device) == pytest.approx(8, rel=0.01)
+    assert bench.peak_mib(one_after_the_other, device) == pytest.approx(4, rel=0.01)
+    assert bench.peak_mib(at_once, device) == pytest.approx(8, rel=0.01)

@@ -43,8 +43,9 @@ def test_two_processes_equal_one(videos: Path, tmp_path: Path) -> None:
     assert [path.name for path in ends[0]] == [path.name for path in ends[1]] == ["step-00000006", "step-00000008"]
     weights = [load_published(found[-1] / "model.safetensors") for found in ends]
     assert weights[0].keys() == weights[1].keys()
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=2e-4)
+    # Where a gradient is all rounding, AdamW turns its sign into a step of size lr: single weights prove nothing.
+    one_weights, two_weights = (torch.cat([found[name].flatten() for name in weights[0]]) for found in weights)
+    assert (one_weights - two_weights).norm() < 1e-4 * one_weights.norm()
     assert sorted(path.name for path in ends[1][-1].glob("random_states_*")) == [
         "random_states_0.pkl",
         "random_states_1.pkl",

@@ -5,10 +5,8 @@ before loss and gradients agree.
 """
 
 import json
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from ..masks import make_masks
 from ..models import VideoMAEForPretraining, get_config
+from .measure import commit, device_name, peak_mib, time_step
 
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where the baselines are
 LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # relative
 GRADIENT_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}  # relative, of the norm of the difference
 
@@ -44,19 +43,20 @@ def run_bench(model: str, batch_size: int, steps: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(steps):
         for name, variant in variants.items():
-            seconds[name].append(_time(variant.step, device))
+            seconds[name].append(time_step(variant.step, device))
     results = []
     for name, variant in variants.items():
         median = statistics.median(seconds[name])
-        results.append(Result(name, median, batch_size / median, _peak_mib(variant.step, device)))
+        results.append(Result(name, median, batch_size / median, peak_mib(variant.step, device)))
     return {
         "model": model,
         "batch_size": batch_size,
         "steps": steps,
-        "device": _device_name(device),
+        "device": device_name(device),
         "precision": precision,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "commit": commit(ROOT),
         "agreement": agreement,
         "results": [asdict(result) for result in results],
     }
@@ -67,9 +67,9 @@ def format_table(report: dict[str, Any]) -> str:
     first = report["results"][0]
     lines = [
         f"ViT-{report['model']}, {report['batch_size']} clips of 16x224x224, {report['precision']}, "
-        f"{report['device']}, {report['threads']} threads, torch {report['torch']}",
-        f"checked first: loss differs by {report['agreement']['loss']:.1e}, gradients by "
-        f"{report['agreement']['gradient']:.1e} (relative)",
+        f"{report['device']}, {report['threads']} threads, torch {report['torch']}, commit {report['commit']}. "
+        f"Checked first: loss differs by {report['agreement']['loss']:.1e}, gradients by "
+        f"{report['agreement']['gradient']:.1e} (relative).",
         "",
         "| | s/step | clips/s | speed | peak MiB above weights, optimizer, input | memory |",
         "|---|---|---|---|---|---|",
@@ -130,11 +130,10 @@ def _make_variants(size: str, batch: int, device: torch.device, precision: str) 
 
 def _import_baseline() -> Any:
     """`benchmarks.baselines.published`, which lives in the repository and not in the wheel."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "benchmarks" / "baselines" / "published.py").is_file():
+    if not (ROOT / "benchmarks" / "baselines" / "published.py").is_file():
         raise FileNotFoundError("bench compares with benchmarks/baselines: run it from a checkout of the repository")
-    if str(root) not in sys.path:
-        sys.path.append(str(root))
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
     from benchmarks.baselines import published
 
     return published
@@ -158,34 +157,3 @@ def _check_agreement(variants: dict[str, _Variant], precision: str) -> dict[str,
     for variant in variants.values():
         variant.step()  # allocates optimizer state and warms up
     return found
-
-
-def _time(step: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def _peak_mib(step: Callable[[], None], device: torch.device) -> float:
-    """Peak of tensor memory during a step above what is allocated before it; gradients are part of the step."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
-        step()
-    live = peak = 0
-    for event in run.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak / 2**20
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
