@@ -11,8 +11,10 @@ import pytest
 
 from videomae_fast import training
 from videomae_fast.cli import build_parser, main
+from videomae_fast.data import UnreadableVideosError
 from videomae_fast.report import environment, picture
-from videomae_fast.training import DEMO, PretrainConfig, RunResult
+from videomae_fast.report.bench import DisagreementError
+from videomae_fast.training import DEMO, NonFiniteLossError, PretrainConfig, RunResult
 
 
 @pytest.fixture
@@ -92,8 +94,10 @@ def test_unknown_arguments(arguments: list[str], capsys: pytest.CaptureFixture[s
     assert "videomae-fast" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [ValueError, TypeError, ImportError, OSError, RuntimeError])
-def test_errors_are_one_line(
+@pytest.mark.parametrize(
+    "error", [ValueError, ImportError, OSError, NonFiniteLossError, UnreadableVideosError, DisagreementError]
+)
+def test_errors_of_the_input_are_one_line(
     error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(config: PretrainConfig) -> RunResult:
@@ -102,6 +106,16 @@ def test_errors_are_one_line(
     monkeypatch.setattr(training, "pretrain", fails)
     assert main(["pretrain"]) == 2
     assert capsys.readouterr().err == "videomae-fast pretrain: error: it is broken\n"
+
+
+@pytest.mark.parametrize("error", [TypeError, RuntimeError])
+def test_other_errors_keep_their_traceback(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(config: PretrainConfig) -> RunResult:
+        raise error("it is broken")
+
+    monkeypatch.setattr(training, "pretrain", fails)
+    with pytest.raises(error, match="it is broken"):
+        main(["pretrain"])
 
 
 def test_only_the_main_process_draws(configs: list[PretrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-from .models.config import CONFIGS
-from .training.config import DEMO, PretrainConfig
+from .data import UnreadableVideosError
+from .models import CONFIGS
+from .report.bench import DisagreementError
+from .training import DEMO, NonFiniteLossError, PretrainConfig
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,11 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; errors in the input are one line on stderr and exit status 2."""
+    """Run a command. What a user can mend is one line on stderr and exit status 2; the rest keeps its traceback."""
     args = build_parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, TypeError, ImportError, OSError, RuntimeError) as error:
+    except (ValueError, ImportError, OSError, NonFiniteLossError, UnreadableVideosError, DisagreementError) as error:
         print(f"videomae-fast {args.command}: error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -24,6 +24,10 @@ LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # relative
 GRADIENT_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}  # relative, of the norm of the difference
 
 
+class DisagreementError(RuntimeError):
+    """The implementations to be compared do not compute the same; nothing was timed."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One implementation: seconds per step, clips per second, and peak MiB above what is allocated before the step."""
@@ -140,7 +144,7 @@ def _import_baseline() -> Any:
 
 
 def _check_agreement(variants: dict[str, _Variant], precision: str) -> dict[str, float]:
-    """Relative differences of loss and gradient between the two; RuntimeError when they are not rounding."""
+    """Relative differences of loss and gradient between the two; DisagreementError when they are not rounding."""
     losses, gradients = [], []
     for variant in variants.values():
         variant.optimizer.zero_grad(set_to_none=True)
@@ -153,7 +157,7 @@ def _check_agreement(variants: dict[str, _Variant], precision: str) -> dict[str,
     )
     found = {"loss": abs(losses[1] - losses[0]) / abs(losses[0]), "gradient": worst}
     if not (found["loss"] < LOSS_TOLERANCE[precision] and found["gradient"] < GRADIENT_TOLERANCE[precision]):
-        raise RuntimeError(f"the two implementations disagree, so nothing was timed: {found}")
+        raise DisagreementError(f"the two implementations disagree, so nothing was timed: {found}")
     for variant in variants.values():
         variant.step()  # allocates optimizer state and warms up
     return found
