@@ -21,6 +21,7 @@ from videomae_fast.data import (
     read_annotations,
 )
 
+PATHS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in ("", "kernels"))
 OPTIONS = {"num_frames": 2, "stride": 2, "size": (16, 16), "num_repeats": 2, "seed": 3}
 
 
@@ -119,10 +120,30 @@ def test_loader_resumes_exactly(dataset: ClipDataset) -> None:
 
 
 def test_errors_in_workers_keep_their_type_and_text(bad_clips: Path) -> None:
-
     bad = ClipDataset(read_annotations(bad_clips), **OPTIONS)  # type: ignore[arg-type]
     with pytest.raises(UnreadableVideosError, match=r"3 videos in a row could not be read:(.|\n)*empty.mp4"):
         batches(bad, batch_size=1, workers=1)
+
+
+FAIL_AND_KEEP_THE_ERROR = """
+import sys
+from pathlib import Path
+from videomae_fast.data import ClipDataset, make_loader, read_annotations
+
+bad = ClipDataset(read_annotations(sys.argv[1]), num_frames=2, stride=2, size=(16, 16), num_repeats=2, seed=3)
+try:
+    list(make_loader(bad, 1, workers=1, num_steps=4))
+except Exception as error:
+    kept = error  # its traceback keeps the iterator, and so the worker, alive
+print("end", flush=True)
+"""
+
+
+def test_a_process_ends_although_an_error_keeps_its_worker(bad_clips: Path) -> None:
+    """multiprocessing waits at exit for workers that it has sent SIGTERM: they must heed it."""
+    command = [sys.executable, "-c", FAIL_AND_KEEP_THE_ERROR, str(bad_clips)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": PATHS})
+    assert done.stdout == "end\n" and done.returncode == 0, done.stderr
 
 
 class Stuck(ClipDataset):

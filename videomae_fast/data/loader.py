@@ -1,6 +1,6 @@
 """The order of training: which (video, sample number) pairs make the batch of a step, on a rank."""
 
-import signal
+import os
 from collections.abc import Iterator
 
 import torch
@@ -92,11 +92,12 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         timeout=timeout if workers > 0 else 0,
-        worker_init_fn=_ignore_sigterm,
+        worker_init_fn=_leave_process_group,
     )
 
 
-def _ignore_sigterm(worker: int) -> None:
-    # Schedulers send SIGTERM to every process of a job. The main process decides when to stop; a worker that died
-    # first would raise in the middle of a training step.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _leave_process_group(worker: int) -> None:
+    # A SIGTERM or Ctrl-C for the whole group is the main process's to answer, which saves and ends its workers. One
+    # that died first would raise in the middle of a training step. Workers still end when they are told to, or alone.
+    if hasattr(os, "setsid"):
+        os.setsid()

@@ -5,7 +5,6 @@ order, crops and masks are pure functions of (seed, step), so a run continued fr
 would have computed without the interruption.
 """
 
-import multiprocessing
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,7 @@ class _Run:
         self.step = self._resume() if config.resume else 0
         total = config.epochs * self.steps_per_epoch
         self.last = min(total, config.stop_after or total)
-        self.loader: Any = make_loader(
+        self.loader = make_loader(
             dataset,
             config.batch_size,
             rank=accelerator.process_index,
@@ -91,16 +90,13 @@ class _Run:
         self.log = RunLog(output, self.step) if main else None
         tqdm = require("tqdm", "train").tqdm
         self.bar = tqdm(total=total, initial=self.step, desc="pretrain", unit="step", disable=not main)
-        self.workers: set[Any] = set()
         self.batches: Any = None
         self.terminated = False
         self.meter = Meter(accelerator, self.videos_per_step * config.repeats, self.steps_per_epoch)
 
     def run(self) -> RunResult:
         save_every = self.config.save_every or self.steps_per_epoch
-        before = set(multiprocessing.active_children())
         self.batches = iter(self.loader)
-        self.workers = set(multiprocessing.active_children()) - before
         while self.step < self.last and not self._stops():
             with self.meter.waiting():
                 batch = self._next_batch()
@@ -126,9 +122,6 @@ class _Run:
             self.log.close()
         # The traceback of an error keeps the iterator alive, and nothing public ends its workers then.
         getattr(self.batches, "_shutdown_workers", lambda: None)()
-        for worker in self.workers:
-            worker.join(timeout=1)
-            worker.kill()  # one that hangs in native code; workers ignore the SIGTERM that Python would send at exit
         self.accelerator.end_training()
 
     def on_sigterm(self, number: int, frame: Any) -> None:
