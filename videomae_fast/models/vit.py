@@ -35,7 +35,8 @@ def keep_only_input(function: Callable[[Tensor], _T], x: Tensor) -> _T:
     """function(x), saving nothing but x for backward. For a cheap operation followed by a linear map.
 
     Backward repeats the cheap operation, because the map's weight gradient needs its result, and stops before the
-    map. So normalised and activated tensors are never kept, and no matrix product is repeated.
+    last map of `function`. So normalised and activated tensors are never kept, and of all matrix products only the
+    query projection of a row-restricted block is repeated.
     """
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
 
