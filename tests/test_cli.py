@@ -17,6 +17,12 @@ from videomae_fast.report.bench import DisagreementError
 from videomae_fast.training import DEMO, NonFiniteLossError, PretrainConfig, RunResult
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that runs although a test meant to stop it leaves nothing in the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def configs(monkeypatch: pytest.MonkeyPatch) -> list[PretrainConfig]:
     """What `pretrain` is called with; it does not run."""
