@@ -41,9 +41,7 @@ def ours(config: VideoMAEConfig = CONFIG, seed: int = 1) -> VideoMAEForPretraini
 
 
 def published(seed: int = 2) -> PublishedVideoMAE:
-    known = ("encoder_dim", "encoder_depth", "encoder_heads", "decoder_dim", "decoder_depth", "decoder_heads")
-    known += ("image_size", "num_frames", "patch_size")
-    return randomised(PublishedVideoMAE(**{name: getattr(CONFIG, name) for name in known}), seed)
+    return randomised(PublishedVideoMAE.from_config(CONFIG), seed)
 
 
 def clip() -> torch.Tensor:
