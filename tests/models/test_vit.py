@@ -11,6 +11,12 @@ from videomae_fast import VideoMAEConfig, get_config
 from videomae_fast.models.vit import Block, DropPath, Encoder, make_blocks
 
 
+def make_block(mlp_ratio: float, drop_path: float) -> Block:
+    """Three heads of four."""
+    config = VideoMAEConfig(12, 1, 3, 12, 3, mlp_ratio=mlp_ratio)
+    return Block(config, 12, 3, drop_path)
+
+
 def randomise(module: nn.Module) -> nn.Module:
     """Every parameter away from its initial 0 or 1."""
     torch.manual_seed(0)
@@ -47,7 +53,7 @@ def written_out(block: Block, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("hidden", [2234, 48, 1])
 def test_block_written_out(hidden: int) -> None:
     """Where hidden sizes are padded, outside of the block nobody can tell."""
-    block = randomise(Block(12, 3, (hidden + 0.5) / 12, 1e-6, 0.0, "sdpa"))
+    block = randomise(make_block((hidden + 0.5) / 12, 0.0))
     assert block.mlp.fc1.weight.shape == (hidden, 12) and block.mlp.fc2.weight.shape == (12, hidden)
     x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
     ours, expected = block(x), written_out(block, x)
@@ -68,7 +74,7 @@ def test_blocks_compute_a_multiple_of_eight_hidden_units(
         return gelu(x)
 
     monkeypatch.setattr(F, "gelu", record)
-    Block(12, 3, (hidden + 0.5) / 12, 1e-6, 0.0, "sdpa")(torch.randn(1, 2, 12))
+    make_block((hidden + 0.5) / 12, 0.0)(torch.randn(1, 2, 12))
     assert widths == [computed]
 
 
@@ -80,7 +86,7 @@ def test_only_the_decoder_of_giant_is_padded() -> None:
 @pytest.mark.parametrize("last_rows", [1, 4, 9])
 @pytest.mark.parametrize("mlp_ratio", [4.0, 3.3])
 def test_block_on_its_last_rows_is_the_slice_of_the_whole(last_rows: int, mlp_ratio: float) -> None:
-    block = randomise(Block(12, 3, mlp_ratio, 1e-6, 0.0, "sdpa"))
+    block = randomise(make_block(mlp_ratio, 0.0))
     x = torch.randn(2, 9, 12, dtype=torch.float64, requires_grad=True)
     whole, part = block(x)[:, -last_rows:], block(x, last_rows)
     assert part.shape == (2, last_rows, 12)
@@ -90,7 +96,7 @@ def test_block_on_its_last_rows_is_the_slice_of_the_whole(last_rows: int, mlp_ra
 
 
 def test_last_rows_attend_to_all_rows() -> None:
-    block = randomise(Block(12, 3, 4.0, 1e-6, 0.0, "sdpa"))
+    block = randomise(make_block(4.0, 0.0))
     x = torch.randn(1, 9, 12, dtype=torch.float64)
     other = x.clone()
     other[:, 0] *= -1
@@ -122,7 +128,7 @@ def test_drop_path_rates_rise_linearly() -> None:
 
 
 def test_dropped_branches_leave_the_residual_alone() -> None:
-    block = randomise(Block(12, 3, 4.0, 1e-6, 0.5, "sdpa")).train()
+    block = randomise(make_block(4.0, 0.5)).train()
     x = torch.randn(200, 4, 12, dtype=torch.float64)
     for last_rows in (None, 2):
         y = block(x, last_rows)

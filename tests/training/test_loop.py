@@ -126,3 +126,17 @@ def test_the_seed_decides(run: Path, videos: Path, tmp_path: Path) -> None:
 def test_how_often_is_logged_changes_nothing(run: Path, videos: Path, tmp_path: Path) -> None:
     pretrain(tiny.settings(videos, tmp_path / "run", log_every=1, save_every=1))
     assert tiny.losses(tmp_path / "run") == tiny.losses(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"compile": True}, {"checkpoint_blocks": True}], ids=str)
+def test_losses_of_other_ways_to_compute_the_same(
+    run: Path, videos: Path, tmp_path: Path, change: dict[str, bool]
+) -> None:
+    result = pretrain(tiny.settings(videos, tmp_path, **change))
+    assert result.step == 12
+    assert tiny.losses(tmp_path) == pytest.approx(tiny.losses(run), rel=1e-4)
+    assert (
+        load_published(result.checkpoint / "model.safetensors").keys()
+        == VideoMAEForPretraining(tiny.TINY).state_dict().keys()
+    )

@@ -131,18 +131,22 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block."""
 
-    def __init__(
-        self, dim: int, heads: int, mlp_ratio: float, norm_eps: float, drop_path: float, attention_backend: str
-    ) -> None:
+    def __init__(self, config: VideoMAEConfig, dim: int, heads: int, drop_path: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.attn = Attention(dim, heads, attention_backend)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn = Attention(dim, heads, config.attention)
+        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
         self.drop_path = DropPath(drop_path)
+        self.checkpointing = config.checkpoint_blocks
 
     def forward(self, x: Tensor, last_rows: int | None = None) -> Tensor:
         """(B, n, dim) → (B, n, dim), or exactly its last `last_rows` rows without computing the others."""
+        if self.checkpointing:
+            return checkpoint(self._forward, x, last_rows, use_reentrant=False)
+        return self._forward(x, last_rows)
+
+    def _forward(self, x: Tensor, last_rows: int | None) -> Tensor:
         attended = self.attn(x, self.norm1, last_rows)
         if last_rows is not None:
             x = x[:, -last_rows:]
@@ -153,7 +157,7 @@ class Block(nn.Module):
 def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int) -> nn.ModuleList:
     """`depth` blocks with linearly rising stochastic depth."""
     rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
-    return nn.ModuleList(Block(dim, heads, config.mlp_ratio, config.norm_eps, rate, config.attention) for rate in rates)
+    return nn.ModuleList(Block(config, dim, heads, rate) for rate in rates)
 
 
 def init_transformer(module: nn.Module) -> None:

@@ -30,6 +30,8 @@ class PretrainConfig:
     num_frames: int = _field(16, "frames of a clip")
     image_size: int = _field(224, "height and width of a clip in pixels")
     attention: str = _field("sdpa", "attention backend: sdpa, flash-attn or xformers")
+    checkpoint_blocks: bool = _field(False, "repeat each block in backward instead of keeping its activations")
+    compile: bool = _field(False, "compile the model with torch.compile; the first step then takes minutes")
     decoder_context: str = _field("published", "'published', or 'disjoint': mask tokens never overlap visible ones")
     encoder_mask: str = _field("tube", "tube or random")
     encoder_ratio: float = _field(0.9, "share of tokens hidden from the encoder")
@@ -82,6 +84,7 @@ class PretrainConfig:
             num_frames=self.num_frames,
             image_size=(self.image_size, self.image_size),
             attention=self.attention,
+            checkpoint_blocks=self.checkpoint_blocks,
             decoder_context=self.decoder_context,
         )
 

@@ -45,6 +45,8 @@ def pretrain(config: PretrainConfig) -> RunResult:
     torch.manual_seed(config.seed)
     dataset = make_dataset(config)
     model = VideoMAEForPretraining(config.model_config())
+    if config.compile:
+        model.compile(fullgraph=True)  # in place, so that the names of its weights stay
     run = _Run(config, output, accelerator, dataset, model)
     previous = signal.signal(signal.SIGTERM, run.on_sigterm)
     try:

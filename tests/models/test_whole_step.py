@@ -1,0 +1,105 @@
+"""The whole step - masks, forward, backward, optimizer - as one compiled function, and as one CUDA graph."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
+
+TINY = VideoMAEConfig(48, 2, 3, 24, 2, decoder_depth=2, num_frames=8, image_size=(32, 32), patch_size=8)
+STEPS = 4
+
+
+def batch(number: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(sample numbers, frames) of a step."""
+    torch.manual_seed(number)
+    frames = torch.randint(0, 256, (2, TINY.num_frames, *TINY.image_size, 3), dtype=torch.uint8)
+    return torch.tensor([2 * number, 2 * number + 1], device=device), frames.to(device)
+
+
+def make_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(sample: Tensor, frames: Tensor) -> Tensor:
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=frames.is_cuda):
+            return model(frames, make_masks(sample, TINY.grid, encoder_ratio=0.7), "BTHWC")
+
+    return loss
+
+
+def assert_same_run(ours: list[Tensor], expected: list[Tensor], rtol: float) -> None:
+    assert len({float(loss) for loss in expected}) == STEPS, "every step has another batch and other masks"
+    torch.testing.assert_close(torch.stack(ours), torch.stack(expected), rtol=rtol, atol=0)
+
+
+def run(loss: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, device: torch.device) -> list[Tensor]:
+    losses = []
+    for number in range(STEPS):
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(*batch(number, device))
+        value.backward()
+        optimizer.step()
+        losses.append(value.detach().clone())
+    return losses
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_masks_and_loss_compile_to_one_graph(backend: str) -> None:
+    """Masks included, nothing breaks the graph, and new samples compile nothing anew."""
+    torch.compiler.reset()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = VideoMAEForPretraining(TINY).to(device)
+    twin = copy.deepcopy(model)
+    expected = run(make_loss(twin), torch.optim.AdamW(twin.parameters(), lr=1e-3), device)
+    compiled = torch.compile(make_loss(model), fullgraph=True, backend=backend)
+    compiled(*batch(0, device))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        ours = run(compiled, torch.optim.AdamW(model.parameters(), lr=1e-3), device)
+    assert_same_run(ours, expected, rtol=1e-2 if device.type == "cuda" else 1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_step_is_one_cuda_graph() -> None:
+    """Captured once, replayed on new batches: the losses of steps that were launched one by one."""
+    device = torch.device("cuda")
+    model = VideoMAEForPretraining(TINY).to(device)
+    twin = copy.deepcopy(model)
+    expected = run(make_loss(twin), torch.optim.AdamW(twin.parameters(), lr=1e-3, capturable=True), device)
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=True)
+    loss = make_loss(model)
+    sample, frames = batch(0, device)
+
+    def step() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(sample, frames)
+        value.backward()
+        optimizer.step()
+        return value
+
+    initial = copy.deepcopy(model.state_dict())
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # compiles the kernels, uploads constants, makes the optimizer's state
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    model.load_state_dict(initial)
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.zero_()
+    graph = torch.cuda.CUDAGraph()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.cuda.graph(graph):
+        captured = step()
+
+    losses = []
+    for number in range(STEPS):
+        new_sample, new_frames = batch(number, device)
+        sample.copy_(new_sample)
+        frames.copy_(new_frames)
+        graph.replay()
+        losses.append(captured.detach().clone())
+    assert_same_run(losses, expected, rtol=1e-3)
