@@ -7,74 +7,22 @@ the device before its step begins; ours are made within the step, as in training
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.baselines.huggingface import make_huggingface
 from benchmarks.baselines.published import PublishedVideoMAE, published_loss
-from videomae_fast.masks import MaskPlan, make_masks
-from videomae_fast.models import VideoMAEConfig, VideoMAEForPretraining
+from benchmarks.baselines.published_code import PretrainVisionTransformer, build_published
+from benchmarks.inputs import Inputs
+from videomae_fast.adapters import from_huggingface
+from videomae_fast.fused import fuse, pretrain_loss
+from videomae_fast.models import VideoMAEForPretraining
 
 PRECISIONS = ("fp32", "bf16")  # bf16: autocast, float32 parameters
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Random clips of one batch and their masks, in every form that an implementation asks for."""
-
-    config: VideoMAEConfig
-    batch_size: int
-    device: torch.device
-    encoder_ratio: float = 0.9
-    decoder_ratio: float = 0.5  # 0: no decoder mask, so that all hidden tokens are predicted, as in VideoMAE V1
-    seed: int = 0
-
-    @cached_property
-    def frames(self) -> Tensor:
-        """(B, T, H, W, 3) uint8."""
-        generator = torch.Generator(self.device).manual_seed(self.seed)
-        shape = (self.batch_size, self.config.num_frames, *self.config.image_size, self.config.in_channels)
-        return torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device, generator=generator)
-
-    @cached_property
-    def clip(self) -> Tensor:
-        """(B, 3, T, H, W) float32, the same pixels normalised."""
-        scale = 1 / (255 * torch.tensor(self.config.pixel_std, device=self.device))
-        shift = torch.tensor(self.config.pixel_mean, device=self.device) * 255
-        return ((self.frames - shift) * scale).permute(0, 4, 1, 2, 3).contiguous()
-
-    @cached_property
-    def sample(self) -> Tensor:
-        """(B,) sample numbers."""
-        return torch.arange(self.batch_size, device=self.device)
-
-    def plan(self) -> MaskPlan:
-        """Masks as index lists."""
-        decoder = "running_cell" if self.decoder_ratio else "none"
-        return make_masks(
-            self.sample,
-            self.config.grid,
-            encoder_ratio=self.encoder_ratio,
-            decoder=decoder,
-            decoder_ratio=self.decoder_ratio,
-            seed=self.seed,
-        )
-
-    @cached_property
-    def hidden(self) -> Tensor:
-        """(B, N) bool, True where the encoder sees nothing."""
-        return self._all_but(self.plan().visible)
-
-    @cached_property
-    def not_decoded(self) -> Tensor:
-        """(B, N) bool, True where the decoder predicts nothing."""
-        return self._all_but(self.plan().decode)
-
-    def _all_but(self, index: Tensor) -> Tensor:
-        everything = torch.ones(self.batch_size, self.config.num_tokens, dtype=torch.bool, device=self.device)
-        return everything.scatter(1, index, False)
+State = dict[str, Tensor]
 
 
 @dataclass
@@ -84,19 +32,37 @@ class Step:
     name: str
     model: nn.Module
     loss: Callable[[], Tensor]
+    inputs: tuple[Tensor, ...] = ()  # what the implementation is handed, on the device before the step begins
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, fused=True)
 
     def __call__(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget_gradients()
         self.loss().backward()
         self.optimizer.step()
 
+    def forget_gradients(self) -> None:
+        """Free the gradients, which are part of a step and not of what is there before it."""
+        self.optimizer.zero_grad(set_to_none=True)
 
-def _published(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
-    config, clip, hidden, not_decoded = inputs.config, inputs.clip, inputs.hidden, inputs.not_decoded
+    def move(self, device: torch.device | str) -> None:
+        """Take weights and optimizer state elsewhere, so that another implementation has the device to itself."""
+        self.forget_gradients()
+        self.model.to(device)
+        for state in self.optimizer.state.values():
+            state.update({name: value.to(device) for name, value in state.items()})
+
+    def resident_mib(self) -> float:
+        """What lies on the device before a step: weights, buffers, optimizer state, inputs."""
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        tensors = [*self.model.parameters(), *self.model.buffers(), *states, *self.inputs]
+        return sum(tensor.nbytes for tensor in tensors) / 2**20
+
+
+def _published_loss(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
+    config, (clip, hidden, not_decoded) = inputs.config, _published_inputs(inputs)
 
     def loss() -> Tensor:
         predictions = model(clip, hidden, not_decoded)
@@ -106,14 +72,49 @@ def _published(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
     return loss
 
 
-def _huggingface(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
-    clip, hidden = inputs.clip.transpose(1, 2).contiguous(), inputs.hidden
+def _published_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
+    return inputs.clip, inputs.hidden, inputs.not_decoded
+
+
+def _huggingface_loss(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
+    clip, hidden = _huggingface_inputs(inputs)
     return lambda: model(clip, bool_masked_pos=hidden).loss
 
 
-def _ours(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
+def _huggingface_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
+    return inputs.clip_by_frame, inputs.hidden
+
+
+def _fused_published_loss(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
+    clip, patch = inputs.clip, inputs.config.patch
+
+    def loss() -> Tensor:
+        plan = inputs.plan()
+        return pretrain_loss(clip, model(clip, plan), plan, patch_size=patch)
+
+    return loss
+
+
+def _fused_huggingface_loss(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
+    clip = inputs.clip_by_frame
+    return lambda: model(clip, bool_masked_pos=inputs.plan()).loss
+
+
+def _our_loss(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
     frames = inputs.frames
     return lambda: model(frames, inputs.plan(), "BTHWC")
+
+
+def _fused_published_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
+    return inputs.clip, inputs.sample
+
+
+def _fused_huggingface_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
+    return inputs.clip_by_frame, inputs.sample
+
+
+def _our_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
+    return inputs.frames, inputs.sample
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,22 @@ class Implementation:
 
     build: Callable[[VideoMAEForPretraining], nn.Module]
     loss: Callable[[Inputs, nn.Module], Callable[[], Tensor]]
+    inputs: Callable[[Inputs], tuple[Tensor, ...]]
     compiled: bool = False
+    autocast_cache: bool = True  # PyTorch's default
+    published_names: Callable[[State], State] = dict  # of parameters and gradients
+
+
+def published_implementation(
+    build: Callable[[VideoMAEForPretraining], nn.Module], compiled: bool = False
+) -> Implementation:
+    """An implementation with the published code's inputs, loss and parameter names."""
+    return Implementation(build, _published_loss, _published_inputs, compiled)
+
+
+def our_implementation(compiled: bool = False) -> Implementation:
+    """Ours, under autocast as `videomae-fast pretrain` sets it up: each weight is used once, so no copies are kept."""
+    return Implementation(lambda ours: ours, _our_loss, _our_inputs, compiled, autocast_cache=False)
 
 
 def _build_published(**options: object) -> Callable[[VideoMAEForPretraining], nn.Module]:
@@ -135,14 +151,42 @@ def _build_published(**options: object) -> Callable[[VideoMAEForPretraining], nn
 
 
 IMPLEMENTATIONS = {
-    "published": Implementation(_build_published(), _published),
-    "published, checkpointed": Implementation(_build_published(checkpointing=True), _published),
-    "published + SDPA": Implementation(_build_published(attention="sdpa"), _published),
-    "published + SDPA + compile": Implementation(_build_published(attention="sdpa"), _published, compiled=True),
-    "Hugging Face": Implementation(make_huggingface, _huggingface),
-    "videomae_fast": Implementation(lambda ours: ours, _ours),
-    "videomae_fast + compile": Implementation(lambda ours: ours, _ours, compiled=True),
+    "published": published_implementation(_build_published()),
+    "published, checkpointed": published_implementation(_build_published(checkpointing=True)),
+    "published + SDPA": published_implementation(_build_published(attention="sdpa")),
+    "published + SDPA + compile": published_implementation(_build_published(attention="sdpa"), compiled=True),
+    "published, fused": Implementation(
+        lambda ours: fuse(build_published(PretrainVisionTransformer, ours)),
+        _fused_published_loss,
+        _fused_published_inputs,
+    ),
+    "Hugging Face": Implementation(
+        make_huggingface, _huggingface_loss, _huggingface_inputs, published_names=from_huggingface
+    ),
+    "Hugging Face, fused": Implementation(
+        lambda ours: fuse(make_huggingface(ours)),
+        _fused_huggingface_loss,
+        _fused_huggingface_inputs,
+        published_names=from_huggingface,
+    ),
+    "videomae_fast": our_implementation(),
+    "videomae_fast + compile": our_implementation(compiled=True),
 }
+
+
+def make_loss(name: str, inputs: Inputs, model: nn.Module, precision: str) -> Callable[[], Tensor]:
+    """The named implementation's forward pass and loss, under autocast for bf16."""
+    implementation, enabled = IMPLEMENTATIONS[name], precision == "bf16"
+    loss = implementation.loss(inputs, model)
+    if implementation.compiled:
+        loss = torch.compile(loss)
+
+    def under_autocast() -> Tensor:
+        cache = implementation.autocast_cache
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache):
+            return loss()
+
+    return under_autocast
 
 
 def make_step(name: str, inputs: Inputs, precision: str = "fp32") -> Step:
@@ -156,15 +200,6 @@ def make_step(name: str, inputs: Inputs, precision: str = "fp32") -> Step:
         raise ValueError(f"precision must be one of {PRECISIONS}, got '{precision}'")
     if name == "Hugging Face" and inputs.decoder_ratio:
         raise ValueError(f"Hugging Face has no decoder mask: decoder_ratio must be 0, got {inputs.decoder_ratio}")
-    implementation = IMPLEMENTATIONS[name]
     torch.manual_seed(0)
-    model = implementation.build(VideoMAEForPretraining(inputs.config)).to(inputs.device)
-    loss = implementation.loss(inputs, model)
-    if implementation.compiled:
-        loss = torch.compile(loss)
-
-    def under_autocast() -> Tensor:
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return loss()
-
-    return Step(name, model, under_autocast)
+    model = IMPLEMENTATIONS[name].build(VideoMAEForPretraining(inputs.config)).to(inputs.device)
+    return Step(name, model, make_loss(name, inputs, model, precision), IMPLEMENTATIONS[name].inputs(inputs))

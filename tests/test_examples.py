@@ -1,12 +1,17 @@
-"""Every script in examples/ runs."""
+"""Every script in examples/ runs, and what examples/README.md says is so."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+PAGE = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def load(name: str) -> ModuleType:
@@ -18,8 +23,43 @@ def load(name: str) -> ModuleType:
 
 
 def test_no_example_is_left_out() -> None:
-    tested = {"ops_in_your_vit", "your_own_mask", "pretrain_on_your_videos"}
+    tested = {"ops_in_your_vit", "your_own_mask", "pretrain_on_your_videos", "train_huggingface"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+    assert set(re.findall(r"\]\((\w+)\.py\)", PAGE)) == tested
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_sections_of_the_page_run(title: str) -> None:
+    """From top to bottom, each in a namespace of its own; `before` and `after` are equal."""
+    if "transformers" in SECTIONS[title]:
+        pytest.importorskip("transformers")
+    namespace: dict[str, object] = {"__name__": "page"}
+    for block in FENCE.finditer(SECTIONS[title]):
+        line = PAGE.count("\n", 0, PAGE.index(block[1]))
+        exec(compile("\n" * line + block[1], str(EXAMPLES / "README.md"), "exec"), namespace)
+    if title != "The published training loop":
+        torch.testing.assert_close(namespace["after"], namespace["before"], rtol=1e-4, atol=1e-5)
+
+
+def test_figures_of_the_page() -> None:
+    """`formula` = figure, as the page has it."""
+    claims = re.findall(r"`([-+*/\d. ()]+)` = ([\d,.]*\d)", PAGE)
+    assert len(claims) == 11 == len(re.findall(r"` = ", PAGE))
+    for formula, figure in claims:
+        assert eval(formula) == pytest.approx(float(figure.replace(",", "")), rel=1e-12), formula
+
+
+def test_figures_of_the_page_are_the_models() -> None:
+    """Widths and counts that its formulas use, from the configurations they are said to be of."""
+    from videomae_fast import get_config, make_masks
+
+    base, large = get_config("base"), get_config("large", image_size=(256, 256))
+    assert (base.num_tokens, base.encoder_dim, base.decoder_dim) == (1568, 768, 384)
+    assert (large.num_tokens, large.encoder_dim, large.token_values) == (2048, 1024, 1536)
+    kept = [large.num_tokens - int(ratio * large.num_tokens) for ratio in (0.7, 0.9)]
+    assert sum(kept) == 820
+    plan = make_masks(torch.arange(1), base.grid)
+    assert (plan.visible.shape[1] + plan.decode.shape[1], plan.predicted.shape[1]) == (944, 704)
 
 
 def test_ops_in_your_vit() -> None:
@@ -29,6 +69,18 @@ def test_ops_in_your_vit() -> None:
 
 def test_your_own_mask() -> None:
     assert 0.5 < load("your_own_mask").main().item() < 2
+
+
+def test_train_huggingface(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    sizes = dict(image_size=64, num_frames=8, hidden_size=96, num_hidden_layers=2, num_attention_heads=2)
+    decoder = dict(decoder_hidden_size=48, decoder_num_hidden_layers=1, decoder_num_attention_heads=2)
+    plain, fused = load("train_huggingface").main(clips=8, steps=3, **sizes, **decoder)
+    assert fused.losses == pytest.approx(plain.losses, rel=1e-4)
+    assert 0 < fused.mib < plain.mib
+    out = capsys.readouterr().out
+    gain = f"gain: {plain.seconds / fused.seconds:.2f}x the speed, {fused.mib / plain.mib:.2f}x the memory"
+    assert out.splitlines()[-1] == gain
 
 
 def test_pretrain_on_your_videos(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Masked video pre-training (VideoMAE V2) that touches only what the masks keep."""
 
+from .fused import fuse, pretrain_loss, unfuse
 from .masks import MaskPlan, make_masks, masks_from_bool
 from .models import CONFIGS, VideoMAEConfig, VideoMAEForPretraining, get_config
 
@@ -8,8 +9,11 @@ __all__ = [
     "MaskPlan",
     "VideoMAEConfig",
     "VideoMAEForPretraining",
+    "fuse",
     "get_config",
     "make_masks",
     "masks_from_bool",
+    "pretrain_loss",
+    "unfuse",
 ]
 __version__ = "0.1.0"

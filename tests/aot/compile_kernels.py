@@ -28,6 +28,8 @@ from triton.runtime.jit import JITFunction
 import videomae_kernels as vk
 import videomae_kernels.triton
 from videomae_kernels import _registration
+from videomae_kernels.ops.cropped_clips import RESIZES
+from videomae_kernels.triton import _tiling
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -62,6 +64,7 @@ class CompileOnlyDriver:
 def compile_instead_of_launch(target: GPUTarget, compiled: Callable[[str, Any], None]) -> None:
     """From now on every `kernel[grid](...)` compiles for `target` and calls `compiled(name, kernel)`."""
     driver.set_active(CompileOnlyDriver(target))
+    _tiling.WARP_THREADS = target.warp_size
     run = JITFunction.run
 
     def compile_only(self: JITFunction, *args: Any, **kwargs: Any) -> Any:
@@ -89,6 +92,7 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     shape = (2, 16, grid[1] * patch[1], grid[2] * patch[2], 3)
     uint8 = torch.zeros(shape, dtype=torch.uint8)
+    source, boxes = torch.zeros(16, 60, 80, 3, dtype=torch.uint8), [(0, 0, 60, 80)] * 2
     for dtype in (torch.float32, torch.bfloat16):
         of = f"{dtype}".removeprefix("torch.")
 
@@ -125,6 +129,17 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield (
             f"masked_patch_loss {of} {of} BCTHW",
             lambda p=pred, c=clip: backward(vk.masked_patch_loss(p, c, decode, patch, denormalize=STATS)),
+        )
+    for resize in RESIZES:
+        cropped = vk.crop_clips([source], [0, 0], boxes, [True] * 2, shape[2:4], resize)
+        yield (
+            f"tube_mask_gather {resize} crops",
+            lambda c=cropped: vk.tube_mask_gather(c, visible, patch, normalize=STATS),
+        )
+        yield f"patch_targets {resize} crops", lambda c=cropped: vk.patch_targets(c, decode, patch)
+        yield (
+            f"masked_patch_loss bfloat16 {resize} crops",
+            lambda p=pred, c=cropped: backward(vk.masked_patch_loss(p, c, decode, patch)),
         )
     yield "patch_targets uint8 BTHWC", lambda: vk.patch_targets(uint8, decode, patch, layout="BTHWC")
 

@@ -4,10 +4,13 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"  # part of every Triton wheel
 
 
 def resources(kernel: Any, target: GPUTarget) -> dict[str, Any]:
@@ -21,7 +24,7 @@ def nvidia_resources(kernel: Any) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
         binary.write(kernel.asm["cubin"])
         binary.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", binary.name]
+        command = [str(CUOBJDUMP), "--dump-resource-usage", binary.name]
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {
         "registers": int(match(r"REG:(\d+)", usage)),

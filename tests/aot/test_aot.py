@@ -1,22 +1,13 @@
-"""Every Triton kernel compiles for every target, without spills and with wide memory accesses. Needs no GPU."""
+"""Every Triton kernel compiles for every target as kernels.md says, with wide memory accesses. Needs no GPU."""
 
 import functools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("triton")
+from tests.aot import table
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).with_name("compile_kernels.py")
-SHARED_LIMIT = 163 * 1024  # bytes a program can have on sm_80, the smallest of the NVIDIA targets
-SHARED_LIMITS = {"gfx942": 64 * 1024}
-REGISTER_LIMIT = 168  # three programs of 128 threads fit into the 65,536 registers of an SM
+pytest.importorskip("triton")
 
 targets = pytest.mark.parametrize(
     "target",
@@ -26,19 +17,7 @@ targets = pytest.mark.parametrize(
 
 @functools.cache
 def compiled(target: str) -> dict[str, Any]:
-    """What compile_kernels.py prints; a process of its own, since this one may run Triton's interpreter."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    command = [sys.executable, str(SCRIPT), target]
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout)
-
-
-def records(target: str, kernel: str = "", case: str = "") -> list[dict[str, Any]]:
-    found = [r for r in compiled(target)["compiled"] if kernel in r["kernel"] and case in r["case"]]
-    assert found, f"no {kernel} {case} was compiled for {target}"
-    return found
+    return table.compile_target(target)
 
 
 @targets
@@ -48,29 +27,79 @@ def test_every_kernel_is_compiled(target: str) -> None:
 
 
 @targets
-def test_nothing_spills(target: str) -> None:
-    assert [r for r in records(target) if r["spills"]] == []
+def test_resources_are_those_of_the_table(target: str) -> None:
+    report = compiled(target)
+    found = table.difference(table.FILE.read_text(encoding="utf-8"), report["triton"], table.rows(report))
+    assert not found, f"\n{found}\n\nIf this is an improvement, or a new kernel: {table.REWRITE}"
 
 
 @targets
-def test_resources_within_limits(target: str) -> None:
-    limit = SHARED_LIMITS.get(target, SHARED_LIMIT)
-    assert [r for r in records(target) if r["shared"] > limit or r["registers"] > REGISTER_LIMIT] == []
+def test_nothing_spills_and_shared_memory_suffices(target: str) -> None:
+    limit = table.SHARED_LIMITS[target]
+    assert [row for row in table.rows(compiled(target)) if row.spills or row.shared > limit] == []
+
+
+ROWS = "token_rows._copy_rows_kernel"
+GATHER = "tube_mask_gather._tube_mask_gather_kernel"
+PATCH = "masked_patch_loss._patch_kernel"
+
+
+@targets
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kernel", "case"),
+    [
+        (ROWS, "ViT-B gather_tokens {}"),
+        (ROWS, "ViT-B masked_token_scatter {}"),
+        (GATHER, "ViT-B tube_mask_gather {} BCTHW"),
+        (PATCH, "ViT-B masked_patch_loss {} uint8 BTHWC"),
+        (PATCH, "ViT-B masked_patch_loss {} {} BCTHW"),
+        (PATCH, "ViT-g masked_patch_loss {} uint8 BTHWC"),
+        (PATCH, "ViT-g masked_patch_loss {} {} BCTHW"),
+    ],
+)
+def test_rows_move_in_accesses_of_128_bits(target: str, kernel: str, case: str, dtype: str) -> None:
+    """All stores of rows, and their loads; narrower loads fetch pixels, indices and constants.
+
+    Of a tile of 2,048 elements, a row of 1,176 fills five parts of eight: AMD's compiler drops the loads of the rest.
+    """
+    for r in records(target, kernel, case.format(dtype, dtype)):
+        if r["stores"] != {"32": 1}:  # the loss itself, one number a row
+            assert set(r["stores"]) == {"128"}, r
+        # For AMD the compiler splits wide loads of a row's end, which are masked.
+        wide = r["stores"].get("128", 1) * (0.75 if target == "gfx942" else 1)
+        assert r["loads"].get("128", 0) >= wide, r
 
 
 @targets
 @pytest.mark.parametrize(
-    ("kernel", "case"),
+    "case", ["ViT-B patch_targets uint8", "ViT-g patch_targets uint8", "ViT-B tube_mask_gather uint8"]
+)
+def test_rows_made_of_uint8_pixels_are_stored_in_128_bits(target: str, case: str) -> None:
+    for r in records(target, "", case):
+        assert set(r["stores"]) == {"128"}, r
+
+
+@targets
+@pytest.mark.parametrize(
+    ("case", "bits", "other"),
     [
-        ("token_rows._copy_rows_kernel", "ViT-B gather_tokens float32"),
-        ("token_rows._copy_rows_kernel", "ViT-B gather_tokens bfloat16"),
-        ("token_rows._copy_rows_kernel", "ViT-B masked_token_scatter float32"),
-        ("token_rows._copy_rows_kernel", "ViT-B masked_token_scatter bfloat16"),
-        ("tube_mask_gather._tube_mask_gather_kernel", "ViT-B tube_mask_gather float32 BCTHW"),
+        # A thread loads the pixels of the 16 bytes of its row: 4 or 8 of them, a warp 128 or 256 bytes side by side.
+        ("ViT-B masked_patch_loss float32 uint8", "32", "16 8"),
+        ("ViT-B masked_patch_loss bfloat16 uint8", "64", "16 8"),
+        ("ViT-B patch_targets uint8", "32", "16 8"),
+        ("ViT-g masked_patch_loss float32 uint8", "16", "8"),  # a line of 14 pixels begins at any even byte
+        ("ViT-g masked_patch_loss bfloat16 uint8", "16", "8"),
     ],
 )
-def test_accesses_of_128_bits(target: str, kernel: str, case: str) -> None:
-    """Rows move in 128-bit accesses: all stores, and as many loads; narrower loads fetch only indices and constants."""
-    for record in records(target, kernel, case):
-        assert set(record["stores"]) == {"128"}, record
-        assert record["loads"].get("128", 0) >= record["stores"]["128"], record
+def test_pixels_of_channels_last_clips_are_loaded_together(target: str, case: str, bits: str, other: str) -> None:
+    for r in records(target, PATCH, case):
+        if target != "gfx942":  # where the compiler joins neighbours further
+            assert r["loads"].get(bits, 0) >= 8, r
+        assert not r["loads"].keys() & set(other.split()), r
+
+
+def records(target: str, kernel: str, case: str) -> list[dict[str, Any]]:
+    found = [r for r in compiled(target)["compiled"] if kernel in r["kernel"] and r["case"].startswith(case)]
+    assert found, f"no {kernel} {case} was compiled for {target}"
+    return found

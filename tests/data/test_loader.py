@@ -13,9 +13,11 @@ from videomae_fast.data import (
     Annotations,
     ClipBatch,
     ClipDataset,
+    Mixture,
     StepSampler,
     UnreadableVideosError,
     VideoEntry,
+    VideoSource,
     make_loader,
     open_video,
     read_annotations,
@@ -27,13 +29,17 @@ OPTIONS = {"num_frames": 2, "stride": 2, "size": (16, 16), "num_repeats": 2, "se
 
 @pytest.fixture(scope="module")
 def dataset(clips: Path, bad_clips: Path) -> ClipDataset:
-    """Eight good videos and three bad ones."""
+    """Eight good videos and four bad ones."""
     entries = [VideoEntry(entry.path) for folder in (clips, bad_clips) for entry in read_annotations(folder)]
     return ClipDataset(Annotations(entries), **OPTIONS)  # type: ignore[arg-type]
 
 
+def videos(count: int) -> Mixture:
+    return Mixture([VideoSource(Annotations([VideoEntry(f"{i}.mp4") for i in range(count)]))])
+
+
 def test_sampler_shuffles_each_epoch_without_repeats() -> None:
-    sampler = StepSampler(11, 2, seed=0, num_steps=15)
+    sampler = StepSampler(videos(11), 2, seed=0, num_steps=15)
     steps = list(sampler)
     assert sampler.steps_per_epoch == 5 and len(sampler) == len(steps) == 15
     orders = []
@@ -47,26 +53,26 @@ def test_sampler_shuffles_each_epoch_without_repeats() -> None:
 
 
 def test_sampler_depends_on_the_seed_only() -> None:
-    first, same, other = (list(StepSampler(50, 4, seed, num_steps=12)) for seed in (0, 0, 1))
+    first, same, other = (list(StepSampler(videos(50), 4, seed, num_steps=12)) for seed in (0, 0, 1))
     assert first == same != other
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(12, 1), (6, 2), (4, 3), (1, 12)])
 def test_global_batch_is_the_same_for_every_split(batch_size: int, world_size: int) -> None:
-    whole = list(StepSampler(50, 12, seed=5, num_steps=9))
-    ranks = [list(StepSampler(50, batch_size, 5, rank, world_size, num_steps=9)) for rank in range(world_size)]
+    whole = list(StepSampler(videos(50), 12, seed=5, num_steps=9))
+    ranks = [list(StepSampler(videos(50), batch_size, 5, rank, world_size, num_steps=9)) for rank in range(world_size)]
     assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == whole
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 13])
 def test_sampler_resumes_exactly(start: int) -> None:
-    whole = list(StepSampler(17, 3, 1, rank=0, world_size=1, num_steps=20))
-    assert list(StepSampler(17, 3, 1, start_step=start, num_steps=20 - start)) == whole[start:]
+    whole = list(StepSampler(videos(17), 3, 1, rank=0, world_size=1, num_steps=20))
+    assert list(StepSampler(videos(17), 3, 1, start_step=start, num_steps=20 - start)) == whole[start:]
 
 
 def test_sampler_without_end() -> None:
-    sampler = StepSampler(4, 2, seed=0)
-    assert list(islice(sampler, 7)) == list(StepSampler(4, 2, seed=0, num_steps=7))
+    sampler = StepSampler(videos(4), 2, seed=0)
+    assert list(islice(sampler, 7)) == list(StepSampler(videos(4), 2, seed=0, num_steps=7))
     with pytest.raises(TypeError, match="without num_steps has no length"):
         len(sampler)
 
@@ -84,7 +90,7 @@ def test_sampler_without_end() -> None:
 )
 def test_sampler_errors(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        StepSampler(*arguments)
+        StepSampler(videos(arguments[0]), *arguments[1:])
 
 
 def batches(dataset: ClipDataset, **options: int) -> list[ClipBatch]:
@@ -121,7 +127,7 @@ def test_loader_resumes_exactly(dataset: ClipDataset) -> None:
 
 def test_errors_in_workers_keep_their_type_and_text(bad_clips: Path) -> None:
     bad = ClipDataset(read_annotations(bad_clips), **OPTIONS)  # type: ignore[arg-type]
-    with pytest.raises(UnreadableVideosError, match=r"3 videos in a row could not be read:(.|\n)*empty.mp4"):
+    with pytest.raises(UnreadableVideosError, match=r"4 videos in a row could not be read:(.|\n)*empty.mp4"):
         batches(bad, batch_size=1, workers=1)
 
 
@@ -165,7 +171,7 @@ def test_dataset_can_be_pickled(dataset: ClipDataset) -> None:
 
 
 def test_importing_the_package_loads_no_optional_package() -> None:
-    code = "import sys, videomae_fast.data; print(*{'decord', 'PIL', 'av', 'skvideo'} & set(sys.modules))"
+    code = "import sys, videomae_fast.data; print(*{'decord', 'PIL', 'av', 'torchcodec', 'skvideo'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == ""

@@ -12,7 +12,7 @@ from videomae_kernels.testing import make_clip, make_index
 
 GRID, PATCH = (4, 4, 6), (2, 4, 4)
 TOKENS = GRID[0] * GRID[1] * GRID[2]
-WIDTH, KEPT = 5, 7  # an odd width: nothing is a multiple of a vector load
+WIDTH, KEPT = 5, 3  # an odd width: nothing is a multiple of a vector load
 PIXELS = 3 * PATCH[0] * PATCH[1] * PATCH[2]
 MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -105,6 +105,22 @@ def _weighted_loss(pred: Tensor, clip: Tensor, index: Tensor) -> Tensor:
     )
 
 
+def _cropped(frames: Tensor, geometry: Tensor) -> vk.CroppedClips:
+    return vk.CroppedClips(frames, geometry, GRID[0] * PATCH[0], (GRID[1] * PATCH[1], GRID[2] * PATCH[2]), "bilinear")
+
+
+def _rows_and_targets(frames: Tensor, geometry: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    clips = _cropped(frames, geometry)
+    return vk.tube_mask_gather(clips, index, PATCH), vk.patch_targets(clips, index, PATCH)
+
+
+def _cropped_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    source = torch.randint(0, 256, (GRID[0] * PATCH[0], 19, 27, 3), dtype=torch.uint8)
+    boxes = [(1, 2, 17, 23 - b % 3) for b in range(batch)]
+    clips = vk.crop_clips([source], [0] * batch, boxes, [b % 2 == 1 for b in range(batch)], (16, 24)).to(device)
+    return clips.frames, clips.geometry, make_index(batch, KEPT, TOKENS, device=device)
+
+
 CASES = (
     Case("gather_tokens", vk.gather_tokens, _gather_inputs),
     Case("masked_token_scatter", lambda t, i, m: vk.masked_token_scatter(t, i, TOKENS, m), _scatter_inputs),
@@ -134,6 +150,15 @@ CASES = (
         lambda clip, i: vk.patch_targets(clip, i, PATCH, layout="BTHWC"),
         lambda batch, dtype, device: _loss_inputs(batch, dtype, device)[1:],
         differentiable=False,
+    ),
+    Case("crop_clips", _rows_and_targets, _cropped_inputs, differentiable=False),
+    Case(
+        "crop_clips_loss",
+        lambda p, frames, geometry, i: vk.masked_patch_loss(p, _cropped(frames, geometry), i, PATCH),
+        lambda batch, dtype, device: (
+            _loss_inputs(batch, dtype, device)[0],
+            *_cropped_inputs(batch, dtype, device),
+        ),
     ),
     Case("tube_mask_index", lambda s: vk.tube_mask_index(s, GRID, 0.75, seed=1), _samples, differentiable=False),
     Case(

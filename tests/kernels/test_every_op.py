@@ -73,7 +73,7 @@ def test_every_registered_op_is_opchecked():
 
 
 def test_every_public_op_has_a_case():
-    public = set(videomae_kernels.__all__) - {"debug_checks"}
+    public = set(videomae_kernels.__all__) - {"debug_checks", "CroppedClips"}
     assert public <= {case.name for case in CASES}
 
 

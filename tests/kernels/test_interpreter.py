@@ -5,13 +5,15 @@ import torch
 
 if torch.cuda.is_available():
     pytest.skip("the interpreter runs where there is no GPU", allow_module_level=True)
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
 from tests.kernels import interpreter  # noqa: E402
 
+interpreted = interpreter.interpreter.InterpretedFunction  # what triton.jit makes of a function while interpreting
 
-@triton.jit
+
+@interpreted
 def copy_rows(x, out, n, rows: tl.constexpr, CLIP: tl.constexpr, STEP: tl.constexpr, BLOCK: tl.constexpr):
     column = tl.arange(0, BLOCK)
     offset = tl.program_id(0).to(tl.int64) * STEP + column
@@ -19,24 +21,24 @@ def copy_rows(x, out, n, rows: tl.constexpr, CLIP: tl.constexpr, STEP: tl.conste
     tl.store(out + offset, tl.load(x + offset, mask=keep, other=0.0), mask=keep)
 
 
-@triton.jit
+@interpreted
 def one_address(x, out, BLOCK: tl.constexpr):
     tl.store(out + tl.arange(0, BLOCK) // 2, tl.load(x + tl.arange(0, BLOCK)))
 
 
-@triton.jit
+@interpreted
 def read_neighbour(x, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     value = tl.load(x + (row + 1) % tl.num_programs(0))
     tl.store(x + row, value)
 
 
-@triton.jit
+@interpreted
 def add_atomically(x, out, BLOCK: tl.constexpr):
     tl.atomic_add(out, tl.sum(tl.load(x + tl.arange(0, BLOCK)), 0))
 
 
-@triton.jit
+@interpreted
 def arithmetic(x, y, out, total, largest, bools, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     a, b = tl.load(x + i), tl.load(y + i)
@@ -46,13 +48,13 @@ def arithmetic(x, y, out, total, largest, bools, BLOCK: tl.constexpr):
     tl.store(bools + i, (-a < b).to(tl.int8))
 
 
-@triton.jit
+@interpreted
 def round_to(x, out, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     tl.store(out + i, tl.load(x + i).to(out.dtype.element_ty))
 
 
-@triton.jit
+@interpreted
 def matmul(x, y, out, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     at = i[:, None] * BLOCK + i[None, :]

@@ -33,7 +33,9 @@ def assert_same_run(ours: list[Tensor], expected: list[Tensor], rtol: float) -> 
     torch.testing.assert_close(torch.stack(ours), torch.stack(expected), rtol=rtol, atol=0)
 
 
-def run(loss: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, device: torch.device) -> list[Tensor]:
+def run(
+    loss: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, device: torch.device
+) -> list[Tensor]:
     losses = []
     for number in range(STEPS):
         optimizer.zero_grad(set_to_none=True)

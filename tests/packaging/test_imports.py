@@ -13,7 +13,7 @@ from videomae_fast.report.environment import OPTIONAL
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"videomae_fast": ROOT, "videomae_kernels": ROOT / "kernels"}
 # Each part of videomae_fast imports from itself and from those before it.
-LAYERS = ["_optional", "masks", "models", "adapters", "data", "training", "report", "cli", "__main__"]
+LAYERS = ["_optional", "masks", "models", "adapters", "fused", "data", "training", "report", "cli", "__main__"]
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 

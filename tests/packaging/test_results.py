@@ -1,18 +1,38 @@
-"""The figures in README.md are those of the committed results."""
+"""The figures and pictures in README.md are those of the committed results."""
 
-import json
+import re
 from pathlib import Path
 
-from videomae_fast.report.bench import format_table
+import pytest
+
+from videomae_fast.report.bench import END, START, results_section
+from videomae_fast.report.results import load, slug
 
 ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks" / "results"
+FILES = sorted(FOLDER.glob("*/*.json"))
 
 
 def test_readme_shows_the_committed_results_and_no_others() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    start, end = readme.index("<!-- results -->"), readme.index("<!-- end of results -->")
-    reports = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "results").rglob("*.json"))]
-    tables = "\n\n".join(format_table(report) for report in reports)
-    assert reports and readme[start:end] == f"<!-- results -->\n\n{tables}\n\n"
-    for report in reports:
-        assert "dirty" not in report["commit"]
+    shown = readme[readme.index(START) : readme.index(END)]
+    assert shown == results_section(ROOT), "after new results: videomae-fast bench --report"
+
+
+def test_readme_shows_every_picture_and_no_others() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\]\(benchmarks/results/([^)]*\.svg)\)", readme))
+    assert shown == {path.name for path in FOLDER.glob("*.svg")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(FOLDER).as_posix())
+def test_results_lie_where_they_belong(path: Path) -> None:
+    results = load(path)
+    assert path.stem == results["commit"]
+    assert "dirty" not in results["commit"], "measured with files that are in no commit"
+    assert path.parent.name == slug(results["device"])
+    assert {record["predicted"] for record in results["records"]} == {results["device"] == "predicted"}
+
+
+def test_there_are_results() -> None:
+    assert FILES

@@ -1,112 +1,146 @@
-"""`videomae-fast bench`: nothing is timed before the two implementations agree, and the figures fit together."""
+"""`videomae_fast.report.bench`: nothing is kept of a red run, regressions are named, README.md follows the results."""
 
 import json
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
-from videomae_fast.cli import main
-from videomae_fast.models import VideoMAEForPretraining
-from videomae_fast.models.config import CONFIGS, VideoMAEConfig
 from videomae_fast.report import bench
+from videomae_fast.report.bench import BenchmarkError, DisagreementError, RegressionError, check_regressions, run_suites
+from videomae_fast.report.results import load, save
+
+GREEN = """
+def test_{name}(benchmark):
+    benchmark.pedantic(lambda: None, rounds=2)
+    benchmark.extra_info["record"] = dict(
+        suite="memory", name="base", case="", variant="{name}", predicted=True, peak_mib=3.0)
+"""
+CONFTEST = """
+def pytest_addoption(parser):
+    for name in ("size", "batch-size", "rounds", "published-repo"):
+        parser.addoption(f"--{name}")
+
+def pytest_configure(config):
+    asked = [config.getoption(n) for n in ("size", "batch_size", "rounds", "published_repo")]
+    config.rootpath.joinpath("asked").write_text(str(asked))
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info["videomae_fast"] = dict(
+        device="d", driver="none", versions={}, threads=1, commit="c", copy_gb_per_s=None)
+"""
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A size "tiny", on published clips, for the bench has no others, but with few tokens."""
-    monkeypatch.setitem(CONFIGS, "tiny", VideoMAEConfig(24, 1, 1, 16, 1, decoder_depth=2, patch_size=28))
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with one suite, of one green test."""
+    suite = tmp_path / "benchmarks" / "memory"
+    suite.mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\n')
+    (tmp_path / "benchmarks" / "conftest.py").write_text(CONFTEST)
+    (suite / "test_one.py").write_text(GREEN.format(name="one"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(bench.ROOT), str(bench.ROOT / "kernels")]))
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    return tmp_path
 
 
-def test_report_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "bench.json"
-    assert main(["bench", "--model", "tiny", "--batch-size", "2", "--steps", "2", "--json", str(path)]) == 0
-    report = json.loads(path.read_text())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    assert (report["model"], report["batch_size"], report["steps"]) == ("tiny", 2, 2)
-    assert report["torch"] == torch.__version__
-    assert report["precision"] == ("bf16" if device == "cuda" else "fp32")
-    assert 0 <= report["agreement"]["loss"] < bench.LOSS_TOLERANCE[report["precision"]]
-    assert 0 < report["agreement"]["gradient"] < bench.GRADIENT_TOLERANCE[report["precision"]]
-    published, ours = report["results"]
-    assert [published["name"], ours["name"]] == ["published", "videomae_fast"]
-    for row in (published, ours):
-        assert row["seconds"] > 0
-        assert row["clips_per_second"] == pytest.approx(2 / row["seconds"])
-    # The published step holds all tokens and all targets at once; ours does not.
-    assert 1 < ours["peak_mib"] < published["peak_mib"]
-
-    table = capsys.readouterr().out
-    assert "ViT-tiny, 2 clips of 16x224x224" in table
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith(("| pub", "| videomae"))]
-    assert [row[0] for row in rows] == ["published", "videomae_fast"]
-    assert rows[0][3] == rows[0][5] == "1.00x"
-    assert float(rows[1][3][:-1]) == pytest.approx(published["seconds"] / ours["seconds"], abs=0.006)
-    assert float(rows[1][5][:-1]) == pytest.approx(ours["peak_mib"] / published["peak_mib"], abs=0.006)
+def add_test(checkout: Path, body: str) -> None:
+    (checkout / "benchmarks" / "memory" / "test_red.py").write_text(GREEN.format(name="two") + f"    {body}\n")
 
 
-def _never(*arguments: Any) -> float:
-    raise AssertionError("timed although the implementations disagree")
+def test_results_are_kept_and_returned(checkout: Path) -> None:
+    results = run_suites(["memory"])
+    assert [record["variant"] for record in results["records"]] == ["one"]
+    assert load(checkout / "benchmarks" / "results" / "predicted" / "c.json")["records"] == results["records"]
 
 
-@pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_disagreement_is_an_error_and_nothing_is_timed(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = VideoMAEForPretraining.predict
-
-    def predict(self: VideoMAEForPretraining, *arguments: Any) -> Tensor:
-        predictions = original(self, *arguments)
-        if where == "loss":
-            return predictions + 0.1 * torch.randn_like(predictions)
-        return predictions.detach() + 1.01 * (predictions - predictions.detach())  # values as before
-
-    monkeypatch.setattr(VideoMAEForPretraining, "predict", predict)
-    monkeypatch.setattr(bench, "time_step", _never)
-    with pytest.raises(RuntimeError, match="the two implementations disagree, so nothing was timed"):
-        bench.run_bench("tiny", 1, 1)
+def test_options_reach_the_suites(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    run_suites(["memory"], size="base", batch_size=3, rounds=4, published_repo=Path("repo"), folder=tmp_path / "kept")
+    assert (checkout / "asked").read_text() == str(["base", "3", "4", str(elsewhere / "repo")])
+    assert (tmp_path / "kept" / "predicted" / "c.json").exists()
+    assert not (checkout / "benchmarks" / "results").exists()
 
 
-def test_disagreement_on_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(bench.LOSS_TOLERANCE, "fp32", 0.0)
-    monkeypatch.setitem(bench.LOSS_TOLERANCE, "bf16", 0.0)
-    monkeypatch.setattr(bench, "time_step", _never)
-    assert main(["bench", "--model", "tiny", "--batch-size", "1", "--json", str(tmp_path / "bench.json")]) == 2
-    output = capsys.readouterr()
-    assert output.err.startswith("videomae-fast bench: error: the two implementations disagree")
-    assert output.out == ""
-    assert not (tmp_path / "bench.json").exists()
+@pytest.mark.parametrize(
+    ("body", "error", "text"),
+    [
+        ("assert 1 == 2, 'ours is wrong'", DisagreementError, "test_two: AssertionError: ours is wrong"),
+        (
+            "from videomae_fast.report.bench import DisagreementError as D; raise D('they differ')",
+            DisagreementError,
+            "implementations disagree, so nothing was recorded: test_two: .*they differ",
+        ),
+        ("raise OSError('no disk')", BenchmarkError, "benchmarks failed.*test_two: OSError: no disk"),
+    ],
+)
+def test_a_red_run_leaves_nothing(checkout: Path, body: str, error: type[Exception], text: str) -> None:
+    add_test(checkout, body)
+    with pytest.raises(error, match=text) as raised:
+        run_suites(["memory"])
+    assert type(raised.value) is error
+    assert not (checkout / "benchmarks" / "results").exists()
 
 
-def test_without_a_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_suite_that_cannot_be_imported(checkout: Path) -> None:
+    add_test(checkout, "pass\nimport no_such_module")
+    with pytest.raises(BenchmarkError, match="No module named 'no_such_module'"):
+        run_suites(["memory"])
+
+
+def test_an_empty_run_is_an_error(checkout: Path) -> None:
+    (checkout / "benchmarks" / "memory" / "test_one.py").write_text("")
+    with pytest.raises(BenchmarkError, match="pytest exited with 5"):
+        run_suites(["memory"])
+
+
+def test_unknown_suite() -> None:
+    with pytest.raises(ValueError, match=r"suite must be one of .*'memory'.*, got 'speed'"):
+        run_suites(["speed"])
+
+
+def test_without_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As installed from a wheel, which has no benchmarks/."""
     monkeypatch.setattr(bench, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    assert main(["bench", "--model", "tiny"]) == 2
-    assert capsys.readouterr().err == (
-        "videomae-fast bench: error: bench compares with benchmarks/baselines: "
-        "run it from a checkout of the repository\n"
-    )
+    with pytest.raises(FileNotFoundError, match="no benchmarks/ops: run bench from a checkout of the repository"):
+        run_suites(["ops"])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the measure for CPUs")
-def test_peak_counts_what_is_alive_at_once() -> None:
-    """Two tensors of 4 MiB one after the other are 4 MiB; both at once are 8."""
+def memory_results(mib: float, commit: str) -> dict[str, Any]:
+    record = {"suite": "memory", "name": "base", "case": "", "variant": "ours", "predicted": True, "peak_mib": mib}
+    return {"device": "predicted", "versions": {}, "commit": commit, "date": commit, "records": [record]}
 
-    def one_after_the_other() -> None:
-        for _ in range(2):
-            held = torch.ones(2**20)
-            del held
 
-    def at_once() -> None:
-        held = [torch.ones(2**20) for _ in range(2)]
-        held.clear()
+def test_regressions_against_a_file_and_a_folder(tmp_path: Path) -> None:
+    (file,) = save(memory_results(10.0, "1"), tmp_path)
+    save(memory_results(12.0, "2"), tmp_path)
+    check_regressions(memory_results(10.0, "3"), file)
+    check_regressions(memory_results(12.0, "3"), tmp_path)  # with the newest
+    check_regressions(memory_results(10.0, "2"), tmp_path)  # with the newest of another commit
+    with pytest.raises(
+        RegressionError, match=r"1 regressions against .*\n  memory, base, , ours: peak_mib was 10, now 11"
+    ):
+        check_regressions(memory_results(11.0, "3"), file)
 
-    device = torch.device("cpu")
-    assert bench.peak_mib(one_after_the_other, device) == pytest.approx(4, rel=0.01)
-    assert bench.peak_mib(at_once, device) == pytest.approx(8, rel=0.01)
+
+def test_report_replaces_what_is_between_the_markers(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks" / "results"
+    save(memory_results(10.0, "1"), folder)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{bench.START}\nold\n{bench.END}\nafter\n")
+    (folder / "of-yesterday.svg").write_text("")
+    bench.write_report(tmp_path)
+    text = readme.read_text()
+    assert not list(folder.glob("*.svg"))
+    assert text.startswith("before\n<!-- results -->\n\n") and text.endswith("\n\n<!-- end of results -->\nafter\n")
+    assert "old" not in text and "Predicted memory of a training step, ViT-base" in text
+    bench.write_report(tmp_path)
+    assert readme.read_text() == text
+
+
+def test_results_are_readable_json(tmp_path: Path) -> None:
+    (file,) = save(memory_results(10.0, "1"), tmp_path)
+    assert json.loads(file.read_text())["records"][0]["peak_mib"] == 10.0

@@ -122,7 +122,7 @@ def test_bad_videos_are_replaced_and_reported(
 
     if workers == 0:
         monkeypatch.setattr(ClipDataset, "__getitem__", getitem)
-    pretrain(tiny.settings(mixed, tmp_path / "run", workers=workers))
+    pretrain(tiny.settings(mixed, tmp_path / "run", workers=workers, max_bad_share=0.5))
     assert len(tiny.losses(tmp_path / "run")) == 3 * 5
     lines = (tmp_path / "run" / "bad_videos.tsv").read_text().splitlines()
     report = {Path(path).name: (reason, int(count)) for path, reason, count in (line.split("\t") for line in lines)}
@@ -131,7 +131,7 @@ def test_bad_videos_are_replaced_and_reported(
         "garbage.mp4": "-",
         "missing.mp4": "no such file",
     }
-    assert "decord cannot open it" in report["garbage.mp4"][0]
+    assert "av cannot open it" in report["garbage.mp4"][0]
     assert all(count >= 3 for _, count in report.values())  # once per epoch, and as replacements of each other
     if workers == 0:
         assert all(count >= asked[name] for name, (_, count) in report.items())
@@ -146,11 +146,18 @@ def test_the_report_begins_with_the_run_and_continues_with_it(mixed: Path, tmp_p
     """An earlier run that never came to a checkpoint is not counted; the run's own earlier part is."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "bad_videos.tsv").write_text("old.mp4\tno such file\t7\n")
-    pretrain(tiny.settings(mixed, tmp_path / "run", stop_after=7))
-    pretrain(tiny.settings(mixed, tmp_path / "run", resume=True))
-    pretrain(tiny.settings(mixed, tmp_path / "whole"))
+    pretrain(tiny.settings(mixed, tmp_path / "run", stop_after=7, max_bad_share=0.5))
+    pretrain(tiny.settings(mixed, tmp_path / "run", resume=True, max_bad_share=0.5))
+    pretrain(tiny.settings(mixed, tmp_path / "whole", max_bad_share=0.5))
     whole = (tmp_path / "whole" / "bad_videos.tsv").read_text()
     assert (tmp_path / "run" / "bad_videos.tsv").read_text() == whole != ""
+
+
+def test_too_many_bad_videos_stop_the_run(mixed: Path, tmp_path: Path) -> None:
+    """3 of 10 are more than the default share of a fifth."""
+    with pytest.raises(UnreadableVideosError, match=r"bad_videos\.tsv"):
+        pretrain(tiny.settings(mixed, tmp_path / "run"))
+    assert (tmp_path / "run" / "bad_videos.tsv").exists()
 
 
 def test_good_videos_leave_no_report(videos: Path, tmp_path: Path) -> None:
@@ -187,7 +194,7 @@ def test_all_videos_bad_on_the_command_line(
 
 
 _WRONG = {
-    "unknown reader": ({"reader": "vlc"}, "reader must be one of ['decord'], got 'vlc'"),
+    "unknown reader": ({"reader": "vlc"}, "reader must be one of ['av', 'decord', 'torchcodec'], got 'vlc'"),
     "unknown model": ({"model": "tinier"}, "got 'tinier'"),
     "unknown encoder mask": ({"encoder_mask": "cube"}, "encoder mask must be one of"),
     "nothing hidden": ({"encoder_mask": "none"}, "encoder_mask 'none' hides nothing"),

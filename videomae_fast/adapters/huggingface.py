@@ -23,7 +23,7 @@ from videomae_fast.adapters.published import CheckpointError, State, key_problem
 BiasLayout = Literal["q_bias", "qkv", "qv"]
 
 # Names of the biases of q, k and v below `attention.attention.`; None: there is none.
-_BIASES: dict[str, tuple[str, str | None, str]] = {
+_BIASES: dict[BiasLayout, tuple[str, str | None, str]] = {
     "q_bias": ("q_bias", None, "v_bias"),
     "qkv": ("query.bias", "key.bias", "value.bias"),
     "qv": ("query.bias", None, "value.bias"),
@@ -66,7 +66,7 @@ def from_huggingface(state: Mapping[str, Tensor]) -> State:
         )
     blocks = _blocks(state, hf=True)
     renames = _renames(blocks)
-    q_bias, k_bias, v_bias = _BIASES[_bias_layout(state)]
+    q_bias, k_bias, v_bias = _BIASES[bias_layout(state)]
     attention = [*_QKV, *filter(None, (q_bias, k_bias, v_bias))]
     expected = {hf for _, hf in renames} | {hf + _ATTENTION + name for _, hf in blocks for name in attention}
     _check_names(state, expected, "a VideoMAEForPreTraining state dict")
@@ -111,6 +111,28 @@ def to_huggingface(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
     return result
 
 
+def rename_biases(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
+    """The state dict of any of transformers' VideoMAE models, in another bias layout; a new `key.bias` is zeros."""
+    old, new = _BIASES[bias_layout(state)], _BIASES[layout]
+    renamed: dict[str | None, str | None] = dict(zip(old, new, strict=True))
+    result = {}
+    for name, tensor in state.items():
+        stem, attention, last = name.rpartition(_ATTENTION)
+        stem += attention
+        if not attention or last not in renamed:
+            result[name] = tensor
+        elif renamed[last]:
+            result[f"{stem}{renamed[last]}"] = tensor
+        if attention and last == old[0] and new[1] and not old[1]:
+            result[stem + new[1]] = torch.zeros_like(tensor)
+    return result
+
+
+def is_huggingface(state: Iterable[str]) -> bool:
+    """Whether these are the names of one of transformers' VideoMAE models."""
+    return any(_ATTENTION in name for name in state)
+
+
 def _blocks(state: Iterable[str], hf: bool) -> list[tuple[str, str]]:
     """(published, Hugging Face) name prefixes of all blocks that `state` has, numbered from 0."""
     pairs = []
@@ -129,7 +151,8 @@ def _renames(blocks: list[tuple[str, str]]) -> list[tuple[str, str]]:
     ]
 
 
-def _bias_layout(state: Iterable[str]) -> str:
+def bias_layout(state: Iterable[str]) -> BiasLayout:
+    """The bias layout of a state dict of any of transformers' VideoMAE models; CheckpointError if it has none."""
     found = {key.split(_ATTENTION)[1] for key in state if _ATTENTION in key} - set(_QKV)
     for layout, names in _BIASES.items():
         if found == {name for name in names if name}:

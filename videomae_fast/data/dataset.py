@@ -1,6 +1,7 @@
 """Clips for pre-training: decode a video once, cut several crops from it, replace what cannot be read."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,14 +10,11 @@ from torch.utils.data import Dataset
 
 from .annotations import Annotations
 from .crops import crop_resize, multi_scale_crop_box
-from .problems import VideoProblem
-from .readers import READERS, VideoError, open_entry
+from .mixture import Mixture, VideoSource
+from .problems import UnreadableVideosError, VideoProblem
+from .readers import DEFAULT_READER, VideoError, check_reader, open_entry
 from .sampling import frame_indices
 from .seeding import sample_rng
-
-
-class UnreadableVideosError(RuntimeError):
-    """Too many videos in a row could not be read; the message names each with its reason."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,16 @@ def collate(samples: Sequence[ClipSample]) -> ClipBatch:
 
 
 class ClipDataset(Dataset[ClipSample]):
-    """`dataset[(index, sample_number)]` -> `ClipSample` of video `index`.
+    """`dataset[(index, sample_number)]` -> `ClipSample` of video `index`; its length is the samples of an epoch.
 
     Everything random (start frame, crops, replacement) is a function of (seed, sample_number) alone, whatever the
     number of workers or ranks. The R clips of a sample get the numbers sample_number * R + r, which the masks use.
 
-    annotations: what `read_annotations` returns.
-    num_frames, stride: T frames, `stride` apart (see `frame_indices`).
+    annotations: what `read_annotations` or `read_mixture` returns.
+    num_frames, stride: T frames, `stride` apart (see `frame_indices`) unless their source says otherwise.
     size: (H, W) of the clips.
     num_repeats: R crops per decoded clip (repeated augmentation).
+    reader, short_side: see `open_video`.
     max_replacements: how many other videos to try when one cannot be read, before giving up.
 
     Errors: ValueError for a bad argument; on reading, `UnreadableVideosError` when the video and `max_replacements`
@@ -70,14 +69,15 @@ class ClipDataset(Dataset[ClipSample]):
 
     def __init__(
         self,
-        annotations: Annotations,
+        annotations: Annotations | Mixture,
         *,
         num_frames: int,
         stride: int,
         size: tuple[int, int],
         num_repeats: int,
         seed: int,
-        reader: str = "decord",
+        reader: str = DEFAULT_READER,
+        short_side: int = 0,
         max_replacements: int = 10,
     ) -> None:
         for name, value in (("num_frames", num_frames), ("stride", stride), ("num_repeats", num_repeats)):
@@ -87,27 +87,24 @@ class ClipDataset(Dataset[ClipSample]):
             raise ValueError(f"size must be (height, width), both at least 1, got {size}")
         if max_replacements < 0:
             raise ValueError(f"max_replacements must be at least 0, got {max_replacements}")
-        if reader not in READERS:
-            raise ValueError(f"reader must be one of {sorted(READERS)}, got {reader!r}")
-        if len(annotations) == 0:
-            raise ValueError("annotations are empty")
+        check_reader(reader, short_side)
         sample_rng(seed, 0)  # a seed out of range is an error now rather than in a worker
-        self.annotations = annotations
+        self.annotations = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
         self.num_frames, self.stride, self.size = num_frames, stride, (int(size[0]), int(size[1]))
         self.num_repeats, self.seed = num_repeats, seed
-        self.reader, self.max_replacements = reader, max_replacements
+        self.reader, self.short_side, self.max_replacements = reader, short_side, max_replacements
 
     def __len__(self) -> int:
-        return len(self.annotations)
+        return self.annotations.epoch_length
 
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
         index, sample_number = key
         tried: set[int] = set()
         problems: list[VideoProblem] = []
-        for attempt in range(min(self.max_replacements + 1, len(self))):
+        for attempt in range(min(self.max_replacements + 1, len(self.annotations))):
             rng = sample_rng(self.seed, sample_number, attempt)
             while index in tried:
-                index = int(rng.integers(len(self)))
+                index = int(rng.integers(len(self.annotations)))
             try:
                 frames = self._decode(index, rng)
             except VideoError as error:
@@ -120,8 +117,10 @@ class ClipDataset(Dataset[ClipSample]):
         raise UnreadableVideosError(f"{len(problems)} videos in a row could not be read:{listed}")
 
     def _decode(self, index: int, rng: np.random.Generator) -> torch.Tensor:
-        video = open_entry(self.annotations[index], self.reader)
-        return torch.from_numpy(video.frames(frame_indices(video.num_frames, self.num_frames, self.stride, rng)))
+        source = self.annotations.source(index)
+        with closing(open_entry(self.annotations[index], self.reader, self.short_side, source.template)) as video:
+            stride = source.stride or self.stride
+            return torch.from_numpy(video.frames(frame_indices(video.num_frames, self.num_frames, stride, rng)))
 
     def _crops(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         _, height, width, _ = frames.shape

@@ -7,15 +7,15 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from .dataset import ClipDataset, ClipSample, collate
-from .seeding import epoch_rng
+from .mixture import Mixture
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
     """Yields, per step, the `batch_size` pairs (index, sample_number) of this rank.
 
-    Each epoch is a permutation that depends on (seed, epoch) only; what is left over after
-    `steps_per_epoch = dataset_len // (batch_size * world_size)` full steps is dropped, as published. A pair's
-    sample_number is epoch * dataset_len + its position in the permutation. Ranks take consecutive slices of the global
+    The order of an epoch, `mixture.order(seed, epoch)`, has L = `mixture.epoch_length` videos; what is left over after
+    `steps_per_epoch = L // (batch_size * world_size)` full steps is dropped, as published. A pair's sample_number is
+    epoch * L + its position in the order. Ranks take consecutive slices of the global
     batch, so the same global batch is made however it is split. Starting at `start_step` gives the tail of the
     sequence from 0.
 
@@ -25,7 +25,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     def __init__(
         self,
-        dataset_len: int,
+        mixture: Mixture,
         batch_size: int,
         seed: int,
         rank: int = 0,
@@ -39,13 +39,13 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
         if start_step < 0 or (num_steps is not None and num_steps < 0):
             raise ValueError(f"start_step and num_steps must not be negative, got {start_step} and {num_steps}")
-        self.steps_per_epoch = dataset_len // (batch_size * world_size)
+        self.steps_per_epoch = mixture.epoch_length // (batch_size * world_size)
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"a dataset of {dataset_len} videos does not fill one step of batch_size {batch_size} x "
+                f"a dataset of {mixture.epoch_length} videos does not fill one step of batch_size {batch_size} x "
                 f"world_size {world_size} = {batch_size * world_size}"
             )
-        self.dataset_len, self.batch_size, self.seed = dataset_len, batch_size, seed
+        self.mixture, self.batch_size, self.seed = mixture, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.start_step, self.num_steps = start_step, num_steps
 
@@ -59,10 +59,10 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         while self.num_steps is None or step < self.start_step + self.num_steps:
             epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
             if epoch != order_epoch:
-                order, order_epoch = epoch_rng(self.seed, epoch).permutation(self.dataset_len), epoch
+                order, order_epoch = self.mixture.order(self.seed, epoch), epoch
             first = (step_in_epoch * self.world_size + self.rank) * self.batch_size
             positions = range(first, first + self.batch_size)
-            yield [(int(order[position]), epoch * self.dataset_len + position) for position in positions]
+            yield [(int(order[position]), epoch * self.mixture.epoch_length + position) for position in positions]
             step += 1
 
 
@@ -83,7 +83,7 @@ def make_loader(
     exception or signal handler can reach it, ends the loop with DataLoader's RuntimeError after `timeout` seconds.
     Errors: ValueError as `StepSampler`, or if `workers` is negative.
     """
-    sampler = StepSampler(len(dataset), batch_size, dataset.seed, rank, world_size, start_step, num_steps)
+    sampler = StepSampler(dataset.annotations, batch_size, dataset.seed, rank, world_size, start_step, num_steps)
     return DataLoader(
         dataset,
         batch_sampler=sampler,

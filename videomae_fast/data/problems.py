@@ -5,6 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+_FIRST_LOOK = 200  # samples: below that, a few bad videos say little about the share of them
+
+
+class UnreadableVideosError(RuntimeError):
+    """Too many videos could not be read; the message names them with their reasons, or the report that does."""
+
 
 class VideoProblem(NamedTuple):
     """A video that was replaced, and why."""
@@ -46,6 +52,19 @@ class ProblemLog:
         if problems and self.path is not None:
             self._write(self.path)
         return new
+
+    def check_share(self, max_share: float, seen: int, num_videos: int) -> None:
+        """Raise `UnreadableVideosError` when more than `max_share` of the videos seen so far are bad.
+
+        seen: samples taken so far, by this process; the share is that among min(num_videos, max(seen, 200)) videos,
+            so that a small data set is judged as a whole and a large one not by its first batch.
+        """
+        videos = min(num_videos, max(seen, _FIRST_LOOK))
+        if len(self) > max_share * videos:
+            raise UnreadableVideosError(
+                f"{len(self)} of about {videos} videos could not be read, more than the share of {max_share:g} that is "
+                f"allowed; they are listed with reasons in {self.path or 'the log'}"
+            )
 
     def _write(self, path: Path) -> None:
         lines = [f"{video}\t{reason}\t{count}\n" for (video, reason), count in sorted(self.counts.items())]

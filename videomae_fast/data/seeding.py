@@ -18,6 +18,11 @@ def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
     return _philox(seed, epoch, purpose=1, stream=0)
 
 
+def pass_rng(seed: int, turn: int, source: int) -> np.random.Generator:
+    """The generator that shuffles the videos of source number `source` for its pass number `turn`."""
+    return _philox(seed, turn, purpose=2, stream=source)
+
+
 def _philox(seed: int, number: int, purpose: int, stream: int) -> np.random.Generator:
     for name, value in (("seed", seed), ("number", number), ("stream", stream)):
         if not 0 <= value < _LIMIT:

@@ -8,11 +8,13 @@ and targets exist in registers only.
 import torch
 from torch import Tensor, nn
 
-from videomae_kernels import assemble_decoder_tokens, masked_patch_loss
+from videomae_kernels import CroppedClips, assemble_decoder_tokens, masked_patch_loss
 
 from ..masks import MaskPlan
 from .config import VideoMAEConfig
-from .vit import Encoder, init_transformer, make_blocks, sinusoid_table
+from .vit import Encoder, init_transformer, keep_only_input, make_blocks, sinusoid_table
+
+Clip = Tensor | CroppedClips
 
 
 class Decoder(nn.Module):
@@ -30,7 +32,7 @@ class Decoder(nn.Module):
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        return self.head(self.norm(last(x, last_rows)))
+        return keep_only_input(lambda x: self.head(self.norm(x)), last(x, last_rows))
 
 
 class VideoMAEForPretraining(nn.Module):
@@ -48,15 +50,15 @@ class VideoMAEForPretraining(nn.Module):
         self.register_buffer("position", sinusoid_table(config.num_tokens, config.decoder_dim), persistent=False)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
-    def forward(self, clip: Tensor, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
+    def forward(self, clip: Clip, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
         """The pre-training loss, scalar float32 (float64 for a float64 clip).
 
         clip: five dimensions in the order of `layout`, of the size the model was built for; uint8, or floating and
-        normalised with the configuration's pixel_mean and pixel_std.
+        normalised with the configuration's pixel_mean and pixel_std. Or `CroppedClips`, which have no layout.
         """
         return self.loss(self.predict(clip, plan, layout), clip, plan, layout)
 
-    def predict(self, clip: Tensor, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
+    def predict(self, clip: Clip, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
         """Predictions (B, R, P) for the tokens `plan.predicted` (B, R), P ordered as `patch_targets` orders it."""
         self._check(clip, plan, layout)
         decode, rows = plan.decode, plan.predicted.shape[1]
@@ -67,7 +69,7 @@ class VideoMAEForPretraining(nn.Module):
         tokens = assemble_decoder_tokens(latent, mask_token, self.position, plan.visible, decode)
         return self.decoder(tokens, rows)
 
-    def loss(self, predictions: Tensor, clip: Tensor, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
+    def loss(self, predictions: Tensor, clip: Clip, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
         """Scalar: mean squared error of `predictions` (B, R, P) where the encoder saw nothing."""
         stats = None if clip.dtype == torch.uint8 else (self.config.pixel_mean, self.config.pixel_std)
         return masked_patch_loss(
@@ -80,12 +82,14 @@ class VideoMAEForPretraining(nn.Module):
             weight=plan.loss_weight,
         )
 
-    def _check(self, clip: Tensor, plan: MaskPlan, layout: str) -> None:
+    def _check(self, clip: Clip, plan: MaskPlan, layout: str) -> None:
         if plan.grid != self.config.grid:
             raise ValueError(f"plan is for grid {plan.grid}, the model was built for {self.config.grid}")
         if sorted(layout) != sorted("BCTHW"):
             raise ValueError(f"layout must be a permutation of 'BCTHW' such as 'BTHWC', got '{layout}'")
-        if clip.ndim != 5:
+        if isinstance(clip, CroppedClips):
+            layout = "BCTHW"
+        elif clip.ndim != 5:
             raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {tuple(clip.shape)}")
         size = dict(zip(layout, clip.shape, strict=True))
         expected = {"T": self.config.num_frames, "H": self.config.image_size[0], "W": self.config.image_size[1]}

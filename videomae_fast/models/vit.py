@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videomae_kernels import embed_tokens
+from videomae_kernels import CroppedClips, embed_tokens
 
 from .attention import attention, check_backend
 from .config import VideoMAEConfig
@@ -28,10 +28,11 @@ def sinusoid_table(num_tokens: int, width: int) -> Tensor:
     return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
 
 
-_T = TypeVar("_T")
+_X = TypeVar("_X")
+_Y = TypeVar("_Y")
 
 
-def keep_only_input(function: Callable[[Tensor], _T], x: Tensor) -> _T:
+def keep_only_input(function: Callable[[_X], _Y], x: _X) -> _Y:
     """function(x), saving nothing but x for backward. For a cheap operation followed by a linear map.
 
     Backward repeats the cheap operation, because the map's weight gradient needs its result, and stops before the
@@ -50,11 +51,14 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv3d(config.in_channels, config.encoder_dim, config.patch, stride=config.patch)
         self.pixel_stats = config.pixel_mean, config.pixel_std
 
-    def forward(self, clip: Tensor, index: Tensor, position: Tensor, layout: str) -> Tensor:
+    def forward(self, clip: Tensor | CroppedClips, index: Tensor, position: Tensor, layout: str) -> Tensor:
         """Tokens (B, K, D) at `index` (B, K); a uint8 clip is normalised on the way, a floating one already is."""
         normalize = self.pixel_stats if clip.dtype == torch.uint8 else None
-        assert self.proj.bias is not None
-        return embed_tokens(clip, index, self.proj.weight, self.proj.bias, position, layout=layout, normalize=normalize)
+        weight, bias = self.proj.weight, self.proj.bias
+        assert bias is not None
+        return keep_only_input(
+            lambda clip: embed_tokens(clip, index, weight, bias, position, layout=layout, normalize=normalize), clip
+        )
 
 
 class Attention(nn.Module):
@@ -181,7 +185,7 @@ class Encoder(nn.Module):
         self.register_buffer("position", sinusoid_table(config.num_tokens, config.encoder_dim), persistent=False)
         self.apply(init_transformer)
 
-    def forward(self, clip: Tensor, visible: Tensor, layout: str = "BCTHW") -> Tensor:
+    def forward(self, clip: Tensor | CroppedClips, visible: Tensor, layout: str = "BCTHW") -> Tensor:
         """Features (B, V, D) of the tokens `visible` (B, V) of a clip in the given dimension order."""
         x = self.patch_embed(clip, visible, self.position, layout)
         for block in self.blocks:

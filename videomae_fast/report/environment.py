@@ -21,12 +21,16 @@ from ..models.attention import BACKENDS, unavailable_reason
 # Import name of every optional package: the extra that installs it. Video readers are named after their package.
 OPTIONAL = {
     "triton": "triton",
-    "decord": "video",
+    "av": "video",
+    "decord": "decord",
+    "torchcodec": "torchcodec",
     "PIL": "video",
     "skvideo": "demo",
     "accelerate": "train",
     "safetensors": "train",
     "tensorboard": "train",
+    "matplotlib": "bench",
+    "pytest_benchmark": "bench",
     "tqdm": "train",
     "transformers": "hf",
     "deepspeed": "deepspeed",

@@ -1,30 +1,89 @@
-"""Time and memory of a step, and what they were measured on."""
+"""Time and memory of any callable, and what they were measured on.
 
+pytest-benchmark takes the samples. On a GPU its `timer` is a pair of CUDA events, so that only the device's time
+counts; `chill` and `run_ahead` make every sample start alike: nothing in the cache, and nothing left to launch.
+"""
+
+import contextlib
 import platform
 import re
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+DEVICE_CYCLES_PER_SECOND = 2.2e9  # no GPU's clock is faster, so a sleep is never shorter than was asked for
+UNKNOWN_CACHE_BYTES = 64 * 2**20
 
-def time_step(step: Callable[[], None], device: torch.device) -> float:
-    """Seconds that `step` takes, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+
+class CudaInstant:
+    """A point in the current stream's work; the difference of two is seconds, for which the host waits."""
+
+    def __init__(self) -> None:
+        self.event = torch.cuda.Event(enable_timing=True)
+        self.event.record()
+
+    def __sub__(self, earlier: "CudaInstant") -> float:
+        self.event.synchronize()
+        return earlier.event.elapsed_time(self.event) / 1e3
+
+
+def clock() -> Any:
+    """A reading whose difference to a later one is seconds: of the GPU's work where there is one, else of the host."""
+    return CudaInstant() if torch.cuda.is_available() else time.perf_counter()
+
+
+def host_seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds until `call` returns to an idle device's host, which need not be when the device is done."""
+    _wait(device)
     start = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    call()
     return time.perf_counter() - start
 
 
-def peak_mib(step: Callable[[], None], device: torch.device) -> float:
-    """Peak of tensor memory during a step above what is allocated before it; gradients are part of the step."""
+def chill(device: torch.device) -> None:
+    """Push everything out of the last cache, by reading twice as much: writing would leave lines to be written back."""
+    _cache_filler(device).sum()
+
+
+def run_ahead(device: torch.device, seconds: float) -> None:
+    """Keep a GPU busy so long that the host can launch the next `seconds` of calls: launching then costs no time."""
     if device.type == "cuda":
+        torch.cuda._sleep(int(seconds * DEVICE_CYCLES_PER_SECOND))
+
+
+def copy_bandwidth(device: torch.device, mib: int | None = None, rounds: int = 20) -> float:
+    """GB/s, read and written, of copying one large tensor: the roofline of ops that move memory.
+
+    `mib` is its size: 1024 on a GPU and 256 on a CPU if not given, far beyond any cache.
+    """
+    numel = (mib or (1024 if device.type == "cuda" else 256)) * 2**20 // 4
+    source, target = torch.ones(2, numel, device=device).unbind()
+    target.copy_(source)
+    read: Callable[[], Any] = CudaInstant if device.type == "cuda" else time.perf_counter
+    seconds = []
+    for _ in range(rounds):
+        start = read()
+        target.copy_(source)
+        seconds.append(read() - start)
+    return 2 * source.nbytes / statistics.median(seconds) / 1e9
+
+
+def peak_mib(step: Callable[[], Any], device: torch.device) -> float:
+    """Peak of tensor memory during a step above what is allocated before it.
+
+    What the step frees before it allocates lowers the figure: hand it no gradients of an earlier step.
+    """
+    if device.type == "cuda":
+        _wait(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         step()
@@ -37,6 +96,21 @@ def peak_mib(step: Callable[[], None], device: torch.device) -> float:
             live += event.nbytes()
             peak = max(peak, live)
     return peak / 2**20
+
+
+def machine(checkout: Path, device: torch.device) -> dict[str, Any]:
+    """What figures depend on: device, driver, versions, threads, commit."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("triton", "transformers", "flash-attn", "xformers"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "device": device_name(device),
+        "driver": _driver(device),
+        "versions": versions,
+        "threads": torch.get_num_threads(),
+        "commit": commit(checkout),
+    }
 
 
 def device_name(device: torch.device) -> str:
@@ -53,3 +127,31 @@ def commit(checkout: Path) -> str:
     git = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     found = subprocess.run(git, capture_output=True, text=True)
     return found.stdout.strip() or "unknown"
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _driver(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "none"
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True).stdout.split()[0]
+    except (OSError, IndexError):
+        return "unknown"
+
+
+@lru_cache
+def _cache_filler(device: torch.device) -> Tensor:
+    return torch.ones(2 * _cache_bytes(device) // 4, device=device)
+
+
+def _cache_bytes(device: torch.device) -> int:
+    """Size of the last cache before memory."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size[:-1]) * 1024 for size in sizes if size.endswith("K")), default=UNKNOWN_CACHE_BYTES)

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..data import DEFAULT_READER
 from ..models import VideoMAEConfig, get_config
 
 # Fields that may differ between a run and its continuation: they change nothing that is computed.
-_FREE_ON_RESUME = {"output", "resume", "workers", "log_every", "save_every", "keep", "stop_after"}
+_FREE_ON_RESUME = {"output", "resume", "workers", "max_bad_share", "log_every", "save_every", "keep", "stop_after"}
 
 
 def _field(default: Any, help: str) -> Any:
@@ -38,7 +39,9 @@ class PretrainConfig:
     decoder_mask: str = _field("running_cell", "running_cell, random or none")
     decoder_ratio: float = _field(0.5, "share of tokens that are not decoded")
 
-    reader: str = _field("decord", "video reader")
+    reader: str = _field(DEFAULT_READER, "video reader: av, decord or torchcodec")
+    short_side: int = _field(0, "scale larger videos down to this side while decoding, which changes pixels; 0: off")
+    max_bad_share: float = _field(0.2, "stop when more than this share of the videos cannot be read")
     stride: int = _field(4, "frames between two frames of a clip (the published sampling rate)")
     repeats: int = _field(4, "crops cut from each decoded clip (repeated augmentation)")
     workers: int = _field(8, "processes that decode videos; 0 decodes in the training process")

@@ -71,6 +71,7 @@ class _Run:
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, config))
         self.videos_per_step = config.batch_size * accelerator.num_processes
         self.steps_per_epoch = len(dataset) // self.videos_per_step
+        self.num_videos = len(dataset.annotations)
         self.order = {"videos": len(dataset), "videos_per_step": self.videos_per_step}  # what the data order hangs on
         self.step = self._resume() if config.resume else 0
         total = config.epochs * self.steps_per_epoch
@@ -104,6 +105,8 @@ class _Run:
                 batch = self._next_batch()
             for problem in self.problems.add(batch.problems):
                 self.bar.write(f"unreadable video replaced: {problem.path}: {problem.reason}")
+            videos_read = (self.step + 1) * self.config.batch_size
+            self.problems.check_share(self.config.max_bad_share, videos_read, self.num_videos)
             self.meter.add(*self._train_step(batch))
             self.step += 1
             self.bar.update()

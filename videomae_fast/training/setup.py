@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .._optional import require
-from ..data import ClipDataset, read_annotations
+from ..data import ClipDataset, read_mixture
 from ..masks import MaskPlan, make_masks
 from .checkpoint import list_checkpoints
 from .config import PretrainConfig
@@ -31,9 +31,11 @@ def prepare_output(config: PretrainConfig) -> Path:
 
 def make_accelerator(config: PretrainConfig) -> Any:
     """Accelerate as `accelerate launch` configured it, in the precision of the run."""
-    accelerator_class = require("accelerate", "train").Accelerator
+    accelerate = require("accelerate", "train")
+    # Each weight is used once per forward pass, so autocast's cache would only keep copies of them.
+    autocast = accelerate.utils.AutocastKwargs(cache_enabled=False)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and torch.cuda.is_available())
-    return accelerator_class(mixed_precision="bf16" if bf16 else "no")
+    return accelerate.Accelerator(mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[autocast])
 
 
 def make_dataset(config: PretrainConfig) -> ClipDataset:
@@ -41,13 +43,14 @@ def make_dataset(config: PretrainConfig) -> ClipDataset:
     if not config.data:
         raise ValueError("data is empty: name an annotation file or a folder of videos")
     return ClipDataset(
-        read_annotations(config.data, config.root or None, config.list_format),
+        read_mixture(config.data, config.root or None, config.list_format),
         num_frames=config.num_frames,
         stride=config.stride,
         size=(config.image_size, config.image_size),
         num_repeats=config.repeats,
         seed=config.seed,
         reader=config.reader,
+        short_side=config.short_side,
     )
 
 

@@ -1,11 +1,13 @@
 """What the pixel ops share: dimension order, token grid, per-channel scaling and the pixels of listed tokens."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 DIMENSIONS = "BCTHW"
+EPS = 1e-6  # added to the standard deviation of targets, as published
 ChannelStats = tuple[Sequence[float], Sequence[float]]
 
 
@@ -17,25 +19,31 @@ def as_bcthw(clip: Tensor, layout: str, patch_size: Sequence[int]) -> Tensor:
         raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {tuple(clip.shape)}")
     if not (clip.is_floating_point() or clip.dtype == torch.uint8):
         raise TypeError(f"clip must be uint8 or floating, got {clip.dtype}")
-    if len(patch_size) != 3 or any(int(n) < 1 for n in patch_size):
-        raise ValueError(f"patch_size must be three positive ints (frames, height, width), got {tuple(patch_size)}")
     clip = clip.permute([layout.index(d) for d in DIMENSIONS])
-    for name, size, patch in zip("THW", clip.shape[2:], patch_size, strict=True):
-        if size % patch or size == 0:
-            raise ValueError(f"clip has {name}={size}, which patch_size {tuple(patch_size)} does not divide")
+    check_patch_size(patch_size, clip.shape[2:])
     return clip
 
 
-def num_tokens(clip: Tensor, patch_size: Sequence[int]) -> int:
-    """Tokens of a (B, C, T, H, W) clip."""
+def check_patch_size(patch_size: Sequence[int], size: Sequence[int]) -> list[int]:
+    """`patch_size` (τ, p, p) as ints that divide a clip's `size` (T, H, W)."""
+    if len(patch_size) != 3 or any(int(n) < 1 for n in patch_size):
+        raise ValueError(f"patch_size must be three positive ints (frames, height, width), got {tuple(patch_size)}")
+    for name, side, patch in zip("THW", size, patch_size, strict=True):
+        if side % patch or side == 0:
+            raise ValueError(f"clip has {name}={side}, which patch_size {tuple(patch_size)} does not divide")
+    return [int(n) for n in patch_size]
+
+
+def num_tokens(clip: Any, patch_size: Sequence[int]) -> int:
+    """Tokens of a (B, C, T, H, W) clip, tensor or cropped."""
     t, h, w = (size // patch for size, patch in zip(clip.shape[2:], patch_size, strict=True))
     return t * h * w
 
 
 def channel_affine(
-    clip: Tensor, stats: ChannelStats | None, name: str, *, inverse: bool
+    clip: Any, stats: ChannelStats | None, name: str, *, inverse: bool
 ) -> tuple[list[float], list[float]]:
-    """Per-channel (scale, shift) so that pixel·scale + shift is the wanted value.
+    """Per-channel (scale, shift) of a clip, tensor or cropped, so that pixel·scale + shift is the wanted value.
 
     uint8 pixels count in [0, 255] and are brought to [0, 1] first. `stats` = (mean, std): (x − mean) / std, or
     with `inverse` x·std + mean, which undoes a normalisation that a floating clip went through.
@@ -87,3 +95,17 @@ def place_token_pixels(clip: Tensor, index: Tensor, patch: Sequence[int], pixels
 def per_channel(values: Sequence[float], like: Tensor, dtype: torch.dtype) -> Tensor:
     """Channel values as (C, 1, 1, 1), to broadcast over (…, C, τ, p, p)."""
     return torch.tensor(values, dtype=dtype, device=like.device).view(-1, 1, 1, 1)
+
+
+def pixel_targets(pixels: Tensor, scale: Sequence[float], shift: Sequence[float], normalize: bool) -> Tensor:
+    """Targets (B, K, C, τ·p·p) of raw pixels (B, K, C, τ, p, p), which are overwritten."""
+    pixels = pixels.flatten(3)
+    factor = per_channel(scale, pixels, pixels.dtype).view(-1, 1)
+    if not normalize:
+        return pixels.mul_(factor).add_(per_channel(shift, pixels, pixels.dtype).view(-1, 1))
+    # LayerNorm's kernel is ten times faster than std_mean. It divides by the biased deviation, rstd⁻¹, so
+    # (x − mean) / (unbiased deviation + ε) is its output / (sqrt(n / (n − 1)) + ε·rstd), and ε in units of raw pixels
+    # is ε / scale. Its own ε only keeps constant tokens finite: they come out as 0.
+    count = pixels.shape[3]
+    normalised, _, rstd = torch.native_layer_norm(pixels, [count], None, None, 1e-30)
+    return normalised.div_(rstd.mul_(EPS / factor).add_((count / (count - 1)) ** 0.5))

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from .._checks import check_device, check_floating, check_shape
 from ._pixels import ChannelStats, as_bcthw, num_tokens
+from .cropped_clips import CroppedClips
 from .gather_tokens import gather_tokens
 from .tube_mask_gather import tube_mask_gather
 
 
 def embed_tokens(
-    clip: Tensor,  # five dimensions in the order of `layout`, any strides, uint8 or floating
+    clip: Tensor | CroppedClips,  # five dimensions in the order of `layout`, any strides, uint8 or floating
     index: Tensor,  # (B, K) int32/int64 tokens in (t, h, w) order, unique per sample
     weight: Tensor,  # (D, C, τ, p, p), as Conv3d's; its last three sizes are the patch size
     bias: Tensor,  # (D,)
@@ -31,11 +32,12 @@ def embed_tokens(
     if weight.ndim != 5:
         raise ValueError(f"weight must have shape (D, C, τ, p, p), got {tuple(weight.shape)}")
     width, channels, *patch_size = weight.shape
-    view = as_bcthw(clip, layout, patch_size)
+    view = clip if isinstance(clip, CroppedClips) else as_bcthw(clip, layout, patch_size)
+    like = clip.frames if isinstance(clip, CroppedClips) else clip
     if view.shape[1] != channels:
         raise ValueError(f"clip has {view.shape[1]} channels ({layout}), weight expects {channels}")
     for tensor, name in ((weight, "weight"), (bias, "bias"), (position, "position")):
-        check_device(tensor, name, clip)
+        check_device(tensor, name, like)
     check_shape(bias, "bias", (width,))
     check_shape(position, "position", (num_tokens(view, patch_size), width))
     dtype = weight.dtype

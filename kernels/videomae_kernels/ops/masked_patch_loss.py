@@ -16,7 +16,9 @@ from torch import Tensor
 
 from .._checks import check_device, check_floating, check_shape
 from .._registration import define_op
+from . import cropped_pixels
 from ._pixels import ChannelStats, arithmetic_dtype
+from .cropped_clips import CroppedClips
 from .patch_targets import channel_targets, target_arguments
 
 
@@ -98,7 +100,7 @@ _op.register_autograd(_backward, setup_context=_setup_context)
 
 def masked_patch_loss(
     pred: Tensor,  # (B, K, τ·p·p·C) floating
-    clip: Tensor,  # five dimensions in the order of `layout`, any strides, uint8 or floating
+    clip: Tensor | CroppedClips,  # five dimensions in the order of `layout`, any strides, uint8 or floating
     index: Tensor,  # (B, K) int32/int64 tokens that `pred` predicts, unique per sample
     patch_size: Sequence[int],  # (τ, p, p)
     *,
@@ -110,13 +112,16 @@ def masked_patch_loss(
     """Mean squared error of `pred` against the listed tokens' pixels; see the module docstring."""
     check_floating(pred, "pred")
     arguments = target_arguments(clip, index, patch_size, layout, denormalize, normalize_target)
-    pixels = arguments[0].shape[1] * patch_size[0] * patch_size[1] * patch_size[2]
-    check_shape(pred, "pred", (*arguments[1].shape, pixels))
-    check_device(pred, "pred", clip)
-    rows = _op(pred, *arguments)
+    if isinstance(clip, CroppedClips):
+        op, tokens, channels, like = cropped_pixels.loss, arguments[4].shape, clip.channels, clip.frames
+    else:
+        op, tokens, channels, like = _op, arguments[1].shape, arguments[0].shape[1], clip
+    check_shape(pred, "pred", (*tokens, channels * patch_size[0] * patch_size[1] * patch_size[2]))
+    check_device(pred, "pred", like)
+    rows = op(pred, *arguments)
     if weight is None:
         return rows.mean()
     check_shape(weight, "weight", rows.shape)
-    check_device(weight, "weight", clip)
+    check_device(weight, "weight", like)
     weight = weight.to(rows.dtype)
     return (rows * weight).sum() / weight.sum()

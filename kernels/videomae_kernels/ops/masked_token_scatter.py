@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._checks import check_device, check_index, check_shape
 from .._registration import define_op
+from ._pixels import arithmetic_dtype
 from .gather_tokens import gather_tokens
 
 
@@ -39,12 +40,13 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, Tensor | None], 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None]:
     (index,) = ctx.saved_tensors
     needs_tokens, _, _, needs_mask_token = ctx.needs_input_grad
-    grad_mask_token = None
+    of_tokens = gather_tokens(grad, index)
+    of_mask_token = None
     if needs_mask_token:
-        # A matrix-vector product sums the untouched rows in a fixed order without a (B, N, D) temporary.
-        untouched = grad.new_ones(grad.shape[:2]).scatter_(1, index.long(), 0)
-        grad_mask_token = grad.flatten(0, 1).t().mv(untouched.flatten())
-    return gather_tokens(grad, index) if needs_tokens else None, None, None, grad_mask_token
+        # All rows less the listed ones: no (B, N, D) temporary, and torch's sums repeat bitwise.
+        dtype = arithmetic_dtype(grad)
+        of_mask_token = (grad.sum((0, 1), dtype=dtype) - of_tokens.sum((0, 1), dtype=dtype)).to(grad.dtype)
+    return of_tokens if needs_tokens else None, None, None, of_mask_token
 
 
 _op.register_autograd(_backward, setup_context=_setup_context)

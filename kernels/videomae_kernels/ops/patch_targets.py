@@ -10,38 +10,28 @@ listed tokens only. Targets carry no gradient. `masked_patch_loss` uses the same
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._checks import check_index
 from .._registration import define_op
+from . import cropped_pixels
 from ._pixels import (
     ChannelStats,
     arithmetic_dtype,
     as_bcthw,
     channel_affine,
     num_tokens,
-    per_channel,
+    pixel_targets,
     token_pixels,
 )
-
-EPS = 1e-6
+from .cropped_clips import CroppedClips
 
 
 def channel_targets(
     clip: Tensor, index: Tensor, patch: Sequence[int], scale: Sequence[float], shift: Sequence[float], normalize: bool
 ) -> Tensor:
     """Targets (B, K, C, τ·p·p), channel slowest, of a (B, C, T, H, W) clip; float64 if the clip is, else float32."""
-    pixels = token_pixels(clip, index, patch).to(arithmetic_dtype(clip)).flatten(3)
-    factor = per_channel(scale, clip, pixels.dtype).view(-1, 1)
-    if not normalize:
-        return pixels.mul_(factor).add_(per_channel(shift, clip, pixels.dtype).view(-1, 1))
-    # LayerNorm's kernel is ten times faster than std_mean. It divides by the biased deviation, rstd⁻¹, so
-    # (x − mean) / (unbiased deviation + ε) is its output / (sqrt(n / (n − 1)) + ε·rstd), and ε in units of raw pixels
-    # is ε / scale. Its own ε only keeps constant tokens finite: they come out as 0.
-    count = pixels.shape[3]
-    normalised, _, rstd = torch.native_layer_norm(pixels, [count], None, None, 1e-30)
-    return normalised.div_(rstd.mul_(EPS / factor).add_((count / (count - 1)) ** 0.5))
+    return pixel_targets(token_pixels(clip, index, patch).to(arithmetic_dtype(clip)), scale, shift, normalize)
 
 
 def _reference(
@@ -60,24 +50,27 @@ _op = define_op("patch_targets", _reference, _allocate, "masked_patch_loss:patch
 
 
 def target_arguments(
-    clip: Tensor,
+    clip: Tensor | CroppedClips,
     index: Tensor,
     patch_size: Sequence[int],
     layout: str,
     denormalize: ChannelStats | None,
     normalize: bool,
-) -> tuple[Tensor, Tensor, list[int], list[float], list[float], bool]:
-    """Checked arguments of the target-making ops, in the order of their schema."""
-    clip = as_bcthw(clip, layout, patch_size).detach()
-    index = check_index(index, "index", batch=clip.shape[0], limit=num_tokens(clip, patch_size), like=clip)
+) -> tuple[Any, ...]:
+    """Checked arguments of the target-making ops, in the order of their schema (that of `cropped_pixels` for those)."""
+    if isinstance(clip, CroppedClips):
+        where = cropped_pixels.arguments(clip, index, patch_size)
+    else:
+        clip = as_bcthw(clip, layout, patch_size).detach()
+        index = check_index(index, "index", batch=clip.shape[0], limit=num_tokens(clip, patch_size), like=clip)
+        where = clip, index, [int(n) for n in patch_size]
     if normalize and patch_size[0] * patch_size[1] * patch_size[2] < 2:
         raise ValueError(f"normalize_target needs at least 2 pixels per token, got patch_size {tuple(patch_size)}")
-    scale, shift = channel_affine(clip, denormalize, "denormalize", inverse=True)
-    return clip, index, [int(n) for n in patch_size], scale, shift, normalize
+    return *where, *channel_affine(clip, denormalize, "denormalize", inverse=True), normalize
 
 
 def patch_targets(
-    clip: Tensor,  # five dimensions in the order of `layout`, any strides, uint8 or floating
+    clip: Tensor | CroppedClips,  # five dimensions in the order of `layout`, any strides, uint8 or floating
     index: Tensor,  # (B, K) int32/int64 tokens in (t, h, w) order, unique per sample
     patch_size: Sequence[int],  # (τ, p, p)
     *,
@@ -86,4 +79,5 @@ def patch_targets(
     normalize_target: bool = True,
 ) -> Tensor:  # (B, K, τ·p·p·C) float32
     """Targets of the listed tokens as a tensor; see the module docstring for the mathematics."""
-    return _op(*target_arguments(clip, index, patch_size, layout, denormalize, normalize_target))
+    arguments = target_arguments(clip, index, patch_size, layout, denormalize, normalize_target)
+    return cropped_pixels.targets(*arguments) if isinstance(clip, CroppedClips) else _op(*arguments)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .._checks import check_index
 from .._registration import define_op
+from . import cropped_pixels
 from ._pixels import (
     ChannelStats,
     arithmetic_dtype,
@@ -27,6 +28,7 @@ from ._pixels import (
     place_token_pixels,
     token_pixels,
 )
+from .cropped_clips import CroppedClips
 
 
 def _reference(
@@ -98,7 +100,7 @@ _op.register_autograd(_backward, setup_context=_setup_context)
 
 
 def tube_mask_gather(
-    clip: Tensor,  # five dimensions in the order of `layout`, any strides, uint8 or floating
+    clip: Tensor | CroppedClips,  # five dimensions in the order of `layout`, any strides, uint8 or floating
     index: Tensor,  # (B, K) int32/int64 tokens in (t, h, w) order, unique per sample
     patch_size: Sequence[int],  # (τ, p, p)
     *,
@@ -107,11 +109,14 @@ def tube_mask_gather(
     dtype: torch.dtype | None = None,  # of the result; default: the clip's if floating, else float32
 ) -> Tensor:  # (B, K, C·τ·p·p)
     """Pixels of the listed tokens in the patch embedding's order; see the module docstring."""
+    if dtype is None:
+        dtype = clip.dtype if clip.dtype.is_floating_point else torch.float32
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be floating, got {dtype}")
+    if isinstance(clip, CroppedClips):
+        where = cropped_pixels.arguments(clip, index, patch_size)
+        return cropped_pixels.gather(*where, *channel_affine(clip, normalize, "normalize", inverse=False), dtype)
     clip = as_bcthw(clip, layout, patch_size)
     index = check_index(index, "index", batch=clip.shape[0], limit=num_tokens(clip, patch_size), like=clip)
     scale, shift = channel_affine(clip, normalize, "normalize", inverse=False)
-    if dtype is None:
-        dtype = clip.dtype if clip.is_floating_point() else torch.float32
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype must be floating, got {dtype}")
     return _op(clip, index, [int(n) for n in patch_size], scale, shift, dtype)

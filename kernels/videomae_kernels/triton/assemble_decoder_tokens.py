@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiling import column_block, reject_float64, row_block
+from ._tiling import reject_float64, row_tile
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -52,8 +52,8 @@ def assemble_decoder_tokens(
     """Launch for `ops.assemble_decoder_tokens`."""
     reject_float64(tokens=tokens, mask_token=mask_token, position=position)
     batch, rows_per_sample, width = out.shape
-    rows, cols = row_block(width), column_block(width)
-    grid = (triton.cdiv(batch * rows_per_sample, rows), triton.cdiv(width, cols))
+    tile = row_tile("assemble_decoder_tokens", width)
+    grid = (triton.cdiv(batch * rows_per_sample, tile["BLOCK_ROWS"]), triton.cdiv(width, tile["BLOCK_COLS"]))
     _assemble_decoder_tokens_kernel[grid](
         tokens,
         mask_token,
@@ -68,7 +68,5 @@ def assemble_decoder_tokens(
         V=visible.shape[1],
         M=decode.shape[1],
         WIDTH=width,
-        BLOCK_ROWS=rows,
-        BLOCK_COLS=cols,
-        num_warps=4,
+        **tile,
     )

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._tiling import TILES
+
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "stream"])
 def _select_index_kernel(
@@ -71,7 +73,9 @@ def _mask_to_index_kernel(
 
 def select_index(sample: Tensor, seed: int, stream: int, positions: int, keep: int, repeats: int, out: Tensor) -> None:
     """Launch for tube_mask_index and random_mask_index."""
-    block = triton.next_power_of_2(positions)
+    tile = TILES["select_index" if positions <= TILES["select_index"].elements else "select_index_long"]
+    if positions > tile.elements:
+        raise ValueError(f"random masks of {positions} tokens: the kernel ranks at most {tile.elements} at once")
     _select_index_kernel[(sample.shape[0],)](
         sample.contiguous(),
         out,
@@ -81,19 +85,20 @@ def select_index(sample: Tensor, seed: int, stream: int, positions: int, keep: i
         POSITIONS=positions,
         KEEP=keep,
         REPEATS=repeats,
-        BLOCK=block,
-        num_warps=4 if block <= 2048 else 16,
+        BLOCK=triton.next_power_of_2(positions),
+        num_warps=tile.num_warps,
     )
 
 
 def mask_to_index(mask: Tensor, count: int, out: Tensor) -> None:
     """Launch for ops.mask_to_index; unequal counts trip a device-side assertion, without a synchronisation."""
     torch._assert_async((mask.sum(dim=1) == count).all(), f"mask must keep {count} tokens in every sample")
-    positions = mask.shape[1]
+    positions, tile = mask.shape[1], TILES["mask_to_index"]
     _mask_to_index_kernel[(mask.shape[0],)](
         mask.view(torch.int8),
         out,
         POSITIONS=positions,
         COUNT=count,
-        BLOCK=min(1024, triton.next_power_of_2(positions)),
+        BLOCK=min(tile.elements, triton.next_power_of_2(positions)),
+        num_warps=tile.num_warps,
     )

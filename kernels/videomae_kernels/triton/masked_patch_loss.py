@@ -1,7 +1,7 @@
 """Kernels and launchers of ops.masked_patch_loss and ops.patch_targets.
 
-One program handles a few tokens. Per channel it loads their pixels, makes the targets in registers and uses them:
-stored as they are, compared with the predictions, or turned into the gradient.
+One program handles one token, in the memory order of its predictions (channel fastest). It loads the pixels once, makes
+the targets in registers and uses them: stored as they are, compared with the predictions, or turned into the gradient.
 """
 
 from collections.abc import Sequence
@@ -11,37 +11,45 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._pixels import channel_table, token_corner
-from ._tiling import reject_float64
+from ._pixels import (
+    channel_of,
+    channel_steps,
+    channel_sum,
+    channel_table,
+    of_channel,
+    pixel_offset,
+    row_columns,
+    token_corner,
+)
+from ._tiling import reject_float64, token_tile
 
 EPS = tl.constexpr(1e-6)  # added to the standard deviation, as published
 
-TARGETS, LOSS, GRADIENT = 0, 1, 2
-ROWS_PER_PROGRAM = {TARGETS: 2, LOSS: 4, GRADIENT: 4}  # tokens; chosen to spill no register, speed not measured
-
 
 @triton.jit
-def _channel_targets(pixels, inside, scale, shift, COUNT: tl.constexpr, NORMALIZE: tl.constexpr):
-    """Targets of one channel, from raw pixels (rows, pixels of a token)."""
-    value = pixels.to(tl.float32) * scale + shift
-    if NORMALIZE:
-        mean = tl.sum(tl.where(inside, value, 0.0), axis=1) / COUNT
-        centred = tl.where(inside, value - mean[:, None], 0.0)
-        deviation = tl.sqrt(tl.sum(centred * centred, axis=1) / (COUNT - 1))
-        value = centred / (deviation + EPS)[:, None]
-    return value
+def _normalized(value, inside, step, turn, COUNT: tl.constexpr, CHANNELS: tl.constexpr):
+    """Per channel: centred, then divided by the unbiased deviation; 0 outside."""
+    channel = channel_of(step, turn, CHANNELS)
+    mean = tl.zeros(value.shape, tl.float32)
+    for c in tl.static_range(CHANNELS):
+        mean = tl.where(channel == c, channel_sum(value, step, turn, c, CHANNELS) / COUNT, mean)
+    centred = tl.where(inside, value - mean, 0.0)
+    factor = tl.zeros(value.shape, tl.float32)
+    for c in tl.static_range(CHANNELS):
+        variance = channel_sum(centred * centred, step, turn, c, CHANNELS) / (COUNT - 1)
+        factor = tl.where(channel == c, 1.0 / (tl.sqrt(variance) + EPS), factor)
+    return centred * factor
 
 
-@triton.jit(do_not_specialize=["num_rows", "rows_per_sample"])
+@triton.jit(do_not_specialize=["rows_per_sample"])
 def _patch_kernel(
     clip,  # (B, C, T, H, W), any strides
     index,  # (B, K)
-    pred,  # (B, K, P), row strides given, columns contiguous; unused for TARGETS
-    grad,  # (B, K) gradient of the row losses; GRADIENT only
+    pred,  # (B, K, P), row strides given, columns contiguous; unused for targets
+    grad,  # (B, K) gradient of the row losses; gradient only
     out,  # contiguous: targets (B, K, P), row losses (B, K) or gradient of pred (B, K, P)
     scale,  # (C,) float32
     shift,  # (C,) float32
-    num_rows,  # B · K
     rows_per_sample,  # K
     stride_b,
     stride_c,
@@ -49,53 +57,56 @@ def _patch_kernel(
     stride_h,
     stride_w,
     pred_stride_b,
-    pred_stride_k,
     grid_h,
     grid_w,
-    MODE: tl.constexpr,  # TARGETS, LOSS or GRADIENT
+    PRED_STRIDE_K: tl.constexpr,  # nearly always P, whose factor 8 (Triton looks for 16 alone) lets accesses be wide
+    MODE: tl.constexpr,  # "targets", "loss" or "gradient"
     NORMALIZE: tl.constexpr,
+    PLANAR: tl.constexpr,  # else the C values of a pixel, and the pixels of a line, are neighbours in the clip
     CHANNELS: tl.constexpr,
     FRAMES: tl.constexpr,
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_PIXELS: tl.constexpr,
+    PARTS: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
 ):
     COUNT: tl.constexpr = FRAMES * HEIGHT * WIDTH
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # int32: see _tiling
-    in_rows = row < num_rows
-    token = tl.load(index + row, mask=in_rows, other=0).to(tl.int32)
+    row = tl.program_id(0)  # int32: see _tiling
     sample = row // rows_per_sample
+    token = tl.load(index + row).to(tl.int32)
     corner = token_corner(token, sample, grid_h, grid_w, stride_b, stride_t, stride_h, stride_w, FRAMES, HEIGHT, WIDTH)
-    pixel = tl.arange(0, BLOCK_PIXELS)
-    frame, y, x = pixel // (HEIGHT * WIDTH), pixel // WIDTH % HEIGHT, pixel % WIDTH
-    inner = frame * stride_t + y * stride_h + x * stride_w  # int32: two frames never span 2³¹ elements
-    inside = in_rows[:, None] & (pixel < COUNT)[None, :]
-    pred_row = sample.to(tl.int64) * pred_stride_b + (row % rows_per_sample).to(tl.int64) * pred_stride_k
-    out_row = row[:, None].to(tl.int64) * (COUNT * CHANNELS)
-    total = tl.zeros((BLOCK_ROWS,), tl.float32)
-    for channel in tl.static_range(CHANNELS):
-        at = clip + corner[:, None] + inner[None, :] + channel * stride_c
-        pixels = tl.load(at, mask=inside, other=0)
-        target = _channel_targets(pixels, inside, tl.load(scale + channel), tl.load(shift + channel), COUNT, NORMALIZE)
-        column = (pixel * CHANNELS + channel)[None, :]
-        if MODE == 0:
-            tl.store(out + out_row + column, target, mask=inside)
+    column = row_columns(PARTS, LANES, VECTOR)
+    inside = column < COUNT * CHANNELS
+    step, turn = channel_steps(PARTS, LANES, VECTOR, CHANNELS)
+    channel = channel_of(step, turn, CHANNELS)
+    if PLANAR:
+        line, x = column // CHANNELS // WIDTH, column // CHANNELS % WIDTH
+        inner = pixel_offset(channel, line, x, stride_c, stride_t, stride_h, stride_w, FRAMES, HEIGHT)
+    else:  # the channels of a line's pixels are one run of memory
+        line, x = column // (WIDTH * CHANNELS), column % (WIDTH * CHANNELS)
+        inner = pixel_offset(line * 0, line, x, 0, stride_t, stride_h, 1, FRAMES, HEIGHT)
+    pixels = tl.load(clip + corner + inner, mask=inside, other=0).to(tl.float32)
+    target = pixels * of_channel(scale, channel, CHANNELS) + of_channel(shift, channel, CHANNELS)
+    target = tl.where(inside, target, 0.0)
+    if NORMALIZE:
+        target = _normalized(target, inside, step, turn, COUNT, CHANNELS)
+    in_row = row.to(tl.int64) * (COUNT * CHANNELS) + column
+    if MODE == "targets":
+        tl.store(out + in_row, target, mask=inside)
+    else:
+        in_pred = sample.to(tl.int64) * pred_stride_b + (row % rows_per_sample).to(tl.int64) * PRED_STRIDE_K + column
+        error = tl.load(pred + in_pred, mask=inside, other=0.0).to(tl.float32) - target
+        if MODE == "loss":
+            total = tl.sum(tl.sum(tl.sum(error * error, axis=2), axis=0), axis=0)
+            tl.store(out + row, total / (COUNT * CHANNELS))
         else:
-            predicted = tl.load(pred + pred_row[:, None] + column, mask=inside, other=0.0).to(tl.float32)
-            error = tl.where(inside, predicted - target, 0.0)
-            if MODE == 1:
-                total += tl.sum(error * error, axis=1)
-            else:
-                factor = tl.load(grad + row, mask=in_rows, other=0.0).to(tl.float32) * (2.0 / (COUNT * CHANNELS))
-                value = (error * factor[:, None]).to(out.dtype.element_ty)
-                tl.store(out + out_row + column, value, mask=inside)
-    if MODE == 1:
-        tl.store(out + row, total / (COUNT * CHANNELS), mask=in_rows)
+            factor = tl.load(grad + row).to(tl.float32) * (2.0 / (COUNT * CHANNELS))
+            tl.store(out + in_row, (error * factor).to(out.dtype.element_ty), mask=inside)
 
 
 def _launch(
-    mode: int,
+    mode: str,
     pred: Tensor,
     grad: Tensor,
     clip: Tensor,
@@ -108,8 +119,8 @@ def _launch(
 ) -> None:
     reject_float64(pred=pred, clip=clip)
     _, channels, _, height, width = clip.shape
-    rows = ROWS_PER_PROGRAM[mode]
-    _patch_kernel[(triton.cdiv(index.numel(), rows),)](
+    planar = not (clip.stride(1) == 1 and clip.stride(4) == channels)
+    _patch_kernel[(index.numel(),)](
         clip,
         index,
         pred,
@@ -117,22 +128,20 @@ def _launch(
         out,
         channel_table(tuple(scale), clip.device),
         channel_table(tuple(shift), clip.device),
-        index.numel(),
         index.shape[1],
         *clip.stride(),
         pred.stride(0),
-        pred.stride(1),
         height // patch[1],
         width // patch[2],
+        PRED_STRIDE_K=pred.stride(1),
         MODE=mode,
         NORMALIZE=normalize,
+        PLANAR=planar,
         CHANNELS=channels,
         FRAMES=patch[0],
         HEIGHT=patch[1],
         WIDTH=patch[2],
-        BLOCK_ROWS=rows,
-        BLOCK_PIXELS=triton.next_power_of_2(patch[0] * patch[1] * patch[2]),
-        num_warps=4,
+        **token_tile(f"{mode}_reordered" if planar else mode, pred.shape[2], pred),
     )
 
 
@@ -143,14 +152,14 @@ def _rows_contiguous(pred: Tensor) -> Tensor:
 def patch_targets(*target_and_out: Any) -> None:
     """Launch for `ops.patch_targets`: clip, index, patch, scale, shift, normalize, out."""
     out = target_and_out[-1]
-    _launch(TARGETS, out, out, *target_and_out)
+    _launch("targets", out, out, *target_and_out)
 
 
 def masked_patch_loss(pred: Tensor, *target_and_out: Any) -> None:
     """Launch for the row losses of `ops.masked_patch_loss`."""
-    _launch(LOSS, _rows_contiguous(pred), target_and_out[-1], *target_and_out)
+    _launch("loss", _rows_contiguous(pred), target_and_out[-1], *target_and_out)
 
 
 def masked_patch_loss_backward(grad: Tensor, pred: Tensor, *target_and_out: Any) -> None:
     """Launch for the gradient of `pred`."""
-    _launch(GRADIENT, _rows_contiguous(pred), grad, *target_and_out)
+    _launch("gradient", _rows_contiguous(pred), grad, *target_and_out)

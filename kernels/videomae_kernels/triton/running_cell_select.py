@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._tiling import TILES
+
 
 @triton.jit
 def _is_listed(values, token, inside, COUNT: tl.constexpr, STEPS: tl.constexpr):
@@ -73,7 +75,7 @@ def running_cell_select(
     n_overlap: Tensor,
 ) -> None:
     """Launch for ops.running_cell_select."""
-    tokens = grid[0] * grid[1] * grid[2]
+    tokens, tile = grid[0] * grid[1] * grid[2], TILES["running_cell_select"]
     _running_cell_select_kernel[(visible.shape[0],)](
         visible,
         phase,
@@ -86,6 +88,6 @@ def running_cell_select(
         HIDDEN_SLOTS=hidden_slots,
         COUNT=count,
         SEARCH_STEPS=visible.shape[1].bit_length(),
-        BLOCK=min(1024, triton.next_power_of_2(tokens)),
-        num_warps=4,
+        BLOCK=min(tile.elements, triton.next_power_of_2(tokens)),
+        num_warps=tile.num_warps,
     )

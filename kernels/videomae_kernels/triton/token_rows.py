@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiling import column_block, row_block
+from ._tiling import row_tile
 
 
 @triton.jit(do_not_specialize=["num_rows", "out_rows"])
@@ -46,8 +46,8 @@ def _copy_rows_kernel(
 
 def _copy_rows(src: Tensor, row_map: Tensor, fill: Tensor | None, out: Tensor, holes: bool) -> None:
     batch, out_rows, width = out.shape
-    rows, cols = row_block(width), column_block(width)
-    grid = (triton.cdiv(batch * out_rows, rows), triton.cdiv(width, cols))
+    tile = row_tile("copy_rows", width)
+    grid = (triton.cdiv(batch * out_rows, tile["BLOCK_ROWS"]), triton.cdiv(width, tile["BLOCK_COLS"]))
     _copy_rows_kernel[grid](
         src,
         row_map,
@@ -60,9 +60,7 @@ def _copy_rows(src: Tensor, row_map: Tensor, fill: Tensor | None, out: Tensor, h
         WIDTH=width,
         HAS_HOLES=holes,
         HAS_FILL=fill is not None,
-        BLOCK_ROWS=rows,
-        BLOCK_COLS=cols,
-        num_warps=4,
+        **tile,
     )
 
 

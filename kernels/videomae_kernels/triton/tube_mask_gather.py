@@ -1,4 +1,7 @@
-"""Kernel and launchers of ops.tube_mask_gather: one kernel reads kept pixels, or writes them back."""
+"""Kernel and launchers of ops.tube_mask_gather: one kernel reads kept pixels, or writes them back.
+
+One program handles one token, all its channels and frames, in the order of its row.
+"""
 
 from collections.abc import Sequence
 
@@ -7,20 +10,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._pixels import channel_table, token_corner
-from ._tiling import reject_float64
-
-ROWS_PER_PROGRAM = 8  # tokens; predicted, not measured
+from ._pixels import channel_table, of_channel, pixel_offset, row_columns, token_corner
+from ._tiling import reject_float64, token_tile
 
 
-@triton.jit(do_not_specialize=["num_rows", "rows_per_sample"])
+@triton.jit(do_not_specialize=["rows_per_sample"])
 def _tube_mask_gather_kernel(
     clip,  # (B, C, T, H, W), any strides
     index,  # (B, K)
     rows,  # (B, K, C·τ·p·p) contiguous
     scale,  # (C,) float32
     shift,  # (C,) float32
-    num_rows,  # B · K
     rows_per_sample,  # K
     stride_b,
     stride_c,
@@ -34,39 +34,26 @@ def _tube_mask_gather_kernel(
     HEIGHT: tl.constexpr,  # p
     WIDTH: tl.constexpr,  # p
     TO_CLIP: tl.constexpr,  # write rows into the clip (backward) instead of reading the clip into rows
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_PIXELS: tl.constexpr,
+    PARTS: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
 ):
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # int32: see _tiling
-    channel, frame = tl.program_id(1) // FRAMES, tl.program_id(1) % FRAMES
-    in_rows = row < num_rows
-    token = tl.load(index + row, mask=in_rows, other=0).to(tl.int32)
-    corner = token_corner(
-        token,
-        row // rows_per_sample,
-        grid_h,
-        grid_w,
-        stride_b,
-        stride_t,
-        stride_h,
-        stride_w,
-        FRAMES,
-        HEIGHT,
-        WIDTH,
-    )
-    corner += channel.to(tl.int64) * stride_c + frame.to(tl.int64) * stride_t
-    pixel = tl.arange(0, BLOCK_PIXELS)
-    inner = pixel // WIDTH * stride_h + pixel % WIDTH * stride_w  # int32: one frame never spans 2³¹ elements
-    inside = in_rows[:, None] & (pixel < HEIGHT * WIDTH)[None, :]
-    in_clip = clip + corner[:, None] + inner[None, :]
-    plane = tl.program_id(1) * (HEIGHT * WIDTH) + pixel
-    in_row = rows + row[:, None].to(tl.int64) * (CHANNELS * FRAMES * HEIGHT * WIDTH) + plane[None, :]
-    factor = tl.load(scale + channel)
+    COUNT: tl.constexpr = FRAMES * HEIGHT * WIDTH
+    row = tl.program_id(0)  # int32: see _tiling
+    sample = row // rows_per_sample
+    token = tl.load(index + row).to(tl.int32)
+    corner = token_corner(token, sample, grid_h, grid_w, stride_b, stride_t, stride_h, stride_w, FRAMES, HEIGHT, WIDTH)
+    column = row_columns(PARTS, LANES, VECTOR)
+    inside = column < COUNT * CHANNELS
+    channel, line, x = column // COUNT, column // WIDTH, column % WIDTH
+    in_clip = clip + corner + pixel_offset(channel, line, x, stride_c, stride_t, stride_h, stride_w, FRAMES, HEIGHT)
+    in_row = rows + row.to(tl.int64) * (COUNT * CHANNELS) + column
+    factor = of_channel(scale, channel, CHANNELS)
     if TO_CLIP:
         value = tl.load(in_row, mask=inside, other=0.0).to(tl.float32) * factor
         tl.store(in_clip, value.to(clip.dtype.element_ty), mask=inside)
     else:
-        value = tl.load(in_clip, mask=inside, other=0).to(tl.float32) * factor + tl.load(shift + channel)
+        value = tl.load(in_clip, mask=inside, other=0).to(tl.float32) * factor + of_channel(shift, channel, CHANNELS)
         tl.store(in_row, value.to(rows.dtype.element_ty), mask=inside)
 
 
@@ -80,14 +67,13 @@ def _launch(
     to_clip: bool,
 ) -> None:
     _, channels, _, height, width = clip.shape
-    grid = (triton.cdiv(index.numel(), ROWS_PER_PROGRAM), channels * patch[0])
-    _tube_mask_gather_kernel[grid](
+    kernel = "gather_backward" if to_clip else "gather"
+    _tube_mask_gather_kernel[(index.numel(),)](
         clip,
         index,
         rows,
         channel_table(tuple(scale), clip.device),
         channel_table(tuple(shift), clip.device),
-        index.numel(),
         index.shape[1],
         *clip.stride(),
         height // patch[1],
@@ -97,9 +83,7 @@ def _launch(
         HEIGHT=patch[1],
         WIDTH=patch[2],
         TO_CLIP=to_clip,
-        BLOCK_ROWS=ROWS_PER_PROGRAM,
-        BLOCK_PIXELS=triton.next_power_of_2(patch[1] * patch[2]),
-        num_warps=4,
+        **token_tile(kernel if clip.stride(4) == 1 else f"{kernel}_reordered", rows.shape[2], rows),
     )
 
 

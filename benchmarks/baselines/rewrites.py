@@ -1,0 +1,93 @@
+"""What somebody who knows the published code's waste would write: every op with indices, in plain torch.
+
+These are what our ops have to beat, as they are and through torch.compile. Nothing in them waits for the device, and
+none touches what the masks drop. Tokens are in (t, h, w) order, w fastest; a patch is (τ, p, p).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Affine = tuple[Tensor, Tensor]  # scale and shift of every channel, (C, 1, 1, 1)
+
+
+def random_index(batch: int, positions: int, keep: int, repeats: int, device: torch.device) -> Tensor:
+    """(B, repeats · keep) ascending: `keep` random positions of each sample, repeated in every frame."""
+    kept = torch.rand(batch, positions, device=device).argsort(dim=1)[:, :keep].sort(dim=1).values
+    frames = torch.arange(repeats, device=device)[:, None] * positions
+    return (kept[:, None] + frames).flatten(1)
+
+
+def mask_to_index(mask: Tensor, count: int) -> Tensor:
+    """(B, count) positions of True in a (B, N) mask, ascending."""
+    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def running_cell_select(visible: Tensor, phase: Tensor, grid: Sequence[int], hidden: int, count: int) -> Tensor:
+    """(B, count) decoded tokens, those in `visible` (B, V) first; `hidden` of the four slots of a cell are."""
+    t, h, w = (torch.arange(size, device=visible.device) for size in grid)
+    slot = t[:, None, None] + 2 * (h[:, None] % 2) + w % 2 + 1
+    decoded = (slot.flatten() + phase[:, None]) % 4 >= hidden
+    seen = torch.zeros_like(decoded).scatter(1, visible, True)
+    rank = 2 - decoded.to(torch.uint8) - (decoded & seen).to(torch.uint8)
+    return rank.argsort(dim=1, stable=True)[:, :count]
+
+
+def gather_pixels(clip: Tensor, index: Tensor, patch: Sequence[int]) -> Tensor:
+    """(B, K, C, τ, p, p) pixels of listed tokens of a (B, C, T, H, W) clip of any strides."""
+    blocks = clip.unflatten(4, (-1, patch[2])).unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))
+    blocks = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7)
+    height, width = blocks.shape[2:4]
+    sample = torch.arange(index.shape[0], device=index.device)[:, None]
+    return blocks[sample, index // (height * width), index // width % height, index % width]
+
+
+def pixel_values(clip: Tensor, index: Tensor, patch: Sequence[int], affine: Affine | None) -> Tensor:
+    """The same, scaled and shifted; without `affine` they are what they are."""
+    pixels = gather_pixels(clip, index, patch)
+    return pixels if affine is None else pixels * affine[0] + affine[1]
+
+
+def tube_mask_gather(
+    clip: Tensor, index: Tensor, patch: Sequence[int], affine: Affine | None, dtype: torch.dtype
+) -> Tensor:
+    """(B, K, P) rows in the order of a Conv3d weight."""
+    return pixel_values(clip, index, patch, affine).flatten(2).to(dtype)
+
+
+def embed_tokens(rows: Tensor, index: Tensor, weight: Tensor, bias: Tensor, position: Tensor) -> Tensor:
+    """(B, K, D) embedded rows (B, K, P) with their positions, a table (N, D)."""
+    return F.linear(rows, weight.flatten(1), bias) + position.to(rows.dtype)[index]
+
+
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
+    """(B, K, D) rows of (B, N, D)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+
+
+def masked_token_scatter(tokens: Tensor, index: Tensor, num_tokens: int, mask_token: Tensor) -> Tensor:
+    """(B, N, D): tokens (B, K, D) at their places, the mask token (D,) at all others."""
+    full = mask_token.expand(tokens.shape[0], num_tokens, -1)
+    return full.scatter(1, index[..., None].expand_as(tokens), tokens)
+
+
+def assemble_decoder_tokens(
+    tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Tensor, decode: Tensor
+) -> Tensor:
+    """(B, V + M, d): visible tokens, then mask tokens, each with its position of a table (N, d)."""
+    return torch.cat((tokens + position[visible], mask_token + position[decode]), dim=1)
+
+
+def patch_targets(clip: Tensor, index: Tensor, patch: Sequence[int], affine: Affine | None) -> Tensor:
+    """(B, K, P) targets, channel fastest, normalised per token and channel."""
+    pixels = pixel_values(clip, index, patch, affine).flatten(3)
+    variance, mean = torch.var_mean(pixels, dim=3, keepdim=True)
+    return ((pixels - mean) / (variance.sqrt() + 1e-6)).transpose(2, 3).flatten(2)
+
+
+def masked_patch_loss(pred: Tensor, clip: Tensor, index: Tensor, patch: Sequence[int], affine: Affine | None) -> Tensor:
+    """Mean squared error of pred (B, K, P) against `patch_targets`."""
+    target = patch_targets(clip, index, patch, affine)
+    return F.mse_loss(pred.to(target.dtype), target)

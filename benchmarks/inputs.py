@@ -1,0 +1,72 @@
+"""Clips and masks of one batch, in every form that an implementation asks for."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from videomae_fast.masks import MaskPlan, make_masks
+from videomae_fast.models import VideoMAEConfig
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Random clips of one batch and their masks, in every form that an implementation asks for."""
+
+    config: VideoMAEConfig
+    batch_size: int
+    device: torch.device
+    encoder_ratio: float = 0.9
+    decoder_ratio: float = 0.5  # 0: no decoder mask, so that all hidden tokens are predicted, as in VideoMAE V1
+    seed: int = 0
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """(B, T, H, W, 3) uint8."""
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        shape = (self.batch_size, self.config.num_frames, *self.config.image_size, self.config.in_channels)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device, generator=generator)
+
+    @cached_property
+    def clip(self) -> Tensor:
+        """(B, 3, T, H, W) float32, the same pixels normalised."""
+        scale = 1 / (255 * torch.tensor(self.config.pixel_std, device=self.device))
+        shift = torch.tensor(self.config.pixel_mean, device=self.device) * 255
+        return ((self.frames - shift) * scale).permute(0, 4, 1, 2, 3).contiguous()
+
+    @cached_property
+    def clip_by_frame(self) -> Tensor:
+        """(B, T, 3, H, W) float32, the same again, for Hugging Face."""
+        return self.clip.transpose(1, 2).contiguous()
+
+    @cached_property
+    def sample(self) -> Tensor:
+        """(B,) sample numbers."""
+        return torch.arange(self.batch_size, device=self.device)
+
+    def plan(self) -> MaskPlan:
+        """Masks as index lists."""
+        decoder = "running_cell" if self.decoder_ratio else "none"
+        return make_masks(
+            self.sample,
+            self.config.grid,
+            encoder_ratio=self.encoder_ratio,
+            decoder=decoder,
+            decoder_ratio=self.decoder_ratio,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """(B, N) bool, True where the encoder sees nothing."""
+        return self._all_but(self.plan().visible)
+
+    @cached_property
+    def not_decoded(self) -> Tensor:
+        """(B, N) bool, True where the decoder predicts nothing."""
+        return self._all_but(self.plan().decode)
+
+    def _all_but(self, index: Tensor) -> Tensor:
+        everything = torch.ones(self.batch_size, self.config.num_tokens, dtype=torch.bool, device=self.device)
+        return everything.scatter(1, index, False)

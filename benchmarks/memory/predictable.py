@@ -1,0 +1,61 @@
+"""Steps of `benchmarks.steps` for `videomae_fast.report.predict`: on fake tensors, with the counts of their masks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from benchmarks.baselines.published import sinusoid_table
+from benchmarks.inputs import Inputs
+from benchmarks.steps import Step, make_step
+from videomae_fast.models import VideoMAEConfig
+from videomae_fast.report.fake_cuda import DEVICE, known_true
+
+# Compiled implementations are not among them: what compiled code allocates is unknown before it is compiled.
+PREDICTABLE = {
+    "published": "published",
+    "published, checkpointed": "published, checkpointed",
+    "published + SDPA": "published + SDPA",
+    "published, fused": "published, fused",
+    "Hugging Face": "Hugging Face",  # with decoder_ratio 0 only
+    "Hugging Face, fused": "Hugging Face, fused",
+    "videomae_fast": "videomae_fast",
+    "videomae_fast, checkpointed": "videomae_fast",
+}
+
+
+def make_predictable(
+    name: str,
+    config: VideoMAEConfig,
+    batch_size: int,
+    encoder_ratio: float = 0.9,
+    decoder_ratio: float = 0.5,
+    precision: str = "bf16",
+    device: torch.device = DEVICE,  # a GPU, to measure the same step
+) -> Callable[[], Step]:
+    """What `predict_step` and `fake_step` take: builds the named step. ValueError for one that cannot be predicted."""
+    if name not in PREDICTABLE:
+        raise ValueError(f"name must be one of {tuple(PREDICTABLE)}, got '{name}'; compiled code cannot be predicted")
+    if name == "videomae_fast, checkpointed":
+        config = replace(config, checkpoint_blocks=True)
+    for dim in (config.encoder_dim, config.decoder_dim):
+        sinusoid_table(config.num_tokens, dim)  # keeps its results, which must not be fake ones
+
+    def make() -> Step:
+        inputs = Inputs(config, batch_size, device, encoder_ratio, decoder_ratio)
+        plan = inputs.plan()
+        known_true(inputs.hidden, inputs.hidden.numel() - plan.visible.numel())
+        known_true(inputs.not_decoded, inputs.not_decoded.numel() - plan.decode.numel())
+        step = make_step(PREDICTABLE[name], inputs, precision)
+        for form in ("frames", "clip", "clip_by_frame", "hidden", "not_decoded"):
+            vars(inputs).pop(form, None)  # the step holds what it was handed: no pipeline has all forms on the device
+        return step
+
+    return make
+
+
+def bytes_to_device_per_clip(step: Step, batch_size: int) -> float:
+    """Bytes that a step's inputs bring from the host for one clip; the published loader sends masks as float64."""
+    mask_bytes = 8 if step.name.startswith("published") else 1
+    sizes = [tensor.numel() * mask_bytes if tensor.dtype == torch.bool else tensor.nbytes for tensor in step.inputs]
+    return sum(sizes) / batch_size

@@ -1,0 +1,80 @@
+"""The memory of a training step on a GPU, predicted: the same bytes on every machine. No time is taken.
+
+`total_mib` is the whole peak, and the sum of the fields named after categories; `peak_mib` leaves out what lies on the
+device before the step: weights, optimizer state, inputs. `--size small --size base` is the short form.
+"""
+
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.memory.predictable import bytes_to_device_per_clip, make_predictable
+from benchmarks.model.lineup import Case
+from benchmarks.settings import SIZES, Settings
+from videomae_fast.models import CONFIGS
+from videomae_fast.report.counts import count
+from videomae_fast.report.fake_cuda import DEVICE
+from videomae_fast.report.memory import MemoryProfile
+from videomae_fast.report.predict import fake_step
+
+CLIPS = 128
+DUAL_MASKING = (
+    "published",
+    "published, checkpointed",
+    "published + SDPA",
+    "published, fused",
+    "videomae_fast",
+    "videomae_fast, checkpointed",
+)
+WITHOUT_DECODER_MASK = ("published", "Hugging Face", "Hugging Face, fused", "videomae_fast")  # VideoMAE V1
+
+
+def parametrize(settings: Settings) -> tuple[str, list[tuple[Case, str]], list[str]]:
+    """Every predictable implementation of every case: published sizes, 128 clips, bf16 if the options do not say."""
+    options = settings.options
+    cases = [
+        Case(size, precision, encoder_ratio, decoder_ratio, options.batch_size or CLIPS, DEVICE)
+        for size in options.size or CONFIGS
+        for precision in options.precision or ["bf16"]
+        for encoder_ratio in settings.encoder_ratios
+        for decoder_ratio in settings.decoder_ratios
+    ]
+    rows = [
+        (case, variant) for case in cases for variant in (DUAL_MASKING if case.decoder_ratio else WITHOUT_DECODER_MASK)
+    ]
+    return "case, variant", rows, [f"{case.size}-{case}-{variant}" for case, variant in rows]
+
+
+@pytest.mark.benchmark(group="memory")
+def test_predicted_memory(case: Case, variant: str, benchmark: BenchmarkFixture) -> None:
+    record = benchmark.pedantic(predict, (case, variant), rounds=1)
+    assert record["total_mib"] > record["peak_mib"] > 0
+    benchmark.extra_info["record"] = record
+
+
+def predict(case: Case, variant: str) -> dict[str, Any]:
+    """The record of one implementation in one case."""
+    config = SIZES[case.size]
+    make = make_predictable(variant, config, case.batch_size, case.encoder_ratio, case.decoder_ratio, case.precision)
+    with fake_step(make) as step:
+        with MemoryProfile(step.model, step.optimizer) as profile:
+            step()
+        counts = count(step, DEVICE)
+        to_device = bytes_to_device_per_clip(step, case.batch_size)
+    parts = {f"{category.split()[0]}_mib": size / 2**20 for category, size in profile.breakdown.items()}
+    resident = sum(parts[name] for name in ("parameters_mib", "buffers_mib", "optimizer_mib", "inputs_mib"))
+    return {
+        "suite": "memory",
+        "name": case.size,
+        "case": str(case),
+        "variant": variant,
+        "predicted": True,
+        "peak_mib": profile.peak_bytes / 2**20 - resident,
+        "total_mib": profile.peak_bytes / 2**20,
+        **parts,
+        "peak_in": f"{profile.peak.phase}: {profile.peak.module}",
+        "bytes_to_device_per_clip": to_device,
+        "launches": counts.launches,
+        "syncs": counts.syncs,
+    }

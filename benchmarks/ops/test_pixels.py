@@ -1,0 +1,154 @@
+"""Ops on clips: the pixels of kept tokens, their embedding, targets, the loss.
+
+The published code has its normalised float clip whatever ours is given. P is the number of values of a token.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import videomae_kernels as vk
+from benchmarks.baselines import rewrites
+from benchmarks.baselines.published_loss import published_loss, published_target
+from benchmarks.ops.pixels import INDEX_BYTES, Pixels
+from benchmarks.ops.workload import CLIPS, COMPILED, OURS, PUBLISHED, REWRITE, Case, Op, Variant, Workload, rows, run
+from benchmarks.settings import Settings
+from videomae_fast.models.vit import sinusoid_table
+
+
+def _tube_mask_gather(case: Case) -> Workload:
+    pixels, patch, index = Pixels(case, targets=False), case.inputs.config.patch, case.inputs.plan().visible
+    clip, view, dtype = pixels.clip, pixels.view, case.dtype
+    backward = case.direction == "backward"
+    if backward:
+        view = clip = clip.clone().requires_grad_()
+    double = view.detach().double().requires_grad_(backward)
+    affine = pixels.affine()
+    exact = pixels.affine(torch.float64)
+    moved = index.numel() * case.inputs.config.token_values * dtype.itemsize  # rows
+    # forward: also the pixels; backward: also the gradient of the whole clip
+    moved += INDEX_BYTES * index.numel() + clip.nbytes if backward else pixels.bytes(index)
+    return Workload(
+        {
+            REWRITE: Variant(lambda: rewrites.tube_mask_gather(view, index, patch, affine, dtype), [clip]),
+            OURS: Variant(
+                lambda: vk.tube_mask_gather(
+                    clip, index, patch, layout=pixels.layout, normalize=pixels.stats, dtype=dtype
+                ),
+                [clip],
+            ),
+        },
+        moved,
+        Variant(lambda: rewrites.tube_mask_gather(double, index, patch, exact, torch.float64), [double]),
+    )
+
+
+def _embed_tokens(case: Case) -> Workload:
+    pixels, config, index = Pixels(case, targets=False), case.inputs.config, case.inputs.plan().visible
+    patch, dim, dtype, hidden = config.patch, config.encoder_dim, case.dtype, case.inputs.hidden
+    weight, bias = case.normal(dim, config.in_channels, *patch), case.normal(dim)
+    position = sinusoid_table(config.num_tokens, dim).to(case.device)
+    host_table, whole, affine = position.cpu()[None], case.inputs.clip, pixels.affine()
+    doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in (weight, bias)]
+
+    def published() -> Tensor:
+        x = F.conv3d(whole.to(dtype), weight, bias, stride=patch).flatten(2).transpose(1, 2)
+        x = x + host_table.type_as(x).to(x.device).clone()
+        return x[~hidden].reshape(x.shape[0], -1, dim)
+
+    def rewrite() -> Tensor:
+        kept = rewrites.tube_mask_gather(pixels.view, index, patch, affine, dtype)
+        return rewrites.embed_tokens(kept, index, weight, bias, position)
+
+    def truth() -> Tensor:
+        kept = rewrites.tube_mask_gather(pixels.view, index, patch, pixels.affine(torch.float64), torch.float64)
+        return rewrites.embed_tokens(kept.to(dtype).double(), index, *doubles, position)
+
+    # pixels, weight and bias, embedded tokens; forward: also the table; backward: the same with gradients for results
+    moved = pixels.bytes(index) + dtype.itemsize * (weight.numel() + dim + index.numel() * dim)
+    return Workload(
+        {
+            PUBLISHED: Variant(published, [weight, bias]),
+            REWRITE: Variant(rewrite, [weight, bias]),
+            OURS: Variant(
+                lambda: vk.embed_tokens(
+                    pixels.clip, index, weight, bias, position, layout=pixels.layout, normalize=pixels.stats
+                ),
+                [weight, bias],
+            ),
+        },
+        moved + (position.nbytes if case.direction == "forward" else 0),
+        Variant(truth, doubles),
+    )
+
+
+def _patch_targets(case: Case) -> Workload:
+    pixels, patch, inputs = Pixels(case, targets=True), case.inputs.config.patch, case.inputs
+    index = inputs.plan().predicted
+    in_loss = inputs.hidden & ~inputs.not_decoded
+    affine = pixels.affine()
+    exact = pixels.affine(torch.float64)
+    return Workload(
+        {
+            PUBLISHED: Variant(lambda: published_target(inputs.clip, patch)[in_loss].reshape(*index.shape, -1)),
+            REWRITE: Variant(lambda: rewrites.patch_targets(pixels.view, index, patch, affine)),
+            OURS: Variant(
+                lambda: vk.patch_targets(pixels.clip, index, patch, layout=pixels.layout, denormalize=pixels.stats)
+            ),
+        },
+        pixels.bytes(index) + 4 * index.numel() * inputs.config.token_values,
+        Variant(lambda: rewrites.patch_targets(pixels.view, index, patch, exact)),
+    )
+
+
+def _masked_patch_loss(case: Case) -> Workload:
+    pixels, patch, inputs = Pixels(case, targets=True), case.inputs.config.patch, case.inputs
+    index, hidden, not_decoded = inputs.plan().predicted, inputs.hidden, inputs.not_decoded
+    # The published code predicts every decoded token and weights those that the encoder sees with zero.
+    decoded = case.normal(inputs.batch_size, inputs.plan().decode.shape[1], inputs.config.token_values)
+    in_loss = hidden[~not_decoded].reshape(inputs.batch_size, -1)
+    pred = decoded.detach()[in_loss].reshape(*index.shape, -1).requires_grad_(decoded.requires_grad)
+    double = pred.detach().double().requires_grad_(pred.requires_grad)
+    affine = pixels.affine()
+    exact = pixels.affine(torch.float64)
+    # predictions and pixels; backward: also the gradient
+    moved = pixels.bytes(index) + pred.nbytes * (1 if case.direction == "forward" else 2)
+    return Workload(
+        {
+            PUBLISHED: Variant(
+                lambda: published_loss(decoded, inputs.clip, hidden, not_decoded, patch),
+                [decoded],
+                lambda found: found[in_loss].reshape(pred.shape) if found.ndim else found,
+            ),
+            REWRITE: Variant(lambda: rewrites.masked_patch_loss(pred, pixels.view, index, patch, affine), [pred]),
+            OURS: Variant(
+                lambda: vk.masked_patch_loss(
+                    pred, pixels.clip, index, patch, layout=pixels.layout, denormalize=pixels.stats
+                ),
+                [pred],
+            ),
+        },
+        moved,
+        Variant(lambda: rewrites.masked_patch_loss(double, pixels.view, index, patch, exact), [double]),
+    )
+
+
+BOTH = ("forward", "backward")
+UNPUBLISHED = (REWRITE, COMPILED, OURS)  # the published code has no such step
+OPS = (
+    Op("tube_mask_gather", _tube_mask_gather, clips=CLIPS, variants=UNPUBLISHED),
+    Op("tube_mask_gather", _tube_mask_gather, ("backward",), CLIPS[1:], variants=UNPUBLISHED),  # uint8 has no gradient
+    Op("embed_tokens", _embed_tokens, BOTH, CLIPS),
+    Op("patch_targets", _patch_targets, clips=CLIPS),
+    Op("masked_patch_loss", _masked_patch_loss, BOTH, CLIPS),
+)
+
+
+def parametrize(settings: Settings) -> tuple[str, list[Any], list[str]]:
+    return rows(OPS, settings)
+
+
+def test_pixels(benchmark: Any, settings: Settings, op: Op, case: Case, variant: str) -> None:
+    run(benchmark, settings, op, case, variant)

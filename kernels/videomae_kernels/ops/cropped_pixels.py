@@ -1,0 +1,162 @@
+"""What tube_mask_gather, patch_targets and masked_patch_loss compute when their clip is a `CroppedClips`.
+
+The mathematics of each, with the pixels of `cropped_clips` in place of a tensor's; the resized clip is never stored.
+Frames are uint8, so there is no gradient to them. The resize is done again for the gradient of the loss.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_index
+from .._registration import define_op
+from ._pixels import arithmetic_dtype, check_patch_size, num_tokens, per_channel, pixel_targets
+from .cropped_clips import CroppedClips, token_pixels
+
+# Every op begins with: frames, geometry, shape (B, C, T, H, W), resize, index, patch, scale, shift.
+
+
+def _pixels(
+    frames: Tensor,
+    geometry: Tensor,
+    shape: Sequence[int],
+    resize: str,
+    index: Tensor,
+    patch: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    clips = CroppedClips(frames, geometry, shape[2], (shape[3], shape[4]), resize, shape[1])
+    return token_pixels(clips, index, patch, dtype)
+
+
+def _gather_reference(
+    frames: Tensor,
+    geometry: Tensor,
+    shape: Sequence[int],
+    resize: str,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    pixels = _pixels(frames, geometry, shape, resize, index, patch, compute)
+    pixels.mul_(per_channel(scale, pixels, compute)).add_(per_channel(shift, pixels, compute))
+    return pixels.flatten(2).to(dtype)
+
+
+def _allocate_rows(frames: Tensor, index: Tensor, shape: Sequence[int], patch: Sequence[int], dtype: Any) -> Tensor:
+    return frames.new_empty((*index.shape, shape[1] * patch[0] * patch[1] * patch[2]), dtype=dtype)
+
+
+def _allocate_gather(
+    frames: Tensor, geometry: Tensor, shape: Sequence[int], resize: str, index: Tensor, patch: Sequence[int], *rest: Any
+) -> Tensor:
+    return _allocate_rows(frames, index, shape, patch, rest[-1])
+
+
+def _targets_reference(
+    frames: Tensor,
+    geometry: Tensor,
+    shape: Sequence[int],
+    resize: str,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
+) -> Tensor:
+    pixels = _pixels(frames, geometry, shape, resize, index, patch, torch.float32)
+    return pixel_targets(pixels, scale, shift, normalize).transpose(2, 3).flatten(2).contiguous()
+
+
+def _allocate_targets(
+    frames: Tensor, geometry: Tensor, shape: Sequence[int], resize: str, index: Tensor, patch: Sequence[int], *rest: Any
+) -> Tensor:
+    return _allocate_rows(frames, index, shape, patch, torch.float32)
+
+
+def _loss_reference(
+    pred: Tensor,
+    frames: Tensor,
+    geometry: Tensor,
+    shape: Sequence[int],
+    resize: str,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
+) -> Tensor:
+    rows = _allocate_loss(pred)
+    for b in range(pred.shape[0]):  # one clip at a time, so that no more of the resized clips exists at once
+        target = _targets_reference(
+            frames, geometry[b : b + 1], shape, resize, index[b : b + 1], patch, scale, shift, normalize
+        )
+        torch.mean((pred[b] - target[0]).square_(), dim=1, out=rows[b])
+    return rows
+
+
+def _allocate_loss(pred: Tensor, *options: Any) -> Tensor:
+    return pred.new_empty(pred.shape[:2], dtype=arithmetic_dtype(pred))
+
+
+def _loss_backward_reference(
+    grad: Tensor,
+    pred: Tensor,
+    frames: Tensor,
+    geometry: Tensor,
+    shape: Sequence[int],
+    resize: str,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
+) -> Tensor:
+    out = pred.new_empty(pred.shape)
+    for b in range(pred.shape[0]):
+        target = _targets_reference(
+            frames, geometry[b : b + 1], shape, resize, index[b : b + 1], patch, scale, shift, normalize
+        )
+        out[b] = (pred[b] - target[0]).mul_(grad[b, :, None] * (2 / pred.shape[2]))
+    return out
+
+
+def _allocate_loss_backward(grad: Tensor, pred: Tensor, *options: Any) -> Tensor:
+    return pred.new_empty(pred.shape)
+
+
+gather = define_op("tube_mask_gather_cropped", _gather_reference, _allocate_gather, "cropped_pixels:tube_mask_gather")
+targets = define_op("patch_targets_cropped", _targets_reference, _allocate_targets, "cropped_pixels:patch_targets")
+loss = define_op("masked_patch_loss_cropped", _loss_reference, _allocate_loss, "cropped_pixels:masked_patch_loss")
+_loss_backward = define_op(
+    "masked_patch_loss_cropped_backward",
+    _loss_backward_reference,
+    _allocate_loss_backward,
+    "cropped_pixels:masked_patch_loss_backward",
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    pred, frames, geometry, ctx.shape, ctx.resize, index, *ctx.options = inputs
+    ctx.save_for_backward(pred, frames, geometry, index)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    pred, frames, geometry, index = ctx.saved_tensors
+    of_pred = _loss_backward(grad.contiguous(), pred, frames, geometry, ctx.shape, ctx.resize, index, *ctx.options)
+    return of_pred, *([None] * 9)
+
+
+loss.register_autograd(_backward, setup_context=_setup_context)
+
+
+def arguments(clips: CroppedClips, index: Tensor, patch_size: Sequence[int]) -> tuple[Any, ...]:
+    """Checked (frames, geometry, shape, resize, index, patch)."""
+    patch = check_patch_size(patch_size, clips.shape[2:])
+    index = check_index(index, "index", batch=clips.shape[0], limit=num_tokens(clips, patch), like=clips.frames)
+    return clips.frames, clips.geometry.contiguous(), list(clips.shape), clips.resize, index, patch

@@ -1,0 +1,42 @@
+"""Compile every kernel with the oldest and the newest Triton, and compare with the bounds of kernels.md.
+
+    python tests/aot/other_versions.py [VERSION ...]      # default: the two in VERSIONS
+
+Each version is installed by pip into a temporary folder beside the torch of this Python, and removed again; about
+250 MB are downloaded and 1 GB is unpacked for each. Exits with 1 if a kernel exceeds a bound.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from table import FILE, compile_target, difference, rows
+
+VERSIONS = ("3.2.0", "3.9.0")  # what torch 2.6, the oldest that is supported, comes with; the newest release
+TARGETS = ("sm_80", "sm_90")  # the oldest Triton knows no others in full
+
+
+def install(version: str, folder: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    subprocess.run([*pip, f"triton=={version}"], check=True)
+
+
+def main(versions: list[str]) -> int:
+    """Print what each version and target violates; the number of such pairs is the exit status."""
+    failures = 0
+    for version in versions:
+        with tempfile.TemporaryDirectory() as folder:
+            install(version, Path(folder))
+            for target in TARGETS:
+                report = compile_target(target, Path(folder))
+                if report["triton"] != version:
+                    raise RuntimeError(f"asked for Triton {version}, compiled with {report['triton']}")
+                found = difference(FILE.read_text(encoding="utf-8"), version, rows(report))
+                print(f"Triton {version}, {target}: {found or 'within the bounds of kernels.md'}")
+                failures += bool(found)
+    return min(failures, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or list(VERSIONS)))

@@ -1,0 +1,110 @@
+"""Every suite runs here once, on tiny shapes, as `videomae-fast bench` runs it: nothing meets a GPU untested."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import videomae_kernels
+from benchmarks.ops.workload import CLIPS, OURS, REWRITE
+from videomae_fast.models.attention import BACKENDS
+from videomae_fast.report.bench import SUITES, run_suites
+from videomae_fast.report.plots import save_plots
+from videomae_fast.report.results import Record, Results, compare, load
+from videomae_fast.report.tables import format_results
+
+ROUNDS = 4
+NOT_OPS = {"CroppedClips", "crop_clips", "debug_checks"}
+# Compiling takes most of the time: two that compile stand for all.
+SELECTED = "not compile or (gather_tokens and not tube) or (videomae_fast and compile and turn and no)"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Iterator[Results]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_ADDOPTS", f"-k '{SELECTED}'")
+        yield run_suites(SUITES, size="tiny", batch_size=2, rounds=ROUNDS, folder=folder)
+
+
+def of_suite(results: Results, suite: str) -> list[Record]:
+    return [record for record in results["records"] if record["suite"] == suite]
+
+
+def test_every_public_op_is_measured(results: Results) -> None:
+    measured = {record["name"] for record in of_suite(results, "ops") if record["variant"] == OURS}
+    assert measured == set(videomae_kernels.__all__) - NOT_OPS
+    rivals = {record["name"] for record in of_suite(results, "ops") if record["variant"] == REWRITE}
+    assert rivals == measured
+    for name in ("tube_mask_gather", "embed_tokens", "patch_targets", "masked_patch_loss"):
+        cases = " ".join(record["case"] for record in of_suite(results, "ops") if record["name"] == name)
+        assert all(clip in cases for clip in CLIPS)
+
+
+def test_figures_of_ops(results: Results) -> None:
+    for record in of_suite(results, "ops"):
+        if "not_run" in record:
+            assert record["variant"] in BACKENDS
+            continue
+        assert record["rounds"] == ROUNDS
+        assert 0 < record["p20_ms"] <= record["p50_ms"] <= record["p80_ms"]
+        assert record["gb_per_s"] == pytest.approx(record["bytes"] / record["p50_ms"] / 1e6)
+        assert record["roofline"] == pytest.approx(record["gb_per_s"] / results["copy_gb_per_s"])
+        assert 0 <= record["error"] < 0.1 and record["peak_mib"] >= 0
+        if record["variant"] in (OURS, REWRITE):
+            assert record["launches"] >= 1
+        if record["variant"] == OURS:
+            assert record["syncs"] == 0
+
+
+def test_absent_attention_backends_are_listed(results: Results) -> None:
+    for stack in ("encoder", "decoder"):
+        found = {r["variant"]: r for r in of_suite(results, "ops") if r["name"] == f"attention, {stack}"}
+        assert found.keys() == {"published", *BACKENDS}
+        if not torch.cuda.is_available():
+            assert all(found[name]["not_run"] for name in ("flash-attn", "xformers"))
+            assert "not_run" not in found["sdpa"]
+
+
+def test_figures_of_steps(results: Results) -> None:
+    records = of_suite(results, "model")
+    variants = {(record["variant"], "no decoder mask" in record["case"]) for record in records}
+    assert {("published", False), ("videomae_fast", False), ("published", True), ("Hugging Face", True)} <= variants
+    for record in records:
+        assert record["rounds"] == ROUNDS  # of all turns together
+        assert record["clips_per_s"] == pytest.approx(2e3 / record["p50_ms"])
+        assert 0 < record["peak_mib"] < record["total_mib"]
+        assert record["error"]["gradient"] == 0 or record["variant"] != "published"
+    first, ours = (
+        next(r for r in records if r["variant"] == name and "ratio 0.5" in r["case"])
+        for name in ("published", "videomae_fast")
+    )
+    assert ours["peak_mib"] < first["peak_mib"]
+    assert (ours["syncs"], first["syncs"] > 0) == (0, True)
+
+
+def test_predicted_records_are_apart(results: Results, folder: Path) -> None:
+    files = {path.parent.name: load(path) for path in folder.glob("*/*.json")}
+    assert len(files) == 2
+    predicted = files.pop("predicted")["records"]
+    assert predicted == of_suite(results, "memory") and all(record["predicted"] for record in predicted)
+    (measured,) = files.values()
+    assert not any(record["predicted"] for record in measured["records"])
+    assert measured["commit"] == results["commit"] and measured["device"] == results["device"]
+
+
+def test_results_are_json_tables_and_pictures(results: Results, tmp_path: Path) -> None:
+    assert json.loads(json.dumps(results)) == results
+    assert compare(results, results) == []
+    text = format_results(results)
+    for record in of_suite(results, "model"):
+        assert f"Training step, ViT-tiny, {record['case']}" in text
+    pictures = save_plots([results], tmp_path)
+    assert [path.name.split("-", 1)[1] for path in pictures]
+    assert len(pictures) == 2 and all(path.read_text().startswith("<?xml") for path in pictures)

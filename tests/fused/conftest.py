@@ -1,0 +1,53 @@
+"""The models that `fuse` knows, as fixtures; `--published-repo PATH` puts a real checkout in the stand-in's place."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.baselines import published_code
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--published-repo", type=Path, help="a checkout of OpenGVLab/VideoMAEv2 to test with")
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Sums depend on how many threads share them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def published_class(pytestconfig: pytest.Config) -> Any:
+    """PretrainVisionTransformer: the stand-in's, or that of the checkout given."""
+    checkout = pytestconfig.getoption("--published-repo", default=None)
+    if checkout is None:
+        return published_code.PretrainVisionTransformer
+    from benchmarks.baselines.published_repo import load_published_models
+
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("timm") is None:
+            for module in _timm_for_published_code():
+                patch.setitem(sys.modules, module.__name__, module)
+        return load_published_models(checkout).PretrainVisionTransformer
+
+
+def _timm_for_published_code() -> list[ModuleType]:
+    """The few names of timm that the published models import; timm itself needs torchvision."""
+    names = ("timm", "timm.models", "timm.models.layers", "timm.models.registry")
+    timm, models, layers, registry = modules = [ModuleType(name) for name in names]
+    timm.__path__, models.__path__ = [], []
+    layers.drop_path = lambda x, drop_prob, training: x  # every test's drop_prob is 0
+    layers.to_2tuple = lambda x: (x, x)
+    layers.trunc_normal_ = torch.nn.init.trunc_normal_
+    registry.register_model = lambda function: function
+    return modules

@@ -1,0 +1,36 @@
+"""The `videomae-fast` command: pretrain, bench, profile, convert, check-data, transcode, env."""
+
+import argparse
+import sys
+
+from ..data import UnreadableVideosError
+from ..report.bench import BenchmarkError
+from ..training import NonFiniteLossError
+from .files import add_check_data, add_convert, add_transcode
+from .measuring import add_bench, add_env, add_profile
+from .training import add_pretrain
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="videomae-fast", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_pretrain(commands)
+    add_bench(commands)
+    add_profile(commands)
+    add_convert(commands)
+    add_check_data(commands)
+    add_transcode(commands)
+    add_env(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. What a user can mend is one line on stderr and exit status 2; the rest keeps its traceback."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, ImportError, OSError, NonFiniteLossError, UnreadableVideosError, BenchmarkError) as error:
+        print(f"videomae-fast {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    return 0

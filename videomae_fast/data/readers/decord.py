@@ -1,0 +1,71 @@
+"""Frames through decord (or decord2, which has the same import name): what published results were made with."""
+
+import re
+from types import ModuleType
+
+import numpy as np
+
+# torch before decord: the other order has crashed CUDA builds of torch (decord issue 293).
+import torch  # noqa: F401
+
+from videomae_fast._optional import require
+
+from .base import VideoError, check_indices
+
+_NO_TIME = -1e9  # seconds; FFmpeg marks an unknown time by the smallest integer
+
+
+class DecordVideo:
+    """`VideoReader` on decord's CPU decoder with one thread.
+
+    Frames are exact except where decord itself seeks to a neighbour: a few frames off in HEVC with open GOPs (x265's
+    default) and WMV, off by the first group of pictures in MPEG-TS.
+    """
+
+    def __init__(self, path: str, url: str) -> None:
+        decord = _decord()
+        self.path = path
+        try:
+            self._video = decord.VideoReader(url, ctx=decord.cpu(0), num_threads=1)
+            times = self._video.get_frame_timestamp(np.arange(len(self._video)))[:, 0]
+        except Exception as error:
+            raise VideoError(path, f"decord cannot open it ({_first_line(error)})") from error
+        # decord counts packets. Those cut off by an edit list have negative times, and alternate reference packets
+        # share one with a neighbour: neither is shown. Packets without a time (AVI with B-frames) may all be.
+        timed = not np.any(times < _NO_TIME)
+        self.num_frames = len(np.unique(times[times >= 0])) if timed else len(times)
+        self._seekable = timed and self.num_frames == len(times)
+        if self.num_frames == 0:
+            raise VideoError(path, "has no frames")
+
+    def close(self) -> None:
+        self._video = None
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        indices = check_indices(indices, self.num_frames)
+        try:
+            if self._seekable:
+                return self._video.get_batch(indices).asnumpy()
+            return self._frames_from_start(indices)
+        except Exception as error:
+            raise VideoError(self.path, f"decord cannot decode it ({_first_line(error)})") from error
+
+    def _frames_from_start(self, indices: np.ndarray) -> np.ndarray:
+        """Decode every frame from 0: decord seeks and skips by packets, and would land on another frame."""
+        wanted, order = np.unique(indices, return_inverse=True)
+        self._video.seek(0)
+        decoded = (self._video.next() for _ in range(wanted[-1] + 1))
+        kept = set(wanted.tolist())
+        return np.stack([frame.asnumpy() for index, frame in enumerate(decoded) if index in kept])[order]
+
+
+def _decord() -> ModuleType:
+    decord = require("decord", "decord")
+    decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's chatter; what matters comes as an exception
+    return decord
+
+
+def _first_line(error: Exception) -> str:
+    """The message without decord's C++ stack, clock and source position, so that equal causes read the same."""
+    lines = str(error).strip().splitlines()
+    return re.sub(r"^\[[\d:]+\] \S+: ", "", lines[0]) if lines else type(error).__name__

@@ -1,0 +1,25 @@
+"""Which packets of an H.264 stream no other frame refers to. Source: ITU-T H.264 §7.3.1, §7.4.1; ISO/IEC 14496-15."""
+
+_SLICES = (1, 2, 3, 4, 5)  # NAL unit types that hold a picture
+_HARMLESS = (6, 9, 12)  # supplemental information, delimiter, filler: nothing that a later frame needs
+
+
+def nal_length_bytes(codec: str, extradata: bytes | None) -> int:
+    """Bytes of the length before each NAL unit, as the avcC record says; 0 for anything but H.264 stored that way."""
+    if codec != "h264" or not extradata or len(extradata) < 7 or extradata[0] != 1:
+        return 0
+    return (extradata[4] & 3) + 1
+
+
+def is_disposable(packet: memoryview, length_bytes: int) -> bool:
+    """Whether a packet holds slices with nal_ref_idc 0 only, so that leaving it out changes no other frame."""
+    position, slices = 0, 0
+    while position + length_bytes < len(packet):
+        header = packet[position + length_bytes]
+        reference, kind = header >> 5 & 3, header & 31
+        if kind in _SLICES and reference == 0:
+            slices += 1
+        elif kind not in _HARMLESS:
+            return False
+        position += length_bytes + int.from_bytes(packet[position : position + length_bytes], "big")
+    return slices > 0

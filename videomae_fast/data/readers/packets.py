@@ -1,0 +1,59 @@
+"""Which packets of a video show which frames, from their times alone: nothing is decoded."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class PacketInfo(NamedTuple):
+    """What a container says of a packet: times of showing and of decoding, and two marks."""
+
+    pts: int | None
+    dts: int | None
+    is_key: bool
+    is_discard: bool  # cut off by an edit list: decoded, not shown
+
+
+class PacketIndex:
+    """Packets in the order of the file.
+
+    times: of the shown frames, rising; empty if the packets do not tell, and only decoding can count them.
+    """
+
+    def __init__(self, packets: Sequence[PacketInfo], has_hidden: bool) -> None:
+        """`has_hidden`: a packet may have the time of its neighbour and show nothing (VP8's alternate references)."""
+        self.times = _shown_times(packets, has_hidden)
+        if self.times:
+            self._times_of = [(packet.pts, packet.dts) for packet in packets]
+            self._number_of = {times: number for number, times in reversed(list(enumerate(self._times_of)))}
+            self._number_at = {packet.pts: number for number, packet in enumerate(packets)}
+            self._keys = sorted((packet.pts or 0, number) for number, packet in enumerate(packets) if packet.is_key)
+
+    def key_before(self, time: int) -> int:
+        """Number of the last key packet, in the order of showing, that is shown at `time` or before."""
+        return self._keys[bisect_right(self._keys, (time, len(self._times_of))) - 1][1]
+
+    def last_of(self, times: Sequence[int]) -> int:
+        """Number of the last packet among those shown at `times`."""
+        return max(self._number_at[time] for time in times)
+
+    def times_of(self, number: int) -> list[int]:
+        """The times, for showing and for decoding, of a packet, as far as it has them."""
+        return [time for time in self._times_of[number] if time is not None]
+
+    def number_of(self, pts: int | None, dts: int | None) -> int | None:
+        """Number of the first packet with these times."""
+        return self._number_of.get((pts, dts))
+
+
+def _shown_times(packets: Sequence[PacketInfo], has_hidden: bool) -> list[int]:
+    order = [packet.dts for packet in packets if packet.dts is not None]
+    first = next((number for number, packet in enumerate(packets) if packet.is_key), None)
+    # Times that start again belong to streams put one after another.
+    if first is None or order != sorted(order) or any(packet.pts is None for packet in packets):
+        return []
+    # What comes before the first key frame has nothing to be decoded from.
+    shown = [pts for pts, _, _, discard in packets[first:] if pts is not None and not discard]
+    shown = [pts for pts in shown if pts >= (packets[first].pts or 0)]
+    times = sorted(set(shown))
+    return times if has_hidden or len(times) == len(shown) else []

@@ -1,0 +1,191 @@
+"""Where the memory of a training step is: its peak, by what it is for and by the module that made it.
+
+`MemoryProfile` follows every tensor storage that PyTorch's dispatcher shows, from the operation that makes it until it
+is freed, in the 512-byte blocks of the CUDA caching allocator. Real and fake tensors are counted alike.
+
+What a storage counts as:
+* parameters, buffers, gradients, optimizer state: what the model and the optimizer say; a storage that becomes a
+  gradient is one from the moment it is made;
+* inputs: existed before the block and is used in it. What the block never touches is not counted;
+* activations: made in forward and alive when backward begins, or made when backward repeats checkpointed forward work
+  and alive when it goes on. Autocast's copies of weights, and what the caller's variables hold, are among them;
+* temporaries: everything else, that is, forward's that are gone before backward, and backward's own.
+
+Not seen: memory that an operation takes and gives back within itself (workspaces), the allocator's fragmentation, and
+what compiled code allocates: profile the model before `torch.compile`.
+"""
+
+import weakref
+from bisect import bisect_right
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from .allocations import Allocation, MemoryFigures
+
+BLOCK = 512  # bytes; the CUDA caching allocator rounds every request up to a multiple
+OUTSIDE = "(outside the model)"
+
+
+class MemoryProfile(TorchDispatchMode, MemoryFigures):
+    """Profiles the block it is entered for: one or more training steps of `model`, on the device of its parameters.
+
+    After the block it has the figures of MemoryFigures, and its `table`; another block needs another profile.
+    ValueError for a model without parameters or with compiled parts.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        super().__init__()
+        if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules()):
+            raise ValueError("model has compiled parts, whose memory cannot be followed: profile it before compiling")
+        groups = optimizer.param_groups if optimizer else []
+        self._parameters = dict.fromkeys(chain(model.parameters(), *(group["params"] for group in groups)))
+        if not self._parameters:
+            raise ValueError(f"model must have parameters, {type(model).__name__} has none")
+        self._model, self._optimizer = model, optimizer
+        self._device = next(iter(self._parameters)).device
+        self._handles: list[Any] = []
+        self._live: dict[int, tuple[Allocation, weakref.ref[Any]]] = {}
+        self._allocations: list[Allocation] = []
+        self._clock = 0
+        self._phase = "before"
+        self._is_forward_work = False
+        self._path: list[str] = []  # of the modules that are running
+        self._fresh: list[Allocation] = []  # made by forward computation, not yet known to be kept
+        self._marks: list[tuple[int, str]] = [(0, OUTSIDE)]  # from which autograd node on forward ran in which module
+        self._forward_ends: list[int] = []
+
+    def __enter__(self) -> "MemoryProfile":
+        for parameter in self._parameters:
+            self._follow(parameter, "parameters")
+            if parameter.grad is not None:
+                self._follow(parameter.grad, "gradients")
+            if parameter.requires_grad:
+                self._handles.append(parameter.register_post_accumulate_grad_hook(self._on_gradient))
+        for buffer in self._model.buffers():
+            self._follow(buffer, "buffers")
+        for state in self._optimizer_state():
+            self._follow(state, "optimizer state")
+        for name, module in self._model.named_modules():
+            path = name or type(module).__name__
+            self._handles.append(module.register_forward_pre_hook(partial(self._on_enter, path)))
+            self._handles.append(module.register_forward_hook(self._on_leave, always_call=True))
+        if self._optimizer:
+            self._handles.append(self._optimizer.register_step_pre_hook(partial(self._on_optimizer, "optimizer")))
+            self._handles.append(self._optimizer.register_step_post_hook(partial(self._on_optimizer, "forward")))
+        self._clock, self._phase = 1, "forward"
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+        for state in self._optimizer_state():
+            self._relabel(state, "optimizer state")
+        self._live.clear()
+        self._sum_up(self._allocations, self._clock, self._forward_ends)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._notice_phase()
+        for tensor in _tensors((args, kwargs)):
+            self._follow(tensor, "inputs")
+        out = func(*args, **kwargs)
+        for tensor in _tensors(out):
+            self._follow(tensor, "temporaries", str(func))
+        return out
+
+    def _notice_phase(self) -> None:
+        if self._phase == "optimizer":
+            return
+        phase = "backward" if torch._C._current_graph_task_id() >= 0 else "forward"
+        is_forward_work = phase == "forward" or torch.is_grad_enabled()  # backward enables it to repeat forward work
+        if self._is_forward_work and not is_forward_work:
+            self._keep_fresh()
+        if self._phase == "forward" and phase == "backward":
+            self._forward_ends.append(self._clock - 1)
+        self._phase, self._is_forward_work = phase, is_forward_work
+
+    def _follow(self, tensor: Tensor, category: str, op: str = "") -> None:
+        if tensor.device != self._device:
+            return
+        storage = tensor.untyped_storage()
+        key, size = id(storage), -(-storage.nbytes() // BLOCK) * BLOCK
+        known = self._live.get(key)
+        if known and known[0].size == size:
+            return
+        if known:  # it was resized: another block for the same purpose
+            self._free(key)
+            category = known[0].category
+        if known or category == "temporaries":
+            made = Allocation(size, self._tick(), self._phase, self._module(), op, category)
+            if self._is_forward_work and self._phase != "optimizer":
+                self._fresh.append(made)
+        else:
+            made = Allocation(size, 0, "before", OUTSIDE, op, category)
+        self._allocations.append(made)
+        self._live[key] = made, weakref.ref(storage, partial(self._free, key))
+
+    def _free(self, key: int, _: Any = None) -> None:
+        if key in self._live:
+            self._live.pop(key)[0].died = self._tick()
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock - 1
+
+    def _module(self) -> str:
+        """The module that is running forward, or whose backward is running."""
+        if self._path:
+            return self._path[-1]
+        node = torch._C._current_autograd_node() if self._phase == "backward" else None
+        if node is None or "AccumulateGrad" in node.name():  # whose number says nothing
+            return OUTSIDE
+        return self._marks[bisect_right(self._marks, node._sequence_nr(), key=lambda mark: mark[0]) - 1][1]
+
+    def _keep_fresh(self) -> None:
+        for allocation in self._fresh:
+            if allocation.died is None and allocation.category == "temporaries":
+                allocation.category = "activations"
+        self._fresh.clear()
+
+    def _relabel(self, tensor: Tensor, category: str) -> None:
+        found = self._live.get(id(tensor.untyped_storage()))
+        if found and found[0].category in ("temporaries", "activations"):
+            found[0].category = category
+
+    def _on_gradient(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._relabel(parameter.grad, "gradients")
+
+    def _on_enter(self, path: str, *_: Any) -> None:
+        self._path.append(path)
+        self._mark()
+
+    def _on_leave(self, *_: Any) -> None:
+        self._path.pop()
+        self._mark()
+
+    def _mark(self) -> None:
+        if self._phase == "forward":
+            self._marks.append((torch.autograd._get_sequence_nr(), self._path[-1] if self._path else OUTSIDE))
+
+    def _on_optimizer(self, phase: str, *_: Any) -> None:
+        self._phase = phase
+
+    def _optimizer_state(self) -> Iterator[Tensor]:
+        states = self._optimizer.state.values() if self._optimizer else ()
+        return _tensors([list(state.values()) for state in states])
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))
