@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 FIXED_BITS = tl.constexpr(22)  # of Pillow's integer weights
-FIXED_ONE = tl.constexpr(1 << 22)
+HALF_BITS = tl.constexpr(11)
 FIXED_HALF = tl.constexpr(1 << 21)
 
 
@@ -41,10 +41,14 @@ def _sum_of_numerators(first, o, side, out, reach, taps, RESIZE: tl.constexpr):
 
 @triton.jit
 def _weight(numerator, total, RESIZE: tl.constexpr):
-    if RESIZE == "pillow":
-        return (numerator.to(tl.float64) / total.to(tl.float64) * FIXED_ONE + 0.5).to(tl.int32)
-    else:  # not a second return: Triton compiles what follows a branch, taken or not
-        return numerator.to(tl.float32) / total.to(tl.float32)
+    if RESIZE == "pillow":  # in fixed point, rounded; by long division in two halves, which 32 bits can hold
+        total = tl.maximum(total, 1).to(tl.uint32)
+        upper = numerator.to(tl.uint32) << HALF_BITS
+        lower = upper % total << HALF_BITS
+        weight = ((upper // total << HALF_BITS) + lower // total + (lower % total * 2 >= total)).to(tl.int32)
+    else:
+        weight = numerator.to(tl.float32) / total.to(tl.float32)
+    return weight
 
 
 @triton.jit
