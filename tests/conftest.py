@@ -1,7 +1,7 @@
 """Set-up shared by all tests: without a GPU, Triton is imported once in its interpreter mode.
 
 Triton decides at its first import whether its own library functions are interpreted, so this has to happen
-before any test module imports it; the knob makes every kernel decorated later agree. Then TRITON_INTERPRET is
+before any test module imports it; the knob (Triton 3.4) makes every kernel decorated later agree. Then TRITON_INTERPRET is
 "0": an op on CPU tensors runs its plain-torch reference, unless a test asks for the interpreter (fixture
 `backend` of tests/kernels).
 """
@@ -15,7 +15,8 @@ if not torch.cuda.is_available():
     try:
         import triton
 
-        triton.knobs.runtime.interpret = True
+        if hasattr(triton, "knobs"):  # from 3.4 on; before, the variable is read at every decoration
+            triton.knobs.runtime.interpret = True
     except ImportError:
         pass
     os.environ["TRITON_INTERPRET"] = "0"

@@ -15,6 +15,7 @@ from videomae_fast.report.plots import save_plots
 from videomae_fast.report.results import Record, Results, compare, load
 from videomae_fast.report.tables import format_results
 
+pytestmark = pytest.mark.slow
 ROUNDS = 4
 NOT_OPS = {"CroppedClips", "crop_clips", "debug_checks"}
 # Compiling takes most of the time: two that compile stand for all.

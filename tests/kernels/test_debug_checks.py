@@ -17,7 +17,7 @@ def test_debug_checks_find_bad_index_values(op, argument, value, words):
     with vk.debug_checks():
         function(**arguments)
     bad = arguments[argument].clone()
-    bad[1, 2] = bad[1, 3] if value is None else value
+    bad[1, 1] = bad[1, 2] if value is None else value
     arguments[argument] = bad
     with vk.debug_checks(), pytest.raises(ValueError, match=f"{argument} {words}"):
         function(**arguments)
