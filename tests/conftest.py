@@ -1,9 +1,9 @@
 """Set-up shared by all tests: without a GPU, Triton is imported once in its interpreter mode.
 
 Triton decides at its first import whether its own library functions are interpreted, so this has to happen
-before any test module imports it; the knob (Triton 3.4) makes every kernel decorated later agree. Then TRITON_INTERPRET is
-"0": an op on CPU tensors runs its plain-torch reference, unless a test asks for the interpreter (fixture
-`backend` of tests/kernels).
+before any test module imports it; the knob (Triton 3.4) makes every kernel decorated later agree. Then
+TRITON_INTERPRET is "0": an op on CPU tensors runs its plain-torch reference, unless a test asks for the
+interpreter (fixture `backend` of tests/kernels).
 """
 
 import os
