@@ -4,7 +4,7 @@ The mathematics of each, with the pixels of `cropped_clips` in place of a tensor
 Frames are uint8, so there is no gradient to them. The resize is done again for the gradient of the loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +79,15 @@ def _allocate_targets(
     return _allocate_rows(frames, index, shape, patch, torch.float32)
 
 
+def _targets_of_each_clip(
+    frames: Tensor, geometry: Tensor, shape: Sequence[int], resize: str, index: Tensor, *options: Any
+) -> Iterator[Tensor]:
+    """Targets (K, P) clip by clip, so that no more of the resized clips exists at once."""
+    for b in range(index.shape[0]):
+        one = slice(b, b + 1)
+        yield _targets_reference(frames, geometry[one], shape, resize, index[one], *options)[0]
+
+
 def _loss_reference(
     pred: Tensor,
     frames: Tensor,
@@ -92,11 +101,9 @@ def _loss_reference(
     normalize: bool,
 ) -> Tensor:
     rows = _allocate_loss(pred)
-    for b in range(pred.shape[0]):  # one clip at a time, so that no more of the resized clips exists at once
-        target = _targets_reference(
-            frames, geometry[b : b + 1], shape, resize, index[b : b + 1], patch, scale, shift, normalize
-        )
-        torch.mean((pred[b] - target[0]).square_(), dim=1, out=rows[b])
+    targets = _targets_of_each_clip(frames, geometry, shape, resize, index, patch, scale, shift, normalize)
+    for b, target in enumerate(targets):
+        torch.mean((pred[b] - target).square_(), dim=1, out=rows[b])
     return rows
 
 
@@ -118,11 +125,9 @@ def _loss_backward_reference(
     normalize: bool,
 ) -> Tensor:
     out = pred.new_empty(pred.shape)
-    for b in range(pred.shape[0]):
-        target = _targets_reference(
-            frames, geometry[b : b + 1], shape, resize, index[b : b + 1], patch, scale, shift, normalize
-        )
-        out[b] = (pred[b] - target[0]).mul_(grad[b, :, None] * (2 / pred.shape[2]))
+    targets = _targets_of_each_clip(frames, geometry, shape, resize, index, patch, scale, shift, normalize)
+    for b, target in enumerate(targets):
+        out[b] = (pred[b] - target).mul_(grad[b, :, None] * (2 / pred.shape[2]))
     return out
 
 

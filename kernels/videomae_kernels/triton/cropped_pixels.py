@@ -10,8 +10,7 @@ from torch import Tensor
 from ._pixels import channel_steps, channel_table, of_channel, row_columns
 from ._resize import resized_pixels
 from ._tiling import reject_float64, token_tile
-from .masked_patch_loss import _normalized as normalized
-from .masked_patch_loss import _rows_contiguous as rows_contiguous
+from .masked_patch_loss import normalized, rows_contiguous
 
 
 @triton.jit(do_not_specialize=["rows_per_sample"])

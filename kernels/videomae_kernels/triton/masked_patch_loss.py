@@ -27,7 +27,7 @@ EPS = tl.constexpr(1e-6)  # added to the standard deviation, as published
 
 
 @triton.jit
-def _normalized(value, inside, step, turn, COUNT: tl.constexpr, CHANNELS: tl.constexpr):
+def normalized(value, inside, step, turn, COUNT: tl.constexpr, CHANNELS: tl.constexpr):
     """Per channel: centred, then divided by the unbiased deviation; 0 outside."""
     channel = channel_of(step, turn, CHANNELS)
     mean = tl.zeros(value.shape, tl.float32)
@@ -90,7 +90,7 @@ def _patch_kernel(
     target = pixels * of_channel(scale, channel, CHANNELS) + of_channel(shift, channel, CHANNELS)
     target = tl.where(inside, target, 0.0)
     if NORMALIZE:
-        target = _normalized(target, inside, step, turn, COUNT, CHANNELS)
+        target = normalized(target, inside, step, turn, COUNT, CHANNELS)
     in_row = row.to(tl.int64) * (COUNT * CHANNELS) + column
     if MODE == "targets":
         tl.store(out + in_row, target, mask=inside)
@@ -145,7 +145,7 @@ def _launch(
     )
 
 
-def _rows_contiguous(pred: Tensor) -> Tensor:
+def rows_contiguous(pred: Tensor) -> Tensor:
     return pred if pred.stride(-1) == 1 else pred.contiguous()
 
 
@@ -157,9 +157,9 @@ def patch_targets(*target_and_out: Any) -> None:
 
 def masked_patch_loss(pred: Tensor, *target_and_out: Any) -> None:
     """Launch for the row losses of `ops.masked_patch_loss`."""
-    _launch("loss", _rows_contiguous(pred), target_and_out[-1], *target_and_out)
+    _launch("loss", rows_contiguous(pred), target_and_out[-1], *target_and_out)
 
 
 def masked_patch_loss_backward(grad: Tensor, pred: Tensor, *target_and_out: Any) -> None:
     """Launch for the gradient of `pred`."""
-    _launch("gradient", _rows_contiguous(pred), grad, *target_and_out)
+    _launch("gradient", rows_contiguous(pred), grad, *target_and_out)
