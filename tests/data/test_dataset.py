@@ -10,7 +10,6 @@ from videomae_fast.data import (
     Annotations,
     ClipBatch,
     ClipDataset,
-    ClipSample,
     ProblemLog,
     UnreadableVideosError,
     VideoEntry,
@@ -19,8 +18,10 @@ from videomae_fast.data import (
     demo_folder,
     make_loader,
     read_annotations,
+    sample_rng,
 )
 from videomae_fast.data.readers import AvVideo
+from videomae_kernels import CroppedClips, crop_clips, patch_targets
 
 OPTIONS = {"num_frames": 4, "stride": 2, "size": (32, 32), "num_repeats": 2, "seed": 3}
 
@@ -32,10 +33,9 @@ def dataset_of(*folders: Path, **changes: object) -> ClipDataset:
 
 def test_a_sample(clips: Path) -> None:
     sample = dataset_of(clips)[(1, 21)]
-    assert sample.clips.dtype == torch.uint8 and sample.clips.shape == (2, 4, 32, 32, 3)
-    assert sample.clips.is_contiguous()
+    assert sample.clips.shape == (2, 3, 4, 32, 32) and sample.clips.resize == "antialias"
     assert sample.sample.dtype == torch.int64 and sample.sample.tolist() == [42, 43]
-    assert sample.problems == []
+    assert sample.problems == [] and sample.seconds > 0
 
 
 def test_every_video_gives_clips_of_the_wanted_size(clips: Path) -> None:
@@ -43,21 +43,39 @@ def test_every_video_gives_clips_of_the_wanted_size(clips: Path) -> None:
     assert len(dataset) == 8
     for index in range(len(dataset)):
         sample = dataset[(index, index)]
-        assert sample.clips.shape == (2, 4, 24, 40, 3) and not sample.problems
+        assert sample.clips.shape == (2, 3, 4, 24, 40) and not sample.problems
 
 
-def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With crops out of the way, the clips are frames `stride` apart, in order, the same in every repeat."""
-    monkeypatch.setattr(ClipDataset, "_crops", lambda self, frames, rng: torch.stack([frames] * self.num_repeats))
+def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable) -> None:
+    """Frames `stride` apart, in order, from different places."""
     dataset = dataset_of(clips)
     index = [Path(entry.path).name for entry in dataset.annotations].index("h264.mkv")
     starts = set()
     for number in range(20):
-        for clip in dataset[(index, number)].clips:
-            stamps = [stamp(frame.numpy()) for frame in clip]
-            assert np.diff(stamps).tolist() == [2, 2, 2]
+        stamps = [stamp(frame.numpy()) for frame in dataset.decode(index, sample_rng(3, number))]
+        assert np.diff(stamps).tolist() == [2, 2, 2]
         starts.add(stamps[0])
     assert len(starts) > 10
+
+
+@pytest.mark.parametrize("resize", ["antialias", "pillow"])
+@pytest.mark.parametrize("size", [(32, 32), (96, 96)])  # smaller than the frames, so resized when decoded; and not
+def test_clips_are_the_crops_of_the_decoded_frames(size: tuple[int, int], resize: str, clips: Path) -> None:
+    dataset = dataset_of(clips, size=size, num_repeats=4, mirror=True, resize=resize)
+    sample, rng = dataset[(0, 5)], sample_rng(3, 5)
+    frames = dataset.decode(0, rng)
+    crops = dataset.draw_crops(*frames.shape[1:3], rng)
+    assert {crop.mirrored for crop in crops} == {False, True} and len({crop.box for crop in crops}) > 1
+    boxes, mirrored = zip(*crops, strict=True)
+    expected = crop_clips([frames], [0] * 4, boxes, mirrored, size, resize)
+    difference = (pixels(sample.clips) - pixels(expected)).abs()
+    assert difference.max() <= (1.5 if size == (32, 32) else 0)
+
+
+def pixels(clips: CroppedClips) -> torch.Tensor:
+    """Every pixel of the clips, in [0, 255]."""
+    tokens = torch.arange(clips.shape[2]).expand(clips.shape[0], -1)
+    return patch_targets(clips, tokens, (1, *clips.size), normalize_target=False) * 255
 
 
 def test_decodes_once_for_all_repeats(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,24 +84,33 @@ def test_decodes_once_for_all_repeats(clips: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(AvVideo, "frames", lambda self, indices: calls.append(1) or published(self, indices))
     sample = dataset_of(clips, num_repeats=4)[(0, 0)]
     assert len(calls) == 1
-    assert len({clip.numpy().tobytes() for clip in sample.clips}) > 1  # each repeat has its own crop
+    assert len({clip.numpy().tobytes() for clip in pixels(sample.clips)}) > 1  # each repeat has its own crop
 
 
-def test_a_sample_is_a_function_of_seed_and_number(clips: Path) -> None:
-    dataset = dataset_of(clips)
-    assert torch.equal(dataset[(0, 5)].clips, dataset_of(clips)[(0, 5)].clips)
-    assert not torch.equal(dataset[(0, 5)].clips, dataset[(0, 6)].clips)
-    assert not torch.equal(dataset[(0, 5)].clips, dataset_of(clips, seed=4)[(0, 5)].clips)
+@pytest.mark.parametrize("crop", ["multi-scale", "random-resized"])
+def test_a_sample_is_a_function_of_seed_and_number(crop: str, clips: Path) -> None:
+    options = {"crop": crop, "mirror": True}
+    dataset = dataset_of(clips, **options)
+    drawn = pixels(dataset[(0, 5)].clips)
+    assert torch.equal(drawn, pixels(dataset_of(clips, **options)[(0, 5)].clips))
+    assert not torch.equal(drawn, pixels(dataset[(0, 6)].clips))
+    assert not torch.equal(drawn, pixels(dataset_of(clips, seed=4, **options)[(0, 5)].clips))
+
+
+def test_crops_are_mirrored_only_when_asked(clips: Path) -> None:
+    samples = [dataset_of(clips, mirror=mirror, num_repeats=40)[(0, 0)] for mirror in (False, True)]
+    plain, mirrored = (sample.clips.geometry[:, -1] for sample in samples)
+    assert plain.sum() == 0 and 8 < mirrored.sum() < 32
 
 
 def test_unreadable_videos_are_replaced_and_named(clips: Path, bad_clips: Path) -> None:
     dataset = dataset_of(bad_clips, clips)  # the first four cannot be read
     for number in range(30):
         sample, again = dataset[(1, number)], dataset[(1, number)]
-        assert sample.clips.shape == (2, 4, 32, 32, 3) and sample.sample.tolist() == [2 * number, 2 * number + 1]
+        assert sample.clips.shape == (2, 3, 4, 32, 32) and sample.sample.tolist() == [2 * number, 2 * number + 1]
         assert sample.problems[0] == VideoProblem(str(bad_clips / "empty.mp4"), "the file is empty (0 bytes)")
         assert len({problem.path for problem in sample.problems}) == len(sample.problems)  # none is tried twice
-        assert torch.equal(sample.clips, again.clips) and sample.problems == again.problems
+        assert torch.equal(sample.clips.frames, again.clips.frames) and sample.problems == again.problems
     assert {len(dataset[(1, number)].problems) for number in range(30)} >= {1, 2}
 
 
@@ -120,6 +147,8 @@ def test_missing_package_is_fatal(clips: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"size": (32,)}, r"size must be \(height, width\)"),
         ({"size": (0, 32)}, r"size must be \(height, width\)"),
         ({"max_replacements": -1}, "max_replacements must be at least 0"),
+        ({"crop": "center"}, r"crop must be one of \('multi-scale', 'random-resized'\), got 'center'"),
+        ({"resize": "bicubic"}, r"resize must be one of \('bilinear', 'antialias', 'pillow'\), got 'bicubic'"),
         ({"reader": "opencv"}, r"reader must be one of \['av', 'decord', 'torchcodec'\]"),
         ({"short_side": -1}, "short_side must not be negative"),
         ({"seed": -1}, r"seed must be in \[0, 2\*\*64\)"),
@@ -132,28 +161,30 @@ def test_bad_arguments(change: dict, message: str) -> None:
         ClipDataset(**options)
 
 
-def make_sample(number: int, problems: list[VideoProblem]) -> ClipSample:
-    clips = torch.full((2, 1, 4, 4, 3), number, dtype=torch.uint8)
-    return ClipSample(clips, torch.tensor([2 * number, 2 * number + 1]), problems)
+def make_sample(number: int, problems: list[VideoProblem]) -> ClipBatch:
+    frames = torch.full((1, 4, 4 + number, 3), number, dtype=torch.uint8)
+    clips = crop_clips([frames], [0, 0], [(0, 0, 4, 4)] * 2, [False] * 2, (4, 4))
+    return ClipBatch(clips, torch.tensor([2 * number, 2 * number + 1]), problems, 0.25 * number)
 
 
 def test_collate_and_to() -> None:
     problem = VideoProblem("a.mp4", "gone")
     batch = collate([make_sample(1, [problem]), make_sample(2, [])])
-    assert batch.clips.dtype == torch.uint8 and batch.clips.shape == (4, 1, 4, 4, 3)
-    assert batch.clips[:, 0, 0, 0, 0].tolist() == [1, 1, 2, 2]
-    assert batch.sample.tolist() == [2, 3, 4, 5] and batch.problems == [problem]
+    assert batch.clips.shape == (4, 3, 1, 4, 4)
+    torch.testing.assert_close(pixels(batch.clips).mean((1, 2)), torch.tensor([1.0, 1, 2, 2]))
+    assert batch.sample.tolist() == [2, 3, 4, 5] and batch.problems == [problem] and batch.seconds == 0.75
     moved = batch.to("meta", non_blocking=True)
     assert isinstance(moved, ClipBatch) and moved.problems == [problem]
-    assert moved.clips.device.type == moved.sample.device.type == "meta"
+    assert moved.clips.device.type == moved.clips.geometry.device.type == moved.sample.device.type == "meta"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinning needs CUDA")
 def test_pin_memory(clips: Path) -> None:
     batch = next(iter(make_loader(dataset_of(clips), 2, workers=1)))
-    assert batch.clips.is_pinned() and batch.sample.is_pinned()
-    assert batch.to("cuda", non_blocking=True).clips.is_cuda
+    assert batch.clips.frames.is_pinned() and batch.clips.geometry.is_pinned() and batch.sample.is_pinned()
+    moved = batch.to("cuda", non_blocking=True)
+    assert moved.clips.frames.is_cuda and moved.clips.geometry.is_cuda and moved.sample.is_cuda
 
 
 def test_problem_log(tmp_path: Path) -> None:
@@ -201,6 +232,6 @@ def test_real_clips_in_the_lists(extra_clips: Path) -> None:
     dataset = ClipDataset(annotations, **OPTIONS)  # type: ignore[arg-type]
     for index in range(len(dataset)):
         sample = dataset[(index, index)]
-        assert sample.clips.shape == (2, 4, 32, 32, 3)
+        assert sample.clips.shape == (2, 3, 4, 32, 32)
         if sample.problems:
             assert sample.problems[0].path == annotations[index].path

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -5,7 +6,17 @@ import pytest
 import torch
 from PIL import Image
 
-from videomae_fast.data import CropBox, crop_resize, frame_indices, multi_scale_crop_box, sample_rng
+from videomae_fast.data import (
+    Crop,
+    CropBox,
+    cut_clips,
+    frame_indices,
+    multi_scale_crop_box,
+    random_resized_crop_box,
+    sample_rng,
+)
+from videomae_fast.data.crops import crop_resize
+from videomae_kernels import CroppedClips
 
 
 @pytest.mark.parametrize(
@@ -90,12 +101,63 @@ def test_oblong_crops_keep_the_wanted_shape() -> None:
     assert (largest.height, largest.width) == (350, 700)
 
 
-def test_crop_box_errors() -> None:
+@pytest.mark.parametrize("draw", [multi_scale_crop_box, random_resized_crop_box])
+def test_crop_box_errors(draw: Callable) -> None:
     for bad in ((0, 5, (4, 4)), (5, 0, (4, 4)), (5, 5, (0, 4))):
         with pytest.raises(ValueError, match="sides must be at least 1"):
-            multi_scale_crop_box(*bad, sample_rng(0, 0))
+            draw(*bad, sample_rng(0, 0))
 
 
+@pytest.mark.parametrize("size", [(224, 224), (96, 160)])
+def test_random_resized_boxes(size: tuple[int, int]) -> None:
+    """Areas and aspect ratios fill their ranges evenly, and places the whole frame."""
+    drawn = [random_resized_crop_box(400, 700, size, sample_rng(0, sample)) for sample in range(3000)]
+    areas = np.array([box.height * box.width / (400 * 700) for box in drawn])
+    aspects = np.log([box.width / box.height * size[0] / size[1] for box in drawn])
+    assert 0.495 < areas.min() < 0.52 and areas.max() <= 1
+    assert aspects.min() > math.log(3 / 4) - 0.01 and aspects.max() < math.log(4 / 3) + 0.01
+    assert aspects.max() - aspects.min() > 0.9 * math.log(16 / 9) / (1 if size[0] != size[1] else 2)
+    for top, left, height, width in drawn:
+        assert 0 <= top <= 400 - height and 0 <= left <= 700 - width
+    spare = [(box.top / (400 - box.height), box.left / (701 - box.width)) for box in drawn if box.height < 390]
+    np.testing.assert_allclose(np.mean(spare, axis=0), 0.5, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(10, 1000, CropBox(0, 493, 10, 13)), (1000, 10, CropBox(493, 0, 13, 10)), (1, 1, CropBox(0, 0, 1, 1))],
+)
+def test_random_resized_boxes_of_long_frames(height: int, width: int, expected: CropBox) -> None:
+    """Where half of the area cannot have an allowed shape, the middle is taken."""
+    assert random_resized_crop_box(height, width, (224, 224), sample_rng(0, 0)) == expected
+
+
+def cut(height: int, width: int, boxes: list[CropBox], resize: str = "antialias") -> CroppedClips:
+    frames = torch.arange(2 * height * width * 3).reshape(2, height, width, 3).to(torch.uint8)
+    return cut_clips(frames, [Crop(box, number % 2 == 1) for number, box in enumerate(boxes)], (16, 16), resize)
+
+
+def test_clips_come_in_the_fewest_bytes() -> None:
+    small = [CropBox(4, 6, 18, 18), CropBox(8, 2, 20, 16)]  # 24 x 22 around them, resized 2 x 16 x 16
+    large = cut(40, 40, small)
+    assert (
+        large.frames.numel() == 2 * 2 * 16 * 16 * 3 and large.geometry[:, 1:7].tolist() == [[16, 16, 0, 0, 16, 16]] * 2
+    )
+    assert large.geometry[:, 7].tolist() == [0, 1]
+    close = [CropBox(4, 6, 18, 18), CropBox(5, 7, 18, 18)]
+    assert cut(40, 40, close).frames.numel() == 2 * 19 * 19 * 3
+    assert cut(40, 40, close).geometry[:, 1:7].tolist() == [[19, 19, 0, 0, 18, 18], [19, 19, 1, 1, 18, 18]]
+
+
+def test_a_bilinear_crop_is_torchs() -> None:
+    frames = torch.randint(0, 256, (2, 40, 50, 3), dtype=torch.uint8)
+    ours = crop_resize(frames, CropBox(3, 5, 30, 40), (16, 16), "bilinear")
+    planes = frames[:, 3:33, 5:45].permute(0, 3, 1, 2).float()
+    expected = torch.nn.functional.interpolate(planes, (16, 16), mode="bilinear").permute(0, 2, 3, 1)
+    assert (ours - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize("resize", ["antialias", "pillow"])
 @pytest.mark.parametrize(
     ("box", "size"),
     [
@@ -106,16 +168,16 @@ def test_crop_box_errors() -> None:
         (CropBox(99, 139, 1, 1), (8, 8)),
     ],
 )
-def test_crop_resize_equals_pillow(box: CropBox, size: tuple[int, int]) -> None:
+def test_crop_resize_equals_pillow(box: CropBox, size: tuple[int, int], resize: str) -> None:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (3, 100, 140, 3), dtype=np.uint8)
-    ours = crop_resize(torch.from_numpy(frames), box, size)
+    ours = crop_resize(torch.from_numpy(frames), box, size, resize)
     assert ours.dtype == torch.uint8 and ours.is_contiguous()
     area = (box.left, box.top, box.left + box.width, box.top + box.height)
     for frame, result in zip(frames, ours, strict=True):
         pillow = Image.fromarray(frame).crop(area).resize(size[::-1], Image.Resampling.BILINEAR)
         difference = np.abs(np.asarray(pillow).astype(int) - result.numpy())
-        assert difference.max() <= 1 and (difference == 0).mean() > 0.99
+        assert difference.max() <= (1 if resize == "antialias" else 0) and (difference == 0).mean() > 0.99
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tests.kernels import truth
 from tests.kernels.conftest import Backend
 from videomae_kernels import (
     CroppedClips,
+    cat_clips,
     crop_clips,
     embed_tokens,
     masked_patch_loss,
@@ -153,6 +154,31 @@ def test_embedding(backend: Backend) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_only_what_lies_around_the_boxes_is_copied() -> None:
+    frames = sources()
+    boxes = [(10, 20, 30, 16), (4, 30, 8, 40), (5, 6, 7, 8)]
+    clips = crop_clips(frames, [0, 0, 2], boxes, [False, True, False], SIZE)
+    around = frames[0][:, 4:40, 20:70], frames[2][:, 5:12, 6:14]
+    assert torch.equal(clips.frames, torch.cat([part.flatten() for part in around]))
+    assert clips.geometry.tolist() == [
+        [0, 36, 50, 6, 0, 30, 16, 0],
+        [0, 36, 50, 0, 10, 8, 40, 1],
+        [around[0].numel(), 7, 8, 0, 0, 7, 8, 0],
+    ]
+
+
+def test_a_batch_of_batches(resize: str, backend: Backend) -> None:
+    """The same rows whether clips are cut together or apart; the parts stay as they were."""
+    numbers, boxes, mirrored = zip(*BOXES.values(), strict=True)
+    parts = [crop_clips(sources(), *([x] for x in one), SIZE, resize) for one in zip(numbers, boxes, mirrored)]  # type: ignore[arg-type]
+    before = [part.geometry.clone() for part in parts]
+    index = indices().to(backend.device)
+    together = cat_clips(parts).to(backend.device)
+    expected = tube_mask_gather(cropped(resize, backend.device), index, PATCH)
+    assert torch.equal(tube_mask_gather(together, index, PATCH), expected)
+    assert all(torch.equal(part.geometry, old) for part, old in zip(parts, before, strict=True))
+
+
 def test_errors() -> None:
     frames = sources()
     box, size = (0, 0, 16, 24), SIZE
@@ -163,6 +189,9 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="resize must be one of"):
         crop_clips(frames, [0], [box], [False], size, "bicubic")
     clips = crop_clips(frames, [0], [box], [False], size)
+    other = crop_clips(frames, [0], [box], [False], (24, 16))
+    with pytest.raises(ValueError, match=r"clips must be alike, got .*\(3, 4, 16, 24\).*, then \(3, 4, 24, 16\)"):
+        cat_clips([clips, other])
     with pytest.raises(TypeError, match=r"geometry must be int64 of shape \(B, 8\)"):
         CroppedClips(clips.frames, clips.geometry[:, :7], FRAMES, size)
     with pytest.raises(TypeError, match="frames must be flat uint8"):

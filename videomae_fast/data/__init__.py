@@ -1,8 +1,8 @@
 """Video clips for pre-training: annotations, readers, sampling, crops, and a loader that resumes exactly."""
 
 from .annotations import Annotations, VideoEntry
-from .crops import CropBox, crop_resize, multi_scale_crop_box
-from .dataset import ClipBatch, ClipDataset, ClipSample, collate
+from .crops import Crop, CropBox, cut_clips, multi_scale_crop_box, random_resized_crop_box
+from .dataset import ClipBatch, ClipDataset, collate
 from .demo import demo_folder
 from .lists import read_annotations
 from .loader import StepSampler, make_loader
@@ -17,7 +17,7 @@ __all__ = [
     "Annotations",
     "ClipBatch",
     "ClipDataset",
-    "ClipSample",
+    "Crop",
     "CropBox",
     "Mixture",
     "ProblemLog",
@@ -29,13 +29,14 @@ __all__ = [
     "VideoReader",
     "VideoSource",
     "collate",
-    "crop_resize",
+    "cut_clips",
     "demo_folder",
     "frame_indices",
     "make_loader",
     "multi_scale_crop_box",
     "open_entry",
     "open_video",
+    "random_resized_crop_box",
     "read_annotations",
     "read_mixture",
     "sample_rng",

@@ -1,16 +1,26 @@
-"""Multi-scale cropping on uint8 frames: pick a box, then cut and resize all frames of a clip at once."""
+"""Crop boxes of clips, and the fewest bytes from which an op can make the cropped clips."""
 
+import math
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
+
+from videomae_kernels import CroppedClips, crop_clips
+
+from .._optional import require
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
 MAX_DISTORTION = 1  # how far apart the scale indices of height and width may be: 10 pairs
 SNAP = 3  # a side closer than this to the wanted size becomes the wanted size (published: abs(x - size) < 3)
 # Positions (down, right) in quarters of the free space: corners, centre, edge centres, quarter points.
 OFFSETS = (*product((0, 2, 4), repeat=2), *product((1, 3), repeat=2))
+AREAS = (0.5, 1.0)  # of a random-resized crop, as shares of the frame
+ASPECTS = (3 / 4, 4 / 3)  # of a random-resized crop, relative to that of the clip
+TRIES = 10
 
 
 class CropBox(NamedTuple):
@@ -18,6 +28,13 @@ class CropBox(NamedTuple):
     left: int
     height: int
     width: int
+
+
+class Crop(NamedTuple):
+    """What a clip shows of its frames."""
+
+    box: CropBox
+    mirrored: bool  # left to right
 
 
 def multi_scale_crop_box(height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> CropBox:
@@ -52,10 +69,65 @@ def _side(base: int, scale: float, wanted: int, limit: int) -> int:
     return wanted if abs(side - wanted) < SNAP and wanted <= limit else side
 
 
-def crop_resize(frames: torch.Tensor, box: CropBox, size: tuple[int, int]) -> torch.Tensor:
+def random_resized_crop_box(height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> CropBox:
+    """Draw a box of 0.5 to 1 of the frame's area, its aspect ratio within 3/4 to 4/3 of that of `size`, anywhere.
+
+    The area is uniform, the ratio log-uniform. If none of 10 draws fits, the largest box at the frame's centre whose
+    aspect ratio is allowed.
+    Errors: ValueError if a side is not positive.
+    Source: RandomResizedCrop of torchvision; areas as in MAE for video, Feichtenhofer et al. 2022, appendix A.
+    """
+    if min(height, width, *size) < 1:
+        raise ValueError(f"sides must be at least 1, got frames of {height} x {width} and size {tuple(size)}")
+    low, high = (aspect * size[1] / size[0] for aspect in ASPECTS)
+    for _ in range(TRIES):
+        area = height * width * rng.uniform(*AREAS)
+        aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
+        box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 1 <= box_height <= height and 1 <= box_width <= width:
+            top, left = rng.integers(height - box_height + 1), rng.integers(width - box_width + 1)
+            return CropBox(int(top), int(left), box_height, box_width)
+    box_height = min(height, max(1, round(width / low)))
+    box_width = min(width, max(1, round(height * high)))
+    return CropBox((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+# By the names that a run chooses from; each is a function of (height, width, size, rng).
+CROP_BOXES: dict[str, Callable[[int, int, tuple[int, int], np.random.Generator], CropBox]] = {
+    "multi-scale": multi_scale_crop_box,
+    "random-resized": random_resized_crop_box,
+}
+
+
+def cut_clips(
+    frames: torch.Tensor,  # uint8 (T, height, width, 3)
+    crops: Sequence[Crop],
+    size: tuple[int, int],  # (H, W)
+    resize: str = "antialias",
+) -> CroppedClips:
+    """The clips of `crops` in as few bytes as they can be made from.
+
+    That is the rectangle of the frames around all boxes, which an op resizes later; or, of frames so large that their
+    crops at `size` are fewer bytes, those crops, resized here and rounded to uint8 as the published ones are.
+    Errors: ValueError for a box outside the frames or an unknown `resize`.
+    """
+    boxes, mirrored = [crop.box for crop in crops], [crop.mirrored for crop in crops]
+    if _area_around(boxes) <= len(crops) * size[0] * size[1]:
+        return crop_clips([frames], [0] * len(crops), boxes, mirrored, size, resize)
+    whole = CropBox(0, 0, *size)
+    sources = [crop_resize(frames, box, size, resize) for box in boxes]
+    return crop_clips(sources, range(len(crops)), [whole] * len(crops), mirrored, size, resize)
+
+
+def _area_around(boxes: Sequence[CropBox]) -> int:
+    height = max(box.top + box.height for box in boxes) - min(box.top for box in boxes)
+    return height * (max(box.left + box.width for box in boxes) - min(box.left for box in boxes))
+
+
+def crop_resize(frames: torch.Tensor, box: CropBox, size: tuple[int, int], resize: str = "antialias") -> torch.Tensor:
     """Cut `box` from frames uint8 (T, H, W, 3) and resize to `size`: uint8 (T, *size, 3), contiguous.
 
-    Bilinear with antialiasing, Pillow's filter: equal to it within 1 of 255.
+    resize: as in `CroppedClips`; "antialias" is equal to "pillow", which the pillow package does, within 1 of 255.
     Errors: TypeError if frames are not uint8; ValueError for another shape or a box outside the frames.
     """
     if frames.dtype != torch.uint8:
@@ -70,6 +142,12 @@ def crop_resize(frames: torch.Tensor, box: CropBox, size: tuple[int, int]) -> to
     cut = frames[:, top : top + height, left : left + width]
     if (height, width) == tuple(size):
         return cut.contiguous()
+    if resize == "pillow":
+        image = require("PIL.Image", "video")
+        shown = (image.fromarray(frame.numpy()).resize(size[::-1], image.Resampling.BILINEAR) for frame in cut)
+        return torch.stack([torch.from_numpy(np.array(frame)) for frame in shown])
     # The permuted view is channels-last in memory, where interpolate is two to three times as fast.
-    planes = torch.nn.functional.interpolate(cut.permute(0, 3, 1, 2), size=tuple(size), mode="bilinear", antialias=True)
+    planes = functional.interpolate(
+        cut.permute(0, 3, 1, 2), size=tuple(size), mode="bilinear", antialias=resize == "antialias"
+    )
     return planes.permute(0, 2, 3, 1).contiguous()

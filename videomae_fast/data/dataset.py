@@ -1,5 +1,6 @@
-"""Clips for pre-training: decode a video once, cut several crops from it, replace what cannot be read."""
+"""Clips for pre-training: decode a video once, draw several crops of it, replace what cannot be read."""
 
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -8,8 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from videomae_kernels import CroppedClips, cat_clips
+from videomae_kernels.ops.cropped_clips import RESIZES
+
 from .annotations import Annotations
-from .crops import crop_resize, multi_scale_crop_box
+from .crops import CROP_BOXES, Crop, cut_clips
 from .mixture import Mixture, VideoSource
 from .problems import UnreadableVideosError, VideoProblem
 from .readers import DEFAULT_READER, VideoError, check_reader, open_entry
@@ -18,39 +22,34 @@ from .seeding import sample_rng
 
 
 @dataclass(frozen=True)
-class ClipSample:
-    """R crops of one decoded clip: `clips` uint8 (R, T, H, W, 3), their sample numbers (R,), what was replaced."""
-
-    clips: torch.Tensor
-    sample: torch.Tensor
-    problems: list[VideoProblem] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class ClipBatch:
-    """`clips` uint8 (B*R, T, H, W, 3), `sample` int64 (B*R,): the sample numbers; `problems` of all samples."""
+    """B clips, as every pixel op and the model take them, their sample numbers and what was replaced among them."""
 
-    clips: torch.Tensor
-    sample: torch.Tensor
+    clips: CroppedClips
+    sample: torch.Tensor  # (B,) int64
     problems: list[VideoProblem] = field(default_factory=list)
+    seconds: float = 0.0  # of work that it took to make
 
     def pin_memory(self) -> "ClipBatch":
         return replace(self, clips=self.clips.pin_memory(), sample=self.sample.pin_memory())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ClipBatch":
-        clips, sample = (x.to(device, non_blocking=non_blocking) for x in (self.clips, self.sample))
-        return replace(self, clips=clips, sample=sample)
+        sample = self.sample.to(device, non_blocking=non_blocking)
+        return replace(self, clips=self.clips.to(device, non_blocking), sample=sample)
 
 
-def collate(samples: Sequence[ClipSample]) -> ClipBatch:
-    """Copy B samples of R clips into one batch of B*R."""
-    clips = torch.cat([sample.clips for sample in samples])
-    numbers = torch.cat([sample.sample for sample in samples])
-    return ClipBatch(clips, numbers, [problem for sample in samples for problem in sample.problems])
+def collate(batches: Sequence[ClipBatch]) -> ClipBatch:
+    """One batch of several."""
+    return ClipBatch(
+        cat_clips([batch.clips for batch in batches]),
+        torch.cat([batch.sample for batch in batches]),
+        [problem for batch in batches for problem in batch.problems],
+        sum(batch.seconds for batch in batches),
+    )
 
 
-class ClipDataset(Dataset[ClipSample]):
-    """`dataset[(index, sample_number)]` -> `ClipSample` of video `index`; its length is the samples of an epoch.
+class ClipDataset(Dataset[ClipBatch]):
+    """`dataset[(index, sample_number)]` -> `ClipBatch` of video `index`; its length is the samples of an epoch.
 
     Everything random (start frame, crops, replacement) is a function of (seed, sample_number) alone, whatever the
     number of workers or ranks. The R clips of a sample get the numbers sample_number * R + r, which the masks use.
@@ -59,6 +58,9 @@ class ClipDataset(Dataset[ClipSample]):
     num_frames, stride: T frames, `stride` apart (see `frame_indices`) unless their source says otherwise.
     size: (H, W) of the clips.
     num_repeats: R crops per decoded clip (repeated augmentation).
+    crop: how boxes are drawn, a name in `CROP_BOXES`.
+    mirror: show half of the crops mirrored, left to right.
+    resize: how boxes become clips of `size`: see `CroppedClips`.
     reader, short_side: see `open_video`.
     max_replacements: how many other videos to try when one cannot be read, before giving up.
 
@@ -76,6 +78,9 @@ class ClipDataset(Dataset[ClipSample]):
         size: tuple[int, int],
         num_repeats: int,
         seed: int,
+        crop: str = "multi-scale",
+        mirror: bool = False,
+        resize: str = "antialias",
         reader: str = DEFAULT_READER,
         short_side: int = 0,
         max_replacements: int = 10,
@@ -87,17 +92,22 @@ class ClipDataset(Dataset[ClipSample]):
             raise ValueError(f"size must be (height, width), both at least 1, got {size}")
         if max_replacements < 0:
             raise ValueError(f"max_replacements must be at least 0, got {max_replacements}")
+        for name, choice, known in (("crop", crop, tuple(CROP_BOXES)), ("resize", resize, RESIZES)):
+            if choice not in known:
+                raise ValueError(f"{name} must be one of {known}, got {choice!r}")
         check_reader(reader, short_side)
         sample_rng(seed, 0)  # a seed out of range is an error now rather than in a worker
         self.annotations = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
         self.num_frames, self.stride, self.size = num_frames, stride, (int(size[0]), int(size[1]))
         self.num_repeats, self.seed = num_repeats, seed
+        self.crop, self.mirror, self.resize = crop, mirror, resize
         self.reader, self.short_side, self.max_replacements = reader, short_side, max_replacements
 
     def __len__(self) -> int:
         return self.annotations.epoch_length
 
-    def __getitem__(self, key: tuple[int, int]) -> ClipSample:
+    def __getitem__(self, key: tuple[int, int]) -> ClipBatch:
+        start = time.perf_counter()
         index, sample_number = key
         tried: set[int] = set()
         problems: list[VideoProblem] = []
@@ -106,23 +116,30 @@ class ClipDataset(Dataset[ClipSample]):
             while index in tried:
                 index = int(rng.integers(len(self.annotations)))
             try:
-                frames = self._decode(index, rng)
+                frames = self.decode(index, rng)
             except VideoError as error:
                 problems.append(VideoProblem(error.path, error.reason))
                 tried.add(index)
                 continue
+            _, height, width, _ = frames.shape
+            clips = cut_clips(frames, self.draw_crops(height, width, rng), self.size, self.resize)
             first = sample_number * self.num_repeats
-            return ClipSample(self._crops(frames, rng), torch.arange(first, first + self.num_repeats), problems)
+            numbers = torch.arange(first, first + self.num_repeats)
+            return ClipBatch(clips, numbers, problems, time.perf_counter() - start)
         listed = "".join(f"\n  {problem.path}: {problem.reason}" for problem in problems)
         raise UnreadableVideosError(f"{len(problems)} videos in a row could not be read:{listed}")
 
-    def _decode(self, index: int, rng: np.random.Generator) -> torch.Tensor:
+    def decode(self, index: int, rng: np.random.Generator) -> torch.Tensor:
+        """The frames uint8 (T, height, width, 3) of a clip of video `index`; `VideoError` if they cannot be read."""
         source = self.annotations.source(index)
         with closing(open_entry(self.annotations[index], self.reader, self.short_side, source.template)) as video:
             stride = source.stride or self.stride
             return torch.from_numpy(video.frames(frame_indices(video.num_frames, self.num_frames, stride, rng)))
 
-    def _crops(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        _, height, width, _ = frames.shape
-        boxes = [multi_scale_crop_box(height, width, self.size, rng) for _ in range(self.num_repeats)]
-        return torch.stack([crop_resize(frames, box, self.size) for box in boxes])
+    def draw_crops(self, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
+        """R crops of frames of `height` x `width`."""
+        draw = CROP_BOXES[self.crop]
+        return [
+            Crop(draw(height, width, self.size, rng), self.mirror and bool(rng.integers(2)))
+            for _ in range(self.num_repeats)
+        ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from .dataset import ClipDataset, ClipSample, collate
+from .dataset import ClipBatch, ClipDataset, collate
 from .mixture import Mixture
 
 
@@ -76,7 +76,7 @@ def make_loader(
     start_step: int = 0,
     num_steps: int | None = None,
     timeout: float = 300.0,  # seconds a worker may take for one batch
-) -> DataLoader[ClipSample]:
+) -> DataLoader[ClipBatch]:
     """A DataLoader of `ClipBatch` in the order of `StepSampler`, shuffled by the dataset's seed.
 
     Batches are pinned when CUDA is available. With workers, one that hangs inside native decoder code, where no Python

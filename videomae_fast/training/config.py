@@ -44,6 +44,9 @@ class PretrainConfig:
     max_bad_share: float = _field(0.2, "stop when more than this share of the videos cannot be read")
     stride: int = _field(4, "frames between two frames of a clip (the published sampling rate)")
     repeats: int = _field(4, "crops cut from each decoded clip (repeated augmentation)")
+    crop: str = _field("multi-scale", "boxes of crops: multi-scale (as published) or random-resized")
+    mirror: bool = _field(False, "show half of the crops mirrored (published pre-training does not)")
+    resize: str = _field("antialias", "antialias, bilinear, or pillow: the published pixels, bit for bit")
     workers: int = _field(8, "processes that decode videos; 0 decodes in the training process")
 
     epochs: int = _field(200, "passes over the data")

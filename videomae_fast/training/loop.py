@@ -23,8 +23,6 @@ from .meter import Meter
 from .schedule import learning_rate, make_optimizer
 from .setup import make_accelerator, make_dataset, plan_for, prepare_output
 
-CLIP_LAYOUT = "BTHWC"  # of the loader's batches
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -149,7 +147,7 @@ class _Run:
             group["lr"] = lr
         batch = batch.to(self.accelerator.device, non_blocking=True)
         plan = plan_for(self.config, batch.sample)
-        loss = self.model(batch.clips, plan, CLIP_LAYOUT)
+        loss = self.model(batch.clips, plan)
         self.accelerator.backward(loss)
         if self.config.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)

@@ -49,6 +49,9 @@ def make_dataset(config: PretrainConfig) -> ClipDataset:
         size=(config.image_size, config.image_size),
         num_repeats=config.repeats,
         seed=config.seed,
+        crop=config.crop,
+        mirror=config.mirror,
+        resize=config.resize,
         reader=config.reader,
         short_side=config.short_side,
     )

@@ -10,11 +10,7 @@ right or not. The ops take it in place of a clip tensor and make the pixels of l
                          dataset/transforms.py; Pillow 13 changed the order of the two, which can change a pixel by 1)
 
 each of the crop alone: pixels outside the box never show. The sources of a batch may differ in size; their frames lie
-one after another in one buffer. Separable weights of a pixel along one axis, for a box side s, an output side S and
-scale = s / S:
-
-    bilinear    two taps around max((o + ½)·scale − ½, 0)
-    others      a triangle of half width max(scale, 1) around (o + ½)·scale, cut off at the box, with sum 1
+one after another in one buffer. The filters' weights stand in `_resize`.
 """
 
 from collections.abc import Sequence
@@ -29,7 +25,6 @@ RESIZES = ("bilinear", "antialias", "pillow")
 # Columns of `geometry`. `first` is where the clip's source begins in `frames`; the rest is in its pixels, but for
 # `mirrored`, which is 0 or 1.
 GEOMETRY = ("first", "height", "width", "top", "left", "box_height", "box_width", "mirrored")
-FIXED_POINT = 2**22  # Pillow's weights are integers in this unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +68,10 @@ class CroppedClips:
         frames, geometry = (x.to(device, non_blocking=non_blocking) for x in (self.frames, self.geometry))
         return replace(self, frames=frames, geometry=geometry)
 
+    def pin_memory(self) -> "CroppedClips":
+        """The same clips in page-locked memory, from where copies to a GPU need no waiting."""
+        return replace(self, frames=self.frames.pin_memory(), geometry=self.geometry.pin_memory())
+
 
 def crop_clips(
     sources: Sequence[Tensor],  # uint8 (T, height, width, C), of any sizes, on the CPU
@@ -82,91 +81,72 @@ def crop_clips(
     size: tuple[int, int],  # (H, W)
     resize: str = "antialias",
 ) -> CroppedClips:
-    """Clips of boxes in decoded sources, which are copied into one buffer. ValueError for a box outside its source."""
-    num_frames, _, _, channels = sources[0].shape
+    """Clips of boxes in decoded sources. Of each source the smallest rectangle around its boxes is copied.
+
+    Errors: ValueError for sources that are not alike, or a box outside its source.
+    """
+    num_frames, channels = _check_sources(sources)
+    boxes: list[list[Sequence[int]]] = [[] for _ in sources]
+    for number, one in zip(source, box, strict=True):
+        _check_box(one, sources[number])
+        boxes[number].append(one)
+    windows = [_around(those) for those in boxes]
     firsts = [0]
+    for _, _, height, width in windows:
+        firsts.append(firsts[-1] + num_frames * height * width * channels)
+    buffer = torch.empty(firsts[-1], dtype=torch.uint8)
+    for frames, first, (top, left, height, width) in zip(sources, firsts, windows, strict=False):
+        part = frames[:, top : top + height, left : left + width]
+        buffer[first : first + part.numel()].view(part.shape).copy_(part)
+    rows = []
+    for number, (top, left, height, width), flip in zip(source, box, mirrored, strict=True):
+        first_row, first_column, *sides = windows[number]
+        rows.append([firsts[number], *sides, top - first_row, left - first_column, height, width, int(flip)])
+    return CroppedClips(buffer, torch.tensor(rows, dtype=torch.int64), num_frames, size, resize, channels)
+
+
+def cat_clips(clips: Sequence[CroppedClips]) -> CroppedClips:
+    """One batch of several, in their order. ValueError if their clips differ in frames, size, resize or channels."""
+    first = clips[0]
+    frames = [one.frames for one in clips]
+    geometry = []
+    offset = 0
+    for one in clips:
+        if (one.shape[1:], one.resize) != (first.shape[1:], first.resize):
+            raise ValueError(
+                f"clips must be alike, got (C, T, H, W) = {first.shape[1:]} resized by '{first.resize}', "
+                f"then {one.shape[1:]} by '{one.resize}'"
+            )
+        geometry.append(one.geometry.clone())
+        geometry[-1][:, 0] += offset
+        offset += one.frames.numel()
+    return replace(first, frames=torch.cat(frames), geometry=torch.cat(geometry))
+
+
+def _check_sources(sources: Sequence[Tensor]) -> tuple[int, int]:
+    """(T, C) of all of them."""
+    num_frames, _, _, channels = sources[0].shape
     for frames in sources:
-        if (
-            frames.dtype != torch.uint8
-            or frames.ndim != 4
-            or (frames.shape[0], frames.shape[3]) != (num_frames, channels)
-        ):
+        alike = frames.ndim == 4 and (frames.shape[0], frames.shape[3]) == (num_frames, channels)
+        if frames.dtype != torch.uint8 or not alike:
             raise ValueError(
                 f"sources must be uint8 ({num_frames}, height, width, {channels}) as the first, got {frames.dtype} "
                 f"{tuple(frames.shape)}"
             )
-        firsts.append(firsts[-1] + frames.numel())
-    rows = []
-    for number, (top, left, height, width), flip in zip(source, box, mirrored, strict=True):
-        full_height, full_width = sources[number].shape[1:3]
-        inside = 0 <= top <= full_height - height and 0 <= left <= full_width - width and min(height, width) >= 1
-        if not inside:
-            raise ValueError(f"box {(top, left, height, width)} does not lie in frames of {full_height} x {full_width}")
-        rows.append([firsts[number], full_height, full_width, top, left, height, width, int(flip)])
-    frames = torch.cat([frames.reshape(-1) for frames in sources])
-    return CroppedClips(frames, torch.tensor(rows, dtype=torch.int64), num_frames, size, resize, channels)
+    return num_frames, channels
 
 
-def axis_weights(side: int, out: int, resize: str, mirrored: bool = False) -> tuple[Tensor, Tensor]:
-    """First tap (out,) int64 and weights (out, taps) float64 of every output pixel along one axis of a box."""
-    scale = side / out
-    position = torch.arange(out, dtype=torch.float64)
-    if resize == "bilinear":
-        at = (position + 0.5).mul_(scale).sub_(0.5).clamp_(min=0)
-        first = at.floor().clamp_(max=side - 1)
-        second = (at - first)[:, None]
-        weights = torch.cat([1 - second, second], dim=1)
-        weights[first == side - 1] = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    else:
-        reach = max(scale, 1.0)
-        centre = (position + 0.5) * scale
-        first = (centre - reach + 0.5).floor().clamp_(min=0)
-        last = (centre + reach + 0.5).floor().clamp_(max=side)
-        tap = torch.arange(int((last - first).max()), dtype=torch.float64)
-        weights = (1 - ((first[:, None] + tap - centre[:, None] + 0.5) / reach).abs()).clamp_(min=0)
-        weights[tap >= (last - first)[:, None]] = 0
-        weights /= weights.sum(1, keepdim=True)
-    if resize == "pillow":
-        weights = (weights * FIXED_POINT + 0.5).floor()
-    first = first.long()
-    return (first.flip(0), weights.flip(0)) if mirrored else (first, weights)
+def _check_box(box: Sequence[int], frames: Tensor) -> None:
+    top, left, height, width = box
+    full_height, full_width = frames.shape[1:3]
+    inside = 0 <= top <= full_height - height and 0 <= left <= full_width - width and min(height, width) >= 1
+    if not inside:
+        raise ValueError(f"box {(top, left, height, width)} does not lie in frames of {full_height} x {full_width}")
 
 
-def _windows(side: int, out: int, patch: int, resize: str, mirrored: bool) -> tuple[Tensor, Tensor]:
-    """For each of out/patch tokens along an axis: source positions (n, L) of its window, and weights (n, patch, L)."""
-    first, weights = axis_weights(side, out, resize, mirrored)
-    taps = first[:, None] + torch.arange(weights.shape[1])
-    taps, weights = taps.unflatten(0, (-1, patch)), weights.unflatten(0, (-1, patch))
-    start = first.unflatten(0, (-1, patch)).amin(1)
-    length = int((taps.amax((1, 2)) + 1 - start).max())
-    matrix = weights.new_zeros(len(start), patch, length)
-    matrix.scatter_add_(2, taps - start[:, None, None], weights)
-    return (start[:, None] + torch.arange(length)).clamp_(max=side - 1), matrix
-
-
-def token_pixels(clips: CroppedClips, index: Tensor, patch: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Pixels of the listed tokens, (B, K, C, τ, p, p) in [0, 255], on the CPU."""
-    with torch.autocast("cpu", enabled=False):  # pixels keep their precision, as in every other op
-        return torch.stack([_one_clip(clips, b, index[b], patch, dtype) for b in range(index.shape[0])])
-
-
-def _one_clip(clips: CroppedClips, b: int, index: Tensor, patch: Sequence[int], dtype: torch.dtype) -> Tensor:
-    first, height, width, top, left, box_height, box_width, mirrored = clips.geometry[b].tolist()
-    count = clips.num_frames * height * width * clips.channels
-    frames = clips.frames[first : first + count].view(clips.num_frames, height, width, clips.channels)
-    grid_h, grid_w = clips.size[0] // patch[1], clips.size[1] // patch[2]
-    rows, row_weights = _windows(box_height, clips.size[0], patch[1], clips.resize, False)
-    columns, column_weights = _windows(box_width, clips.size[1], patch[2], clips.resize, bool(mirrored))
-    t, h, w = index // (grid_h * grid_w), index // grid_w % grid_h, index % grid_w
-    frame = t[:, None] * patch[0] + torch.arange(patch[0])
-    window = frames[frame[:, :, None, None], (top + rows[h])[:, None, :, None], (left + columns[w])[:, None, None, :]]
-    exact = torch.float64 if clips.resize == "pillow" else dtype  # sums of integers below 2⁵³
-    pixels = torch.einsum("ktylc,kxl->ktyxc", window.to(exact), column_weights[w].to(exact))
-    if clips.resize == "pillow":
-        pixels = _round(pixels)
-    pixels = torch.einsum("ktyxc,kry->kctrx", pixels, row_weights[h].to(exact))
-    return (_round(pixels) if clips.resize == "pillow" else pixels).to(dtype)
-
-
-def _round(pixels: Tensor) -> Tensor:
-    return pixels.add_(FIXED_POINT // 2).div_(FIXED_POINT).floor_().clamp_(0, 255)
+def _around(boxes: Sequence[Sequence[int]]) -> tuple[int, int, int, int]:
+    """The smallest box around all `boxes`; an empty one around none."""
+    if not boxes:
+        return 0, 0, 0, 0
+    top, left = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    return top, left, max(box[0] + box[2] for box in boxes) - top, max(box[1] + box[3] for box in boxes) - left

@@ -1,6 +1,6 @@
 """What tube_mask_gather, patch_targets and masked_patch_loss compute when their clip is a `CroppedClips`.
 
-The mathematics of each, with the pixels of `cropped_clips` in place of a tensor's; the resized clip is never stored.
+The mathematics of each, with the pixels of `_resize` in place of a tensor's; the resized clip is never stored.
 Frames are uint8, so there is no gradient to them. The resize is done again for the gradient of the loss.
 """
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from .._checks import check_index
 from .._registration import define_op
 from ._pixels import arithmetic_dtype, check_patch_size, num_tokens, per_channel, pixel_targets
-from .cropped_clips import CroppedClips, token_pixels
+from ._resize import resized_pixels
+from .cropped_clips import CroppedClips
 
 # Every op begins with: frames, geometry, shape (B, C, T, H, W), resize, index, patch, scale, shift.
 
@@ -28,7 +29,7 @@ def _pixels(
     dtype: torch.dtype,
 ) -> Tensor:
     clips = CroppedClips(frames, geometry, shape[2], (shape[3], shape[4]), resize, shape[1])
-    return token_pixels(clips, index, patch, dtype)
+    return resized_pixels(clips, index, patch, dtype)
 
 
 def _gather_reference(

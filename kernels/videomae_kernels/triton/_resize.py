@@ -1,4 +1,4 @@
-"""Pixels of a crop box resized by separable filters, made where they are wanted: see ops/cropped_clips.py.
+"""Pixels of a crop box resized by separable filters, made where they are wanted: see ops/_resize.py.
 
 Weights are ratios of integers, so that they are exact to rounding whatever the size of the frames: with
 at = (2·o + 1)·side in units of half an output pixel, the triangle of tap j is (reach − |…|) / Σ.
