@@ -16,6 +16,7 @@ from torch import Tensor
 from .._optional import require
 from ..data import ClipBatch, ClipDataset, ProblemLog, UnreadableVideosError, make_loader
 from ..models import VideoMAEForPretraining
+from .advice import Advisor
 from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from .config import PretrainConfig
 from .log import RunLog, check_finite, check_finite_weights, summary
@@ -93,6 +94,7 @@ class _Run:
         self.bar = tqdm(total=total, initial=self.step, desc="pretrain", unit="step", disable=not main)
         self.batches: Any = None
         self.terminated = False
+        self.advisor = Advisor(config.workers)
         self.meter = Meter(accelerator, self.videos_per_step * config.repeats, self.steps_per_epoch)
 
     def run(self) -> RunResult:
@@ -105,7 +107,7 @@ class _Run:
                 self.bar.write(f"unreadable video replaced: {problem.path}: {problem.reason}")
             videos_read = (self.step + 1) * self.config.batch_size
             self.problems.check_share(self.config.max_bad_share, videos_read, self.num_videos)
-            self.meter.add(*self._train_step(batch))
+            self.meter.add(*self._train_step(batch), batch.seconds)
             self.step += 1
             self.bar.update()
             saves = self.step % save_every == 0
@@ -161,6 +163,8 @@ class _Run:
             return
         if self.log is not None:
             self.log.write(rows)
+            if advice := self.advisor.advice(self.meter.window):
+                self.bar.write(advice)
         self.bar.set_postfix_str(summary(rows[-1]))
         check_finite(rows, list_checkpoints(self.output))
 
