@@ -2,15 +2,19 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
+from videomae_kernels import CroppedClips, crop_clips
 
 TINY = VideoMAEConfig(48, 2, 3, 24, 2, decoder_depth=2, num_frames=8, image_size=(32, 32), patch_size=8)
 STEPS = 4
+Loss = Callable[[Tensor, Any], Tensor]
+Batch = Callable[[int, torch.device], tuple[Tensor, Any]]
 
 
 def batch(number: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -20,10 +24,18 @@ def batch(number: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor([2 * number, 2 * number + 1], device=device), frames.to(device)
 
 
-def make_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    def loss(sample: Tensor, frames: Tensor) -> Tensor:
-        with torch.autocast(frames.device.type, torch.bfloat16, enabled=frames.is_cuda):
-            return model(frames, make_masks(sample, TINY.grid, encoder_ratio=0.7), "BTHWC")
+def cropped_batch(number: int, device: torch.device) -> tuple[Tensor, CroppedClips]:
+    """(sample numbers, crops) of a step, from frames of another size in every step."""
+    sample, _ = batch(number, device)
+    source = torch.randint(0, 256, (TINY.num_frames, 40 + number, 50 - number, 3), dtype=torch.uint8)
+    boxes = [(0, 0, 40, 40), (number, 3, 36, 42)]
+    return sample, crop_clips([source], [0, 0], boxes, [False, True], TINY.image_size).to(device)
+
+
+def make_loss(model: nn.Module) -> Loss:
+    def loss(sample: Tensor, clips: Tensor | CroppedClips) -> Tensor:
+        with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.device.type == "cuda"):
+            return model(clips, make_masks(sample, TINY.grid, encoder_ratio=0.7), "BTHWC")
 
     return loss
 
@@ -33,9 +45,7 @@ def assert_same_run(ours: list[Tensor], expected: list[Tensor], rtol: float) -> 
     torch.testing.assert_close(torch.stack(ours), torch.stack(expected), rtol=rtol, atol=0)
 
 
-def run(
-    loss: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, device: torch.device
-) -> list[Tensor]:
+def run(loss: Loss, optimizer: torch.optim.Optimizer, device: torch.device, batch: Batch = batch) -> list[Tensor]:
     losses = []
     for number in range(STEPS):
         optimizer.zero_grad(set_to_none=True)
@@ -46,18 +56,20 @@ def run(
     return losses
 
 
+@pytest.mark.parametrize("batch", [batch, cropped_batch])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_masks_and_loss_compile_to_one_graph(backend: str) -> None:
-    """Masks included, nothing breaks the graph, and new samples compile nothing anew."""
+def test_masks_and_loss_compile_to_one_graph(backend: str, batch: Batch) -> None:
+    """Masks included, nothing breaks the graph, and new samples, or a third size of frames, compile nothing anew."""
     torch.compiler.reset()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = VideoMAEForPretraining(TINY).to(device)
     twin = copy.deepcopy(model)
-    expected = run(make_loss(twin), torch.optim.AdamW(twin.parameters(), lr=1e-3), device)
+    expected = run(make_loss(twin), torch.optim.AdamW(twin.parameters(), lr=1e-3), device, batch)
     compiled = torch.compile(make_loss(model), fullgraph=True, backend=backend)
-    compiled(*batch(0, device))
+    for number in range(2):
+        compiled(*batch(number, device))
     with torch.compiler.set_stance("fail_on_recompile"):
-        ours = run(compiled, torch.optim.AdamW(model.parameters(), lr=1e-3), device)
+        ours = run(compiled, torch.optim.AdamW(model.parameters(), lr=1e-3), device, batch)
     assert_same_run(ours, expected, rtol=1e-2 if device.type == "cuda" else 1e-5)
 
 
