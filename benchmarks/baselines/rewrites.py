@@ -5,12 +5,14 @@ none touches what the masks drop. Tokens are in (t, h, w) order, w fastest; a pa
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Affine = tuple[Tensor, Tensor]  # scale and shift of every channel, (C, 1, 1, 1)
+FIXED_POINT = 2**22  # Pillow's weights are integers in this unit
 
 
 def random_index(batch: int, positions: int, keep: int, repeats: int, device: torch.device) -> Tensor:
@@ -33,6 +35,46 @@ def running_cell_select(visible: Tensor, phase: Tensor, grid: Sequence[int], hid
     seen = torch.zeros_like(decoded).scatter(1, visible, True)
     rank = 2 - decoded.to(torch.uint8) - (decoded & seen).to(torch.uint8)
     return rank.argsort(dim=1, stable=True)[:, :count]
+
+
+@torch.compiler.disable  # unrolled over many sizes: 8 s of compiling for 16 clips, and on a CPU no faster afterwards
+def resize_crops(
+    crops: Sequence[Tensor], size: tuple[int, int], resize: str, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(B, C, T, H, W) values in [0, 255] of uint8 crops (T, h, w, C), one by one, since they differ in size.
+
+    `resize` as in CroppedClips; "pillow" gives Pillow's integers.
+    """
+    frames, _, _, channels = crops[0].shape
+    clips = torch.empty(len(crops), frames, channels, *size, dtype=dtype, device=crops[0].device)
+    for clip, crop in zip(clips, crops, strict=True):
+        planes = crop.permute(0, 3, 1, 2)
+        if resize == "pillow":
+            clip.copy_(_resize_as_pillow(planes, size))
+        else:
+            clip.copy_(F.interpolate(planes.to(dtype), size, mode="bilinear", antialias=resize == "antialias"))
+    return clips.transpose(1, 2)
+
+
+def _resize_as_pillow(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Float64, which holds every sum exactly: width first, rounded, then height, rounded."""
+    down, across = (_pillow_weights(side, out, planes.device) for side, out in zip(planes.shape[2:], size, strict=True))
+    return _round(down @ _round(planes.double() @ across.T))
+
+
+@lru_cache
+def _pillow_weights(side: int, out: int, device: torch.device) -> Tensor:
+    return (axis_weights(side, out, antialias=True) * FIXED_POINT + 0.5).floor().to(device)
+
+
+def axis_weights(side: int, out: int, antialias: bool) -> Tensor:
+    """(out, side) float64 weights of F.interpolate along one axis: what it makes of unit vectors."""
+    units = torch.eye(side, dtype=torch.float64)[None, None]
+    return F.interpolate(units, (out, side), mode="bilinear", antialias=antialias)[0, 0]
+
+
+def _round(sums: Tensor) -> Tensor:
+    return sums.add_(FIXED_POINT // 2).div_(FIXED_POINT).floor_()
 
 
 def gather_pixels(clip: Tensor, index: Tensor, patch: Sequence[int]) -> Tensor:

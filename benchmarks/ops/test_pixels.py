@@ -1,6 +1,9 @@
 """Ops on clips: the pixels of kept tokens, their embedding, targets, the loss.
 
-The published code has its normalised float clip whatever ours is given. P is the number of values of a token.
+The published code has its normalised float clip whatever ours is given. It is not run on crops, which its loader
+resizes and normalises on the CPU: its figure is that of a float clip, and leaves that work out. The rewrites resize
+every crop (F.interpolate; exact integers for "pillow") and go on as with a whole clip; views of the crops, their sizes
+known to the host, cost them nothing. P is the number of values of a token.
 """
 
 from typing import Any
@@ -13,35 +16,58 @@ import videomae_kernels as vk
 from benchmarks.baselines import rewrites
 from benchmarks.baselines.published_loss import published_loss, published_target
 from benchmarks.ops.pixels import INDEX_BYTES, Pixels
-from benchmarks.ops.workload import CLIPS, COMPILED, OURS, PUBLISHED, REWRITE, Case, Op, Variant, Workload, rows, run
+from benchmarks.ops.workload import (
+    CLIPS,
+    COMPILED,
+    CROPS,
+    OURS,
+    PUBLISHED,
+    REWRITE,
+    Case,
+    Op,
+    Variant,
+    Workload,
+    rows,
+    run,
+)
 from benchmarks.settings import Settings
 from videomae_fast.models.vit import sinusoid_table
 
 
 def _tube_mask_gather(case: Case) -> Workload:
     pixels, patch, index = Pixels(case, targets=False), case.inputs.config.patch, case.inputs.plan().visible
-    clip, view, dtype = pixels.clip, pixels.view, case.dtype
-    backward = case.direction == "backward"
-    if backward:
-        view = clip = clip.clone().requires_grad_()
-    double = view.detach().double().requires_grad_(backward)
+    view, dtype = pixels.view, case.dtype
     affine = pixels.affine()
     exact = pixels.affine(torch.float64)
-    moved = index.numel() * case.inputs.config.token_values * dtype.itemsize  # rows
-    # forward: also the pixels; backward: also the gradient of the whole clip
-    moved += INDEX_BYTES * index.numel() + clip.nbytes if backward else pixels.bytes(index)
     return Workload(
         {
-            REWRITE: Variant(lambda: rewrites.tube_mask_gather(view, index, patch, affine, dtype), [clip]),
+            REWRITE: Variant(
+                lambda: rewrites.tube_mask_gather(view(), index, patch, affine, dtype), inexact=pixels.inexact
+            ),
             OURS: Variant(
                 lambda: vk.tube_mask_gather(
-                    clip, index, patch, layout=pixels.layout, normalize=pixels.stats, dtype=dtype
-                ),
-                [clip],
+                    pixels.clip, index, patch, layout=pixels.layout, normalize=pixels.stats, dtype=dtype
+                )
             ),
         },
-        moved,
-        Variant(lambda: rewrites.tube_mask_gather(double, index, patch, exact, torch.float64), [double]),
+        pixels.bytes(index) + index.numel() * case.inputs.config.token_values * dtype.itemsize,  # pixels and rows
+        Variant(lambda: rewrites.tube_mask_gather(pixels.exact, index, patch, exact, torch.float64)),
+    )
+
+
+def _tube_mask_gather_backward(case: Case) -> Workload:
+    """To a float clip: uint8 pixels have no gradient."""
+    patch, index, dtype = case.inputs.config.patch, case.inputs.plan().visible, case.dtype
+    clip = case.inputs.clip.clone().requires_grad_()
+    double = clip.detach().double().requires_grad_()
+    rows_moved = index.numel() * case.inputs.config.token_values * dtype.itemsize
+    return Workload(
+        {
+            REWRITE: Variant(lambda: rewrites.tube_mask_gather(clip, index, patch, None, dtype), [clip]),
+            OURS: Variant(lambda: vk.tube_mask_gather(clip, index, patch, dtype=dtype), [clip]),
+        },
+        rows_moved + INDEX_BYTES * index.numel() + clip.nbytes,  # also the gradient of the whole clip
+        Variant(lambda: rewrites.tube_mask_gather(double, index, patch, None, torch.float64), [double]),
     )
 
 
@@ -50,20 +76,20 @@ def _embed_tokens(case: Case) -> Workload:
     patch, dim, dtype, hidden = config.patch, config.encoder_dim, case.dtype, case.inputs.hidden
     weight, bias = case.normal(dim, config.in_channels, *patch), case.normal(dim)
     position = sinusoid_table(config.num_tokens, dim).to(case.device)
-    host_table, whole, affine = position.cpu()[None], case.inputs.clip, pixels.affine()
+    host_table, view, affine = position.cpu()[None], pixels.view, pixels.affine()
     doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in (weight, bias)]
 
     def published() -> Tensor:
-        x = F.conv3d(whole.to(dtype), weight, bias, stride=patch).flatten(2).transpose(1, 2)
+        x = F.conv3d(case.inputs.clip.to(dtype), weight, bias, stride=patch).flatten(2).transpose(1, 2)
         x = x + host_table.type_as(x).to(x.device).clone()
         return x[~hidden].reshape(x.shape[0], -1, dim)
 
     def rewrite() -> Tensor:
-        kept = rewrites.tube_mask_gather(pixels.view, index, patch, affine, dtype)
+        kept = rewrites.tube_mask_gather(view(), index, patch, affine, dtype)
         return rewrites.embed_tokens(kept, index, weight, bias, position)
 
     def truth() -> Tensor:
-        kept = rewrites.tube_mask_gather(pixels.view, index, patch, pixels.affine(torch.float64), torch.float64)
+        kept = rewrites.tube_mask_gather(pixels.exact, index, patch, pixels.affine(torch.float64), torch.float64)
         return rewrites.embed_tokens(kept.to(dtype).double(), index, *doubles, position)
 
     # pixels, weight and bias, embedded tokens; forward: also the table; backward: the same with gradients for results
@@ -71,7 +97,7 @@ def _embed_tokens(case: Case) -> Workload:
     return Workload(
         {
             PUBLISHED: Variant(published, [weight, bias]),
-            REWRITE: Variant(rewrite, [weight, bias]),
+            REWRITE: Variant(rewrite, [weight, bias], inexact=pixels.inexact),
             OURS: Variant(
                 lambda: vk.embed_tokens(
                     pixels.clip, index, weight, bias, position, layout=pixels.layout, normalize=pixels.stats
@@ -88,18 +114,18 @@ def _patch_targets(case: Case) -> Workload:
     pixels, patch, inputs = Pixels(case, targets=True), case.inputs.config.patch, case.inputs
     index = inputs.plan().predicted
     in_loss = inputs.hidden & ~inputs.not_decoded
-    affine = pixels.affine()
+    view, affine = pixels.view, pixels.affine()
     exact = pixels.affine(torch.float64)
     return Workload(
         {
             PUBLISHED: Variant(lambda: published_target(inputs.clip, patch)[in_loss].reshape(*index.shape, -1)),
-            REWRITE: Variant(lambda: rewrites.patch_targets(pixels.view, index, patch, affine)),
+            REWRITE: Variant(lambda: rewrites.patch_targets(view(), index, patch, affine), inexact=pixels.inexact),
             OURS: Variant(
                 lambda: vk.patch_targets(pixels.clip, index, patch, layout=pixels.layout, denormalize=pixels.stats)
             ),
         },
         pixels.bytes(index) + 4 * index.numel() * inputs.config.token_values,
-        Variant(lambda: rewrites.patch_targets(pixels.view, index, patch, exact)),
+        Variant(lambda: rewrites.patch_targets(pixels.exact, index, patch, exact)),
     )
 
 
@@ -111,8 +137,9 @@ def _masked_patch_loss(case: Case) -> Workload:
     in_loss = hidden[~not_decoded].reshape(inputs.batch_size, -1)
     pred = decoded.detach()[in_loss].reshape(*index.shape, -1).requires_grad_(decoded.requires_grad)
     double = pred.detach().double().requires_grad_(pred.requires_grad)
-    affine = pixels.affine()
+    view, affine = pixels.view, pixels.affine()
     exact = pixels.affine(torch.float64)
+    pixels.check_integers(index)
     # predictions and pixels; backward: also the gradient
     moved = pixels.bytes(index) + pred.nbytes * (1 if case.direction == "forward" else 2)
     return Workload(
@@ -122,7 +149,9 @@ def _masked_patch_loss(case: Case) -> Workload:
                 [decoded],
                 lambda found: found[in_loss].reshape(pred.shape) if found.ndim else found,
             ),
-            REWRITE: Variant(lambda: rewrites.masked_patch_loss(pred, pixels.view, index, patch, affine), [pred]),
+            REWRITE: Variant(
+                lambda: rewrites.masked_patch_loss(pred, view(), index, patch, affine), [pred], inexact=pixels.inexact
+            ),
             OURS: Variant(
                 lambda: vk.masked_patch_loss(
                     pred, pixels.clip, index, patch, layout=pixels.layout, denormalize=pixels.stats
@@ -131,18 +160,21 @@ def _masked_patch_loss(case: Case) -> Workload:
             ),
         },
         moved,
-        Variant(lambda: rewrites.masked_patch_loss(double, pixels.view, index, patch, exact), [double]),
+        Variant(lambda: rewrites.masked_patch_loss(double, pixels.exact, index, patch, exact), [double]),
     )
 
 
 BOTH = ("forward", "backward")
-UNPUBLISHED = (REWRITE, COMPILED, OURS)  # the published code has no such step
+UNPUBLISHED = (REWRITE, COMPILED, OURS)  # the published code has no such step, or its loader takes it
 OPS = (
-    Op("tube_mask_gather", _tube_mask_gather, clips=CLIPS, variants=UNPUBLISHED),
-    Op("tube_mask_gather", _tube_mask_gather, ("backward",), CLIPS[1:], variants=UNPUBLISHED),  # uint8 has no gradient
+    Op("tube_mask_gather", _tube_mask_gather, clips=(*CLIPS, CROPS[0]), variants=UNPUBLISHED),
+    Op("tube_mask_gather", _tube_mask_gather_backward, ("backward",), CLIPS[1:], variants=UNPUBLISHED),
     Op("embed_tokens", _embed_tokens, BOTH, CLIPS),
+    Op("embed_tokens", _embed_tokens, BOTH, CROPS[:1], variants=UNPUBLISHED),
     Op("patch_targets", _patch_targets, clips=CLIPS),
+    Op("patch_targets", _patch_targets, clips=CROPS[:1], variants=UNPUBLISHED),
     Op("masked_patch_loss", _masked_patch_loss, BOTH, CLIPS),
+    Op("masked_patch_loss", _masked_patch_loss, BOTH, CROPS, variants=UNPUBLISHED),
 )
 
 

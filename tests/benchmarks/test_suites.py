@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import videomae_kernels
-from benchmarks.ops.workload import CLIPS, OURS, REWRITE
+from benchmarks.ops.workload import CLIPS, CROPS, OURS, REWRITE
+from tests.data.files import write_video
 from videomae_fast.models.attention import BACKENDS
 from videomae_fast.report.bench import SUITES, run_suites
 from videomae_fast.report.plots import save_plots
@@ -17,7 +18,7 @@ from videomae_fast.report.tables import format_results
 
 pytestmark = pytest.mark.slow
 ROUNDS = 4
-NOT_OPS = {"CroppedClips", "crop_clips", "debug_checks"}
+NOT_OPS = {"CroppedClips", "cat_clips", "crop_clips", "debug_checks"}
 # Compiling takes most of the time: two that compile stand for all.
 SELECTED = "not compile or (gather_tokens and not tube) or (videomae_fast and compile and turn and no)"
 
@@ -28,9 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def results(folder: Path) -> Iterator[Results]:
+def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+    videos = tmp_path_factory.mktemp("videos")
+    write_video(videos / "one.mp4")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTEST_ADDOPTS", f"-k '{SELECTED}'")
+        patch.setenv("PYTEST_ADDOPTS", f"-k '{SELECTED}' --videos {videos}")
         yield run_suites(SUITES, size="tiny", batch_size=2, rounds=ROUNDS, folder=folder)
 
 
@@ -45,7 +48,7 @@ def test_every_public_op_is_measured(results: Results) -> None:
     assert rivals == measured
     for name in ("tube_mask_gather", "embed_tokens", "patch_targets", "masked_patch_loss"):
         cases = " ".join(record["case"] for record in of_suite(results, "ops") if record["name"] == name)
-        assert all(clip in cases for clip in CLIPS)
+        assert all(clip in cases for clip in (*CLIPS, *(CROPS if name == "masked_patch_loss" else CROPS[:1])))
 
 
 def test_figures_of_ops(results: Results) -> None:
@@ -108,4 +111,4 @@ def test_results_are_json_tables_and_pictures(results: Results, tmp_path: Path) 
         assert f"Training step, ViT-tiny, {record['case']}" in text
     pictures = save_plots([results], tmp_path)
     assert [path.name.split("-", 1)[1] for path in pictures]
-    assert len(pictures) == 2 and all(path.read_text().startswith("<?xml") for path in pictures)
+    assert len(pictures) == 3 and all(path.read_text().startswith("<?xml") for path in pictures)

@@ -18,7 +18,6 @@ from videomae_fast.data import (
     demo_folder,
     make_loader,
     read_annotations,
-    sample_rng,
 )
 from videomae_fast.data.readers import AvVideo
 from videomae_kernels import CroppedClips, crop_clips, patch_targets
@@ -52,8 +51,9 @@ def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable) -> None:
     index = [Path(entry.path).name for entry in dataset.annotations].index("h264.mkv")
     starts = set()
     for number in range(20):
-        stamps = [stamp(frame.numpy()) for frame in dataset.decode(index, sample_rng(3, number))]
+        stamps = [stamp(frame.numpy()) for frame in dataset.draw(index, number).frames]
         assert np.diff(stamps).tolist() == [2, 2, 2]
+        assert dataset.draw(index, number).frame_numbers.tolist() == stamps
         starts.add(stamps[0])
     assert len(starts) > 10
 
@@ -62,12 +62,10 @@ def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable) -> None:
 @pytest.mark.parametrize("size", [(32, 32), (96, 96)])  # smaller than the frames, so resized when decoded; and not
 def test_clips_are_the_crops_of_the_decoded_frames(size: tuple[int, int], resize: str, clips: Path) -> None:
     dataset = dataset_of(clips, size=size, num_repeats=4, mirror=True, resize=resize)
-    sample, rng = dataset[(0, 5)], sample_rng(3, 5)
-    frames = dataset.decode(0, rng)
-    crops = dataset.draw_crops(*frames.shape[1:3], rng)
-    assert {crop.mirrored for crop in crops} == {False, True} and len({crop.box for crop in crops}) > 1
-    boxes, mirrored = zip(*crops, strict=True)
-    expected = crop_clips([frames], [0] * 4, boxes, mirrored, size, resize)
+    sample, drawn = dataset[(0, 5)], dataset.draw(0, 5)
+    boxes, mirrored = zip(*drawn.crops, strict=True)
+    assert set(mirrored) == {False, True} and len(set(boxes)) > 1
+    expected = crop_clips([drawn.frames], [0] * 4, boxes, mirrored, size, resize)
     difference = (pixels(sample.clips) - pixels(expected)).abs()
     assert difference.max() <= (1.5 if size == (32, 32) else 0)
 
@@ -111,6 +109,8 @@ def test_unreadable_videos_are_replaced_and_named(clips: Path, bad_clips: Path) 
         assert sample.problems[0] == VideoProblem(str(bad_clips / "empty.mp4"), "the file is empty (0 bytes)")
         assert len({problem.path for problem in sample.problems}) == len(sample.problems)  # none is tried twice
         assert torch.equal(sample.clips.frames, again.clips.frames) and sample.problems == again.problems
+        drawn = dataset.draw(1, number)
+        assert drawn.problems == sample.problems and drawn.index >= 4
     assert {len(dataset[(1, number)].problems) for number in range(30)} >= {1, 2}
 
 

@@ -20,7 +20,6 @@ from videomae_fast.data import (
     collate,
     make_loader,
     read_mixture,
-    sample_rng,
 )
 
 
@@ -88,7 +87,7 @@ def test_each_source_has_its_stride_and_template(tmp_path: Path) -> None:
     sources = [VideoSource(annotations), VideoSource(annotations, stride=5), VideoSource(images, 1, 3, "{}.png")]
     dataset = ClipDataset(Mixture(sources), num_frames=4, stride=2, size=(16, 16), num_repeats=1, seed=0)
     for index, stride in enumerate((2, 5, 3)):
-        stamps = [files.stamp(frame.numpy()) for frame in dataset.decode(index, sample_rng(0, 0))]
+        stamps = [files.stamp(frame.numpy()) for frame in dataset.draw(index, 0).frames]
         assert np.diff(stamps).tolist() == [stride] * 3
 
 

@@ -177,7 +177,8 @@ def test_only_what_lies_around_the_boxes_is_copied() -> None:
 def test_a_batch_of_batches(resize: str, backend: Backend) -> None:
     """The same rows whether clips are cut together or apart; the parts stay as they were."""
     numbers, boxes, mirrored = zip(*BOXES.values(), strict=True)
-    parts = [crop_clips(sources(), *([x] for x in one), SIZE, resize) for one in zip(numbers, boxes, mirrored)]  # type: ignore[arg-type]
+    clips = zip(numbers, boxes, mirrored, strict=True)
+    parts = [crop_clips(sources(), [number], [box], [flip], SIZE, resize) for number, box, flip in clips]
     before = [part.geometry.clone() for part in parts]
     index = indices().to(backend.device)
     together = cat_clips(parts).to(backend.device)

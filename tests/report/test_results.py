@@ -177,3 +177,19 @@ def test_times_of_two_machines_are_not_compared(what: str, value: object) -> Non
         compare(results(*BASE["records"], **{what: value}), BASE)
     memory = record("memory", "base", peak_mib=1.0)
     assert compare(results(memory, **{what: value}), results(memory)) == []
+
+
+def loading(**figures: Any) -> dict[str, Any]:
+    return record("loader", "340x256", processor="x", p50_ms=10.0, bytes_to_device_per_clip=1000.0) | figures
+
+
+def test_loading_sends_never_more_and_is_one_processors() -> None:
+    assert compare(results(loading(p50_ms=10.4, bytes_to_device_per_clip=900.0)), results(loading())) == []
+    worse = compare(results(loading(p50_ms=10.6, bytes_to_device_per_clip=1002.0)), results(loading()))
+    assert [line.split(": ")[1] for line in worse] == [
+        "p50_ms was 10, now 10.6",
+        "bytes_to_device_per_clip was 1,000, now 1,002",
+    ]
+    assert compare(results(loading(name="454x256"), loading()), results(loading())) == []
+    with pytest.raises(ValueError, match="times of two machines cannot be compared: processor 'x', now 'y'"):
+        compare(results(loading(processor="y")), results(loading()))

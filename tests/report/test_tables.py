@@ -30,7 +30,18 @@ def op(variant: str, ms: float, size: str = "base", **more: Any) -> dict[str, An
     return record | {"predicted": False} | figures | more
 
 
+def loading(variant: str, ms: float, parts: tuple[float, float, float], sent: int, **more: Any) -> dict[str, Any]:
+    record = {"suite": "loader", "name": "340x256", "case": "8 videos, 4 repeats", "variant": variant, "clips": 32}
+    record |= {f"{part}_ms": value for part, value in zip(("decode", "augment", "collate"), parts, strict=True)}
+    figures = {"p50_ms": ms, "clips_per_s": 32e3 / ms, "bytes_to_device_per_clip": sent, "processor": "Some processor"}
+    return record | {"predicted": False} | figures | more
+
+
 STEPS = [step("published", 300.0, 4000.0, largest_batch=64), step("videomae_fast", 100.0, 1000.0, total_mib=1500.0)]
+LOADING = [
+    loading("published", 1600.0, (10.0, 30.0, 10.0), 9_658_880),
+    loading("videomae_fast", 400.0, (10.0, 2.0, 0.5), 965_888, error={"pillow": 3e-5, "antialias": 1.25}),
+]
 OPS = [op("published", 4.0), op("rewrite", 3.0), op("rewrite + compile", 2.0), op("videomae_kernels", 1.0)]
 
 
@@ -46,6 +57,20 @@ def test_steps_are_compared_with_the_first_of_their_run() -> None:
     assert [row["clips/s"] for row in table] == ["426.67", "1,280.00"]
     assert [row["largest batch"] for row in table] == ["64", ""]
     assert [row["peak MiB in all"] for row in table] == ["", "1,500"]
+
+
+def test_loading_shows_where_the_time_goes() -> None:
+    text = format_results(shown({**GPU, "records": LOADING}))
+    header, _, published, ours = rows(text)
+    table = [dict(zip(header, row, strict=True)) for row in (published, ours)]
+    assert [row["clips/s per core"] for row in table] == ["20.0", "80.0"]
+    assert [row["speed"] for row in table] == ["1.00x", "4.00x"]
+    assert [row["CPU ms per clip"] for row in table] == ["50.00", "12.50"]
+    assert [table[1][part] for part in ("decode", "augment", "collate")] == ["10.00", "2.00", "0.50"]
+    assert [row["bytes to the GPU per clip"] for row in table] == ["9,658,880", "965,888"]
+    assert [row["of published"] for row in table] == ["100.0%", "10.0%"]
+    assert "one thread, Some processor" in text and "videos of 340x256, 8 videos, 4 repeats" in text
+    assert "differ from the published by at most 0.00 (resize pillow), 1.25 (resize antialias)" in text
 
 
 def test_ops_are_compared_with_every_rival() -> None:
@@ -125,13 +150,15 @@ def test_a_report_shows_chosen_sizes_and_a_run_all() -> None:
 def test_pictures(tmp_path: Path) -> None:
     predicted = {"suite": "memory", "name": "base", "case": "", "variant": "", "predicted": True}
     giant = [op("videomae_kernels", 1.0, "giant")]
-    everything = {**GPU, "records": [*STEPS, *OPS, *giant, predicted]}
+    everything = {**GPU, "records": [*STEPS, *LOADING, *OPS, *giant, predicted]}
     written = save_plots([everything], tmp_path)
-    assert [path.name for path in written] == ["some-gpu-ops-base.svg", "some-gpu-ops-giant.svg", "some-gpu-model.svg"]
+    names = ("ops-base", "ops-giant", "model", "loader")
+    assert [path.name for path in written] == [f"some-gpu-{name}.svg" for name in names]
     first = [path.read_bytes() for path in written]
     assert [path.read_bytes() for path in save_plots([everything], tmp_path)] == first
     for path in written:
-        assert "Some GPU, c0ffee" in path.read_text()
+        processor = "Some processor" if "loader" in path.name else "Some GPU"
+        assert f"{processor}, c0ffee" in path.read_text()
         assert path.name in re.findall(r"\]\(benchmarks/results/(.*?)\)", format_results(everything))
 
 

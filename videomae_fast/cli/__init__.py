@@ -1,4 +1,4 @@
-"""The `videomae-fast` command: pretrain, bench, profile, convert, check-data, transcode, env."""
+"""The `videomae-fast` command: pretrain, gallery, bench, profile, convert, check-data, transcode, env."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from ..report.bench import BenchmarkError
 from ..training import NonFiniteLossError
 from .files import add_check_data, add_convert, add_transcode
 from .measuring import add_bench, add_env, add_profile
-from .training import add_pretrain
+from .training import add_gallery, add_pretrain
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,6 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="videomae-fast", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     add_pretrain(commands)
+    add_gallery(commands)
     add_bench(commands)
     add_profile(commands)
     add_convert(commands)

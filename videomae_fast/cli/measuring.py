@@ -9,12 +9,14 @@ from ..report.bench import SUITES
 
 
 def add_bench(commands: Any) -> None:
-    bench = commands.add_parser("bench", help="measure ops, training steps and memory against plain implementations")
+    bench = commands.add_parser(
+        "bench", help="measure ops, training steps, loading and memory against plain implementations"
+    )
     bench.add_argument(
         "--suite", default="model", choices=(*SUITES, "all"), help="what to measure (default: %(default)s)"
     )
     bench.add_argument("--model", choices=tuple(CONFIGS), help="size (default: those of the suite)")
-    bench.add_argument("--batch-size", type=int, help="clips (default: 128 on a GPU, few on a CPU)")
+    bench.add_argument("--batch-size", type=int, help="clips (default: 128 on a GPU, few on a CPU), or videos to load")
     bench.add_argument("--rounds", type=int, help="timed samples of each (default: the suite's)")
     bench.add_argument("--published-repo", type=Path, metavar="PATH", help="also measure a checkout of the public code")
     bench.add_argument("--output", type=Path, help="folder of results (default: benchmarks/results)")

@@ -2,7 +2,7 @@
 
 from .annotations import Annotations, VideoEntry
 from .crops import Crop, CropBox, cut_clips, multi_scale_crop_box, random_resized_crop_box
-from .dataset import ClipBatch, ClipDataset, collate
+from .dataset import ClipBatch, ClipDataset, Draw, collate
 from .demo import demo_folder
 from .lists import read_annotations
 from .loader import StepSampler, make_loader
@@ -19,6 +19,7 @@ __all__ = [
     "ClipDataset",
     "Crop",
     "CropBox",
+    "Draw",
     "Mixture",
     "ProblemLog",
     "StepSampler",

@@ -38,6 +38,17 @@ class ClipBatch:
         return replace(self, clips=self.clips.to(device, non_blocking), sample=sample)
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What chance made a sample of: some frames of a video, and the crops of them."""
+
+    index: int  # of the video
+    frame_numbers: np.ndarray  # (T,) int64
+    frames: torch.Tensor  # uint8 (T, height, width, 3)
+    crops: list[Crop]  # R
+    problems: list[VideoProblem]  # of the videos that this one replaces
+
+
 def collate(batches: Sequence[ClipBatch]) -> ClipBatch:
     """One batch of several."""
     return ClipBatch(
@@ -109,6 +120,14 @@ class ClipDataset(Dataset[ClipBatch]):
     def __getitem__(self, key: tuple[int, int]) -> ClipBatch:
         start = time.perf_counter()
         index, sample_number = key
+        drawn = self.draw(index, sample_number)
+        clips = cut_clips(drawn.frames, drawn.crops, self.size, self.resize)
+        first = sample_number * self.num_repeats
+        numbers = torch.arange(first, first + self.num_repeats)
+        return ClipBatch(clips, numbers, drawn.problems, time.perf_counter() - start)
+
+    def draw(self, index: int, sample_number: int) -> Draw:
+        """The frames and crops of a sample, from video `index` or, if that cannot be read, from another."""
         tried: set[int] = set()
         problems: list[VideoProblem] = []
         for attempt in range(min(self.max_replacements + 1, len(self.annotations))):
@@ -116,30 +135,26 @@ class ClipDataset(Dataset[ClipBatch]):
             while index in tried:
                 index = int(rng.integers(len(self.annotations)))
             try:
-                frames = self.decode(index, rng)
+                numbers, frames = self.decode(index, rng)
             except VideoError as error:
                 problems.append(VideoProblem(error.path, error.reason))
                 tried.add(index)
                 continue
-            _, height, width, _ = frames.shape
-            clips = cut_clips(frames, self.draw_crops(height, width, rng), self.size, self.resize)
-            first = sample_number * self.num_repeats
-            numbers = torch.arange(first, first + self.num_repeats)
-            return ClipBatch(clips, numbers, problems, time.perf_counter() - start)
+            return Draw(index, numbers, frames, self._draw_crops(frames, rng), problems)
         listed = "".join(f"\n  {problem.path}: {problem.reason}" for problem in problems)
         raise UnreadableVideosError(f"{len(problems)} videos in a row could not be read:{listed}")
 
-    def decode(self, index: int, rng: np.random.Generator) -> torch.Tensor:
-        """The frames uint8 (T, height, width, 3) of a clip of video `index`; `VideoError` if they cannot be read."""
+    def decode(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor]:
+        """Numbers (T,) and pixels uint8 (T, height, width, 3) of a clip's frames; `VideoError` if unreadable."""
         source = self.annotations.source(index)
         with closing(open_entry(self.annotations[index], self.reader, self.short_side, source.template)) as video:
-            stride = source.stride or self.stride
-            return torch.from_numpy(video.frames(frame_indices(video.num_frames, self.num_frames, stride, rng)))
+            numbers = frame_indices(video.num_frames, self.num_frames, source.stride or self.stride, rng)
+            return numbers, torch.from_numpy(video.frames(numbers))
 
-    def draw_crops(self, height: int, width: int, rng: np.random.Generator) -> list[Crop]:
-        """R crops of frames of `height` x `width`."""
-        draw = CROP_BOXES[self.crop]
+    def _draw_crops(self, frames: torch.Tensor, rng: np.random.Generator) -> list[Crop]:
+        _, height, width, _ = frames.shape
+        box = CROP_BOXES[self.crop]
         return [
-            Crop(draw(height, width, self.size, rng), self.mirror and bool(rng.integers(2)))
+            Crop(box(height, width, self.size, rng), self.mirror and bool(rng.integers(2)))
             for _ in range(self.num_repeats)
         ]

@@ -18,7 +18,7 @@ from .results import Results, collect, compare, load_base, load_newest, save
 from .tables import format_report, shown
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where the suites are
-SUITES = ("ops", "model", "memory")
+SUITES = ("ops", "model", "loader", "memory")
 START, END = "<!-- results -->", "<!-- end of results -->"
 
 

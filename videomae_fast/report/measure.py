@@ -101,7 +101,7 @@ def peak_mib(step: Callable[[], Any], device: torch.device) -> float:
 def machine(checkout: Path, device: torch.device) -> dict[str, Any]:
     """What figures depend on: device, driver, versions, threads, commit."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("triton", "transformers", "flash-attn", "xformers"):
+    for package in ("triton", "transformers", "flash-attn", "xformers", "av", "pillow"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     return {

@@ -1,4 +1,4 @@
-"""Pictures of benchmark results, SVG: ops against the copy roofline, steps by speed and memory."""
+"""Pictures of benchmark results, SVG: ops against the copy roofline, steps by speed and memory, loading by parts."""
 
 from collections.abc import Iterable
 from itertools import groupby
@@ -9,6 +9,7 @@ from .._optional import require
 from .results import Record, Results, pictures
 from .tables import OUR_OP, PUBLISHED, RIVAL
 
+PARTS = {"decode": "#8a8f98", "augment": "#d98e32", "collate": "#1b7f5c"}  # of a loader's work
 COLOURS = {OUR_OP: "#1b7f5c", RIVAL: "#d98e32", PUBLISHED: "#8a8f98"}
 
 
@@ -23,7 +24,7 @@ def save_plots(devices: Iterable[Results], folder: Path) -> list[Path]:
     with matplotlib.rc_context({"svg.hashsalt": "videomae_fast", "svg.fonttype": "none", "font.size": 8}):
         for results in devices:
             for name, records in pictures(results).items():
-                figure = (_ops_figure if records[0]["suite"] == "ops" else _steps_figure)(records, results)
+                figure = _FIGURES[records[0]["suite"]](records, results)
                 figure.savefig(folder / name, bbox_inches="tight", metadata={"Date": None, "Creator": None})
                 written.append(folder / name)
     return written
@@ -48,20 +49,11 @@ def _ops_figure(records: list[Record], results: Results) -> Any:
 
 def _steps_figure(records: list[Record], results: Results) -> Any:
     """Bars of clips/s and of peak memory beside each other, a group for each case."""
-    groups = [(key, list(rows)) for key, rows in groupby(records, lambda r: (r["name"], r["case"]))]
-    figure, axes = _axes(2, height=0.8 + 0.25 * (len(records) + len(groups)))
-    at, ticks = 0.0, []
-    for (name, case), rows in groups:
-        ticks.append((at, f"ViT-{name}, {case}"))
-        for row in rows:
-            at += 1
-            colour = COLOURS[OUR_OP] if row["variant"].startswith("videomae_fast") else COLOURS[PUBLISHED]
-            for axis, figure_name in zip(axes, ("clips_per_s", "peak_mib"), strict=True):
-                axis.barh(at, row[figure_name], 0.8, color=colour)
-            ticks.append((at, row["variant"]))
-        at += 1.3
-    axes[0].set_yticks(*zip(*ticks, strict=True))
-    axes[0].set_ylim(at - 0.6, -0.6)
+    figure, axes = _axes(2, height=_height(records))
+    at = _label(axes[0], records, "ViT-")
+    colours = [COLOURS[OUR_OP if r["variant"].startswith("videomae_fast") else PUBLISHED] for r in records]
+    for axis, figure_name in zip(axes, ("clips_per_s", "peak_mib"), strict=True):
+        axis.barh(at, [r[figure_name] for r in records], 0.8, color=colours)
     axes[1].sharey(axes[0])
     axes[1].tick_params(labelleft=False)
     axes[0].set_xlabel("clips/s, median")
@@ -70,6 +62,44 @@ def _steps_figure(records: list[Record], results: Results) -> Any:
         f"Training steps, {results['device']}, {results['commit']}; memory above weights, optimizer state and input"
     )
     return figure
+
+
+def _loading_figure(records: list[Record], results: Results) -> Any:
+    """Bars of processor time per clip, stacked from its parts, a group for each case."""
+    figure, (axis,) = _axes(1, height=_height(records))
+    at, left = _label(axis, records, ""), [0.0] * len(records)
+    for part, colour in PARTS.items():
+        width = [r[f"{part}_ms"] for r in records]
+        axis.barh(at, width, 0.8, left=left, color=colour, label=part)
+        left = [a + b for a, b in zip(left, width, strict=True)]
+    axis.set_xlabel("processor ms per clip, one thread, medians")
+    axis.set_title(f"Loading, {records[0]['processor']}, {results['commit']}")
+    axis.legend(frameon=False)
+    return figure
+
+
+_FIGURES = {"ops": _ops_figure, "model": _steps_figure, "loader": _loading_figure}
+
+
+def _cases(records: list[Record]) -> list[tuple[tuple[str, str], list[Record]]]:
+    return [(key, list(rows)) for key, rows in groupby(records, lambda r: (r["name"], r["case"]))]
+
+
+def _height(records: list[Record]) -> float:
+    return 0.8 + 0.25 * (len(records) + len(_cases(records)))
+
+
+def _label(axis: Any, records: list[Record], prefix: str) -> list[float]:
+    """Name every record on the axis from top to bottom, below its case; where their bars go."""
+    top, ticks, places = 0.0, [], []
+    for (name, case), rows in _cases(records):
+        ticks.append((top, f"{prefix}{name}, {case}"))
+        places += [top + row for row in range(1, len(rows) + 1)]
+        ticks += [(top + row, record["variant"]) for row, record in enumerate(rows, start=1)]
+        top += len(rows) + 1.3
+    axis.set_yticks(*zip(*ticks, strict=True))
+    axis.set_ylim(top - 0.6, -0.6)
+    return places
 
 
 def _axes(columns: int, height: float) -> tuple[Any, list[Any]]:

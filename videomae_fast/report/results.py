@@ -84,7 +84,7 @@ def pictures(results: Results) -> dict[str, list[Record]]:
     measured = [r for r in results["records"] if not r["predicted"] and "not_run" not in r]
     ops = [r for r in measured if r["suite"] == "ops" and "gb_per_s" in r and not r["name"].startswith("attention")]
     found = {f"ops-{size}": [r for r in ops if r["size"] == size] for size in dict.fromkeys(r["size"] for r in ops)}
-    found["model"] = [r for r in measured if r["suite"] == "model"]
+    found |= {suite: [r for r in measured if r["suite"] == suite] for suite in ("model", "loader")}
     return {f"{slug(results['device'])}-{name}.svg": records for name, records in found.items() if records}
 
 
@@ -144,11 +144,19 @@ def compare(new: Results, base: Results, threshold: float = 0.05) -> list[str]:
     pairs = [(record, found.get(key(record))) for record in base["records"] if _part(record) in ran]
     if not pairs:
         raise ValueError(f"nothing to compare with: the base has no results of {sorted(ran)}")
-    if any("p50_ms" in old and now and "p50_ms" in now for old, now in pairs):
-        for what in ("device", "threads"):
-            if new[what] != base[what]:
-                raise ValueError(f"times of two machines cannot be compared: {what} {base[what]!r}, now {new[what]!r}")
+    timed = [(old, now) for old, now in pairs if "p50_ms" in old and now and "p50_ms" in now]
+    if timed:
+        _check_same(base, new, "device", "threads")
+    for old, now in timed:
+        _check_same(old, now, "processor")  # that of loading, which no GPU does
     return [line for old, now in pairs for line in _regressions(old, now, threshold)]
+
+
+def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], *machine: str) -> None:
+    for what in machine:
+        before, now = old.get(what), new.get(what)
+        if before != now:
+            raise ValueError(f"times of two machines cannot be compared: {what} {before!r}, now {now!r}")
 
 
 def _part(record: Record) -> tuple[str, str]:
@@ -157,7 +165,7 @@ def _part(record: Record) -> tuple[str, str]:
 
 
 def size_of(record: Record) -> str:
-    """The model size: the name of steps and predictions, a field of ops."""
+    """The model size: the name of steps and predictions, a field of ops. Of loading, the size of the videos."""
     return record["size"] if record["suite"] == "ops" else record["name"]
 
 

@@ -12,11 +12,11 @@ from .._optional import require
 LETTERS, LINE = 15, 20  # heights in pixels
 
 
-def to_image(pixels: Tensor) -> Any:
-    """Pixels (H, W, 3), uint8 or in [0, 1]."""
+def to_image(pixels: Tensor, zoom: int = 1) -> Any:
+    """Pixels (H, W, 3), uint8 or in [0, 1], each shown as zoom x zoom of them."""
     if pixels.dtype != torch.uint8:
         pixels = (pixels * 255).round().to(torch.uint8)
-    return _pil("Image").fromarray(pixels.numpy())
+    return _pil("Image").fromarray(pixels.repeat_interleave(zoom, dim=0).repeat_interleave(zoom, dim=1).numpy())
 
 
 def text(line: str) -> Any:

@@ -10,6 +10,7 @@ NO_GPU = (
     "**No figure has been measured on a GPU yet.** Whatever is said about GPUs below is a prediction and marked as one."
 )
 OUR_OP, RIVAL, PUBLISHED = "videomae_kernels", "rewrite + compile", "published"
+LEFT_TO_THE_OPS = "What ours does not resize here, its ops do in the training step."
 RESULTS_FOLDER = "benchmarks/results"
 SHOWN_SIZES = ("base", "giant")  # in a report, of ops and predictions; the result files have whatever was run
 
@@ -22,8 +23,8 @@ def format_report(devices: Iterable[Results]) -> str:
 
 
 def shown(results: Results) -> Results:
-    """What of results a report shows: all steps, but only SHOWN_SIZES of ops and predictions."""
-    records = [r for r in results["records"] if r["suite"] == "model" or size_of(r) in SHOWN_SIZES]
+    """What of results a report shows: all steps and all loading, but only SHOWN_SIZES of ops and predictions."""
+    records = [r for r in results["records"] if r["suite"] in ("model", "loader") or size_of(r) in SHOWN_SIZES]
     return {**results, "records": records}
 
 
@@ -34,7 +35,7 @@ def on_gpu(results: Results) -> bool:
 
 def format_results(results: Results) -> str:
     """The tables of one device."""
-    suites = {"model": _steps, "ops": _ops, "memory": _memory}
+    suites = {"model": _steps, "loader": _loading, "ops": _ops, "memory": _memory}
     parts = [_origin(results)]
     for suite, table in suites.items():
         records = [record for record in results["records"] if record["suite"] == suite]
@@ -83,6 +84,34 @@ def _step_table(rows: list[Record]) -> str:
         "launches": lambda r: f"{r['launches']:,}",
         "waits": lambda r: f"{r['syncs']:,}",
         "largest batch": lambda r: f"{r['largest_batch']:,}",
+    }
+    return _table(columns, rows)
+
+
+def _loading(records: list[Record]) -> str:
+    """One table a case, with ratios to its first row."""
+    parts = []
+    for (name, case), found in groupby(records, lambda r: (r["name"], r["case"])):
+        rows = list(found)
+        errors = [f"{e:.2f} (resize {resize})" for row in rows for resize, e in row.get("error", {}).items()]
+        about = f"Loading, videos of {name}, {case}: processor time of one thread, {rows[0]['processor']}."
+        checked = f"Checked first: of 255, pixels differ from the published by at most {', '.join(errors)}."
+        parts.append(f"{about} {checked} {LEFT_TO_THE_OPS}\n\n{_loading_table(rows)}")
+    return "\n\n".join(parts)
+
+
+def _loading_table(rows: list[Record]) -> str:
+    first = rows[0]
+    columns: dict[str, Cell] = {
+        "": lambda r: r["variant"],
+        "clips/s per core": lambda r: f"{r['clips_per_s']:,.1f}",
+        "speed": lambda r: f"{first['p50_ms'] / r['p50_ms']:.2f}x",
+        "CPU ms per clip": lambda r: f"{r['p50_ms'] / r['clips']:.2f}",
+        "decode": lambda r: f"{r['decode_ms']:.2f}",
+        "augment": lambda r: f"{r['augment_ms']:.2f}",
+        "collate": lambda r: f"{r['collate_ms']:.2f}",
+        "bytes to the GPU per clip": lambda r: f"{r['bytes_to_device_per_clip']:,.0f}",
+        "of published": lambda r: f"{r['bytes_to_device_per_clip'] / first['bytes_to_device_per_clip']:.1%}",
     }
     return _table(columns, rows)
 

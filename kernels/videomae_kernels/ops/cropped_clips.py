@@ -11,10 +11,10 @@ right or not. The ops take it in place of a clip tensor and make the pixels of l
 
 each of the crop alone: pixels outside the box never show. The filters' weights stand in `_resize`. What "pillow" rounds
 twice "antialias" does not round, so that they differ by at most 1 of 255 (mean 0.2). "bilinear" skips pixels when it
-shrinks: on 39 real videos of a short side of 256 it was up to 18 off (mean 0.26), on the same up to 720 pixels high, 66.
+shrinks: on 39 real videos of a short side of 256 it was up to 18 off (mean 0.26), unscaled, of up to 720 lines, 66.
 
-The sources of a batch may differ in size. Their frames lie one after another in one buffer: padded to the largest, random
-batches of 8 of those videos took 3.2 times the bytes.
+The sources of a batch may differ in size. Their frames lie one after another in one buffer: padded to the largest,
+random batches of 8 of those videos took 3.2 times the bytes.
 """
 
 from collections.abc import Sequence
