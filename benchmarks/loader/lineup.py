@@ -146,5 +146,5 @@ class Lineup:
 def bytes_to_device(batch: PublishedSample | ClipBatch) -> int:
     """All that a training step needs of a batch; our masks are made on the GPU from the sample numbers."""
     if isinstance(batch, ClipBatch):
-        return batch.clips.frames.nbytes + batch.clips.geometry.nbytes + batch.sample.nbytes
+        return batch.clips.nbytes + batch.sample.nbytes
     return sum(tensor.nbytes for tensor in batch)

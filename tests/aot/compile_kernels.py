@@ -92,7 +92,7 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     shape = (2, 16, grid[1] * patch[1], grid[2] * patch[2], 3)
     uint8 = torch.zeros(shape, dtype=torch.uint8)
-    source, boxes = torch.zeros(16, 60, 80, 3, dtype=torch.uint8), [(0, 0, 60, 80)] * 2
+    source, boxes = torch.zeros(16, 256, 256, 3, dtype=torch.uint8), [(0, 0, 256, 256)] * 2  # three taps each way
     for dtype in (torch.float32, torch.bfloat16):
         of = f"{dtype}".removeprefix("torch.")
 

@@ -90,14 +90,16 @@ def test_pixels_are_put_back_where_they_came_from() -> None:
 
 
 def test_bytes(case: Case, tmp_path: Path) -> None:
-    """Ours: the box around both boxes of each video, or both clips; 8 numbers a clip, and its sample number."""
+    """Ours: the box around both boxes of each video, or both clips; of each clip where that lies, of its rows and
+    columns the first tap and the weights, and its sample number."""
     dataset = case.dataset(tmp_path, "antialias")
     pairs = case.pairs(dataset, 0)
     loaders = {name: Loader(name, dataset) for name in VARIANTS}
     batch = [loaders[name](pairs) for name in VARIANTS][1]
     found = {name: loader.figures(case.clips)["bytes_to_device_per_clip"] for name, loader in loaders.items()}
     assert found[PUBLISHED] == PUBLISHED_BYTES
-    assert found[OURS] == batch.clips.frames.numel() / 4 + 8 * 8 + 8
+    taps = batch.clips.weights.shape[1]
+    assert found[OURS] == batch.clips.frames.numel() / 4 + 3 * 8 + 2 * 224 * (1 + taps) * 4 + 8 and taps == 3
     assert found[OURS] < PUBLISHED_BYTES / 4
 
 

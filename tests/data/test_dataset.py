@@ -96,9 +96,8 @@ def test_a_sample_is_a_function_of_seed_and_number(crop: str, clips: Path) -> No
 
 
 def test_crops_are_mirrored_only_when_asked(clips: Path) -> None:
-    samples = [dataset_of(clips, mirror=mirror, num_repeats=40)[(0, 0)] for mirror in (False, True)]
-    plain, mirrored = (sample.clips.geometry[:, -1] for sample in samples)
-    assert plain.sum() == 0 and 8 < mirrored.sum() < 32
+    plain, mirrored = (dataset_of(clips, mirror=mirror, num_repeats=40).draw(0, 0).crops for mirror in (False, True))
+    assert not any(crop.mirrored for crop in plain) and 8 < sum(crop.mirrored for crop in mirrored) < 32
 
 
 def test_unreadable_videos_are_replaced_and_named(clips: Path, bad_clips: Path) -> None:
@@ -175,7 +174,7 @@ def test_collate_and_to() -> None:
     assert batch.sample.tolist() == [2, 3, 4, 5] and batch.problems == [problem] and batch.seconds == 0.75
     moved = batch.to("meta", non_blocking=True)
     assert isinstance(moved, ClipBatch) and moved.problems == [problem]
-    assert moved.clips.device.type == moved.clips.geometry.device.type == moved.sample.device.type == "meta"
+    assert moved.clips.device.type == moved.clips.weights.device.type == moved.sample.device.type == "meta"
 
 
 @pytest.mark.gpu

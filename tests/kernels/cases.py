@@ -105,20 +105,22 @@ def _weighted_loss(pred: Tensor, clip: Tensor, index: Tensor) -> Tensor:
     )
 
 
-def _cropped(frames: Tensor, geometry: Tensor) -> vk.CroppedClips:
-    return vk.CroppedClips(frames, geometry, GRID[0] * PATCH[0], (GRID[1] * PATCH[1], GRID[2] * PATCH[2]), "bilinear")
+def _cropped(*tensors: Tensor) -> vk.CroppedClips:
+    """Of "pillow", whose weights are integers: a case's floating inputs are differentiated, and weights are not."""
+    return vk.CroppedClips(*tensors, GRID[0] * PATCH[0], (GRID[1] * PATCH[1], GRID[2] * PATCH[2]), "pillow")  # type: ignore[misc]
 
 
-def _rows_and_targets(frames: Tensor, geometry: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    clips = _cropped(frames, geometry)
+def _rows_and_targets(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    clips, index = _cropped(*tensors[:-1]), tensors[-1]
     return vk.tube_mask_gather(clips, index, PATCH), vk.patch_targets(clips, index, PATCH)
 
 
 def _cropped_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     source = torch.randint(0, 256, (GRID[0] * PATCH[0], 19, 27, 3), dtype=torch.uint8)
     boxes = [(1, 2, 17, 23 - b % 3) for b in range(batch)]
-    clips = vk.crop_clips([source], [0] * batch, boxes, [b % 2 == 1 for b in range(batch)], (16, 24)).to(device)
-    return clips.frames, clips.geometry, make_index(batch, KEPT, TOKENS, device=device)
+    clips = vk.crop_clips([source], [0] * batch, boxes, [b % 2 == 1 for b in range(batch)], (16, 24), "pillow")
+    index = make_index(batch, KEPT, TOKENS, device=device)
+    return *(x.to(device) for x in (clips.frames, clips.geometry, clips.first, clips.weights)), index
 
 
 CASES = (
@@ -154,7 +156,9 @@ CASES = (
     Case("crop_clips", _rows_and_targets, _cropped_inputs, differentiable=False),
     Case(
         "crop_clips_loss",
-        lambda p, frames, geometry, i: vk.masked_patch_loss(p, _cropped(frames, geometry), i, PATCH),
+        lambda p, *clips_and_index: vk.masked_patch_loss(
+            p, _cropped(*clips_and_index[:-1]), clips_and_index[-1], PATCH
+        ),
         lambda batch, dtype, device: (
             _loss_inputs(batch, dtype, device)[0],
             *_cropped_inputs(batch, dtype, device),

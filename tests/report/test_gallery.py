@@ -139,10 +139,10 @@ def test_tokens_of_the_source_are_those_of_the_clips(config: PretrainConfig) -> 
         assert errors[crop.mirrored] < 5 < errors[not crop.mirrored] / 2
 
 
-@pytest.mark.parametrize("image_size", [32, 64])  # the crops travel resized, and the frames do
-def test_panels_show_the_resized_crops(image_size: int, config: PretrainConfig) -> None:
-    sample = first_sample(replace(config, image_size=image_size))
-    assert (sample.clips.geometry[0, 5] == image_size) == (image_size == 32)
+@pytest.mark.parametrize(("image_size", "repeats"), [(32, 1), (64, 4)])  # the crop travels resized, and the frames do
+def test_panels_show_the_resized_crops(image_size: int, repeats: int, config: PretrainConfig) -> None:
+    sample = first_sample(replace(config, image_size=image_size, repeats=repeats))
+    assert (sample.clips.geometry[0, 1:].tolist() == [32, 32]) == (image_size == 32)
     rows = image_size // 16
     for index in (sample.plan.visible, sample.plan.predicted):
         for number, shown in enumerate(clips_on_grey(sample, index)):
@@ -205,8 +205,9 @@ def test_lines_under_the_picture() -> None:
     sample = _made()
     assert describe(sample)[1:] == [
         "one.mp4: 100 x 60, frames 0, 2, 4, 6, 8, 10, 12, 14",
-        # What is around boxes of 48 x 32, 9 and 3 pixels further in all, in 8 frames of 3 bytes; and 8 numbers of 8.
-        f"resize antialias, to 64 x 64; {51 * 41 * 8 * 3 // 4 + 64:,} bytes sent per clip",
+        # What is around boxes of 48 x 32, 9 and 3 pixels further in all, in 8 frames of 3 bytes; where they begin, and
+        # of 64 rows and columns the first tap and 2 weights.
+        f"resize antialias, to 64 x 64; {51 * 41 * 8 * 3 // 4 + 3 * 8 + 2 * 64 * 3 * 4:,} bytes sent per clip",
     ]
 
 

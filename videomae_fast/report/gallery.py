@@ -165,7 +165,7 @@ def _title(number: int, crop: Crop) -> str:
 def describe(sample: Sample) -> list[str]:
     """The lines under the picture."""
     clips, (height, width) = sample.clips, sample.drawn.frames.shape[1:3]
-    sent = (clips.frames.nbytes + clips.geometry.nbytes) // clips.shape[0]
+    sent = clips.nbytes // clips.shape[0]
     return [
         "bright: seen by the encoder; dark: hidden from it; tinted: predicted by the decoder",
         f"{sample.path}: {width} x {height}, frames {', '.join(map(str, sample.drawn.frame_numbers))}",

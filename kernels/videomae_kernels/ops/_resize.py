@@ -1,80 +1,105 @@
-"""Pixels of crop boxes resized by separable filters, in plain torch on the CPU: the reference of triton/_resize.py.
+"""Separable resizing of crop boxes: of which lines of its source each line of a clip is made, and with which weights.
 
-Weights of an output pixel o along one axis, for a box side s, an output side S and scale = s / S:
+Weights of an output line o along one axis, for a box side s, an output side S and scale = s / S:
 
     bilinear           two taps around max((o + ½)·scale − ½, 0)
     antialias, pillow  a triangle of half width max(scale, 1) around (o + ½)·scale, cut off at the box, with sum 1
+
+`axis_taps` makes them; `resized_pixels` here and in triton/_resize.py sum what they list.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from .cropped_clips import CroppedClips
-
 FIXED_POINT = 2**22  # Pillow's weights are integers in this unit
 
 
-def axis_weights(side: int, out: int, resize: str, mirrored: bool = False) -> tuple[Tensor, Tensor]:
-    """First tap (out,) int64 and weights (out, taps) float64 of every output pixel along one axis of a box."""
+@lru_cache(maxsize=2048)
+def axis_taps(side: int, out: int, resize: str) -> tuple[Tensor, Tensor]:
+    """First tap (out,) int32 and weights (taps, out), float32 or, for "pillow", int32, of every line of a clip."""
     scale = side / out
     position = torch.arange(out, dtype=torch.float64)
     if resize == "bilinear":
         at = (position + 0.5).mul_(scale).sub_(0.5).clamp_(min=0)
         first = at.floor().clamp_(max=side - 1)
-        second = (at - first)[:, None]
-        weights = torch.cat([1 - second, second], dim=1)
-        weights[first == side - 1] = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        second = (at - first).masked_fill_(first == side - 1, 0)
+        weights = torch.stack([1 - second, second])
     else:
         reach = max(scale, 1.0)
         centre = (position + 0.5) * scale
         first = (centre - reach + 0.5).floor().clamp_(min=0)
         last = (centre + reach + 0.5).floor().clamp_(max=side)
-        tap = torch.arange(int((last - first).max()), dtype=torch.float64)
-        weights = (1 - ((first[:, None] + tap - centre[:, None] + 0.5) / reach).abs()).clamp_(min=0)
-        weights[tap >= (last - first)[:, None]] = 0
-        weights /= weights.sum(1, keepdim=True)
+        tap = torch.arange(int((last - first).max()), dtype=torch.float64)[:, None]
+        weights = (1 - ((first + tap - centre + 0.5) / reach).abs()).clamp_(min=0)
+        weights[tap >= last - first] = 0
+        weights /= weights.sum(0)
     if resize == "pillow":
-        weights = (weights * FIXED_POINT + 0.5).floor()
-    first = first.long()
-    return (first.flip(0), weights.flip(0)) if mirrored else (first, weights)
+        return first.int(), (weights * FIXED_POINT + 0.5).floor().int()
+    return first.int(), weights.float()
 
 
-def _windows(side: int, out: int, patch: int, resize: str, mirrored: bool) -> tuple[Tensor, Tensor]:
-    """For each of out/patch tokens along an axis: source positions (n, L) of its window, and weights (n, patch, L)."""
-    first, weights = axis_weights(side, out, resize, mirrored)
-    taps = first[:, None] + torch.arange(weights.shape[1])
-    taps, weights = taps.unflatten(0, (-1, patch)), weights.unflatten(0, (-1, patch))
-    start = first.unflatten(0, (-1, patch)).amin(1)
-    length = int((taps.amax((1, 2)) + 1 - start).max())
-    matrix = weights.new_zeros(len(start), patch, length)
-    matrix.scatter_add_(2, taps - start[:, None, None], weights)
-    return (start[:, None] + torch.arange(length)).clamp_(max=side - 1), matrix
-
-
-def resized_pixels(clips: CroppedClips, index: Tensor, patch: Sequence[int], dtype: torch.dtype) -> Tensor:
+def resized_pixels(
+    frames: Tensor,  # these four as in `CroppedClips`
+    geometry: Tensor,
+    first: Tensor,
+    weights: Tensor,
+    shape: Sequence[int],  # of the clips, (B, C, T, H, W)
+    index: Tensor,  # (B, K)
+    patch: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
     """Pixels of the listed tokens, (B, K, C, τ, p, p) in [0, 255], on the CPU."""
     with torch.autocast("cpu", enabled=False):  # pixels keep their precision, as in every other op
-        return torch.stack([_one_clip(clips, b, index[b], patch, dtype) for b in range(index.shape[0])])
+        sources = (_source(frames, row, shape) for row in geometry.tolist())
+        clips = zip(sources, first, weights, index, strict=True)
+        return torch.stack([_one_clip(*clip, shape, patch, dtype) for clip in clips])
 
 
-def _one_clip(clips: CroppedClips, b: int, index: Tensor, patch: Sequence[int], dtype: torch.dtype) -> Tensor:
-    first, height, width, top, left, box_height, box_width, mirrored = clips.geometry[b].tolist()
-    count = clips.num_frames * height * width * clips.channels
-    frames = clips.frames[first : first + count].view(clips.num_frames, height, width, clips.channels)
-    grid_h, grid_w = clips.size[0] // patch[1], clips.size[1] // patch[2]
-    rows, row_weights = _windows(box_height, clips.size[0], patch[1], clips.resize, False)
-    columns, column_weights = _windows(box_width, clips.size[1], patch[2], clips.resize, bool(mirrored))
+def _source(frames: Tensor, row: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """(T, height, width, C) view of a clip's source."""
+    begin, *size = row
+    size = [shape[2], *size, shape[1]]
+    return frames[begin : begin + size[0] * size[1] * size[2] * size[3]].view(size)
+
+
+def _one_clip(
+    source: Tensor,
+    first: Tensor,
+    weights: Tensor,
+    index: Tensor,
+    shape: Sequence[int],
+    patch: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    pillow = not weights.is_floating_point()
+    exact = torch.float64 if pillow else dtype  # which holds sums of Pillow's integers, below 2⁵³
+    sides, split = source.shape[1:3], (shape[3], shape[4])
+    axes = zip(first.split(split), weights.to(exact).split(split, dim=1), sides, patch[1:], strict=True)
+    (rows, row_weights), (columns, column_weights) = (_windows(*axis) for axis in axes)
+    grid_h, grid_w = len(rows), len(columns)
     t, h, w = index // (grid_h * grid_w), index // grid_w % grid_h, index % grid_w
     frame = t[:, None] * patch[0] + torch.arange(patch[0])
-    window = frames[frame[:, :, None, None], (top + rows[h])[:, None, :, None], (left + columns[w])[:, None, None, :]]
-    exact = torch.float64 if clips.resize == "pillow" else dtype  # sums of integers below 2⁵³
-    pixels = torch.einsum("ktylc,kxl->ktyxc", window.to(exact), column_weights[w].to(exact))
-    if clips.resize == "pillow":
+    window = source[frame[:, :, None, None], rows[h][:, None, :, None], columns[w][:, None, None, :]]
+    pixels = torch.einsum("ktylc,kxl->ktyxc", window.to(exact), column_weights[w])
+    if pillow:
         pixels = _round(pixels)
-    pixels = torch.einsum("ktyxc,kry->kctrx", pixels, row_weights[h].to(exact))
-    return (_round(pixels) if clips.resize == "pillow" else pixels).to(dtype)
+    pixels = torch.einsum("ktyxc,kry->kctrx", pixels, row_weights[h])
+    return (_round(pixels) if pillow else pixels).to(dtype)
+
+
+def _windows(first: Tensor, weights: Tensor, side: int, patch: int) -> tuple[Tensor, Tensor]:
+    """For each token along an axis: the source lines (n, L) it is made of, and their weights (n, patch, L)."""
+    taps = (first.long() + torch.arange(len(weights))[:, None]).T.unflatten(0, (-1, patch))
+    start = taps.amin((1, 2))
+    taps -= start[:, None, None]
+    weights = weights.T.unflatten(0, (-1, patch))
+    length = int((taps * (weights != 0)).max()) + 1
+    matrix = weights.new_zeros(len(start), patch, length)
+    matrix.scatter_add_(2, taps.clamp_(max=length - 1), weights)
+    return (start[:, None] + torch.arange(length)).clamp_(max=side - 1), matrix
 
 
 def _round(pixels: Tensor) -> Tensor:

@@ -17,26 +17,30 @@ The sources of a batch may differ in size. Their frames lie one after another in
 random batches of 8 of those videos took 3.2 times the bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .._checks import check_device
+from ._resize import axis_taps
 
 RESIZES = ("bilinear", "antialias", "pillow")
-# Columns of `geometry`. `first` is where the clip's source begins in `frames`; the rest is in its pixels, but for
-# `mirrored`, which is 0 or 1.
-GEOMETRY = ("first", "height", "width", "top", "left", "box_height", "box_width", "mirrored")
 
 
 @dataclass(frozen=True, eq=False)
 class CroppedClips:
-    """B clips; see the module docstring, and `crop_clips`, which makes them. Values of `geometry` are not checked."""
+    """B clips, as `crop_clips` makes them. Line l < H is row l of a clip, line H + l its column l.
+
+    The pixel (y, x) of a clip is the sum of the source's pixels (first[y] + i, first[H + x] + j) times
+    weights[i, y] · weights[j, H + x]. Values are not checked.
+    """
 
     frames: Tensor  # uint8, flat: for each source in turn (T, height, width, C) contiguous
-    geometry: Tensor  # (B, 8) int64, columns GEOMETRY
+    geometry: Tensor  # (B, 3) int64: where the clip's source begins in `frames`, its height and its width
+    first: Tensor  # (B, H + W) int32: source row or column of a line's first tap
+    weights: Tensor  # (B, taps, H + W) float32; int32 in units of 2⁻²² for "pillow"
     num_frames: int  # T
     size: tuple[int, int]  # (H, W) of the clips
     resize: str = "antialias"  # one of RESIZES
@@ -45,12 +49,19 @@ class CroppedClips:
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
             raise ValueError(f"resize must be one of {RESIZES}, got '{self.resize}'")
-        if self.frames.dtype != torch.uint8 or self.frames.ndim != 1:
-            raise TypeError(f"frames must be flat uint8, got {self.frames.dtype} of shape {tuple(self.frames.shape)}")
-        if self.geometry.dtype != torch.int64 or self.geometry.shape != (len(self.geometry), len(GEOMETRY)):
-            found = f"{self.geometry.dtype} of shape {tuple(self.geometry.shape)}"
-            raise TypeError(f"geometry must be int64 of shape (B, {len(GEOMETRY)}), got {found}")
-        check_device(self.geometry, "geometry", self.frames)
+        batch, lines, taps = len(self.geometry), sum(self.size), self.weights.shape[1:2]
+        fixed = torch.int32 if self.resize == "pillow" else torch.float32
+        for name, dtype, shape in (
+            ("frames", torch.uint8, (self.frames.numel(),)),
+            ("geometry", torch.int64, (batch, 3)),
+            ("first", torch.int32, (batch, lines)),
+            ("weights", fixed, (batch, *taps, lines)),
+        ):
+            tensor = getattr(self, name)
+            if tensor.dtype != dtype or tensor.shape != shape:
+                found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+                raise TypeError(f"{name} must be {dtype} of shape {shape}, got {found}")
+            check_device(tensor, name, self.frames)
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -64,17 +75,25 @@ class CroppedClips:
 
     @property
     def device(self) -> torch.device:
-        """Where the frames are."""
+        """Where the tensors are."""
         return self.frames.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors: what `to` copies."""
+        return self.frames.nbytes + self.geometry.nbytes + self.first.nbytes + self.weights.nbytes
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CroppedClips":
         """The same clips with their tensors on `device`."""
-        frames, geometry = (x.to(device, non_blocking=non_blocking) for x in (self.frames, self.geometry))
-        return replace(self, frames=frames, geometry=geometry)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "CroppedClips":
         """The same clips in page-locked memory, from where copies to a GPU need no waiting."""
-        return replace(self, frames=self.frames.pin_memory(), geometry=self.geometry.pin_memory())
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "CroppedClips":
+        tensors = {name: change(getattr(self, name)) for name in ("frames", "geometry", "first", "weights")}
+        return replace(self, **tensors)  # type: ignore[arg-type]
 
 
 def crop_clips(
@@ -87,44 +106,71 @@ def crop_clips(
 ) -> CroppedClips:
     """Clips of boxes in decoded sources. Of each source the smallest rectangle around its boxes is copied.
 
-    Errors: ValueError for sources that are not alike, or a box outside its source.
+    Errors: ValueError for sources that are not alike, a box outside its source, or an unknown `resize`.
     """
+    if resize not in RESIZES:
+        raise ValueError(f"resize must be one of {RESIZES}, got '{resize}'")
     num_frames, channels = _check_sources(sources)
     boxes: list[list[Sequence[int]]] = [[] for _ in sources]
     for number, one in zip(source, box, strict=True):
         _check_box(one, sources[number])
         boxes[number].append(one)
     windows = [_around(those) for those in boxes]
-    firsts = [0]
+    begins = [0]
     for _, _, height, width in windows:
-        firsts.append(firsts[-1] + num_frames * height * width * channels)
-    buffer = torch.empty(firsts[-1], dtype=torch.uint8)
-    for frames, first, (top, left, height, width) in zip(sources, firsts, windows, strict=False):
+        begins.append(begins[-1] + num_frames * height * width * channels)
+    buffer = torch.empty(begins[-1], dtype=torch.uint8)
+    for frames, begin, (top, left, height, width) in zip(sources, begins, windows, strict=False):
         part = frames[:, top : top + height, left : left + width]
-        buffer[first : first + part.numel()].view(part.shape).copy_(part)
-    rows = []
+        buffer[begin : begin + part.numel()].view(part.shape).copy_(part)
+    geometry, taps = [], []
     for number, (top, left, height, width), flip in zip(source, box, mirrored, strict=True):
         first_row, first_column, *sides = windows[number]
-        rows.append([firsts[number], *sides, top - first_row, left - first_column, height, width, int(flip)])
-    return CroppedClips(buffer, torch.tensor(rows, dtype=torch.int64), num_frames, size, resize, channels)
+        geometry.append([begins[number], *sides])
+        inside = (top - first_row, left - first_column, height, width)
+        taps.append(_clip_taps(inside, flip, size, resize))
+    first = torch.stack([lines for lines, _ in taps])
+    weights = _stack([weights for _, weights in taps])
+    return CroppedClips(buffer, torch.tensor(geometry), first, weights, num_frames, size, resize, channels)
 
 
 def cat_clips(clips: Sequence[CroppedClips]) -> CroppedClips:
     """One batch of several, in their order. ValueError if their clips differ in frames, size, resize or channels."""
-    first = clips[0]
-    frames = [one.frames for one in clips]
-    geometry = []
-    offset = 0
+    like = clips[0]
+    geometry, begin = [], 0
     for one in clips:
-        if (one.shape[1:], one.resize) != (first.shape[1:], first.resize):
+        if (one.shape[1:], one.resize) != (like.shape[1:], like.resize):
             raise ValueError(
-                f"clips must be alike, got (C, T, H, W) = {first.shape[1:]} resized by '{first.resize}', "
+                f"clips must be alike, got (C, T, H, W) = {like.shape[1:]} resized by '{like.resize}', "
                 f"then {one.shape[1:]} by '{one.resize}'"
             )
-        geometry.append(one.geometry.clone())
-        geometry[-1][:, 0] += offset
-        offset += one.frames.numel()
-    return replace(first, frames=torch.cat(frames), geometry=torch.cat(geometry))
+        geometry.append(one.geometry + torch.tensor([begin, 0, 0]))
+        begin += one.frames.numel()
+    return replace(
+        like,
+        frames=torch.cat([one.frames for one in clips]),
+        geometry=torch.cat(geometry),
+        first=torch.cat([one.first for one in clips]),
+        weights=_stack([weights for one in clips for weights in one.weights]),
+    )
+
+
+def _clip_taps(box: Sequence[int], mirrored: bool, size: Sequence[int], resize: str) -> tuple[Tensor, Tensor]:
+    """First tap (H + W,) and weights (taps, H + W) of every line of a clip."""
+    top, left, height, width = box
+    rows, row_weights = axis_taps(height, size[0], resize)
+    columns, column_weights = axis_taps(width, size[1], resize)
+    if mirrored:
+        columns, column_weights = columns.flip(0), column_weights.flip(1)
+    weights = row_weights.new_zeros(max(len(row_weights), len(column_weights)), sum(size))
+    weights[: len(row_weights), : size[0]] = row_weights
+    weights[: len(column_weights), size[0] :] = column_weights
+    return torch.cat([rows + top, columns + left]), weights
+
+
+def _stack(weights: Sequence[Tensor]) -> Tensor:
+    """(B, taps, lines) of B of (some taps, lines); what is missing is 0."""
+    return torch.nn.utils.rnn.pad_sequence(list(weights), batch_first=True)
 
 
 def _check_sources(sources: Sequence[Tensor]) -> tuple[int, int]:

@@ -16,27 +16,15 @@ from ._pixels import arithmetic_dtype, check_patch_size, num_tokens, per_channel
 from ._resize import resized_pixels
 from .cropped_clips import CroppedClips
 
-# Every op begins with: frames, geometry, shape (B, C, T, H, W), resize, index, patch, scale, shift.
-
-
-def _pixels(
-    frames: Tensor,
-    geometry: Tensor,
-    shape: Sequence[int],
-    resize: str,
-    index: Tensor,
-    patch: Sequence[int],
-    dtype: torch.dtype,
-) -> Tensor:
-    clips = CroppedClips(frames, geometry, shape[2], (shape[3], shape[4]), resize, shape[1])
-    return resized_pixels(clips, index, patch, dtype)
+# Every op begins with: frames, geometry, first, weights, shape (B, C, T, H, W), index, patch, scale, shift.
 
 
 def _gather_reference(
     frames: Tensor,
     geometry: Tensor,
+    first: Tensor,
+    weights: Tensor,
     shape: Sequence[int],
-    resize: str,
     index: Tensor,
     patch: Sequence[int],
     scale: Sequence[float],
@@ -44,7 +32,7 @@ def _gather_reference(
     dtype: torch.dtype,
 ) -> Tensor:
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    pixels = _pixels(frames, geometry, shape, resize, index, patch, compute)
+    pixels = resized_pixels(frames, geometry, first, weights, shape, index, patch, compute)
     pixels.mul_(per_channel(scale, pixels, compute)).add_(per_channel(shift, pixels, compute))
     return pixels.flatten(2).to(dtype)
 
@@ -54,7 +42,14 @@ def _allocate_rows(frames: Tensor, index: Tensor, shape: Sequence[int], patch: S
 
 
 def _allocate_gather(
-    frames: Tensor, geometry: Tensor, shape: Sequence[int], resize: str, index: Tensor, patch: Sequence[int], *rest: Any
+    frames: Tensor,
+    geometry: Tensor,
+    first: Tensor,
+    weights: Tensor,
+    shape: Sequence[int],
+    index: Tensor,
+    patch: Sequence[int],
+    *rest: Any,
 ) -> Tensor:
     return _allocate_rows(frames, index, shape, patch, rest[-1])
 
@@ -62,39 +57,54 @@ def _allocate_gather(
 def _targets_reference(
     frames: Tensor,
     geometry: Tensor,
+    first: Tensor,
+    weights: Tensor,
     shape: Sequence[int],
-    resize: str,
     index: Tensor,
     patch: Sequence[int],
     scale: Sequence[float],
     shift: Sequence[float],
     normalize: bool,
 ) -> Tensor:
-    pixels = _pixels(frames, geometry, shape, resize, index, patch, torch.float32)
+    pixels = resized_pixels(frames, geometry, first, weights, shape, index, patch, torch.float32)
     return pixel_targets(pixels, scale, shift, normalize).transpose(2, 3).flatten(2).contiguous()
 
 
 def _allocate_targets(
-    frames: Tensor, geometry: Tensor, shape: Sequence[int], resize: str, index: Tensor, patch: Sequence[int], *rest: Any
+    frames: Tensor,
+    geometry: Tensor,
+    first: Tensor,
+    weights: Tensor,
+    shape: Sequence[int],
+    index: Tensor,
+    patch: Sequence[int],
+    *rest: Any,
 ) -> Tensor:
     return _allocate_rows(frames, index, shape, patch, torch.float32)
 
 
 def _targets_of_each_clip(
-    frames: Tensor, geometry: Tensor, shape: Sequence[int], resize: str, index: Tensor, *options: Any
+    frames: Tensor,
+    geometry: Tensor,
+    first: Tensor,
+    weights: Tensor,
+    shape: Sequence[int],
+    index: Tensor,
+    *options: Any,
 ) -> Iterator[Tensor]:
     """Targets (K, P) clip by clip, so that no more of the resized clips exists at once."""
     for b in range(index.shape[0]):
         one = slice(b, b + 1)
-        yield _targets_reference(frames, geometry[one], shape, resize, index[one], *options)[0]
+        yield _targets_reference(frames, geometry[one], first[one], weights[one], shape, index[one], *options)[0]
 
 
 def _loss_reference(
     pred: Tensor,
     frames: Tensor,
     geometry: Tensor,
+    first: Tensor,
+    weights: Tensor,
     shape: Sequence[int],
-    resize: str,
     index: Tensor,
     patch: Sequence[int],
     scale: Sequence[float],
@@ -102,7 +112,7 @@ def _loss_reference(
     normalize: bool,
 ) -> Tensor:
     rows = _allocate_loss(pred)
-    targets = _targets_of_each_clip(frames, geometry, shape, resize, index, patch, scale, shift, normalize)
+    targets = _targets_of_each_clip(frames, geometry, first, weights, shape, index, patch, scale, shift, normalize)
     for b, target in enumerate(targets):
         torch.mean((pred[b] - target).square_(), dim=1, out=rows[b])
     return rows
@@ -117,8 +127,9 @@ def _loss_backward_reference(
     pred: Tensor,
     frames: Tensor,
     geometry: Tensor,
+    first: Tensor,
+    weights: Tensor,
     shape: Sequence[int],
-    resize: str,
     index: Tensor,
     patch: Sequence[int],
     scale: Sequence[float],
@@ -126,7 +137,7 @@ def _loss_backward_reference(
     normalize: bool,
 ) -> Tensor:
     out = pred.new_empty(pred.shape)
-    targets = _targets_of_each_clip(frames, geometry, shape, resize, index, patch, scale, shift, normalize)
+    targets = _targets_of_each_clip(frames, geometry, first, weights, shape, index, patch, scale, shift, normalize)
     for b, target in enumerate(targets):
         out[b] = (pred[b] - target).mul_(grad[b, :, None] * (2 / pred.shape[2]))
     return out
@@ -148,21 +159,21 @@ _loss_backward = define_op(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    pred, frames, geometry, ctx.shape, ctx.resize, index, *ctx.options = inputs
-    ctx.save_for_backward(pred, frames, geometry, index)
+    pred, frames, geometry, first, weights, ctx.shape, index, *ctx.options = inputs
+    ctx.save_for_backward(pred, frames, geometry, first, weights, index)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    pred, frames, geometry, index = ctx.saved_tensors
-    of_pred = _loss_backward(grad.contiguous(), pred, frames, geometry, ctx.shape, ctx.resize, index, *ctx.options)
-    return of_pred, *([None] * 9)
+    *tensors, index = ctx.saved_tensors
+    return _loss_backward(grad.contiguous(), *tensors, ctx.shape, index, *ctx.options), *([None] * 10)
 
 
 loss.register_autograd(_backward, setup_context=_setup_context)
 
 
 def arguments(clips: CroppedClips, index: Tensor, patch_size: Sequence[int]) -> tuple[Any, ...]:
-    """Checked (frames, geometry, shape, resize, index, patch)."""
+    """Checked (frames, geometry, first, weights, shape, index, patch)."""
     patch = check_patch_size(patch_size, clips.shape[2:])
     index = check_index(index, "index", batch=clips.shape[0], limit=num_tokens(clips, patch), like=clips.frames)
-    return clips.frames, clips.geometry.contiguous(), list(clips.shape), clips.resize, index, patch
+    taps = clips.first.contiguous(), clips.weights.contiguous()
+    return clips.frames.contiguous(), clips.geometry.contiguous(), *taps, list(clips.shape), index, patch

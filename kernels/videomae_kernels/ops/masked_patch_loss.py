@@ -113,10 +113,10 @@ def masked_patch_loss(
     check_floating(pred, "pred")
     arguments = target_arguments(clip, index, patch_size, layout, denormalize, normalize_target)
     if isinstance(clip, CroppedClips):
-        op, tokens, channels, like = cropped_pixels.loss, arguments[4].shape, clip.channels, clip.frames
+        op, channels, like = cropped_pixels.loss, clip.channels, clip.frames
     else:
-        op, tokens, channels, like = _op, arguments[1].shape, arguments[0].shape[1], clip
-    check_shape(pred, "pred", (*tokens, channels * patch_size[0] * patch_size[1] * patch_size[2]))
+        op, channels, like = _op, clip.shape[layout.index("C")], clip
+    check_shape(pred, "pred", (*index.shape, channels * patch_size[0] * patch_size[1] * patch_size[2]))
     check_device(pred, "pred", like)
     rows = op(pred, *arguments)
     if weight is None:

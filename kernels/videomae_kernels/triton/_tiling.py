@@ -54,10 +54,10 @@ TOKEN_TILES: dict[str, TokenTile] = {
     "loss_reordered": TokenTile(1, num_warps=1),
     "gradient": TokenTile(16, num_warps=1),
     "gradient_reordered": TokenTile(1, num_warps=1),
-    "cropped_gather": TokenTile(1, num_warps=16),  # each pixel is a sum of several: fewer of them for each thread
+    "cropped_gather": TokenTile(8, num_warps=8),  # each pixel is a sum of several: fewer of them for each thread
     "cropped_targets": TokenTile(1, num_warps=16),
-    "cropped_loss": TokenTile(1, num_warps=16),
-    "cropped_gradient": TokenTile(1, num_warps=16),
+    "cropped_loss": TokenTile(1, num_warps=8),
+    "cropped_gradient": TokenTile(1, num_warps=8),
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -16,7 +17,9 @@ from .masked_patch_loss import normalized, rows_contiguous
 @triton.jit(do_not_specialize=["rows_per_sample"])
 def _cropped_pixels_kernel(
     frames,  # flat uint8
-    geometry,  # (B, 8) int64
+    geometry,  # (B, 3) int64
+    first,  # (B, H + W) int32
+    weights,  # (B, TAPS, H + W) float32 or, for Pillow's integers, int32
     index,  # (B, K)
     pred,  # (B, K, P), row strides given, columns contiguous; loss and gradient only
     grad,  # (B, K) gradient of the row losses; gradient only
@@ -28,7 +31,8 @@ def _cropped_pixels_kernel(
     pred_stride_k: tl.constexpr,  # nearly always P: see masked_patch_loss
     MODE: tl.constexpr,  # "gather", "targets", "loss" or "gradient"
     NORMALIZE: tl.constexpr,
-    RESIZE: tl.constexpr,
+    TAPS: tl.constexpr,
+    PILLOW: tl.constexpr,
     CHANNELS: tl.constexpr,
     OUT_HEIGHT: tl.constexpr,
     OUT_WIDTH: tl.constexpr,
@@ -54,10 +58,24 @@ def _cropped_pixels_kernel(
     frame = token // FRAME_TOKENS * FRAMES + pixel // (HEIGHT * WIDTH)
     y = token % FRAME_TOKENS // GRID_W * HEIGHT + pixel // WIDTH % HEIGHT
     x = token % GRID_W * WIDTH + pixel % WIDTH
-    clip = geometry + sample.to(tl.int64) * 8
-    frame_values = tl.load(clip + 1) * tl.load(clip + 2) * CHANNELS
-    plane = frames + tl.load(clip) + frame.to(tl.int64) * frame_values + channel
-    value = resized_pixels(plane, y, x, inside, clip, OUT_HEIGHT, OUT_WIDTH, CHANNELS, RESIZE)
+    clip = sample.to(tl.int64)
+    height, width = tl.load(geometry + clip * 3 + 1), tl.load(geometry + clip * 3 + 2)
+    begin = tl.load(geometry + clip * 3) + frame.to(tl.int64) * (height * width * CHANNELS)
+    LINES: tl.constexpr = OUT_HEIGHT + OUT_WIDTH
+    value = resized_pixels(
+        frames + begin + channel,
+        y,
+        x,
+        inside,
+        first + clip * LINES,
+        weights + clip * (TAPS * LINES),
+        width.to(tl.int32),
+        OUT_HEIGHT,
+        OUT_WIDTH,
+        CHANNELS,
+        TAPS,
+        PILLOW,
+    )
     value = value * of_channel(scale, channel, CHANNELS) + of_channel(shift, channel, CHANNELS)
     in_row = row.to(tl.int64) * (COUNT * CHANNELS) + column
     if NORMALIZE:
@@ -82,8 +100,9 @@ def _launch(
     grad: Tensor,
     frames: Tensor,
     geometry: Tensor,
+    first: Tensor,
+    weights: Tensor,
     shape: Sequence[int],
-    resize: str,
     index: Tensor,
     patch: Sequence[int],
     scale: Sequence[float],
@@ -96,6 +115,8 @@ def _launch(
     _cropped_pixels_kernel[(index.numel(),)](
         frames,
         geometry,
+        first,
+        weights,
         index,
         pred,
         grad,
@@ -107,7 +128,8 @@ def _launch(
         pred.stride(1),
         MODE=mode,
         NORMALIZE=normalize,
-        RESIZE=resize,
+        TAPS=weights.shape[1],
+        PILLOW=weights.dtype == torch.int32,
         CHANNELS=shape[1],
         OUT_HEIGHT=shape[3],
         OUT_WIDTH=shape[4],
