@@ -79,6 +79,11 @@ class Inputs:
         return crop_clips(sources, number, self.boxes, mirrored, self.config.image_size, resize).to(self.device)
 
     @cached_property
+    def loaded_clips(self) -> CroppedClips:
+        """The same clips as our loader hands them over unless it is told otherwise."""
+        return self.cropped_clips("antialias")
+
+    @cached_property
     def sample(self) -> Tensor:
         """(B,) sample numbers."""
         return torch.arange(self.batch_size, device=self.device)

@@ -105,6 +105,16 @@ def _our_loss(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
     return lambda: model(frames, inputs.plan(), "BTHWC")
 
 
+def _our_crops_loss(inputs: Inputs, model: nn.Module) -> Callable[[], Tensor]:
+    clips = inputs.loaded_clips
+    return lambda: model(clips, inputs.plan())
+
+
+def _our_crops_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
+    clips = inputs.loaded_clips
+    return clips.frames, clips.geometry, clips.first, clips.weights, inputs.sample
+
+
 def _fused_published_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
     return inputs.clip, inputs.sample
 
@@ -171,6 +181,8 @@ IMPLEMENTATIONS = {
     ),
     "videomae_fast": our_implementation(),
     "videomae_fast + compile": our_implementation(compiled=True),
+    # Other pixels than the others have: crops of larger frames, as our loader delivers them.
+    "videomae_fast, crops": Implementation(lambda ours: ours, _our_crops_loss, _our_crops_inputs, autocast_cache=False),
 }
 
 

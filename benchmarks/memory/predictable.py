@@ -21,6 +21,7 @@ PREDICTABLE = {
     "Hugging Face, fused": "Hugging Face, fused",
     "videomae_fast": "videomae_fast",
     "videomae_fast, checkpointed": "videomae_fast",
+    "videomae_fast, crops": "videomae_fast, crops",
 }
 
 
@@ -41,13 +42,20 @@ def make_predictable(
     for dim in (config.encoder_dim, config.decoder_dim):
         sinusoid_table(config.num_tokens, dim)  # keeps its results, which must not be fake ones
 
+    # Boxes, and so sizes, are drawn on the host, where nothing is fake.
+    host = Inputs(config, batch_size, torch.device("cpu")).loaded_clips if name == "videomae_fast, crops" else None
+
     def make() -> Step:
         inputs = Inputs(config, batch_size, device, encoder_ratio, decoder_ratio)
+        if host is not None:
+            shapes = {part: getattr(host, part) for part in ("frames", "geometry", "first", "weights")}
+            fake = {part: torch.empty(like.shape, dtype=like.dtype, device=device) for part, like in shapes.items()}
+            vars(inputs)["loaded_clips"] = replace(host, **fake)  # type: ignore[arg-type]
         plan = inputs.plan()
         known_true(inputs.hidden, inputs.hidden.numel() - plan.visible.numel())
         known_true(inputs.not_decoded, inputs.not_decoded.numel() - plan.decode.numel())
         step = make_step(PREDICTABLE[name], inputs, precision)
-        for form in ("frames", "clip", "clip_by_frame", "hidden", "not_decoded"):
+        for form in ("frames", "clip", "clip_by_frame", "hidden", "not_decoded", "loaded_clips"):
             vars(inputs).pop(form, None)  # the step holds what it was handed: no pipeline has all forms on the device
         return step
 

@@ -26,6 +26,7 @@ DUAL_MASKING = (
     "published, fused",
     "videomae_fast",
     "videomae_fast, checkpointed",
+    "videomae_fast, crops",
 )
 WITHOUT_DECODER_MASK = ("published", "Hugging Face", "Hugging Face, fused", "videomae_fast")  # VideoMAE V1
 
