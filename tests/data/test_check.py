@@ -1,11 +1,13 @@
+import os
+import signal
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from tests.data import files
-from videomae_fast.data import read_annotations
-from videomae_fast.data.check import check_data
+from videomae_fast.data import check, read_annotations
+from videomae_fast.data.check import VideoCheck, check_data
 
 NAMES = ["good/h264.mp4", "bad/empty.mp4", "good/more/tall.mp4", "bad/garbage.mp4", "good/mjpeg.avi", "good/cut.mkv"]
 
@@ -35,6 +37,27 @@ def test_what_is_found(folder: Path, workers: int) -> None:
     good = [video.decode_seconds for video in found.videos if not video.problem]
     assert found.clips_per_second == pytest.approx(3 / sum(good))
     assert calls == [(i, 6) for i in range(1, 7)]
+
+
+WHOLE_TASK = check._check_task
+
+
+def dies_on_mjpeg(task: tuple) -> VideoCheck:
+    if task[0].path.endswith("mjpeg.avi"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return WHOLE_TASK(task)
+
+
+def test_a_crash_is_a_bad_video(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = check_data(folder / "list.csv")
+    monkeypatch.setattr(check, "_check_task", dies_on_mjpeg)
+    found = check_data(folder / "list.csv", workers=2, clean=folder / "clean.csv")
+    mjpeg = NAMES.index("good/mjpeg.avi")
+    assert found.videos[mjpeg].path == str(folder / "good" / "mjpeg.avi")
+    assert "the process that read it died (signal 9, " in found.videos[mjpeg].problem
+    seen = [[(video.path, video.problem, video.frames) for video in done.videos] for done in (without, found)]
+    assert [row.pop(mjpeg)[1] == "" for row in seen] == [True, False] and seen[0] == seen[1]
+    assert (folder / "clean.csv").read_text() == "good/h264.mp4 0\ngood/more/tall.mp4 2\n"
 
 
 def test_summary_and_table(folder: Path) -> None:

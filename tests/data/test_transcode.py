@@ -1,7 +1,10 @@
+import os
+import signal
 import tarfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -9,6 +12,8 @@ import pytest
 
 from tests.data import files
 from videomae_fast.data import VideoEntry, VideoError, encode, open_video, read_annotations
+from videomae_fast.data import transcode as module
+from videomae_fast.data.check import VideoCheck
 from videomae_fast.data.encode import encode_video
 from videomae_fast.data.transcode import transcode
 
@@ -58,6 +63,40 @@ def test_a_list(kinds: Path, bad_clips: Path, tmp_path: Path) -> None:
     assert (second.written, second.present, len(second.problems)) == (0, 2, 1)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "new").rglob("*.mp4")} == written
     assert list((tmp_path / "new").rglob("*.part")) == []
+
+
+WHOLE_JOB, WHOLE_CHECK, WHOLE_ENCODE = module._encode_job, module.check_video, encode._encode
+
+
+def dies_after_writing(*arguments: Any) -> None:
+    WHOLE_ENCODE(*arguments)
+    if Path(arguments[2].name).stat().st_size:  # the unfinished file
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dies_on_mjpeg(job: tuple[Path, VideoEntry], short_side: int, gop: int) -> tuple:
+    if job[1].path.endswith("mjpeg.avi"):
+        encode._encode = dies_after_writing
+    return WHOLE_JOB(job, short_side, gop)
+
+
+def dies_on_original(entry: VideoEntry) -> VideoCheck:
+    if entry.path.endswith("h264.mp4") and "new" not in Path(entry.path).parts:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return WHOLE_CHECK(entry)
+
+
+def test_crashes(kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_encode_job", dies_on_mjpeg)
+    monkeypatch.setattr(module, "check_video", dies_on_original)
+    (tmp_path / "list.csv").write_text("mjpeg.avi 5\nh264.mp4 6\nmpeg4.avi 7\n")
+    done = transcode(tmp_path / "list.csv", tmp_path / "new", kinds, short_side=48, workers=2)
+    assert done.list_file.read_text() == "h264.mp4 6\nmpeg4.avi.mp4 7\n" and done.written == 2
+    (problem,) = done.problems
+    assert problem.path == str(kinds / "mjpeg.avi")
+    assert problem.reason.startswith("the process that read it died (signal 9, ")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["h264.mp4", "list.txt", "mpeg4.avi.mp4"]
+    assert done.clips_per_second_before > 0 and done.clips_per_second_after > 0
 
 
 def test_shards_and_folders(clips: Path, tmp_path: Path) -> None:

@@ -42,7 +42,10 @@ def _add_list(command: argparse.ArgumentParser) -> None:
     command.add_argument("--root", help="prefix of relative paths (default: the folder of the list)")
     command.add_argument("--list-format", default="auto", help="auto, v2, v1 or paths (default: %(default)s)")
     command.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 uses this one (default: %(default)s)"
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes; 0 uses this one, which a video that crashes its decoder then ends (default: %(default)s)",
     )
 
 

@@ -81,7 +81,7 @@ def check_data(
     reader: str = DEFAULT_READER,
     num_frames: int = 16,
     stride: int = 4,
-    workers: int = 0,  # processes; 0 reads in this one
+    workers: int = 0,  # processes; 0 reads in this one, which a video that crashes its decoder then ends
     clean: str | os.PathLike | None = None,  # also write the list without its bad lines to this file
     progress: Callable[[int, int], None] | None = None,  # called with the videos done and those in all
 ) -> DataCheck:
@@ -90,6 +90,7 @@ def check_data(
     `clean` keeps the rest of each line, labels included, and the order (tar files last). In the folder that paths are
     relative to it keeps paths as they are, elsewhere it makes them absolute. A line that names a tar file stays unless
     all videos in it are bad.
+    A video that crashes its decoder is a bad one, if it is read in a process other than this one.
     Errors: as `read_mixture`; ValueError for an unknown reader, or a `clean` that could not be read back;
     FileExistsError if `clean` exists.
     """
@@ -99,7 +100,7 @@ def check_data(
     jobs = ((mixture[number], mixture.source(number)) for number in range(len(mixture)))
     tasks = ((entry, reader, source.template, num_frames, source.stride or stride) for entry, source in jobs)
     videos = []
-    for video in parallel_map(_check_task, tasks, workers):
+    for video in parallel_map(_check_task, tasks, workers, lambda task, reason: unreadable(task[0], reason)):
         videos.append(video)
         if progress is not None:
             progress(len(videos), len(mixture))
@@ -116,7 +117,6 @@ def check_video(
     stride: int = 4,
 ) -> VideoCheck:
     """Check one video, as `check_data` does; never raises for what the file is like."""
-    path = f"{entry.path}/{entry.member}" if entry.member else entry.path
     start = time.process_time()
     try:
         with closing(open_entry(entry, reader, template=template)) as video:
@@ -127,8 +127,17 @@ def check_video(
         height, width = images.shape[1:3]
         codec, seconds = _codec_and_seconds(entry)
     except VideoError as error:
-        return VideoCheck(path, error.reason)
-    return VideoCheck(path, "", codec, width, height, frames, seconds, spent)
+        return unreadable(entry, error.reason)
+    return VideoCheck(_name(entry), "", codec, width, height, frames, seconds, spent)
+
+
+def unreadable(entry: VideoEntry, reason: str) -> VideoCheck:
+    """What is known of a video that cannot be read."""
+    return VideoCheck(_name(entry), reason)
+
+
+def _name(entry: VideoEntry) -> str:
+    return f"{entry.path}/{entry.member}" if entry.member else entry.path
 
 
 def _check_task(task: tuple[VideoEntry, str, str, int, int]) -> VideoCheck:

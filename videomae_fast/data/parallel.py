@@ -1,34 +1,110 @@
-"""One function over many items in several processes, in order, without holding all of the items' results back."""
+"""One function over many items in several processes, in order, without holding all of the items' results back.
 
+Video decoders are native code, and a damaged file can crash one. That costs the process, but no other item.
+"""
+
+import multiprocessing
+import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AHEAD = 4  # tasks waiting for each process
 
 
-def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`map(function, items)` in `workers` processes; 0 runs in this one. Errors: ValueError if `workers` is negative.
+def parallel_map(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    on_death: Callable[[Item, str], Result],
+) -> Iterator[Result]:
+    """`map(function, items)` in `workers` processes; 0 runs in this one, which a crash then ends.
 
-    A process that dies, which only native code can do to it, ends the iteration with BrokenProcessPool.
+    on_death: called here with an item whose process died, and the reason; what it returns is the item's result. Only an
+        item that kills a process of its own counts. When one dies, the items that were under way are done again, one
+        after the other until that one is found, so `function` must bear being interrupted and repeated.
+    Errors: ValueError if `workers` is negative; BrokenProcessPool if processes die before they are given an item.
     """
     if workers < 0:
         raise ValueError(f"workers must not be negative, got {workers}")
     if workers == 0:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(workers) as pool:
-        waiting: deque = deque()
+    queue = _Queue(function, workers, on_death)
+    try:
+        for item in items:
+            queue.put(item)
+            if len(queue.tasks) >= _AHEAD * workers:
+                yield queue.get()
+        while queue.tasks:
+            yield queue.get()
+    finally:
+        queue.pool.shutdown(cancel_futures=True)
+
+
+class _Queue(Generic[Item, Result]):
+    """Items in a pool of processes, first in first out; a pool that an item broke is replaced."""
+
+    def __init__(
+        self, function: Callable[[Item], Result], workers: int, on_death: Callable[[Item, str], Result]
+    ) -> None:
+        self.function, self.workers, self.on_death = function, workers, on_death
+        self.pool = ProcessPoolExecutor(workers)
+        self.tasks: deque[tuple[Item, Future[Result]]] = deque()
+
+    def put(self, item: Item) -> None:
+        self.tasks.append((item, self._submit(item)))
+
+    def get(self) -> Result:
+        """The result of the first item, which leaves; raises what `function` raised."""
+        if _is_lost(self.tasks[0][1]):
+            self._recover()
+        return self.tasks.popleft()[1].result()
+
+    def _submit(self, item: Item) -> Future[Result]:
         try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= _AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+            return self.pool.submit(self.function, item)
+        except BrokenProcessPool as error:  # noticed here only; `get` deals with it when the first lost item is due
+            future: Future[Result] = Future()
+            future.set_exception(error)
+            return future
+
+    def _recover(self) -> None:
+        """Find the item that broke the pool, and give the other lost ones to a new pool."""
+        self.pool.shutdown()  # first, because to fork while the threads of a pool run is not safe
+        lost = [index for index, (_, future) in enumerate(self.tasks) if _is_lost(future)]
+        for index in lost[: self.workers]:  # items start in order, so those that were under way are the first
+            item = self.tasks[index][0]
+            future, survived = self._alone(item)
+            self.tasks[index] = (item, future)
+            if not survived:
+                break
+        self.pool = ProcessPoolExecutor(self.workers)
+        self.tasks = deque((item, self._submit(item) if _is_lost(future) else future) for item, future in self.tasks)
+
+    def _alone(self, item: Item) -> tuple[Future[Result], bool]:
+        """The result for an item that gets a process of its own, and whether that survived."""
+        with ProcessPoolExecutor(1) as pool:
+            number = pool.submit(os.getpid).result()  # it waits for work, so it is among the children
+            process = next(child for child in multiprocessing.active_children() if child.pid == number)
+            future = pool.submit(self.function, item)
+        if not _is_lost(future):
+            return future, True
+        answer: Future[Result] = Future()
+        answer.set_result(self.on_death(item, _reason(process.exitcode or 0)))
+        return answer, False
+
+
+def _is_lost(future: Future) -> bool:
+    """Wait for a task; True if there is no result because the pool broke."""
+    return isinstance(future.exception(), BrokenProcessPool)
+
+
+def _reason(code: int) -> str:
+    ending = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
+    return f"the process that read it died ({ending})"

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from .annotations import Annotations, VideoEntry
-from .check import check_video
+from .check import DataCheck, check_video, unreadable
 from .encode import encode_video
 from .lists import read_lines
 from .parallel import parallel_map
@@ -54,14 +54,14 @@ def transcode(
     *,
     short_side: int = 256,  # larger videos are scaled down to it; smaller ones keep their size
     gop: int = 32,  # frames from one key frame to the next
-    workers: int = 0,  # processes; 0 encodes in this one
+    workers: int = 0,  # processes; 0 encodes in this one, which a video that crashes its decoder then ends
     progress: Callable[[int, int], None] | None = None,  # called with the videos done and those in all
 ) -> Transcoding:
     """Encode every video of a list into the folder `output`, and write the list of them there: `list.txt`.
 
     Videos keep their paths below `output` and end in .mp4. One that is there is never written again, so a call that
     was interrupted goes on where it stopped; only the list is. Lines keep what follows the path. Videos that cannot be
-    read are reported and not in the new list.
+    read, or that crash their decoder in a process other than this one, are reported and not in the new list.
     Errors: as `read_annotations`; ValueError for sizes out of range, an `output` that holds the originals, raw-frame
     folders (which are no videos), or two videos that would have one path.
     """
@@ -81,7 +81,7 @@ def transcode(
     present = sum(target.exists() for target in jobs)
     failed: dict[Path, VideoProblem] = {}
     encode = partial(_encode_job, short_side=short_side, gop=gop)
-    for done, (target, problem) in enumerate(parallel_map(encode, list(jobs.items()), workers), 1):
+    for done, (target, problem) in enumerate(parallel_map(encode, jobs.items(), workers, _job_died), 1):
         if problem is not None:
             failed[target] = problem
         if progress is not None:
@@ -98,8 +98,8 @@ def transcode(
         list(failed.values()),
         sum(entry.size or os.path.getsize(entry.path) for _, entry in there),
         sum(os.path.getsize(target) for target, _ in there),
-        _clips_per_second([entry for _, entry in measured]),
-        _clips_per_second([VideoEntry(str(target)) for target, _ in measured]),
+        _clips_per_second([entry for _, entry in measured], workers),
+        _clips_per_second([VideoEntry(str(target)) for target, _ in measured], workers),
         list_file,
     )
 
@@ -128,6 +128,12 @@ def _encode_job(job: tuple[Path, VideoEntry], short_side: int, gop: int) -> tupl
     return target, None
 
 
-def _clips_per_second(entries: list[VideoEntry]) -> float:
-    seconds = sum(check_video(entry).decode_seconds for entry in entries)
-    return len(entries) / seconds if seconds else 0.0
+def _job_died(job: tuple[Path, VideoEntry], reason: str) -> tuple[Path, VideoProblem | None]:
+    target, entry = job
+    target.with_name(target.name + ".part").unlink(missing_ok=True)  # where `encode_video` was writing
+    return target, VideoProblem(unreadable(entry, reason).path, reason)
+
+
+def _clips_per_second(entries: list[VideoEntry], workers: int) -> float:
+    """Measured one video at a time; not in this process where `workers` allow, as it could crash here too."""
+    return DataCheck(list(parallel_map(check_video, entries, min(workers, 1), unreadable))).clips_per_second
