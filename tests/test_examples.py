@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from videomae_kernels import tube_mask_gather
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PAGE = (EXAMPLES / "README.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -23,7 +25,13 @@ def load(name: str) -> ModuleType:
 
 
 def test_no_example_is_left_out() -> None:
-    tested = {"ops_in_your_vit", "your_own_mask", "pretrain_on_your_videos", "train_huggingface"}
+    tested = {
+        "ops_in_your_vit",
+        "your_own_mask",
+        "crops_in_your_loader",
+        "pretrain_on_your_videos",
+        "train_huggingface",
+    }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
     assert set(re.findall(r"\]\((\w+)\.py\)", PAGE)) == tested
 
@@ -69,6 +77,32 @@ def test_ops_in_your_vit() -> None:
 
 def test_your_own_mask() -> None:
     assert 0.5 < load("your_own_mask").main().item() < 2
+
+
+def test_crops_in_your_loader(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ((72, 112), (96, 112), (128, 100))
+    load("crops_in_your_loader").main([torch.randint(0, 256, (8, *size, 3), dtype=torch.uint8) for size in sizes])
+    step, pixels = capsys.readouterr().out.splitlines()
+    loss, sent, floats = (float(number.replace(",", "")) for number in re.findall(r"\d[\d,.]*\b", step)[:3])
+    assert 0.5 < loss < 2
+    assert floats == torch.empty(3 * 4, 3, 8, 64, 64).nbytes
+    decoded = sum(8 * 3 * height * width for height, width in sizes)
+    assert decoded / 4 < sent < floats / 4  # a box has at least half of the frame's height and width
+    assert float(pixels.split()[-1]) < 1e-6
+
+
+def test_collate_of_crops_in_your_loader() -> None:
+    """Every clip shows its own video, mirrored if it says so."""
+    torch.manual_seed(0)
+    example = load("crops_in_your_loader")
+    ramp = torch.arange(100, dtype=torch.uint8).expand(8, 80, 100)[..., None].expand(-1, -1, -1, 3)
+    items = [example.YourVideos([video])[0] for video in (ramp, ramp[:, :70] + 100)]
+    clips = example.collate(items)
+    rows = tube_mask_gather(clips, torch.zeros(8, 1, dtype=torch.int64), (8, 64, 64)).view(clips.shape) * 255
+    assert (rows[:4] < 100).all() and (rows[4:] >= 99.9).all()
+    flips = [mirrored for _, crops in items for _, mirrored in crops]
+    assert {True, False} == set(flips)
+    assert (rows[:, 0, 0, 0, 0] > rows[:, 0, 0, 0, -1]).tolist() == flips
 
 
 def test_train_huggingface(capsys: pytest.CaptureFixture[str]) -> None:
