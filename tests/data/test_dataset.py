@@ -67,7 +67,8 @@ def test_clips_are_the_crops_of_the_decoded_frames(size: tuple[int, int], resize
     assert set(mirrored) == {False, True} and len(set(boxes)) > 1
     expected = crop_clips([drawn.frames], [0] * 4, boxes, mirrored, size, resize)
     difference = (pixels(sample.clips) - pixels(expected)).abs()
-    assert difference.max() <= (1.5 if size == (32, 32) else 0)
+    rounded = size == (32, 32) and resize == "antialias"  # Pillow's pixels are integers already
+    assert difference.max() <= (1.5 if rounded else 1e-4)
 
 
 def pixels(clips: CroppedClips) -> torch.Tensor:
