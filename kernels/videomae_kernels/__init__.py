@@ -5,7 +5,8 @@ Every function is documented in `videomae_kernels.ops.<file>`: mathematics, shap
 
 from ._checks import debug_checks
 from .ops.assemble_decoder_tokens import assemble_decoder_tokens
-from .ops.cropped_clips import CroppedClips, cat_clips, crop_clips
+from .ops.crop_clips import crop_clips
+from .ops.cropped_clips import CroppedClips, cat_clips
 from .ops.embed_tokens import embed_tokens
 from .ops.gather_tokens import gather_tokens
 from .ops.mask_index import mask_to_index, random_mask_index, tube_mask_index

@@ -192,8 +192,17 @@ def test_errors() -> None:
     box, size = (0, 0, 16, 24), SIZE
     with pytest.raises(ValueError, match=r"box \(40, 0, 16, 24\) does not lie in frames of 50 x 70"):
         crop_clips(frames, [0], [(40, 0, 16, 24)], [False], size)
-    with pytest.raises(ValueError, match=r"sources must be uint8 \(4, height, width, 3\) as the first"):
-        crop_clips([frames[0], frames[1][:2]], [0], [box], [False], size)
+    for wrong in ([frames[0], frames[1][:2]], [frames[0][0]], [frames[0].float()]):
+        found = rf"{wrong[-1].dtype} \({', '.join(map(str, wrong[-1].shape))}\)"
+        with pytest.raises(ValueError, match=rf"sources must be uint8 \(T, height, width, C\), .*, got {found}"):
+            crop_clips(wrong, [0], [box], [False], size)
+    with pytest.raises(ValueError, match="sources must not be empty"):
+        crop_clips([], [], [], [], size)
+    with pytest.raises(ValueError, match="source, box and mirrored must have one entry for each clip, got 1, 2 and 1"):
+        crop_clips(frames, [0], [box, box], [False], size)
+    for number in (3, -1):
+        with pytest.raises(ValueError, match=rf"source must name sources by numbers in \[0, 3\), got \[{number}\]"):
+            crop_clips(frames, [number], [box], [False], size)
     with pytest.raises(ValueError, match="resize must be one of"):
         crop_clips(frames, [0], [box], [False], size, "bicubic")
     clips = crop_clips(frames, [0], [box], [False], size)
