@@ -56,8 +56,8 @@ TOKEN_TILES: dict[str, TokenTile] = {
     "gradient_reordered": TokenTile(1, num_warps=1),
     "cropped_gather": TokenTile(8, num_warps=8),  # each pixel is a sum of several: fewer of them for each thread
     "cropped_targets": TokenTile(1, num_warps=16),
-    "cropped_loss": TokenTile(1, num_warps=8),
-    "cropped_gradient": TokenTile(1, num_warps=8),
+    "cropped_loss": TokenTile(4, num_warps=8),
+    "cropped_gradient": TokenTile(4, num_warps=8),
 }
 
 
