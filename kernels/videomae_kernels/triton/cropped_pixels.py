@@ -85,7 +85,7 @@ def _cropped_pixels_kernel(
         tl.store(out + in_row, value.to(out.dtype.element_ty), mask=inside)
     else:
         in_pred = sample.to(tl.int64) * pred_stride_b + (row % rows_per_sample).to(tl.int64) * pred_stride_k + column
-        error = tl.load(pred + in_pred, mask=inside, other=0.0).to(tl.float32) - tl.where(inside, value, 0.0)
+        error = tl.where(inside, tl.load(pred + in_pred, mask=inside, other=0.0).to(tl.float32) - value, 0.0)
         if MODE == "loss":
             total = tl.sum(tl.sum(tl.sum(error * error, axis=2), axis=0), axis=0)
             tl.store(out + row, total / (COUNT * CHANNELS))
