@@ -68,6 +68,18 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert first != sorted(first)  # sources are shuffled together
 
 
+def test_fingerprint_tells_what_would_be_drawn() -> None:
+    def fingerprint(names: str, *options: float | None, root: str = "") -> str:
+        annotations = Annotations([VideoEntry(name) for name in names], root)
+        return Mixture([VideoSource(annotations, *options)]).fingerprint()  # type: ignore[arg-type]
+
+    same = {fingerprint("abc"), fingerprint("abc", 1.0), fingerprint("abc", root="/elsewhere")}
+    assert len(same) == 1
+    order, video, number = fingerprint("acb"), fingerprint("abd"), fingerprint("ab")
+    weight, stride = fingerprint("abc", 2), fingerprint("abc", 1, 4)
+    assert len(same | {order, video, number, weight, stride}) == 6
+
+
 def test_ranks_share_an_epoch_without_overlap_and_resume_exactly() -> None:
     whole = list(StepSampler(MIXTURE, 6, seed=1, num_steps=14))
     ranks = [list(StepSampler(MIXTURE, 2, 1, rank, 3, num_steps=14)) for rank in range(3)]

@@ -217,11 +217,26 @@ def test_half_written_row_of_the_log_is_dropped(uninterrupted: Path, videos: Pat
     _same(uninterrupted, tmp_path)
 
 
-def test_data_of_another_length_are_refused(videos: Path, tmp_path: Path) -> None:
-    """The order of an epoch and its length follow from the number of videos."""
-    listed, names = videos.parent / "shorter.txt", [f"{videos.name}/video{number}.mp4\n" for number in range(8)]
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ([0, 1, 2, 3, 4, 5], "'videos': 8.*'videos': 6"),
+        ([0, 1, 2, 3, 4, 5, 7, 6], "fingerprint"),
+        ([0, 1, 2, 3, 4, 5, 6, 6], "fingerprint"),
+    ],
+)
+def test_other_data_are_refused(kept: list[int], message: str, videos: Path, tmp_path: Path) -> None:
+    """The length of an epoch follows from the number of videos, which video comes when from their order."""
+    listed, names = tmp_path / "list.txt", [f"{videos}/video{number}.mp4\n" for number in range(8)]
     listed.write_text("".join(names))
     pretrain(tiny.settings(listed, tmp_path, stop_after=1))
-    listed.write_text("".join(names[:6]))
-    with pytest.raises(ValueError, match=r"8.* 6"):
+    listed.write_text("".join(names[number] for number in kept))
+    with pytest.raises(ValueError, match=message):
         pretrain(tiny.settings(listed, tmp_path, resume=True))
+
+
+def test_data_may_move(uninterrupted: Path, videos: Path, tmp_path: Path) -> None:
+    pretrain(tiny.settings(videos, tmp_path, stop_after=5))
+    shutil.copytree(videos, tmp_path / "moved")
+    pretrain(tiny.settings(tmp_path / "moved", tmp_path, resume=True))
+    _same(uninterrupted, tmp_path)

@@ -1,5 +1,6 @@
 """A data set in memory: which videos there are, and where."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -43,6 +44,16 @@ class Annotations(Sequence[VideoEntry]):
         start, total, size = self._numbers[index].tolist()
         return VideoEntry(os.path.join(self.root, path), start, total, size, member)
 
+    def fingerprint(self) -> str:
+        """Equal for the same videos in the same order, in whatever folders they lie."""
+        digest = hashlib.sha256(self._numbers.tobytes())
+        for number in range(len(self._ends)):
+            digest.update(os.path.basename(self._name_bytes(number)) + b"\0")
+        return digest.hexdigest()[:16]
+
     def _name(self, number: int) -> str:
+        return os.fsdecode(self._name_bytes(number))
+
+    def _name_bytes(self, number: int) -> bytes:
         begin = self._ends[number - 1] if number else 0
-        return os.fsdecode(self._names[begin : self._ends[number]].tobytes())
+        return self._names[begin : self._ends[number]].tobytes()

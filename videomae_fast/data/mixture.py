@@ -13,6 +13,7 @@ A mixture file is JSON (Python 3.10 reads no TOML by itself), a list of sources:
 ``template``  names of the images in raw-frame folders (``img_{:05}.jpg``).
 """
 
+import hashlib
 import json
 import math
 import os
@@ -86,6 +87,11 @@ class Mixture:
             raise IndexError(f"index {index} is out of range for {len(self)} videos")
         number = self._number(index)
         return self.sources[number].annotations[index - int(self._ends[number])]  # counted from the source's end
+
+    def fingerprint(self) -> str:
+        """Equal if the same videos are drawn in the same order with the same strides, in whatever folders they lie."""
+        parts = [(source.annotations.fingerprint(), float(source.weight), source.stride) for source in self.sources]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def source(self, index: int) -> VideoSource:
         """The source that video `index` belongs to."""

@@ -23,7 +23,7 @@ def list_checkpoints(output: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def save_checkpoint(accelerator: Any, output: Path, step: int, config: PretrainConfig, order: dict[str, int]) -> Path:
+def save_checkpoint(accelerator: Any, output: Path, step: int, config: PretrainConfig, order: dict[str, Any]) -> Path:
     """Save after `step` finished steps, then delete all but the newest `config.keep`; every rank calls this.
 
     `order` is what the data order hangs on besides the configuration; a run only continues with the same.
@@ -49,15 +49,18 @@ def save_checkpoint(accelerator: Any, output: Path, step: int, config: PretrainC
     return final
 
 
-def load_checkpoint(accelerator: Any, checkpoint: Path, config: PretrainConfig, order: dict[str, int]) -> int:
+def load_checkpoint(accelerator: Any, checkpoint: Path, config: PretrainConfig, order: dict[str, Any]) -> int:
     """Restore weights, optimizer and random states; returns the number of finished steps.
 
-    Errors: ValueError when the settings, the number of videos or the videos per step are not those of the checkpoint.
+    Errors: ValueError when the settings, the videos or the videos per step are not those of the checkpoint.
     """
     config.check_continues(checkpoint / "config.json")
     state = json.loads((checkpoint / "state.json").read_text())
     step = int(state.pop("step"))
     if state != order:
-        raise ValueError(f"a run continues with the data order it began with: it had {state}, now it has {order}")
+        raise ValueError(
+            "a run continues with the videos and the order it began with (their folders may have another name): it had "
+            f"{state}, now it has {order}"
+        )
     accelerator.load_state(str(checkpoint))
     return step

@@ -10,7 +10,9 @@ from ..data import DEFAULT_READER
 from ..models import VideoMAEConfig, get_config
 
 # Fields that may differ between a run and its continuation: they change nothing that is computed.
-_FREE_ON_RESUME = {"output", "resume", "workers", "max_bad_share", "log_every", "save_every", "keep", "stop_after"}
+# Where the videos lie may change as well: a checkpoint knows them by `Mixture.fingerprint`.
+_FREE_ON_RESUME = {"data", "root", "list_format", "output", "resume", "workers"}
+_FREE_ON_RESUME |= {"max_bad_share", "log_every", "save_every", "keep", "stop_after"}
 
 
 def _field(default: Any, help: str) -> Any:

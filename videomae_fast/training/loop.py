@@ -71,7 +71,11 @@ class _Run:
         self.videos_per_step = config.batch_size * accelerator.num_processes
         self.steps_per_epoch = len(dataset) // self.videos_per_step
         self.num_videos = len(dataset.annotations)
-        self.order = {"videos": len(dataset), "videos_per_step": self.videos_per_step}  # what the data order hangs on
+        self.order = {  # what the data order hangs on
+            "videos": len(dataset),
+            "videos_per_step": self.videos_per_step,
+            "fingerprint": dataset.annotations.fingerprint(),
+        }
         self.step = self._resume() if config.resume else 0
         total = config.epochs * self.steps_per_epoch
         self.last = min(total, config.stop_after or total)
