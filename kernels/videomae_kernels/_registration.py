@@ -9,8 +9,10 @@ returns cannot differ. Launchers live in `videomae_kernels.triton` and are impor
 """
 
 import importlib
+import inspect
 import os
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -47,10 +49,29 @@ def define_op(name: str, reference: Callable[..., Any], allocate: Callable[..., 
             launch(*args, *(outputs if isinstance(outputs, tuple) else (outputs,)))
         return outputs
 
-    schema = torch.library.infer_schema(reference, mutates_args=())
+    schema = _read_schema(reference)
     op = torch.library.custom_op(f"{NAMESPACE}::{name}", run, mutates_args=(), schema=schema)
     op.register_fake(allocate)
     return op
+
+
+def _read_schema(reference: Callable[..., Any]) -> str:
+    """The schema of a function's annotations. Torch 2.6 knows sequences by their name in `typing` only."""
+
+    def prototype() -> None: ...
+
+    signature = inspect.signature(reference)
+    parameters = signature.parameters.values()
+    known = [p.replace(annotation=_in_typing(p.annotation)) for p in parameters]
+    prototype.__signature__ = signature.replace(parameters=known)  # type: ignore[attr-defined]
+    return torch.library.infer_schema(prototype, mutates_args=())
+
+
+def _in_typing(annotation: Any) -> Any:
+    if typing.get_origin(annotation) is not Sequence:
+        return annotation
+    in_typing: Any = typing.Sequence
+    return in_typing[typing.get_args(annotation)]
 
 
 def _common_device(name: str, tensors: list[Tensor]) -> torch.device:

@@ -28,6 +28,23 @@ def test_importing_does_not_import_triton():
     assert run(code).strip() == "set()"
 
 
+def test_schemas_are_of_types_that_torch_2_6_reads():
+    code = (
+        "import collections.abc, inspect, torch, typing\n"
+        "infer_schema, read = torch.library.infer_schema, []\n"
+        "def as_in_2_6(function, **options):\n"
+        "    for parameter in inspect.signature(function).parameters.values():\n"
+        "        name = repr(parameter.annotation)\n"
+        "        assert 'collections.abc' not in name and 'list[' not in name, name\n"
+        "        read.append(name)\n"
+        "    return infer_schema(function, **options)\n"
+        "torch.library.infer_schema = as_in_2_6\n"
+        "import videomae_kernels\n"
+        "print('typing.Sequence[int]' in read)\n"
+    )
+    assert run(code).strip() == "True"
+
+
 FORBID_TRITON = """
 import sys
 

@@ -50,6 +50,8 @@ def test_every_command_exists(path: Path) -> None:
             build_parser().parse_args(arguments)  # SystemExit if it does not take them
         elif program == ".venv/bin/python":
             _check_pytest(arguments)
+        elif program == "python3" and arguments[0] != "-m":
+            assert (ROOT / arguments[0]).is_file(), f"{path.name} runs {arguments[0]}, which is not there"
         elif program in ("python3", ".venv/bin/pip"):
             readme = (ROOT / "README.md").read_text(encoding="utf-8")
             assert " ".join(command) in readme.replace("'", ""), "not the command that README.md installs with"
@@ -74,5 +76,10 @@ def test_the_gpu_workflow_runs_what_needs_a_gpu_and_compares() -> None:
     assert {"ops", "model"} <= {line.split("--suite ")[1].split()[0] for line in benches}
 
 
-def test_the_cpu_workflow_runs_ci() -> None:
-    assert commands(ROOT / ".github" / "workflows" / "ci.yml") == [[".ci/run"]]
+def test_the_cpu_workflow_runs_ci_and_the_oldest_versions() -> None:
+    file = ROOT / ".github" / "workflows" / "ci.yml"
+    assert [command[:2] for command in commands(file)] == [[".ci/run"], ["python3", "tests/other_torch.py"]]
+    oldest = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"]["versions"]["strategy"]["matrix"]["include"][0]
+    asked = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'requires-python = ">={oldest["python"]}"' in asked
+    assert f'"torch>={oldest["torch"].removesuffix(".0")}"' in asked

@@ -92,10 +92,12 @@ NOT_IMITATED = {
     "promote": "addcdiv addcmul atan2 bilinear cross dot index_put scatter_add tensordot vdot",
     "lower precision": "_convolution convolution _scaled_dot_product_flash_attention _thnn_fused_gru_cell addmv addr "
     "_thnn_fused_lstm_cell chain_matmul cudnn_convolution cudnn_convolution_transpose einsum gru_cell linalg_multi_dot "
-    "lstm_cell mv rnn_relu_cell rnn_tanh_cell",
+    "lstm_cell mv rnn_relu_cell rnn_tanh_cell _cudnn_rnn",
     "float32": "norm.Scalar norm.ScalarOpt_dim _upsample_bicubic2d_aa _upsample_bilinear2d_aa upsample_bicubic2d "
     "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_bilinear2d "
     "upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d",
+    "float32, of named tensors": "cumprod.dimname cumsum.dimname log_softmax.Dimname norm.names_ScalarOpt_dim "
+    "softmax.Dimname sum.dim_DimnameList",
 }
 
 

@@ -81,4 +81,5 @@ def no_decoder_mask(not_decoded: Tensor | None) -> None:
 def _to_index(device: torch.device, *masks: Tensor) -> list[Tensor]:
     """Positions of the True entries, as many as the first sample has; `mask_to_index` checks the others."""
     counts = torch.stack([mask[0].sum() for mask in masks]).tolist()
-    return [mask_to_index(mask.to(device), count) for mask, count in zip(masks, counts, strict=True)]
+    # Not zip(strict=True): torch 2.6 breaks a compiled graph at tolist, and cannot carry that over the break.
+    return [mask_to_index(mask.to(device), counts[number]) for number, mask in enumerate(masks)]

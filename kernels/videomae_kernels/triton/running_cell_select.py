@@ -17,9 +17,9 @@ def _is_listed(values, token, inside, COUNT: tl.constexpr, STEPS: tl.constexpr):
     for _ in range(STEPS):
         middle = (low + high) // 2
         searching = inside & (low < high)
-        smaller = searching & (tl.load(values + middle, mask=searching, other=0) < token)
-        high = tl.where(searching & ~smaller, middle, high)
-        low = tl.where(smaller, middle + 1, low)
+        value = tl.load(values + middle, mask=searching, other=0)
+        high = tl.where(searching & (value >= token), middle, high)
+        low = tl.where(searching & (value < token), middle + 1, low)
     found = inside & (low < COUNT)
     return found & (tl.load(values + low, mask=found, other=-1) == token)
 
