@@ -1,3 +1,5 @@
+import gc
+import multiprocessing
 import os
 import signal
 import tarfile
@@ -40,6 +42,22 @@ def test_size_groups_and_times(kinds: Path, tmp_path: Path) -> None:
         new.seek(0)
         times = [[frame.time for frame in container.decode(video=0)] for container in (old, new)]
         np.testing.assert_allclose(np.diff(times[1]), np.diff(times[0]), atol=1e-3)
+
+
+def test_a_process_may_fork_afterwards(kinds: Path, tmp_path: Path) -> None:
+    """What libav leaves to the garbage collector has no threads, for which a forked process would wait in vain."""
+    gc.collect()
+    gc.disable()
+    try:
+        encode_video(VideoEntry(str(kinds / "rotated.mp4")), tmp_path / "new.mp4", 48, 8)
+        child = multiprocessing.get_context("fork").Process(target=gc.collect)
+        child.start()
+        child.join(30)
+        child.kill()
+        child.join()
+        assert child.exitcode == 0
+    finally:
+        gc.enable()
 
 
 def test_a_list(kinds: Path, bad_clips: Path, tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def _turn(av: Any, stream: Any, rotation: int) -> Callable[[Any], Any]:
     if rotation not in _TURNS:
         return lambda frame: frame
     graph = av.filter.Graph()
+    graph.threads = 1  # it lives on until garbage is collected, maybe in a process forked since, where threads do not
     turns = [graph.add("transpose", direction) for direction in _TURNS[rotation]]
     graph.link_nodes(graph.add_buffer(template=stream), *turns, graph.add("buffersink")).configure()
 
