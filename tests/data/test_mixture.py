@@ -69,15 +69,23 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_fingerprint_tells_what_would_be_drawn() -> None:
-    def fingerprint(names: str, *options: float | None, root: str = "") -> str:
-        annotations = Annotations([VideoEntry(name) for name in names], root)
-        return Mixture([VideoSource(annotations, *options)]).fingerprint()  # type: ignore[arg-type]
+    def fingerprint(*names: str, weight: float = 1, stride: int | None = None, root: str = "") -> str:
+        return Mixture([VideoSource(Annotations([VideoEntry(n) for n in names], root), weight, stride)]).fingerprint()
 
-    same = {fingerprint("abc"), fingerprint("abc", 1.0), fingerprint("abc", root="/elsewhere")}
+    names = ("a/1.mp4", "b/1.mp4", "b/2.mp4")
+    moved = fingerprint(*(f"/far/away/{name}" for name in names)), fingerprint(*names, root="/elsewhere")
+    same = {fingerprint(*names), fingerprint(*names, weight=1.0), *moved}
     assert len(same) == 1
-    order, video, number = fingerprint("acb"), fingerprint("abd"), fingerprint("ab")
-    weight, stride = fingerprint("abc", 2), fingerprint("abc", 1, 4)
-    assert len(same | {order, video, number, weight, stride}) == 6
+    others = [
+        fingerprint("b/1.mp4", "a/1.mp4", "b/2.mp4"),
+        fingerprint("a/1.mp4", "c/1.mp4", "b/2.mp4"),
+        fingerprint("a/1.mp4", "b/1.mp4"),
+        fingerprint(*names, weight=2),
+        fingerprint(*names, stride=4),
+    ]
+    assert len(same.union(others)) == 6
+    shards = [Annotations([VideoEntry("a.tar", 512, -1, 9, member)]).fingerprint() for member in ("x.mp4", "y.mp4")]
+    assert shards[0] != shards[1]
 
 
 def test_ranks_share_an_epoch_without_overlap_and_resume_exactly() -> None:

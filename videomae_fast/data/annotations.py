@@ -45,10 +45,15 @@ class Annotations(Sequence[VideoEntry]):
         return VideoEntry(os.path.join(self.root, path), start, total, size, member)
 
     def fingerprint(self) -> str:
-        """Equal for the same videos in the same order, in whatever folders they lie."""
+        """Equal for the same videos in the same order, wherever the folder that they all lie in is."""
+        paths = range(0, len(self._ends), 2)
+        first = min(map(self._name_bytes, paths), default=b"")
+        last = max(map(self._name_bytes, paths), default=b"")
+        shared = os.fsencode(os.path.commonprefix([first, last]))  # noqa: RUF071  # cut off at a folder's end next
+        folder = shared.rfind(b"/") + 1
         digest = hashlib.sha256(self._numbers.tobytes())
-        for number in range(len(self._ends)):
-            digest.update(os.path.basename(self._name_bytes(number)) + b"\0")
+        for number in paths:
+            digest.update(self._name_bytes(number)[folder:] + b"\0" + self._name_bytes(number + 1) + b"\0")
         return digest.hexdigest()[:16]
 
     def _name(self, number: int) -> str:

@@ -89,7 +89,7 @@ class Mixture:
         return self.sources[number].annotations[index - int(self._ends[number])]  # counted from the source's end
 
     def fingerprint(self) -> str:
-        """Equal if the same videos are drawn in the same order with the same strides, in whatever folders they lie."""
+        """Equal if the same videos are drawn in the same order with the same strides; their folder may have moved."""
         parts = [(source.annotations.fingerprint(), float(source.weight), source.stride) for source in self.sources]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

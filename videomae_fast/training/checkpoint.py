@@ -59,7 +59,7 @@ def load_checkpoint(accelerator: Any, checkpoint: Path, config: PretrainConfig, 
     step = int(state.pop("step"))
     if state != order:
         raise ValueError(
-            "a run continues with the videos and the order it began with (their folders may have another name): it had "
+            "a run continues with the videos and the order it began with (the folder of all may have moved): it had "
             f"{state}, now it has {order}"
         )
     accelerator.load_state(str(checkpoint))
