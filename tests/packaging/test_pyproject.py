@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from videomae_fast.environment import OPTIONAL
 from videomae_fast.models.attention import BACKENDS
-from videomae_fast.report.environment import OPTIONAL
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 requirements = pytest.importorskip("packaging.requirements")

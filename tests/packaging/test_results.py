@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from videomae_fast.report.bench import END, START, results_section
-from videomae_fast.report.results import load, slug
+from benchmarks.harness.results import load, slug
+from benchmarks.harness.run import END, START, results_section
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "results"

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from videomae_fast import environment
 from videomae_fast.data.readers import READERS
+from videomae_fast.environment import describe, probe
 from videomae_fast.models.attention import BACKENDS
-from videomae_fast.report import environment
-from videomae_fast.report.environment import describe, probe
 
 
 def install(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,7 @@ import os
 
 import numpy as np
 
-from videomae_fast._optional import require
-
+from ..._optional import require
 from .base import VideoError, check_indices, in_order
 
 IMAGE_TEMPLATE = "img_{:05}.jpg"  # the published --fname_tmpl

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from videomae_fast._optional import require
-
+from ..._optional import require
 from .base import VideoError, check_indices
 
 

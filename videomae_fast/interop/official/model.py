@@ -14,10 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from videomae_kernels import assemble_decoder_tokens, embed_tokens, masked_patch_loss
 
-from ..masks import MaskPlan
-from ..models.config import IMAGENET_MEAN, IMAGENET_STD
-from .masks import Mask, encoder_mask, no_decoder_mask, visible_and_decoded, visible_tokens
-from .seam import Seam, is_attached, position_table
+from ...masks import Mask, MaskPlan, encoder_mask, no_decoder_mask, visible_and_decoded, visible_tokens
+from ...models.config import IMAGENET_MEAN, IMAGENET_STD
+from ..seam import Seam, is_attached, position_table
 
 TESTED = "OpenGVLab/VideoMAEv2 at 29eab1e and MCG-NJU/VideoMAE"
 
@@ -45,7 +44,7 @@ def model_forward(self: Any, x: Tensor, mask: Mask, decode_mask: Tensor | None =
     if isinstance(mask, MaskPlan):
         no_decoder_mask(decode_mask)
         plan = mask.to(x.device)
-        visible, decode, rows = plan.visible, plan.decode, plan.predicted.shape[1]
+        visible, decode, rows = plan.visible, plan.decoded, plan.predicted.shape[1]
     else:
         visible, decode = visible_and_decoded(mask, decode_mask, num_tokens, x.device)
         rows = decode.shape[1]

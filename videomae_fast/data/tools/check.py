@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .annotations import VideoEntry
-from .lists import read_lines
-from .mixture import read_mixture
-from .parallel import parallel_map
-from .readers import DEFAULT_READER, IMAGE_TEMPLATE, AvVideo, VideoError, check_reader, open_entry
-from .sampling import frame_indices
-from .seeding import sample_rng
+from ..readers import DEFAULT_READER, IMAGE_TEMPLATE, AvVideo, VideoError, check_reader, open_entry
+from ..sampling import frame_indices
+from ..seeding import sample_rng
+from ..sources.annotations import VideoEntry
+from ..sources.lists import read_lines
+from ..sources.mixture import read_mixture
+from .process_pool import parallel_map
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def check_data(
     *,
     reader: str = DEFAULT_READER,
     num_frames: int = 16,
-    stride: int = 4,
+    frame_stride: int = 4,
     workers: int = 0,  # processes; 0 reads in this one, which a video that crashes its decoder then ends
     clean: str | os.PathLike | None = None,  # also write the list without its bad lines to this file
     progress: Callable[[int, int], None] | None = None,  # called with the videos done and those in all
@@ -98,7 +98,9 @@ def check_data(
     mixture = read_mixture(data, root, list_format)
     clean_list = None if clean is None else _CleanList(Path(clean), data, root, list_format)
     jobs = ((mixture[number], mixture.source(number)) for number in range(len(mixture)))
-    tasks = ((entry, reader, source.template, num_frames, source.stride or stride) for entry, source in jobs)
+    tasks = (
+        (entry, reader, source.template, num_frames, source.frame_stride or frame_stride) for entry, source in jobs
+    )
     videos = []
     for video in parallel_map(_check_task, tasks, workers, lambda task, reason: unreadable(task[0], reason)):
         videos.append(video)
@@ -114,14 +116,14 @@ def check_video(
     reader: str = DEFAULT_READER,
     template: str = IMAGE_TEMPLATE,
     num_frames: int = 16,
-    stride: int = 4,
+    frame_stride: int = 4,
 ) -> VideoCheck:
     """Check one video, as `check_data` does; never raises for what the file is like."""
     start = time.process_time()
     try:
         with closing(open_entry(entry, reader, template=template)) as video:
             frames = video.num_frames
-            images = video.frames(frame_indices(frames, num_frames, stride, sample_rng(0, 0)))
+            images = video.frames(frame_indices(frames, num_frames, frame_stride, sample_rng(0, 0)))
             spent = time.process_time() - start
             video.frames(np.array([frames - 1]))
         height, width = images.shape[1:3]

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from videomae_kernels import CroppedClips, gather_tokens, masked_token_scatter, patch_targets
 
-from ..adapters import load_published, load_weights
+from ..interop import load_published, load_weights
 from ..masks import MaskPlan
 from ..models import VideoMAEForPretraining
 from ..training.config import PretrainConfig
 from ..training.setup import make_dataset, plan_for
-from .sheet import to_image
+from .canvas import to_image
 
 FRAMES_SHOWN = 8
 GREY = 0.5
@@ -27,7 +27,7 @@ def save_reconstruction(config: PretrainConfig, weights: Path, path: Path) -> No
     """
     model = VideoMAEForPretraining(config.model_config()).eval()
     load_weights(model, load_published(weights))
-    sample = make_dataset(replace(config, repeats=1))[(0, 0)]
+    sample = make_dataset(replace(config, crops_per_video=1))[(0, 0)]
     plan = plan_for(replace(config, decoder_mask="none"), sample.sample)
     with torch.no_grad():
         predictions = model.predict(sample.clips, plan)

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from videomae_fast._optional import require
-
+from ..._optional import require
 from .base import VideoError, check_indices, in_order
 from .h264 import is_disposable, nal_length_bytes
 from .packets import PacketIndex, PacketInfo

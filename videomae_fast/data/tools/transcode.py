@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from .annotations import Annotations, VideoEntry
+from ..bad_videos import VideoProblem
+from ..readers import VideoError
+from ..sources.annotations import Annotations, VideoEntry
+from ..sources.lists import read_lines
 from .check import DataCheck, check_video, unreadable
 from .encode import encode_video
-from .lists import read_lines
-from .parallel import parallel_map
-from .problems import VideoProblem
-from .readers import VideoError
+from .process_pool import parallel_map
 
 LIST_NAME = "list.txt"
 _MEASURED = 32  # videos, evenly spread, whose decoding is timed before and after

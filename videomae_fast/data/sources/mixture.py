@@ -3,13 +3,13 @@
 A mixture file is JSON (Python 3.10 reads no TOML by itself), a list of sources:
 
     [{"data": "k400/train.csv", "root": "/data/k400"},
-     {"data": "ssv2/train.csv", "weight": 0.5, "stride": 2, "template": "img_{:05}.jpg"},
+     {"data": "ssv2/train.csv", "weight": 0.5, "frame_stride": 2, "template": "img_{:05}.jpg"},
      {"data": "webvid/"}]
 
 ``data``      a list, a folder or a tar file, relative to the mixture file: see `read_annotations`.
 ``root``, ``format``  as `root` and `list_format` of `read_annotations`; `root` is relative to the mixture file.
 ``weight``    how often each video of the source comes in an epoch (1): 2 is twice, 0.5 every other epoch.
-``stride``    frames between two frames of a clip, instead of that of the run.
+``frame_stride``    frames between two frames of a clip, instead of that of the run.
 ``template``  names of the images in raw-frame folders (``img_{:05}.jpg``).
 """
 
@@ -24,21 +24,21 @@ from typing import Any
 
 import numpy as np
 
+from ..readers import IMAGE_TEMPLATE
+from ..seeding import epoch_rng, pass_rng
 from .annotations import Annotations, VideoEntry
 from .lists import read_annotations
-from .readers import IMAGE_TEMPLATE
-from .seeding import epoch_rng, pass_rng
 
-_KEYS = {"data": str, "root": str, "format": str, "weight": (int, float), "stride": int, "template": str}
+_KEYS = {"data": str, "root": str, "format": str, "weight": (int, float), "frame_stride": int, "template": str}
 
 
 @dataclass(frozen=True)
 class VideoSource:
-    """Videos that are sampled alike; `stride` None is the run's. Errors: ValueError for a value out of range."""
+    """Videos that are sampled alike; `frame_stride` None is the run's. Errors: ValueError for a value out of range."""
 
     annotations: Annotations
     weight: float = 1.0
-    stride: int | None = None
+    frame_stride: int | None = None
     template: str = IMAGE_TEMPLATE
 
     def __post_init__(self) -> None:
@@ -46,8 +46,8 @@ class VideoSource:
             raise ValueError("annotations are empty")
         if not (self.weight > 0 and math.isfinite(self.weight)):
             raise ValueError(f"weight must be positive and finite, got {self.weight}")
-        if self.stride is not None and self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}")
+        if self.frame_stride is not None and self.frame_stride < 1:
+            raise ValueError(f"frame_stride must be at least 1, got {self.frame_stride}")
         try:
             distinct = self.template.format(1) != self.template.format(2)
         except (IndexError, KeyError, ValueError):
@@ -90,7 +90,9 @@ class Mixture:
 
     def fingerprint(self) -> str:
         """Equal if the same videos are drawn in the same order with the same strides; their folder may have moved."""
-        parts = [(source.annotations.fingerprint(), float(source.weight), source.stride) for source in self.sources]
+        parts = [
+            (source.annotations.fingerprint(), float(source.weight), source.frame_stride) for source in self.sources
+        ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def source(self, index: int) -> VideoSource:
@@ -146,6 +148,6 @@ def _read_source(given: Any, path: Path, where: str) -> VideoSource:
     root = path.parent / given["root"] if "root" in given else None
     try:
         annotations = read_annotations(path.parent / given["data"], root, given.get("format", "auto"))
-        return VideoSource(annotations, **{k: given[k] for k in ("weight", "stride", "template") if k in given})
+        return VideoSource(annotations, **{k: given[k] for k in ("weight", "frame_stride", "template") if k in given})
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"{where}: {error}") from error

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from .huggingface import bias_layout, is_huggingface, rename_biases, to_huggingface
-from .published import CheckpointError, State, load_published, load_weights
+from ..official.weights import CheckpointError, State, load_published, load_weights
+from .weights import bias_layout, is_huggingface, rename_biases, to_huggingface
 
 _FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder that save_pretrained wrote
 

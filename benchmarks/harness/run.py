@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .._optional import require
-from .results import Results, collect, compare, load_base, load_newest, save
-from .tables import format_report, shown
+from benchmarks.harness.results import Results, collect, compare, load_base, load_newest, save
+from benchmarks.harness.tables import format_report, shown
+from videomae_fast._optional import require
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where the suites are
 SUITES = ("ops", "model", "loader", "memory")
@@ -79,7 +79,7 @@ def _failure(outcome: Path, status: int) -> BenchmarkError:
             lines = re.findall(r"^E +(.*)$", problem.text or "", re.MULTILINE) or [problem.get("message", "")]
             failures.append((case.get("name"), lines[0]))
     text = "; ".join(f"{name}: {error}" for name, error in failures)
-    checks = ("AssertionError", "videomae_fast.report.bench.DisagreementError")
+    checks = ("AssertionError", "benchmarks.harness.run.DisagreementError")
     if failures and all(error.startswith(checks) for _, error in failures):
         return DisagreementError(f"implementations disagree, so nothing was recorded: {text}")
     return BenchmarkError(f"benchmarks failed, so nothing was recorded: {text or f'pytest exited with {status}'}")
@@ -100,7 +100,7 @@ def results_section(root: Path) -> str:
 
 def write_report(root: Path = ROOT) -> None:
     """Make the tables in README.md and the pictures beside the results anew from the results."""
-    from .plots import save_plots
+    from benchmarks.harness.plots import save_plots
 
     folder, readme = root / "benchmarks" / "results", root / "README.md"
     text = readme.read_text(encoding="utf-8")

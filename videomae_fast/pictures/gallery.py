@@ -25,8 +25,8 @@ from ..data import Crop, Draw, cut_clips
 from ..masks import MaskPlan
 from ..training.config import PretrainConfig
 from ..training.setup import make_dataset, plan_for
-from .picture import on_grey, to_frames
-from .sheet import below, beside, framed, outline, text, to_image
+from .canvas import below, beside, framed, outline, text, to_image
+from .reconstruction import on_grey, to_frames
 
 ROWS, FRAMES = 4, 4  # crops and frames shown at most; frames stand two by two
 CLIP_SIDE = 224  # smaller clips are shown as many whole times larger as fit in this
@@ -66,19 +66,21 @@ def first_sample(config: PretrainConfig) -> Sample:
     clips = cut_clips(drawn.frames, drawn.crops, dataset.size, dataset.resize)
     entry = dataset.annotations[drawn.index]
     path = f"{entry.path}/{entry.member}" if entry.member else entry.path  # a tar file and its member, or a video
-    return Sample(clips, plan_for(config, torch.arange(config.repeats)), config.model_config().patch, drawn, path)
+    return Sample(
+        clips, plan_for(config, torch.arange(config.crops_per_video)), config.model_config().patch, drawn, path
+    )
 
 
 def token_map(crop: Crop, frame: Sequence[int], shown: Sequence[int], grid: Sequence[int]) -> Tensor:
     """The token h·W' + w of a (H', W') grid in which each pixel of a frame lies, -1 outside the box: int64 `shown`.
 
     frame: (height, width) of the source, in whose pixels the box is given; shown: those that it is resized to.
-    A clip is mirrored, its source is not: there the token columns of a mirrored crop run from right to left.
+    A clip is flipped, its source is not: there the token columns of a flipped crop run from right to left.
     """
-    (top, left, height, width), mirrored = crop
+    (top, left, height, width), flipped = crop
     row = _along(top, height, frame[0], shown[0], grid[0])[:, None]
     column = _along(left, width, frame[1], shown[1], grid[1])
-    if mirrored:
+    if flipped:
         column = torch.where(column < 0, column, grid[1] - 1 - column)
     return torch.where((row < 0) | (column < 0), -1, row * grid[1] + column)
 
@@ -158,8 +160,8 @@ def _two_by_two(pictures: Sequence[Any], captions: Sequence[Any]) -> Any:
 
 
 def _title(number: int, crop: Crop) -> str:
-    (top, left, height, width), mirrored = crop
-    return f"crop {number + 1}: {width} x {height} at {left}, {top}{', mirrored' * mirrored}"
+    (top, left, height, width), flipped = crop
+    return f"crop {number + 1}: {width} x {height} at {left}, {top}{', flipped' * flipped}"
 
 
 def describe(sample: Sample) -> list[str]:

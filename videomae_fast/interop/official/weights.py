@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videomae_fast._optional import require
+from ..._optional import require
 
 State = dict[str, Tensor]
 

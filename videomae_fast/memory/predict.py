@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .fake_cuda import ZeroValues, fake_cuda, to_host
-from .memory import MemoryProfile
+from .profile import MemoryProfile
 
 
 class Step(Protocol):

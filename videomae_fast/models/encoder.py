@@ -32,7 +32,7 @@ _X = TypeVar("_X")
 _Y = TypeVar("_Y")
 
 
-def keep_only_input(function: Callable[[_X], _Y], x: _X) -> _Y:
+def recompute(function: Callable[[_X], _Y], x: _X) -> _Y:
     """function(x), saving nothing but x for backward. For a cheap operation followed by a linear map.
 
     Backward repeats the cheap operation, because the map's weight gradient needs its result, and stops before the
@@ -56,7 +56,7 @@ class PatchEmbedding(nn.Module):
         normalize = self.pixel_stats if clip.dtype == torch.uint8 else None
         weight, bias = self.proj.weight, self.proj.bias
         assert bias is not None
-        return keep_only_input(
+        return recompute(
             lambda clip: embed_tokens(clip, index, weight, bias, position, layout=layout, normalize=normalize), clip
         )
 
@@ -75,7 +75,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.Module, last_rows: int | None = None) -> Tensor:
         """Attention of norm(x) (B, n, dim), or only its last `last_rows` rows, with all n rows as keys and values."""
-        q, k, v = keep_only_input(lambda x: self._project(norm(x), last_rows), x)
+        q, k, v = recompute(lambda x: self._project(norm(x), last_rows), x)
         return self.proj(attention(q, k, v, self.backend).flatten(2))
 
     def _project(self, x: Tensor, last_rows: int | None) -> tuple[Tensor, ...]:
@@ -103,8 +103,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
         """The perceptron of norm(x)."""
-        hidden = keep_only_input(lambda x: self._expand(norm(x)), x)
-        return keep_only_input(lambda hidden: self._contract(F.gelu(hidden)), hidden)
+        hidden = recompute(lambda x: self._expand(norm(x)), x)
+        return recompute(lambda hidden: self._contract(F.gelu(hidden)), hidden)
 
     def _expand(self, x: Tensor) -> Tensor:
         if not self.padding:
@@ -142,7 +142,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
         self.drop_path = DropPath(drop_path)
-        self.checkpointing = config.checkpoint_blocks
+        self.checkpointing = config.activation_checkpointing
 
     def forward(self, x: Tensor, last_rows: int | None = None) -> Tensor:
         """(B, n, dim) → (B, n, dim), or exactly its last `last_rows` rows without computing the others."""

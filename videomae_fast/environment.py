@@ -15,8 +15,8 @@ import torch
 
 from videomae_kernels._registration import runs_triton
 
-from ..data.readers import READERS
-from ..models.attention import BACKENDS, unavailable_reason
+from .data.readers import READERS
+from .models.attention import BACKENDS, unavailable_reason
 
 # Import name of every optional package: the extra that installs it. Video readers are named after their package.
 OPTIONAL = {

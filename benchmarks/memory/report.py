@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from .._optional import require
-from ..models import get_config
-from .allocations import CATEGORIES
-from .memory import MemoryProfile
-from .predict import CARDS, largest_batch, measure_step, predict_step
+from videomae_fast._optional import require
+from videomae_fast.memory.allocations import CATEGORIES
+from videomae_fast.memory.predict import CARDS, largest_batch, measure_step, predict_step
+from videomae_fast.memory.profile import MemoryProfile
+from videomae_fast.models import get_config
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where the published code's model is
 PUBLISHED, OURS = "published", "videomae_fast"
@@ -29,8 +29,8 @@ Predict = Callable[..., MemoryProfile]  # of (implementation, batch size, encode
 def profile_report(
     size: str,
     batch_size: int,
-    encoder_ratio: float,
-    decoder_ratio: float,  # 0: no decoder mask
+    mask_ratio: float,
+    decoder_mask_ratio: float,  # 0: no decoder mask
     precision: str,  # "bf16" (autocast) or "fp32"
     picture: Path | None,  # also draw the step's memory, in the format of the suffix
 ) -> str:
@@ -44,17 +44,17 @@ def profile_report(
     def predict(name: str, batch: int, encoder: float, decoder: float) -> MemoryProfile:
         return predict_step(steps.make_predictable(name, config, batch, encoder, decoder, precision))
 
-    profiles = {name: predict(name, batch_size, encoder_ratio, decoder_ratio) for name in COMPARED}
+    profiles = {name: predict(name, batch_size, mask_ratio, decoder_mask_ratio) for name in COMPARED}
     clip = f"{config.num_frames}x{config.image_size[0]}x{config.image_size[1]}"
     sections = [
-        f"ViT-{size}, {batch_size} clips of {clip}, {precision}, encoder ratio {encoder_ratio}, decoder ratio "
-        f"{decoder_ratio}: peak memory of a training step (forward, loss, backward, AdamW).",
+        f"ViT-{size}, {batch_size} clips of {clip}, {precision}, encoder ratio {mask_ratio}, decoder ratio "
+        f"{decoder_mask_ratio}: peak memory of a training step (forward, loss, backward, AdamW).",
         "Predicted for a GPU, torch " + torch.__version__ + ", except in rows that say measured. MiB.",
-        _breakdown(profiles, _measured(steps, config, batch_size, encoder_ratio, decoder_ratio, precision)),
+        _breakdown(profiles, _measured(steps, config, batch_size, mask_ratio, decoder_mask_ratio, precision)),
         "Largest batch, predicted (usable memory is an assumption):",
-        _largest_batches(predict, encoder_ratio, decoder_ratio),
+        _largest_batches(predict, mask_ratio, decoder_mask_ratio),
         "Effect of the masks on the peak, predicted:",
-        _mask_effects(predict, batch_size, encoder_ratio, decoder_ratio),
+        _mask_effects(predict, batch_size, mask_ratio, decoder_mask_ratio),
     ]
     if picture is not None:
         _draw(profiles, sections[0], picture)
@@ -104,9 +104,9 @@ def _measured(steps: Any, config: Any, *case: Any) -> dict[str, str]:
     return found
 
 
-def _largest_batches(predict: Predict, encoder_ratio: float, decoder_ratio: float) -> str:
+def _largest_batches(predict: Predict, mask_ratio: float, decoder_mask_ratio: float) -> str:
     def largest(name: str, usable: int) -> int:
-        return largest_batch(lambda batch: predict(name, batch, encoder_ratio, decoder_ratio).peak_bytes, usable)
+        return largest_batch(lambda batch: predict(name, batch, mask_ratio, decoder_mask_ratio).peak_bytes, usable)
 
     rows = [
         [f"{card}, {usable / 2**30:.1f} GiB usable", *(f"{largest(name, usable):,}" for name in COMPARED)]
@@ -115,11 +115,9 @@ def _largest_batches(predict: Predict, encoder_ratio: float, decoder_ratio: floa
     return _table(["clips", *COMPARED], rows)
 
 
-def _mask_effects(predict: Predict, batch_size: int, encoder_ratio: float, decoder_ratio: float) -> str:
-    cases = [(f"encoder ratio {ratio}", ratio, decoder_ratio) for ratio in ENCODER_RATIOS]
-    cases += [
-        (f"decoder ratio {ratio}" if ratio else "no decoder mask", encoder_ratio, ratio) for ratio in DECODER_RATIOS
-    ]
+def _mask_effects(predict: Predict, batch_size: int, mask_ratio: float, decoder_mask_ratio: float) -> str:
+    cases = [(f"encoder ratio {ratio}", ratio, decoder_mask_ratio) for ratio in ENCODER_RATIOS]
+    cases += [(f"decoder ratio {ratio}" if ratio else "no decoder mask", mask_ratio, ratio) for ratio in DECODER_RATIOS]
     rows = []
     for label, encoder, decoder in cases:
         published, ours = (predict(name, batch_size, encoder, decoder).peak_bytes for name in (PUBLISHED, OURS))

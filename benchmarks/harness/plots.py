@@ -5,9 +5,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .._optional import require
-from .results import Record, Results, pictures
-from .tables import OUR_OP, PUBLISHED, RIVAL
+from benchmarks.harness.results import Record, Results, pictures
+from benchmarks.harness.tables import OUR_OP, PUBLISHED, RIVAL
+from videomae_fast._optional import require
 
 PARTS = {"decode": "#8a8f98", "augment": "#d98e32", "collate": "#1b7f5c"}  # of a loader's work
 COLOURS = {OUR_OP: "#1b7f5c", RIVAL: "#d98e32", PUBLISHED: "#8a8f98"}

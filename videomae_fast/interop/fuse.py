@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from . import huggingface, published, timm
-from .published import pretrain_loss
+from . import timm
+from .huggingface import model as huggingface
+from .official import model as published
+from .official.model import pretrain_loss
 from .seam import Seam, attach, check_unwrapped, detach, is_attached
 
 __all__ = ["FusionError", "fuse", "pretrain_loss", "unfuse"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from .results import PREDICTED, Record, Results, pictures, size_of
+from benchmarks.harness.results import PREDICTED, Record, Results, pictures, size_of
 
 Cell = Callable[[Record], str]
 NO_GPU = (

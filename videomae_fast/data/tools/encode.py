@@ -10,10 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from videomae_fast._optional import require
-
-from .annotations import VideoEntry
-from .readers import VideoError, locate, open_video
+from ..._optional import require
+from ..readers import VideoError, locate, open_video
+from ..sources.annotations import VideoEntry
 
 _CRF = "20"  # a little finer than x264's default of 23, because these pixels were compressed before
 _LIMITED = 1  # AVCOL_RANGE_MPEG: luma from 16 to 235

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from videomae_kernels import assemble_decoder_tokens, embed_tokens, masked_patch_loss
 
-from ..models.config import IMAGENET_MEAN, IMAGENET_STD
-from .masks import Mask, as_plan, encoder_mask, visible_tokens
-from .seam import Seam, is_attached, position_table
+from ...masks import Mask, as_plan, encoder_mask, visible_tokens
+from ...models.config import IMAGENET_MEAN, IMAGENET_STD
+from ..seam import Seam, is_attached, position_table
 
 TESTED = "transformers 4.45 to 5.23"
 LAYOUT = "BTCHW"
@@ -75,7 +75,7 @@ def pretraining_forward(
     outputs = self.videomae(pixel_values, bool_masked_pos=mask, return_dict=True, **kwargs)
     latent = self.encoder_to_decoder(outputs.last_hidden_state)
     table = position_table(self.position_embeddings, pixel_values)
-    tokens = assemble_decoder_tokens(latent, self.mask_token.flatten(), table, plan.visible, plan.decode)
+    tokens = assemble_decoder_tokens(latent, self.mask_token.flatten(), table, plan.visible, plan.decoded)
     logits = self.decoder(tokens, plan.predicted.shape[1]).logits
     output = _module_of(self).VideoMAEForPreTrainingOutput(
         loss=_loss(self, logits, pixel_values, plan.predicted, plan.loss_weight),

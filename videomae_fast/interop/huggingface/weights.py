@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from videomae_fast.adapters.published import CheckpointError, State, key_problems
+from ..official.weights import CheckpointError, State, key_problems
 
 BiasLayout = Literal["q_bias", "qkv", "qv"]
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from videomae_fast._optional import require
-from videomae_fast.models.config import CONFIGS
-
-from .huggingface import from_huggingface, is_huggingface, to_huggingface
-from .loading import read_weights
-from .published import CheckpointError, save_published
+from .._optional import require
+from ..models.config import CONFIGS
+from .huggingface.loading import read_weights
+from .huggingface.weights import from_huggingface, is_huggingface, to_huggingface
+from .official.weights import CheckpointError, save_published
 
 LAYOUTS = ("published", "huggingface")
 _V1_HUGE_DECODER = {640: 8}  # width: heads; other sizes of VideoMAE V1 are V2's, but for their depth
