@@ -15,28 +15,9 @@ import torch
 
 from videomae_kernels._registration import runs_triton
 
+from ._optional import EXTRAS
 from .data.readers import READERS
 from .models.attention import BACKENDS, unavailable_reason
-
-# Import name of every optional package: the extra that installs it. Video readers are named after their package.
-OPTIONAL = {
-    "triton": "triton",
-    "av": "video",
-    "decord": "decord",
-    "torchcodec": "torchcodec",
-    "PIL": "video",
-    "skvideo": "demo",
-    "accelerate": "train",
-    "safetensors": "train",
-    "tensorboard": "train",
-    "matplotlib": "bench",
-    "pytest_benchmark": "bench",
-    "tqdm": "train",
-    "transformers": "hf",
-    "deepspeed": "deepspeed",
-    "flash_attn": "flash-attn",
-    "xformers": "xformers",
-}
 
 
 @dataclass(frozen=True)
@@ -50,7 +31,7 @@ class Package:
     def __str__(self) -> str:
         if not self.problem:
             return f"{self.name} {self.version}"
-        return f"{self.name}: {self.problem}; pip install 'videomae-fast[{OPTIONAL[self.name]}]'"
+        return f"{self.name}: {self.problem}; pip install 'videomae-fast[{EXTRAS[self.name]}]'"
 
 
 def probe(name: str) -> Package:
@@ -73,7 +54,7 @@ def probe(name: str) -> Package:
 
 def describe() -> str:
     """Versions, packages, each device's op implementation and attention backends, video readers; with the reasons."""
-    packages = {name: probe(name) for name in OPTIONAL}
+    packages = {name: probe(name) for name in EXTRAS}
     lines = [
         f"python {platform.python_version()} on {platform.system()} {platform.machine()}",
         f"torch {torch.__version__} ({_accelerator()})",

@@ -18,7 +18,7 @@ def save_plots(devices: Iterable[Results], folder: Path) -> list[Path]:
 
     Needs matplotlib (extra "bench"). The same results give the same bytes. Predicted figures have no pictures here.
     """
-    matplotlib = require("matplotlib", "bench")
+    matplotlib = require("matplotlib")
     written = []
     # No date and no random ids; text stays text, in the reader's font.
     with matplotlib.rc_context({"svg.hashsalt": "videomae_fast", "svg.fonttype": "none", "font.size": 8}):
@@ -103,7 +103,7 @@ def _label(axis: Any, records: list[Record], prefix: str) -> list[float]:
 
 
 def _axes(columns: int, height: float) -> tuple[Any, list[Any]]:
-    figure = require("matplotlib.figure", "bench").Figure(figsize=(4 + 3 * columns, height), layout="constrained")
+    figure = require("matplotlib.figure").Figure(figsize=(4 + 3 * columns, height), layout="constrained")
     axes = list(figure.subplots(1, columns, squeeze=False)[0])
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -53,7 +53,7 @@ def run_suites(
             raise ValueError(f"suite must be one of {SUITES}, got '{suite}'")
         if not (ROOT / "benchmarks" / suite).is_dir():
             raise FileNotFoundError(f"{ROOT} has no benchmarks/{suite}: run bench from a checkout of the repository")
-    require("pytest_benchmark", "bench")
+    require("pytest_benchmark")
     repo = published_repo and published_repo.resolve()  # the suites run elsewhere
     options = {"size": size, "batch-size": batch_size, "rounds": rounds, "published-repo": repo}
     with tempfile.TemporaryDirectory() as scratch:

@@ -37,7 +37,7 @@ def profile_report(
     """The report as Markdown. FileNotFoundError outside a checkout of the repository."""
     steps = _import_steps()
     if picture is not None:
-        require("matplotlib.figure", "bench")  # before the long part
+        require("matplotlib.figure")  # before the long part
     config = get_config(size)
 
     @cache
@@ -143,7 +143,7 @@ def _mib(size: int) -> str:
 
 def _draw(profiles: dict[str, MemoryProfile], title: str, path: Path) -> None:
     """Stacked bars of the peaks, and the live memory over each step."""
-    figure = require("matplotlib.figure", "bench").Figure(figsize=(12, 9), layout="constrained")
+    figure = require("matplotlib.figure").Figure(figsize=(12, 9), layout="constrained")
     bars, lines = figure.subplots(2, 1)
     floor = [0.0] * len(profiles)
     for category in CATEGORIES:

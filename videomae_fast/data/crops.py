@@ -143,7 +143,7 @@ def crop_resize(frames: torch.Tensor, box: CropBox, size: tuple[int, int], resiz
     if (height, width) == tuple(size):
         return cut.contiguous()
     if resize == "pillow":
-        image = require("PIL.Image", "video")
+        image = require("PIL.Image")
         shown = (image.fromarray(frame.numpy()) for frame in cut)
         # First in width, then in height: the order of Pillow before 13, which takes the cheaper one.
         wide = (frame.resize((size[1], height), image.Resampling.BILINEAR) for frame in shown)

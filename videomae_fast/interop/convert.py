@@ -98,7 +98,7 @@ def _save_safetensors(state: Mapping[str, Tensor], path: Path) -> Path:
     """Wholly or not at all; `format` is what transformers asks for."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        require("safetensors.torch", "hf").save_file(dict(state), partial, metadata={"format": "pt"})
+        require("safetensors.torch").save_file(dict(state), partial, metadata={"format": "pt"})
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

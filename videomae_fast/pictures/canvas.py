@@ -66,4 +66,4 @@ def _blank(width: int, height: int) -> Any:
 
 
 def _pil(module: str) -> Any:
-    return require(f"PIL.{module}", "train")
+    return require(f"PIL.{module}")

@@ -52,7 +52,7 @@ def save_gallery(config: PretrainConfig, path: Path) -> None:
 
     Errors: ValueError for a suffix that Pillow does not write; else as a run of this configuration.
     """
-    image = require("PIL.Image", "train")
+    image = require("PIL.Image")
     image.init()
     if image.registered_extensions().get(path.suffix.lower()) not in image.SAVE:
         raise ValueError(f"output must name a picture that Pillow writes, .png or .jpg for example, got '{path}'")

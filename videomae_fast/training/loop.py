@@ -94,7 +94,7 @@ class _Run:
             (output / name).unlink(missing_ok=True)  # of an earlier run that never came to a checkpoint
         self.problems = ProblemLog(output / name)
         self.log = RunLog(output, self.step) if main else None
-        tqdm = require("tqdm", "train").tqdm
+        tqdm = require("tqdm").tqdm
         self.bar = tqdm(total=total, initial=self.step, desc="pretrain", unit="step", disable=not main)
         self.batches: Any = None
         self.terminated = False

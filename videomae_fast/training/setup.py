@@ -31,7 +31,7 @@ def prepare_output(config: PretrainConfig) -> Path:
 
 def make_accelerator(config: PretrainConfig) -> Any:
     """Accelerate as `accelerate launch` configured it, in the precision of the run."""
-    accelerate = require("accelerate", "train")
+    accelerate = require("accelerate")
     # Each weight is used once per forward pass, so autocast's cache would only keep copies of them.
     autocast = accelerate.utils.AutocastKwargs(cache_enabled=False)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and torch.cuda.is_available())

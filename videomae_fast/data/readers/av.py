@@ -28,7 +28,7 @@ class AvVideo:
     """
 
     def __init__(self, path: str, url: str, short_side: int = 0) -> None:
-        self._av: Any = require("av", "video")
+        self._av: Any = require("av")
         self.path, self._url, self._short_side = path, url, short_side
         self._reformatter = self._av.video.reformatter.VideoReformatter()
         self._container: Any = None

@@ -59,7 +59,7 @@ class DecordVideo:
 
 
 def _decord() -> ModuleType:
-    decord = require("decord", "decord")
+    decord = require("decord")
     decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's chatter; what matters comes as an exception
     return decord
 

@@ -28,7 +28,7 @@ class ImageFolder:
     def _image(self, index: int) -> np.ndarray:
         name = self.template.format(index + self.start)
         try:
-            with require("PIL.Image", "video").open(os.path.join(self.path, name)) as file:
+            with require("PIL.Image").open(os.path.join(self.path, name)) as file:
                 return np.asarray(file.convert("RGB"))
         except ImportError:
             raise

@@ -27,7 +27,7 @@ def encode_video(entry: VideoEntry, target: Path, short_side: int, gop: int) -> 
     `short_side`; a key frame every `gop` frames; x264's `fastdecode` tuning (no loop filter, no CABAC).
     Errors: `VideoError` if it cannot be read to its end, or if the result does not have its number of frames.
     """
-    av = require("av", "video")
+    av = require("av")
     name, url = locate(entry)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(target.name + ".part")

@@ -122,7 +122,7 @@ def _some(items: list[str], limit: int = 8) -> str:
 
 def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
-        safetensors, load_file = require("safetensors", "hf"), require("safetensors.torch", "hf").load_file
+        safetensors, load_file = require("safetensors"), require("safetensors.torch").load_file
         try:
             return load_file(path)
         except safetensors.SafetensorError as error:
