@@ -8,11 +8,11 @@ import torch
 
 from videomae_fast.data import (
     Annotations,
+    BadVideo,
     ClipBatch,
     ClipDataset,
     UnreadableVideosError,
     VideoEntry,
-    VideoProblem,
     collate,
     make_loader,
     read_annotations,
@@ -32,7 +32,7 @@ def test_a_sample(clips: Path) -> None:
     sample = dataset_of(clips)[(1, 21)]
     assert sample.clips.shape == (2, 3, 4, 32, 32) and sample.clips.resize == "antialias"
     assert sample.sample.dtype == torch.int64 and sample.sample.tolist() == [42, 43]
-    assert sample.problems == [] and sample.seconds > 0
+    assert sample.bad_videos == [] and sample.seconds > 0
 
 
 def test_every_video_gives_clips_of_the_wanted_size(clips: Path) -> None:
@@ -40,7 +40,7 @@ def test_every_video_gives_clips_of_the_wanted_size(clips: Path) -> None:
     assert len(dataset) == 8
     for index in range(len(dataset)):
         sample = dataset[(index, index)]
-        assert sample.clips.shape == (2, 3, 4, 24, 40) and not sample.problems
+        assert sample.clips.shape == (2, 3, 4, 24, 40) and not sample.bad_videos
 
 
 def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable) -> None:
@@ -104,18 +104,18 @@ def test_unreadable_videos_are_replaced_and_named(clips: Path, bad_clips: Path) 
     for number in range(30):
         sample, again = dataset[(1, number)], dataset[(1, number)]
         assert sample.clips.shape == (2, 3, 4, 32, 32) and sample.sample.tolist() == [2 * number, 2 * number + 1]
-        assert sample.problems[0] == VideoProblem(str(bad_clips / "empty.mp4"), "the file is empty (0 bytes)")
-        assert len({problem.path for problem in sample.problems}) == len(sample.problems)  # none is tried twice
-        assert torch.equal(sample.clips.frames, again.clips.frames) and sample.problems == again.problems
+        assert sample.bad_videos[0] == BadVideo(str(bad_clips / "empty.mp4"), "the file is empty (0 bytes)")
+        assert len({bad_video.path for bad_video in sample.bad_videos}) == len(sample.bad_videos)  # none is tried twice
+        assert torch.equal(sample.clips.frames, again.clips.frames) and sample.bad_videos == again.bad_videos
         drawn = dataset.draw(1, number)
-        assert drawn.problems == sample.problems and drawn.index >= 4
-    assert {len(dataset[(1, number)].problems) for number in range(30)} >= {1, 2}
+        assert drawn.bad_videos == sample.bad_videos and drawn.index >= 4
+    assert {len(dataset[(1, number)].bad_videos) for number in range(30)} >= {1, 2}
 
 
 def test_missing_frames_are_replaced_too(clips: Path, tmp_path: Path) -> None:
     entries = [VideoEntry(str(tmp_path), 1, 8), VideoEntry(str(clips / "h264.mp4"))]
     sample = ClipDataset(Annotations(entries), **OPTIONS)[(0, 0)]  # type: ignore[arg-type]
-    assert sample.problems == [VideoProblem(str(tmp_path), "img_00001.jpg: no such frame")]
+    assert sample.bad_videos == [BadVideo(str(tmp_path), "img_00001.jpg: no such frame")]
 
 
 def test_nothing_readable_is_an_error_that_names_all(bad_clips: Path) -> None:
@@ -159,20 +159,20 @@ def test_bad_arguments(change: dict, message: str) -> None:
         ClipDataset(**options)
 
 
-def make_sample(number: int, problems: list[VideoProblem]) -> ClipBatch:
+def make_sample(number: int, bad_videos: list[BadVideo]) -> ClipBatch:
     frames = torch.full((1, 4, 4 + number, 3), number, dtype=torch.uint8)
     clips = crop_clips([frames], [0, 0], [(0, 0, 4, 4)] * 2, [False] * 2, (4, 4))
-    return ClipBatch(clips, torch.tensor([2 * number, 2 * number + 1]), problems, 0.25 * number)
+    return ClipBatch(clips, torch.tensor([2 * number, 2 * number + 1]), bad_videos, 0.25 * number)
 
 
 def test_collate_and_to() -> None:
-    problem = VideoProblem("a.mp4", "gone")
-    batch = collate([make_sample(1, [problem]), make_sample(2, [])])
+    bad_video = BadVideo("a.mp4", "gone")
+    batch = collate([make_sample(1, [bad_video]), make_sample(2, [])])
     assert batch.clips.shape == (4, 3, 1, 4, 4)
     torch.testing.assert_close(pixels(batch.clips).mean((1, 2)), torch.tensor([1.0, 1, 2, 2]))
-    assert batch.sample.tolist() == [2, 3, 4, 5] and batch.problems == [problem] and batch.seconds == 0.75
+    assert batch.sample.tolist() == [2, 3, 4, 5] and batch.bad_videos == [bad_video] and batch.seconds == 0.75
     moved = batch.to("meta", non_blocking=True)
-    assert isinstance(moved, ClipBatch) and moved.problems == [problem]
+    assert isinstance(moved, ClipBatch) and moved.bad_videos == [bad_video]
     assert moved.clips.device.type == moved.clips.weights.device.type == moved.sample.device.type == "meta"
 
 
@@ -192,5 +192,5 @@ def test_real_clips_in_the_lists(extra_clips: Path) -> None:
     for index in range(len(dataset)):
         sample = dataset[(index, index)]
         assert sample.clips.shape == (2, 3, 4, 32, 32)
-        if sample.problems:
-            assert sample.problems[0].path == annotations[index].path
+        if sample.bad_videos:
+            assert sample.bad_videos[0].path == annotations[index].path

@@ -102,7 +102,7 @@ def assert_equal(ours: list[ClipBatch], theirs: list[ClipBatch]) -> None:
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a.clips.frames, b.clips.frames) and torch.equal(a.clips.geometry, b.clips.geometry)
-        assert torch.equal(a.sample, b.sample) and a.problems == b.problems
+        assert torch.equal(a.sample, b.sample) and a.bad_videos == b.bad_videos
 
 
 def test_batches_are_the_same_for_any_number_of_workers(dataset: ClipDataset, clips: Path) -> None:
@@ -110,7 +110,7 @@ def test_batches_are_the_same_for_any_number_of_workers(dataset: ClipDataset, cl
     open_video(clips / "h264.mp4").frames([3])
     expected = batches(dataset)
     assert expected[0].clips.shape == (6, 3, 2, 16, 16)
-    assert any(batch.problems for batch in expected)  # replacement is part of what must not differ
+    assert any(batch.bad_videos for batch in expected)  # replacement is part of what must not differ
     for workers in (1, 2):
         assert_equal(batches(dataset, workers=workers), expected)
 

@@ -1,6 +1,6 @@
 """Video clips for pre-training: annotations, readers, sampling, crops, and a loader that resumes exactly."""
 
-from .bad_videos import ProblemLog, UnreadableVideosError, VideoProblem
+from .bad_videos import BadVideo, BadVideoLog, UnreadableVideosError
 from .crops import Crop, CropBox, cut_clips, multi_scale_crop_box, random_resized_crop_box
 from .dataset import ClipBatch, ClipDataset, Draw, collate
 from .loader import StepSampler, make_loader
@@ -15,18 +15,18 @@ from .sources.mixture import Mixture, VideoSource, read_mixture
 __all__ = [
     "DEFAULT_READER",
     "Annotations",
+    "BadVideo",
+    "BadVideoLog",
     "ClipBatch",
     "ClipDataset",
     "Crop",
     "CropBox",
     "Draw",
     "Mixture",
-    "ProblemLog",
     "StepSampler",
     "UnreadableVideosError",
     "VideoEntry",
     "VideoError",
-    "VideoProblem",
     "VideoReader",
     "VideoSource",
     "collate",

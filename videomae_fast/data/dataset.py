@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from videomae_kernels import CroppedClips, cat_clips
 from videomae_kernels.ops.cropped_clips import RESIZES
 
-from .bad_videos import UnreadableVideosError, VideoProblem
+from .bad_videos import BadVideo, UnreadableVideosError
 from .crops import CROP_BOXES, Crop, cut_clips
 from .readers import DEFAULT_READER, VideoError, check_reader, open_entry
 from .sampling import frame_indices
@@ -27,7 +27,7 @@ class ClipBatch:
 
     clips: CroppedClips
     sample: torch.Tensor  # (B,) int64
-    problems: list[VideoProblem] = field(default_factory=list)
+    bad_videos: list[BadVideo] = field(default_factory=list)
     seconds: float = 0.0  # of work that it took to make
 
     def pin_memory(self) -> "ClipBatch":
@@ -46,7 +46,7 @@ class Draw:
     frame_numbers: np.ndarray  # (T,) int64
     frames: torch.Tensor  # uint8 (T, height, width, 3)
     crops: list[Crop]  # R
-    problems: list[VideoProblem]  # of the videos that this one replaces
+    bad_videos: list[BadVideo]  # of the videos that this one replaces
 
 
 def collate(batches: Sequence[ClipBatch]) -> ClipBatch:
@@ -54,7 +54,7 @@ def collate(batches: Sequence[ClipBatch]) -> ClipBatch:
     return ClipBatch(
         cat_clips([batch.clips for batch in batches]),
         torch.cat([batch.sample for batch in batches]),
-        [problem for batch in batches for problem in batch.problems],
+        [bad_video for batch in batches for bad_video in batch.bad_videos],
         sum(batch.seconds for batch in batches),
     )
 
@@ -76,7 +76,7 @@ class ClipDataset(Dataset[ClipBatch]):
     max_replacements: how many other videos to try when one cannot be read, before giving up.
 
     Errors: ValueError for a bad argument; on reading, `UnreadableVideosError` when the video and `max_replacements`
-    others (or all there are) cannot be read. Each video that was replaced is listed in the sample's `problems`.
+    others (or all there are) cannot be read. Each video that was replaced is listed in the sample's `bad_videos`.
     Source: HybridVideoMAE in datasets/pretrain_datasets.py of VideoMAEv2, which replaces without saying so.
     """
 
@@ -128,12 +128,12 @@ class ClipDataset(Dataset[ClipBatch]):
         clips = cut_clips(drawn.frames, drawn.crops, self.size, self.resize)
         first = sample_number * self.crops_per_video
         numbers = torch.arange(first, first + self.crops_per_video)
-        return ClipBatch(clips, numbers, drawn.problems, time.perf_counter() - start)
+        return ClipBatch(clips, numbers, drawn.bad_videos, time.perf_counter() - start)
 
     def draw(self, index: int, sample_number: int) -> Draw:
         """The frames and crops of a sample, from video `index` or, if that cannot be read, from another."""
         tried: set[int] = set()
-        problems: list[VideoProblem] = []
+        bad_videos: list[BadVideo] = []
         for attempt in range(min(self.max_replacements + 1, len(self.annotations))):
             rng = sample_rng(self.seed, sample_number, attempt)
             while index in tried:
@@ -141,12 +141,12 @@ class ClipDataset(Dataset[ClipBatch]):
             try:
                 numbers, frames = self.decode(index, rng)
             except VideoError as error:
-                problems.append(VideoProblem(error.path, error.reason))
+                bad_videos.append(BadVideo(error.path, error.reason))
                 tried.add(index)
                 continue
-            return Draw(index, numbers, frames, self._draw_crops(frames, rng), problems)
-        listed = "".join(f"\n  {problem.path}: {problem.reason}" for problem in problems)
-        raise UnreadableVideosError(f"{len(problems)} videos in a row could not be read:{listed}")
+            return Draw(index, numbers, frames, self._draw_crops(frames, rng), bad_videos)
+        listed = "".join(f"\n  {bad_video.path}: {bad_video.reason}" for bad_video in bad_videos)
+        raise UnreadableVideosError(f"{len(bad_videos)} videos in a row could not be read:{listed}")
 
     def decode(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor]:
         """Numbers (T,) and pixels uint8 (T, height, width, 3) of a clip's frames; `VideoError` if unreadable."""

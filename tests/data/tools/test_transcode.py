@@ -21,8 +21,8 @@ def test_a_list(kinds: Path, bad_clips: Path, tmp_path: Path) -> None:
         tmp_path / "list.csv", tmp_path / "new", kinds, short_side=48, gop=16, **options
     )
     first = call(workers=2)
-    assert (first.written, first.present, len(first.problems)) == (2, 0, 1)
-    assert first.problems[0].path == str(bad_clips / "garbage.mp4")
+    assert (first.written, first.present, len(first.bad_videos)) == (2, 0, 1)
+    assert first.bad_videos[0].path == str(bad_clips / "garbage.mp4")
     assert first.list_file.read_text() == "h264.mp4 5 x\nmjpeg.avi.mp4  7\nh264.mp4 8\n"
     assert [open_video(entry.path).frames(np.array([0])).shape for entry in read_annotations(first.list_file)] == [
         (1, 48, 64, 3)
@@ -30,10 +30,10 @@ def test_a_list(kinds: Path, bad_clips: Path, tmp_path: Path) -> None:
     sizes = [(kinds / name).stat().st_size for name in ("h264.mp4", "mjpeg.avi")]
     assert first.bytes_before == sum(sizes) and first.bytes_after > 0
     assert first.clips_per_second_before > 0 and first.clips_per_second_after > 0
-    assert "2 videos written, 0 were there, 1 could not be read" in first.summary() and "garbage.mp4" in first.summary()
+    assert "2 videos written, 0 existed, 1 could not be read" in first.summary() and "garbage.mp4" in first.summary()
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "new").rglob("*.mp4")}
     second = call()
-    assert (second.written, second.present, len(second.problems)) == (0, 2, 1)
+    assert (second.written, second.present, len(second.bad_videos)) == (0, 2, 1)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "new").rglob("*.mp4")} == written
     assert list((tmp_path / "new").rglob("*.part")) == []
 
@@ -65,9 +65,9 @@ def test_crashes(kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "list.csv").write_text("mjpeg.avi 5\nh264.mp4 6\nmpeg4.avi 7\n")
     done = transcode(tmp_path / "list.csv", tmp_path / "new", kinds, short_side=48, workers=2)
     assert done.list_file.read_text() == "h264.mp4 6\nmpeg4.avi.mp4 7\n" and done.written == 2
-    (problem,) = done.problems
-    assert problem.path == str(kinds / "mjpeg.avi")
-    assert problem.reason.startswith("the process that read it died (signal 9, ")
+    (bad_video,) = done.bad_videos
+    assert bad_video.path == str(kinds / "mjpeg.avi")
+    assert bad_video.reason.startswith("the process that read it died (signal 9, ")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["h264.mp4", "list.txt", "mpeg4.avi.mp4"]
     assert done.clips_per_second_before > 0 and done.clips_per_second_after > 0
 
@@ -83,7 +83,7 @@ def test_shards_and_folders(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "old" / "in" / "a.mkv").unlink()
     (tmp_path / "list.csv").write_text("b.tar\nin/a.mkv\n")
     again = transcode(tmp_path / "list.csv", tmp_path / "new", tmp_path / "old")
-    assert again.present == 2 and again.problems == []  # what is done stays, its original may go
+    assert again.present == 2 and again.bad_videos == []  # what is done stays, its original may go
     assert again.bytes_before == (clips / "more" / "seven.mp4").stat().st_size
 
 
