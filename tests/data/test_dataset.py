@@ -11,8 +11,9 @@ from videomae_fast.data import (
     BadVideo,
     ClipBatch,
     ClipDataset,
+    FrameFolder,
     UnreadableVideosError,
-    VideoEntry,
+    VideoFile,
     collate,
     make_loader,
     read_annotations,
@@ -24,7 +25,7 @@ OPTIONS = {"num_frames": 4, "frame_stride": 2, "size": (32, 32), "crops_per_vide
 
 
 def dataset_of(*folders: Path, **changes: object) -> ClipDataset:
-    entries = [VideoEntry(entry.path) for folder in folders for entry in read_annotations(folder)]
+    entries = [VideoFile(entry.path) for folder in folders for entry in read_annotations(folder)]
     return ClipDataset(Annotations(entries), **{**OPTIONS, **changes})  # type: ignore[arg-type]
 
 
@@ -113,7 +114,7 @@ def test_unreadable_videos_are_replaced_and_named(clips: Path, bad_clips: Path) 
 
 
 def test_missing_frames_are_replaced_too(clips: Path, tmp_path: Path) -> None:
-    entries = [VideoEntry(str(tmp_path), 1, 8), VideoEntry(str(clips / "h264.mp4"))]
+    entries = [FrameFolder(str(tmp_path), 1, 8), VideoFile(str(clips / "h264.mp4"))]
     sample = ClipDataset(Annotations(entries), **OPTIONS)[(0, 0)]  # type: ignore[arg-type]
     assert sample.bad_videos == [BadVideo(str(tmp_path), "img_00001.jpg: no such frame")]
 
@@ -154,7 +155,7 @@ def test_missing_package_is_fatal(clips: Path, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_bad_arguments(change: dict, message: str) -> None:
-    options = {"annotations": Annotations([VideoEntry("a.mp4")]), **OPTIONS, **change}
+    options = {"annotations": Annotations([VideoFile("a.mp4")]), **OPTIONS, **change}
     with pytest.raises(ValueError, match=message):
         ClipDataset(**options)
 

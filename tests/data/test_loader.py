@@ -16,7 +16,7 @@ from videomae_fast.data import (
     Mixture,
     StepSampler,
     UnreadableVideosError,
-    VideoEntry,
+    VideoFile,
     VideoSource,
     collate,
     make_loader,
@@ -31,12 +31,12 @@ OPTIONS = {"num_frames": 2, "frame_stride": 2, "size": (16, 16), "crops_per_vide
 @pytest.fixture(scope="module")
 def dataset(clips: Path, bad_clips: Path) -> ClipDataset:
     """Eight good videos and four bad ones."""
-    entries = [VideoEntry(entry.path) for folder in (clips, bad_clips) for entry in read_annotations(folder)]
+    entries = [VideoFile(entry.path) for folder in (clips, bad_clips) for entry in read_annotations(folder)]
     return ClipDataset(Annotations(entries), **OPTIONS)  # type: ignore[arg-type]
 
 
 def videos(count: int) -> Mixture:
-    return Mixture([VideoSource(Annotations([VideoEntry(f"{i}.mp4") for i in range(count)]))])
+    return Mixture([VideoSource(Annotations([VideoFile(f"{i}.mp4") for i in range(count)]))])
 
 
 def test_sampler_shuffles_each_epoch_without_repeats() -> None:

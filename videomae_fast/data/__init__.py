@@ -7,7 +7,7 @@ from .loader import StepSampler, make_loader
 from .readers import DEFAULT_READER, VideoError, VideoReader, open_entry, open_video
 from .sampling import frame_indices
 from .seeding import sample_rng
-from .sources.annotations import Annotations, VideoEntry
+from .sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
 from .sources.demo import demo_folder
 from .sources.lists import read_annotations
 from .sources.mixture import Mixture, VideoSource, read_mixture
@@ -22,11 +22,14 @@ __all__ = [
     "Crop",
     "CropBox",
     "Draw",
+    "FrameFolder",
     "Mixture",
     "StepSampler",
+    "TarMember",
     "UnreadableVideosError",
     "VideoEntry",
     "VideoError",
+    "VideoFile",
     "VideoReader",
     "VideoSource",
     "collate",

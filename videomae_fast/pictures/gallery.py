@@ -64,8 +64,7 @@ def first_sample(config: PretrainConfig) -> Sample:
     dataset = make_dataset(config)
     drawn = dataset.draw(int(dataset.annotations.order(config.seed, 0)[0]), 0)
     clips = cut_clips(drawn.frames, drawn.crops, dataset.size, dataset.resize)
-    entry = dataset.annotations[drawn.index]
-    path = f"{entry.path}/{entry.member}" if entry.member else entry.path  # a tar file and its member, or a video
+    path = dataset.annotations[drawn.index].name
     return Sample(
         clips, plan_for(config, torch.arange(config.crops_per_video)), config.model_config().patch, drawn, path
     )

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from tests.data import files
-from videomae_fast.data import VideoEntry, VideoError, open_video
+from videomae_fast.data import VideoError, VideoFile, open_video
 from videomae_fast.data.tools import encode
 from videomae_fast.data.tools.encode import encode_video
 
 
 @pytest.mark.parametrize("name", [*files.KINDS, *files.DERIVED])
 def test_every_frame_is_there_and_looks_the_same(kinds: Path, tmp_path: Path, name: str) -> None:
-    encode_video(VideoEntry(str(kinds / name)), tmp_path / "new.mp4", 1000, 8)
+    encode_video(VideoFile(str(kinds / name)), tmp_path / "new.mp4", 1000, 8)
     with closing(open_video(kinds / name)) as old, closing(open_video(tmp_path / "new.mp4")) as new:
         assert new.num_frames == old.num_frames
         before, after = (video.frames(np.arange(video.num_frames)) for video in (old, new))
@@ -27,7 +27,7 @@ def test_every_frame_is_there_and_looks_the_same(kinds: Path, tmp_path: Path, na
 
 
 def test_size_groups_and_times(kinds: Path, tmp_path: Path) -> None:
-    encode_video(VideoEntry(str(kinds / "vfr.mp4")), tmp_path / "new.mp4", 48, 5)
+    encode_video(VideoFile(str(kinds / "vfr.mp4")), tmp_path / "new.mp4", 48, 5)
     with av.open(str(tmp_path / "new.mp4")) as new, av.open(str(kinds / "vfr.mp4")) as old:
         keys = [index for index, frame in enumerate(new.decode(video=0)) if frame.key_frame]
         assert keys[0] == 0 and max(np.diff([*keys, 60])) <= 5
@@ -43,7 +43,7 @@ def test_a_process_may_fork_afterwards(kinds: Path, tmp_path: Path) -> None:
     gc.collect()
     gc.disable()
     try:
-        encode_video(VideoEntry(str(kinds / "rotated.mp4")), tmp_path / "new.mp4", 48, 8)
+        encode_video(VideoFile(str(kinds / "rotated.mp4")), tmp_path / "new.mp4", 48, 8)
         child = multiprocessing.get_context("fork").Process(target=gc.collect)
         child.start()
         child.join(30)
@@ -58,5 +58,5 @@ def test_a_result_that_lost_frames_is_not_kept(clips: Path, tmp_path: Path, monk
     whole: Callable = encode._encode
     monkeypatch.setattr(encode, "_encode", lambda *arguments: whole(*arguments) + 1)
     with pytest.raises(VideoError, match="61 frames became 60"):
-        encode_video(VideoEntry(str(clips / "h264.mp4")), tmp_path / "x.mp4", 64, 8)
+        encode_video(VideoFile(str(clips / "h264.mp4")), tmp_path / "x.mp4", 64, 8)
     assert not list(tmp_path.iterdir())

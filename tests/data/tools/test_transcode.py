@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from videomae_fast.data import VideoEntry, VideoError, open_video, read_annotations
+from videomae_fast.data import VideoEntry, VideoError, VideoFile, open_video, read_annotations
 from videomae_fast.data.tools import encode
 from videomae_fast.data.tools import transcode as module
 from videomae_fast.data.tools.check import VideoCheck
@@ -106,5 +106,5 @@ def test_errors(clips: Path, bad_clips: Path, tmp_path: Path, monkeypatch: pytes
         transcode(tmp_path / "list.csv", tmp_path / "new")
     for name in ("audio.mp4", "half.mp4", "gone.mp4"):
         with pytest.raises(VideoError, match=r"no video stream|cannot be encoded|no such file"):
-            encode_video(VideoEntry(str(bad_clips / name)), tmp_path / "x.mp4", 64, 8)
+            encode_video(VideoFile(str(bad_clips / name)), tmp_path / "x.mp4", 64, 8)
     assert not list(tmp_path.glob("x.mp4*"))

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 
-from ..sources.annotations import VideoEntry
+from ..sources.annotations import FrameFolder, TarMember, VideoEntry, VideoFile
 from .av import AvVideo
 from .base import VideoError, VideoReader
 from .decord import DecordVideo
@@ -59,7 +59,7 @@ def open_video(path: str | os.PathLike, reader: str = DEFAULT_READER, short_side
         VideoError: the file is missing, is empty, cannot be decoded or has no frames.
     """
     check_reader(reader, short_side)
-    return _open(*locate(VideoEntry(os.fspath(path))), reader, short_side)
+    return _open(*locate(VideoFile(os.fspath(path))), reader, short_side)
 
 
 def open_entry(
@@ -82,12 +82,12 @@ def open_entry(
         VideoError: as `open_video`; also if the folder of frames is missing, or a tar file is shorter than it was.
     """
     check_reader(reader, short_side)
-    if entry.total >= 0:
-        return ImageFolder(entry.path, entry.start, entry.total, template)
+    if isinstance(entry, FrameFolder):
+        return ImageFolder(entry.path, entry.start, entry.num_frames, template)
     return _open(*locate(entry), reader, short_side)
 
 
-def locate(entry: VideoEntry) -> tuple[str, str]:
+def locate(entry: VideoFile | TarMember) -> tuple[str, str]:
     """Find the bytes of a video.
 
     Args:
@@ -99,15 +99,15 @@ def locate(entry: VideoEntry) -> tuple[str, str]:
     Raises:
         VideoError: the file is missing, is a folder or is empty, or a tar file ends before its member does.
     """
-    path, url = entry.path, os.path.abspath(entry.path)  # FFmpeg would take 'a:b.mp4' for a protocol
-    name = f"{path}/{entry.member}" if entry.member else path
+    path, name, url = entry.path, entry.name, os.path.abspath(entry.path)  # FFmpeg takes 'a:b.mp4' for a protocol
     if not os.path.isfile(path):
         raise VideoError(name, "is a folder, not a file" if os.path.isdir(path) else "no such file")
-    size, end = os.path.getsize(path), entry.start + entry.size
+    size = os.path.getsize(path)
     if size == 0:
         raise VideoError(name, "the file is empty (0 bytes)")
-    if not entry.member:
+    if isinstance(entry, VideoFile):
         return name, url
+    end = entry.start + entry.size
     if size < end or entry.size == 0:
         raise VideoError(name, "is empty" if entry.size == 0 else f"the tar file has {size} bytes, it ends at {end}")
     return name, f"subfile,,start,{entry.start},end,{end},,:{url}"  # read in place: nothing is unpacked

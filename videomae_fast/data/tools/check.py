@@ -14,7 +14,7 @@ from ..._files import atomic_write
 from ..readers import DEFAULT_READER, IMAGE_TEMPLATE, AvVideo, VideoError, check_reader, open_entry
 from ..sampling import frame_indices
 from ..seeding import sample_rng
-from ..sources.annotations import VideoEntry
+from ..sources.annotations import FrameFolder, TarMember, VideoEntry
 from ..sources.lists import read_lines
 from ..sources.mixture import read_mixture
 from .process_pool import parallel_map
@@ -165,16 +165,12 @@ def check_video(
         codec, seconds = _codec_and_seconds(entry)
     except VideoError as error:
         return unreadable(entry, error.reason)
-    return VideoCheck(_name(entry), "", codec, width, height, frames, seconds, spent)
+    return VideoCheck(entry.name, "", codec, width, height, frames, seconds, spent)
 
 
 def unreadable(entry: VideoEntry, reason: str) -> VideoCheck:
     """The check of a video that cannot be read."""
-    return VideoCheck(_name(entry), reason)
-
-
-def _name(entry: VideoEntry) -> str:
-    return f"{entry.path}/{entry.member}" if entry.member else entry.path
+    return VideoCheck(entry.name, reason)
 
 
 def _check_task(task: tuple[VideoEntry, str, str, int, int]) -> VideoCheck:
@@ -182,7 +178,7 @@ def _check_task(task: tuple[VideoEntry, str, str, int, int]) -> VideoCheck:
 
 
 def _codec_and_seconds(entry: VideoEntry) -> tuple[str, float]:
-    if entry.total >= 0:
+    if isinstance(entry, FrameFolder):
         return "images", 0.0
     video = open_entry(entry, "av")
     assert isinstance(video, AvVideo)
@@ -203,8 +199,8 @@ class _CleanList:
 
     def write(self, videos: list[VideoCheck]) -> None:
         good = [pair for pair, video in zip(self.lines, videos, strict=True) if not video.reason]
-        files = [line for line, entry in good if not entry.member]
-        shards = dict.fromkeys(line for line, entry in good if entry.member)
+        files = [line for line, entry in good if not isinstance(entry, TarMember)]
+        shards = dict.fromkeys(line for line, entry in good if isinstance(entry, TarMember))
         self._check_absent()  # the check may have taken hours
         with atomic_write(self.path) as partial:
             text = "".join(f"{os.path.join(self.prefix, line)}\n" for line in (*files, *shards))

@@ -12,7 +12,7 @@ from typing import Any
 from ..._files import atomic_write
 from ..._optional import require
 from ..readers import VideoError, locate, open_video
-from ..sources.annotations import VideoEntry
+from ..sources.annotations import TarMember, VideoFile
 
 _CRF = "20"  # a little finer than x264's default of 23, because these pixels were compressed before
 _LIMITED = 1  # AVCOL_RANGE_MPEG: luma from 16 to 235
@@ -20,7 +20,7 @@ _ANY_TYPE = 0  # AV_PICTURE_TYPE_NONE: the encoder chooses the frame type, whate
 _TRANSPOSES = {90: ("cclock",), -90: ("clock",), 180: ("clock", "clock"), -180: ("clock", "clock")}  # by rotation
 
 
-def encode_video(entry: VideoEntry, target: Path, short_side: int, gop: int) -> None:
+def encode_video(entry: VideoFile | TarMember, target: Path, short_side: int, gop: int) -> None:
     """Write a video as H.264 in MP4.
 
     The new video has one frame for each frame that a player shows, with its time; rotation is applied; there is no

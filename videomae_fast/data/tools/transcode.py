@@ -1,7 +1,7 @@
 """Encode the videos of a list again so that they decode fast, and write the list of the new videos."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,13 +9,14 @@ from pathlib import Path
 from ..._files import atomic_write, partial_path
 from ..bad_videos import BadVideo
 from ..readers import VideoError
-from ..sources.annotations import Annotations, VideoEntry
+from ..sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
 from ..sources.lists import read_lines
 from .check import DataCheck, check_video, unreadable
 from .encode import encode_video
 from .process_pool import parallel_map
 
 LIST_NAME = "list.txt"
+_Encodable = VideoFile | TarMember
 _MEASURED = 32  # videos, evenly spread, whose decoding is timed before and after
 
 
@@ -124,18 +125,21 @@ def transcode(
         len(good) - present,
         present,
         list(failed.values()),
-        sum(entry.size or os.path.getsize(entry.path) for _, entry in existing),
+        sum(_size(entry) for _, entry in existing),
         sum(os.path.getsize(target) for target, _ in existing),
         _clips_per_second([entry for _, entry in measured], workers),
-        _clips_per_second([VideoEntry(str(target)) for target, _ in measured], workers),
+        _clips_per_second([VideoFile(str(target)) for target, _ in measured], workers),
         list_file,
     )
 
 
-def _jobs(targets: list[Path], entries: Annotations) -> dict[Path, VideoEntry]:
+def _jobs(targets: list[Path], entries: Annotations) -> dict[Path, _Encodable]:
     """The video to encode for each new file; ValueError if two videos would get the same path."""
-    jobs: dict[Path, VideoEntry] = {}
-    for target, entry in zip(targets, entries, strict=True):
+    jobs: dict[Path, _Encodable] = {}
+    for target, labelled in zip(targets, entries, strict=True):
+        if isinstance(labelled, FrameFolder):
+            raise ValueError(f"{labelled.path} is a raw-frame folder: only videos can be encoded again")
+        entry = labelled._replace(label=None)  # a list may name a video twice, with different labels
         if jobs.setdefault(target, entry) != entry:
             raise ValueError(f"{jobs[target].path} and {entry.path} would both be written to {target}")
     return jobs
@@ -143,9 +147,8 @@ def _jobs(targets: list[Path], entries: Annotations) -> dict[Path, VideoEntry]:
 
 def _new_path(entry: VideoEntry) -> Path:
     """Path of the new video, below the output folder."""
-    if entry.total >= 0:
-        raise ValueError(f"{entry.path} is a raw-frame folder: only videos can be encoded again")
-    parts = [part for part in Path(entry.path, entry.member).parts if part not in ("..", os.sep)]
+    inside = entry.member if isinstance(entry, TarMember) else ""
+    parts = [part for part in Path(entry.path, inside).parts if part not in ("..", os.sep)]
     path = Path(*parts)
     return path if path.suffix == ".mp4" else path.with_name(path.name + ".mp4")
 
@@ -155,7 +158,11 @@ def _rest(line: str, entry: VideoEntry) -> str:
     return line[len(entry.path) :]
 
 
-def _encode_job(job: tuple[Path, VideoEntry], short_side: int, gop: int) -> tuple[Path, BadVideo | None]:
+def _size(entry: _Encodable) -> int:
+    return entry.size if isinstance(entry, TarMember) else os.path.getsize(entry.path)
+
+
+def _encode_job(job: tuple[Path, _Encodable], short_side: int, gop: int) -> tuple[Path, BadVideo | None]:
     target, entry = job
     try:
         if not target.exists():
@@ -165,12 +172,12 @@ def _encode_job(job: tuple[Path, VideoEntry], short_side: int, gop: int) -> tupl
     return target, None
 
 
-def _job_died(job: tuple[Path, VideoEntry], reason: str) -> tuple[Path, BadVideo | None]:
+def _job_died(job: tuple[Path, _Encodable], reason: str) -> tuple[Path, BadVideo | None]:
     target, entry = job
     partial_path(target).unlink(missing_ok=True)  # the process that wrote it can no longer remove it
     return target, BadVideo(unreadable(entry, reason).path, reason)
 
 
-def _clips_per_second(entries: list[VideoEntry], workers: int) -> float:
+def _clips_per_second(entries: Sequence[VideoEntry], workers: int) -> float:
     """Measured one video at a time; in another process if `workers` allow, because a decoder may crash here too."""
     return DataCheck(list(parallel_map(check_video, entries, min(workers, 1), unreadable))).clips_per_second
