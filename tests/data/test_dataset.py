@@ -9,13 +9,11 @@ import torch
 from videomae_fast.data import (
     Annotations,
     BadVideo,
-    ClipBatch,
     ClipDataset,
     FrameFolder,
     UnreadableVideosError,
     VideoFile,
     collate,
-    make_loader,
     read_annotations,
 )
 from videomae_fast.data.readers import AvVideo
@@ -95,7 +93,7 @@ def test_a_sample_is_a_function_of_seed_and_number(crop: str, clips: Path) -> No
     assert not torch.equal(drawn, pixels(dataset_of(clips, seed=4, **options)[(0, 5)].clips))
 
 
-def test_crops_are_mirrored_only_when_asked(clips: Path) -> None:
+def test_crops_are_flipped_only_when_asked(clips: Path) -> None:
     plain, flipped = (dataset_of(clips, hflip=hflip, crops_per_video=40).draw(0, 0).crops for hflip in (False, True))
     assert not any(crop.flipped for crop in plain) and 8 < sum(crop.flipped for crop in flipped) < 32
 
@@ -111,6 +109,24 @@ def test_unreadable_videos_are_replaced_and_named(clips: Path, bad_clips: Path) 
         drawn = dataset.draw(1, number)
         assert drawn.bad_videos == sample.bad_videos and drawn.index >= 4
     assert {len(dataset[(1, number)].bad_videos) for number in range(30)} >= {1, 2}
+
+
+def test_labels_are_those_of_the_videos_shown(clips: Path, bad_clips: Path) -> None:
+    videos = [
+        VideoFile(str(bad_clips / "empty.mp4"), 7),
+        VideoFile(str(clips / "h264.mp4")),
+        VideoFile(str(clips / "mjpeg.avi"), 2**40),
+    ]
+    dataset = ClipDataset(Annotations(videos), **OPTIONS)  # type: ignore[arg-type]
+    expected = {1: -1, 2: 2**40}
+    for number in range(12):
+        label = dataset[(0, number)].label
+        assert label is not None and label.dtype == torch.int64
+        assert label.tolist() == [expected[dataset.draw(0, number).index]] * 2  # not that of the bad video
+    assert {dataset.draw(0, number).index for number in range(12)} == {1, 2}
+    batch = collate([dataset[(2, 0)], dataset[(1, 1)]])
+    assert batch.label is not None and batch.label.tolist() == [2**40] * 2 + [-1] * 2
+    assert dataset_of(clips)[(0, 0)].label is None
 
 
 def test_missing_frames_are_replaced_too(clips: Path, tmp_path: Path) -> None:
@@ -158,32 +174,6 @@ def test_bad_arguments(change: dict, message: str) -> None:
     options = {"annotations": Annotations([VideoFile("a.mp4")]), **OPTIONS, **change}
     with pytest.raises(ValueError, match=message):
         ClipDataset(**options)
-
-
-def make_sample(number: int, bad_videos: list[BadVideo]) -> ClipBatch:
-    frames = torch.full((1, 4, 4 + number, 3), number, dtype=torch.uint8)
-    clips = crop_clips([frames], [0, 0], [(0, 0, 4, 4)] * 2, [False] * 2, (4, 4))
-    return ClipBatch(clips, torch.tensor([2 * number, 2 * number + 1]), bad_videos, 0.25 * number)
-
-
-def test_collate_and_to() -> None:
-    bad_video = BadVideo("a.mp4", "gone")
-    batch = collate([make_sample(1, [bad_video]), make_sample(2, [])])
-    assert batch.clips.shape == (4, 3, 1, 4, 4)
-    torch.testing.assert_close(pixels(batch.clips).mean((1, 2)), torch.tensor([1.0, 1, 2, 2]))
-    assert batch.sample.tolist() == [2, 3, 4, 5] and batch.bad_videos == [bad_video] and batch.seconds == 0.75
-    moved = batch.to("meta", non_blocking=True)
-    assert isinstance(moved, ClipBatch) and moved.bad_videos == [bad_video]
-    assert moved.clips.device.type == moved.clips.weights.device.type == moved.sample.device.type == "meta"
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinning needs CUDA")
-def test_pin_memory(clips: Path) -> None:
-    batch = next(iter(make_loader(dataset_of(clips), 2, workers=1)))
-    assert batch.clips.frames.is_pinned() and batch.clips.geometry.is_pinned() and batch.sample.is_pinned()
-    moved = batch.to("cuda", non_blocking=True)
-    assert moved.clips.frames.is_cuda and moved.clips.geometry.is_cuda and moved.sample.is_cuda
 
 
 def test_real_clips_in_the_lists(extra_clips: Path) -> None:

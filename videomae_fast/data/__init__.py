@@ -1,8 +1,9 @@
 """Video clips for pre-training: annotations, readers, sampling, crops, and a loader that resumes exactly."""
 
 from .bad_videos import BadVideo, BadVideoLog, UnreadableVideosError
+from .batch import ClipBatch, collate
 from .crops import Crop, CropBox, cut_clips, multi_scale_crop_box, random_resized_crop_box
-from .dataset import ClipBatch, ClipDataset, Draw, collate
+from .dataset import ClipDataset, Draw
 from .loader import StepSampler, make_loader
 from .readers import DEFAULT_READER, VideoError, VideoReader, open_entry, open_video
 from .sampling import frame_indices
