@@ -64,8 +64,7 @@ def first_sample(config: PretrainConfig) -> Sample:
     dataset = make_dataset(config)
     drawn = dataset.draw(int(dataset.annotations.order(config.seed, 0)[0]), 0)
     clips = cut_clips(drawn.frames, drawn.crops, dataset.size, dataset.resize)
-    entry = dataset.annotations[drawn.index]
-    path = f"{entry.path}/{entry.member}" if entry.member else entry.path  # a tar file and its member, or a video
+    path = dataset.annotations[drawn.index].name
     return Sample(
         clips, plan_for(config, torch.arange(config.crops_per_video)), config.model_config().patch, drawn, path
     )
@@ -172,5 +171,5 @@ def describe(sample: Sample) -> list[str]:
         "bright: seen by the encoder; dark: hidden from it; tinted: predicted by the decoder",
         f"{sample.path}: {width} x {height}, frames {', '.join(map(str, sample.drawn.frame_numbers))}",
         f"resize {clips.resize}, to {clips.size[1]} x {clips.size[0]}; {sent:,} bytes sent per clip",
-        *(f"instead of {problem.path}: {problem.reason}" for problem in sample.drawn.problems),
+        *(f"instead of {bad.path}: {bad.reason}" for bad in sample.drawn.bad_videos),
     ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .._optional import require
-from ..data import ClipBatch, ClipDataset, ProblemLog, UnreadableVideosError, make_loader
+from ..data import BadVideoLog, ClipBatch, ClipDataset, UnreadableVideosError, make_loader
 from ..models import VideoMAEForPretraining
 from .advice import Advisor
 from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -92,7 +92,7 @@ class _Run:
         name = "bad_videos.tsv" if main else f"bad_videos_rank{accelerator.process_index}.tsv"
         if self.step == 0:
             (output / name).unlink(missing_ok=True)  # of an earlier run that never came to a checkpoint
-        self.problems = ProblemLog(output / name)
+        self.bad_videos = BadVideoLog(output / name)
         self.log = RunLog(output, self.step) if main else None
         tqdm = require("tqdm").tqdm
         self.bar = tqdm(total=total, initial=self.step, desc="pretrain", unit="step", disable=not main)
@@ -107,10 +107,10 @@ class _Run:
         while self.step < self.last and not self._stops():
             with self.meter.waiting():
                 batch = self._next_batch()
-            for problem in self.problems.add(batch.problems):
-                self.bar.write(f"unreadable video replaced: {problem.path}: {problem.reason}")
+            for bad_video in self.bad_videos.add(batch.bad_videos):
+                self.bar.write(f"unreadable video replaced: {bad_video.path}: {bad_video.reason}")
             videos_read = (self.step + 1) * self.config.batch_size
-            self.problems.check_share(self.config.max_bad_share, videos_read, self.num_videos)
+            self.bad_videos.check_share(self.config.max_bad_share, videos_read, self.num_videos)
             self.meter.add(*self._train_step(batch), batch.seconds)
             self.step += 1
             self.bar.update()
@@ -196,7 +196,5 @@ class _Run:
         say = self.accelerator.print
         if self.step < self.last:
             say(f"stopped by SIGTERM after step {self.step}; continue with --resume")
-        if len(self.problems):
-            say(
-                f"{len(self.problems)} unreadable videos, replaced {self.problems.replaced} times: {self.problems.path}"
-            )
+        if bad := self.bad_videos:
+            say(f"{len(bad)} unreadable videos, replaced {bad.replaced} times: {bad.path}")
