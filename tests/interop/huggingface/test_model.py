@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines.published import PublishedVideoMAE, published_loss, sinusoid_table
-from tests.fused.models import PATCH, as_bool, assert_close, clip, gradients, hugging_face, plan
+from tests.interop.models import PATCH, as_bool, assert_close, clip, gradients, hugging_face, plan
 from videomae_fast.interop import from_huggingface, load_weights
 from videomae_fast.interop.fuse import OPS, fuse, unfuse
 
