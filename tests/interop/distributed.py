@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from tests.interop.models import as_bool, assert_close, clip, gradients, hugging_face, plan
-from videomae_fast.interop.fuse import fuse
+from videomae_fast.interop import fuse
 
 CASES = tuple(product(("ddp", "fsdp2"), ("fuse first", "wrap first"), ("bool", "plan")))
 
