@@ -1,11 +1,13 @@
 """Start a model from weights of any known layout."""
 
 import os
+import re
+from collections import Counter
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, key_problems, load_weights, read_weights
+from .checkpoint import CheckpointError, load_weights, read_weights
 from .huggingface.weights import from_huggingface, is_huggingface
 
 
@@ -41,9 +43,19 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
         raise CheckpointError(f"{str(path)!r} cannot initialise {type(model).__name__}: {error}{allowed}") from error
     if not missing and not unexpected:
         return ""
-    problems = "; ".join(key_problems(missing, unexpected))
     total = len(model.state_dict())
-    return f"{total - len(missing)} of {total} tensors of {type(model).__name__} are from {str(path)!r}; {problems}"
+    report = [f"{total - len(missing)} of {total} tensors of {type(model).__name__} are from {str(path)!r}"]
+    if missing:
+        report.append(f"  missing, left as they were: {_by_block(missing)}")
+    if unexpected:
+        report.append(f"  unexpected, not used: {_by_block(unexpected)}")
+    return "\n".join(report)
+
+
+def _by_block(names: list[str]) -> str:
+    """All names, those that differ in the number of their block only as one, with their count."""
+    counts = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names)
+    return ", ".join(f"{name} ({count})" if "*" in name else name for name, count in counts.items())
 
 
 def _check_overlap(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..._files import partial_path
-from ...models.config import CONFIGS, VideoMAEConfig, get_config
+from ...models.config import CONFIGS, VideoMAEConfig
 from ..checkpoint import write_safetensors
 from .config import huggingface_config, preprocessor_config
 from .weights import to_huggingface
@@ -48,7 +48,9 @@ data, of the results or of the license: please add them.
 ## Masks
 
 `bool_masked_pos` has the shape (batch, {tokens}) and is True for hidden tokens; tokens are in (time, height, width)
-order. {masks}
+order.
+
+{masks}
 
 ## With transformers
 
@@ -66,7 +68,7 @@ decoder exactly the published one, where transformers has 1e-5.
 ## With videomae_fast
 
 ```python
-from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, get_config
+from videomae_fast import VideoMAEForPretraining, {maker}
 from videomae_fast.interop import init_weights
 
 model = VideoMAEForPretraining({config})
@@ -127,15 +129,17 @@ def model_card(config: VideoMAEConfig, parameters: int, folder: str, source: str
         )
         masks += "." if settings["decoder_mask"] == "none" else f", ratio {settings['decoder_mask_ratio']}."
     values = {field.name: getattr(config, field.name) for field in fields(config)}
-    values |= {"image_size": config.image_size[0], "tokens": config.num_tokens, "config": _constructor(config)}
-    return CARD.format(**values, parameters=parameters, folder=folder, source=source, masks=masks)
+    values |= {"image_size": config.image_size[0], "tokens": config.num_tokens, "masks": masks}
+    made = _constructor(config)
+    maker = made.partition("(")[0]
+    return CARD.format(**values, parameters=parameters, folder=folder, source=source, config=made, maker=maker)
 
 
 def _constructor(config: VideoMAEConfig) -> str:
     """The shortest Python expression that makes `config`."""
-    clip = {"num_frames": config.num_frames, "image_size": config.image_size}
-    for size in CONFIGS:
-        if get_config(size, **clip) == config:
+    clip = ("num_frames", "image_size")
+    for size, known in CONFIGS.items():
+        if all(getattr(config, f.name) == getattr(known, f.name) for f in fields(config) if f.name not in clip):
             return f'get_config("{size}", num_frames={config.num_frames}, image_size={config.image_size})'
     values = ((field, getattr(config, field.name)) for field in fields(config))
     return f"VideoMAEConfig({', '.join(f'{f.name}={value!r}' for f, value in values if value != f.default)})"
