@@ -7,11 +7,13 @@ the targets in registers and uses them: stored as they are, compared with the pr
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._pixels import (
+from ..._tiling import reject_float64, token_tile
+from .tile import (
     channel_of,
     channel_steps,
     channel_sum,
@@ -21,7 +23,6 @@ from ._pixels import (
     row_columns,
     token_corner,
 )
-from ._tiling import reject_float64, token_tile
 
 EPS = tl.constexpr(1e-6)  # added to the standard deviation, as published
 
@@ -163,3 +164,104 @@ def masked_patch_loss(pred: Tensor, *target_and_out: Any) -> None:
 def masked_patch_loss_backward(grad: Tensor, pred: Tensor, *target_and_out: Any) -> None:
     """Launch for the gradient of `pred`."""
     _launch("gradient", rows_contiguous(pred), grad, *target_and_out)
+
+
+@triton.jit(do_not_specialize=["rows_per_sample"])
+def _tube_mask_gather_kernel(
+    clip,  # (B, C, T, H, W), any strides
+    index,  # (B, K)
+    rows,  # (B, K, C·τ·p·p) contiguous
+    scale,  # (C,) float32
+    shift,  # (C,) float32
+    rows_per_sample,  # K
+    stride_b,
+    stride_c,
+    stride_t,
+    stride_h,
+    stride_w,
+    grid_h,  # H / p
+    grid_w,  # W / p
+    CHANNELS: tl.constexpr,
+    FRAMES: tl.constexpr,  # τ
+    HEIGHT: tl.constexpr,  # p
+    WIDTH: tl.constexpr,  # p
+    TO_CLIP: tl.constexpr,  # write rows into the clip (backward) instead of reading the clip into rows
+    PARTS: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    COUNT: tl.constexpr = FRAMES * HEIGHT * WIDTH
+    row = tl.program_id(0)  # int32: see _tiling
+    sample = row // rows_per_sample
+    token = tl.load(index + row).to(tl.int32)
+    corner = token_corner(token, sample, grid_h, grid_w, stride_b, stride_t, stride_h, stride_w, FRAMES, HEIGHT, WIDTH)
+    column = row_columns(PARTS, LANES, VECTOR)
+    inside = column < COUNT * CHANNELS
+    channel, line, x = column // COUNT, column // WIDTH, column % WIDTH
+    in_clip = clip + corner + pixel_offset(channel, line, x, stride_c, stride_t, stride_h, stride_w, FRAMES, HEIGHT)
+    in_row = rows + row.to(tl.int64) * (COUNT * CHANNELS) + column
+    factor = of_channel(scale, channel, CHANNELS)
+    if TO_CLIP:
+        value = tl.load(in_row, mask=inside, other=0.0).to(tl.float32) * factor
+        tl.store(in_clip, value.to(clip.dtype.element_ty), mask=inside)
+    else:
+        value = tl.load(in_clip, mask=inside, other=0).to(tl.float32) * factor + of_channel(shift, channel, CHANNELS)
+        tl.store(in_row, value.to(rows.dtype.element_ty), mask=inside)
+
+
+def _launch_gather(
+    clip: Tensor,
+    index: Tensor,
+    rows: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    to_clip: bool,
+) -> None:
+    _, channels, _, height, width = clip.shape
+    kernel = "gather_backward" if to_clip else "gather"
+    _tube_mask_gather_kernel[(index.numel(),)](
+        clip,
+        index,
+        rows,
+        channel_table(tuple(scale), clip.device),
+        channel_table(tuple(shift), clip.device),
+        index.shape[1],
+        *clip.stride(),
+        height // patch[1],
+        width // patch[2],
+        CHANNELS=channels,
+        FRAMES=patch[0],
+        HEIGHT=patch[1],
+        WIDTH=patch[2],
+        TO_CLIP=to_clip,
+        **token_tile(kernel if clip.stride(4) == 1 else f"{kernel}_reordered", rows.shape[2], rows),
+    )
+
+
+def tube_mask_gather(
+    clip: Tensor,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    dtype: torch.dtype,
+    out: Tensor,
+) -> None:
+    """Launch for `ops.tube_mask_gather`."""
+    reject_float64(clip=clip, dtype=out)
+    _launch_gather(clip, index, out, patch, scale, shift, to_clip=False)
+
+
+def tube_mask_gather_backward(
+    grad: Tensor,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    out: Tensor,
+) -> None:
+    """Launch for the gradient of the clip: zero, except at the listed tokens."""
+    reject_float64(grad=grad, clip=out)
+    _launch_gather(out.zero_(), index, grad, patch, scale, [0.0] * shape[1], to_clip=True)

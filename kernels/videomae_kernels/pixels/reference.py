@@ -66,11 +66,6 @@ def channel_affine(
     return [unit / s for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
-def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 if any input is (for checks against exact results), else float32."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
 def _token_blocks(clip: Tensor, index: Tensor, patch: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """A view (B, T', H', W', C, τ, p, p) of a (B, C, T, H, W) clip, and the coordinates of the listed tokens in it."""
     blocks = clip.unflatten(4, (-1, patch[2])).unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .._checks import check_device, check_floating, check_shape
-from ._pixels import ChannelStats, as_bcthw, num_tokens
-from .cropped_clips import CroppedClips
-from .gather_tokens import gather_tokens
-from .tube_mask_gather import tube_mask_gather
+from ..pixels.crops import CroppedClips
+from ..pixels.gather import tube_mask_gather
+from ..pixels.reference import ChannelStats, as_bcthw, num_tokens
+from .rows import gather_tokens
 
 
 def embed_tokens(

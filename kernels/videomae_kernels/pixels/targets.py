@@ -13,18 +13,17 @@ from typing import Any
 from torch import Tensor
 
 from .._checks import check_index
-from .._registration import define_op
+from .._custom_op import arithmetic_dtype, define_op
 from . import cropped_pixels
-from ._pixels import (
+from .crops import CroppedClips
+from .reference import (
     ChannelStats,
-    arithmetic_dtype,
     as_bcthw,
     channel_affine,
     num_tokens,
     pixel_targets,
     token_pixels,
 )
-from .cropped_clips import CroppedClips
 
 
 def channel_targets(
@@ -46,7 +45,13 @@ def _allocate(clip: Tensor, index: Tensor, patch: Sequence[int], *options: Any) 
     return clip.new_empty((index.shape[0], index.shape[1], pixels), dtype=arithmetic_dtype(clip))
 
 
-_op = define_op("patch_targets", _reference, _allocate, "masked_patch_loss:patch_targets")
+def _launch(*args: Any) -> None:
+    from .triton.clip import patch_targets
+
+    patch_targets(*args)
+
+
+_op = define_op("patch_targets", _reference, _allocate, _launch)
 
 
 def target_arguments(

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from .._checks import check_index
-from .._registration import define_op
+from .._custom_op import arithmetic_dtype, define_op
 from . import cropped_pixels
-from ._pixels import (
+from .crops import CroppedClips
+from .reference import (
     ChannelStats,
-    arithmetic_dtype,
     as_bcthw,
     channel_affine,
     num_tokens,
@@ -28,7 +28,6 @@ from ._pixels import (
     place_token_pixels,
     token_pixels,
 )
-from .cropped_clips import CroppedClips
 
 
 def _reference(
@@ -75,12 +74,24 @@ def _allocate_backward(
     return grad.new_empty(shape, dtype=dtype)
 
 
-_op = define_op("tube_mask_gather", _reference, _allocate, "tube_mask_gather:tube_mask_gather")
+def _launch(*args: Any) -> None:
+    from .triton.clip import tube_mask_gather
+
+    tube_mask_gather(*args)
+
+
+def _launch_backward(*args: Any) -> None:
+    from .triton.clip import tube_mask_gather_backward
+
+    tube_mask_gather_backward(*args)
+
+
+_op = define_op("tube_mask_gather", _reference, _allocate, _launch)
 _backward_op = define_op(
     "tube_mask_gather_backward",
     _backward_reference,
     _allocate_backward,
-    "tube_mask_gather:tube_mask_gather_backward",
+    _launch_backward,
 )
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .._checks import check_device, check_floating, check_index, check_shape
-from .._registration import define_op
-from .masked_token_scatter import masked_token_scatter
+from .._custom_op import define_op
+from .rows import masked_token_scatter
 
 
 def _reference(tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Tensor, decode: Tensor) -> Tensor:
@@ -32,7 +32,13 @@ def _allocate(tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Ten
     return tokens.new_empty((tokens.shape[0], rows, tokens.shape[2]), dtype=dtype)
 
 
-_op = define_op("assemble_decoder_tokens", _reference, _allocate, "assemble_decoder_tokens:assemble_decoder_tokens")
+def _launch(*args: Any) -> None:
+    from .triton import assemble_decoder_tokens
+
+    assemble_decoder_tokens(*args)
+
+
+_op = define_op("assemble_decoder_tokens", _reference, _allocate, _launch)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

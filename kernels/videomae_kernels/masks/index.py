@@ -9,12 +9,13 @@ H'·W' positions of one frame and repeats the choice in every frame (VideoMAE V2
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._checks import check_grid, check_ratio
-from .._registration import define_op
+from .._custom_op import define_op
 from ._philox import philox_keys
 
 MAX_POSITIONS = 65536  # what one Triton program ranks at once
@@ -42,10 +43,20 @@ def _allocate_mask_to_index(mask: Tensor, count: int) -> Tensor:
     return mask.new_empty((mask.shape[0], count), dtype=torch.int64)
 
 
-_select_op = define_op("select_index", _select_reference, _allocate_select, "mask_index:select_index")
-_mask_to_index_op = define_op(
-    "mask_to_index", _mask_to_index_reference, _allocate_mask_to_index, "mask_index:mask_to_index"
-)
+def _launch_select(*args: Any) -> None:
+    from .triton import select_index
+
+    select_index(*args)
+
+
+def _launch_mask_to_index(*args: Any) -> None:
+    from .triton import mask_to_index
+
+    mask_to_index(*args)
+
+
+_select_op = define_op("select_index", _select_reference, _allocate_select, _launch_select)
+_mask_to_index_op = define_op("mask_to_index", _mask_to_index_reference, _allocate_mask_to_index, _launch_mask_to_index)
 
 
 def _select(sample: Tensor, seed: int, stream: int, positions: int, ratio: float, repeats: int) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .._checks import check_index
-from .._registration import define_op
-from ._pixels import arithmetic_dtype, check_patch_size, num_tokens, per_channel, pixel_targets
-from ._resize import resized_pixels
-from .cropped_clips import CroppedClips
+from .._custom_op import arithmetic_dtype, define_op
+from .crops import CroppedClips
+from .reference import check_patch_size, num_tokens, per_channel, pixel_targets
+from .resize import resized_pixels
 
 # Every op begins with: frames, geometry, first, weights, shape (B, C, T, H, W), index, patch, scale, shift.
 
@@ -147,14 +147,38 @@ def _allocate_loss_backward(grad: Tensor, pred: Tensor, *options: Any) -> Tensor
     return pred.new_empty(pred.shape)
 
 
-gather = define_op("tube_mask_gather_cropped", _gather_reference, _allocate_gather, "cropped_pixels:tube_mask_gather")
-targets = define_op("patch_targets_cropped", _targets_reference, _allocate_targets, "cropped_pixels:patch_targets")
-loss = define_op("masked_patch_loss_cropped", _loss_reference, _allocate_loss, "cropped_pixels:masked_patch_loss")
+def _launch_gather(*args: Any) -> None:
+    from .triton.crops import tube_mask_gather
+
+    tube_mask_gather(*args)
+
+
+def _launch_targets(*args: Any) -> None:
+    from .triton.crops import patch_targets
+
+    patch_targets(*args)
+
+
+def _launch_loss(*args: Any) -> None:
+    from .triton.crops import masked_patch_loss
+
+    masked_patch_loss(*args)
+
+
+def _launch_loss_backward(*args: Any) -> None:
+    from .triton.crops import masked_patch_loss_backward
+
+    masked_patch_loss_backward(*args)
+
+
+gather = define_op("tube_mask_gather_cropped", _gather_reference, _allocate_gather, _launch_gather)
+targets = define_op("patch_targets_cropped", _targets_reference, _allocate_targets, _launch_targets)
+loss = define_op("masked_patch_loss_cropped", _loss_reference, _allocate_loss, _launch_loss)
 _loss_backward = define_op(
     "masked_patch_loss_cropped_backward",
     _loss_backward_reference,
     _allocate_loss_backward,
-    "cropped_pixels:masked_patch_loss_backward",
+    _launch_loss_backward,
 )
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from .._checks import check_device, check_floating, check_shape
-from .._registration import define_op
+from .._custom_op import arithmetic_dtype, define_op
 from . import cropped_pixels
-from ._pixels import ChannelStats, arithmetic_dtype
-from .cropped_clips import CroppedClips
-from .patch_targets import channel_targets, target_arguments
+from .crops import CroppedClips
+from .reference import ChannelStats
+from .targets import channel_targets, target_arguments
 
 
 def _reference(
@@ -69,12 +69,24 @@ def _allocate_backward(grad: Tensor, pred: Tensor, *target: Any) -> Tensor:
     return pred.new_empty(pred.shape)
 
 
-_op = define_op("masked_patch_loss", _reference, _allocate, "masked_patch_loss:masked_patch_loss")
+def _launch(*args: Any) -> None:
+    from .triton.clip import masked_patch_loss
+
+    masked_patch_loss(*args)
+
+
+def _launch_backward(*args: Any) -> None:
+    from .triton.clip import masked_patch_loss_backward
+
+    masked_patch_loss_backward(*args)
+
+
+_op = define_op("masked_patch_loss", _reference, _allocate, _launch)
 _backward_op = define_op(
     "masked_patch_loss_backward",
     _backward_reference,
     _allocate_backward,
-    "masked_patch_loss:masked_patch_loss_backward",
+    _launch_backward,
 )
 
 

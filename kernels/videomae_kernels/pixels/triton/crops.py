@@ -8,10 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._pixels import channel_steps, channel_table, of_channel, row_columns
-from ._resize import resized_pixels
-from ._tiling import reject_float64, token_tile
-from .masked_patch_loss import normalized, rows_contiguous
+from ..._tiling import reject_float64, token_tile
+from .clip import normalized, rows_contiguous
+from .resize import resized_pixels
+from .tile import channel_steps, channel_table, of_channel, row_columns
 
 
 @triton.jit(do_not_specialize=["rows_per_sample"])

@@ -12,12 +12,13 @@ tokens, and every sample is cut to the smallest of them, from the end of the tok
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._checks import check_grid, check_index, check_shape
-from .._registration import define_op
+from .._custom_op import define_op
 
 
 def _decoded(grid: tuple[int, int, int], phase: Tensor, hidden_slots: int) -> Tensor:
@@ -57,7 +58,13 @@ def _allocate(
     return visible.new_empty((batch, count), dtype=torch.int64), visible.new_empty((batch,), dtype=torch.int64)
 
 
-_op = define_op("running_cell_select", _reference, _allocate, "running_cell_select:running_cell_select")
+def _launch(*args: Any) -> None:
+    from .triton import running_cell_select
+
+    running_cell_select(*args)
+
+
+_op = define_op("running_cell_select", _reference, _allocate, _launch)
 
 
 def running_cell_select(
