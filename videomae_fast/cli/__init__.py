@@ -6,10 +6,10 @@ import sys
 from benchmarks.harness.run import BenchmarkError
 
 from ..data import UnreadableVideosError
-from ..training import NonFiniteLossError
+from ..engine import NonFiniteLossError
 from .files import add_check_data, add_convert, add_transcode
 from .measuring import add_bench, add_env, add_profile
-from .training import add_gallery, add_pretrain
+from .runs import add_gallery, add_pretrain
 
 
 def build_parser() -> argparse.ArgumentParser:
