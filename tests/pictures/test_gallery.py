@@ -178,8 +178,8 @@ def test_the_source_is_that_of_the_clips(config: PretrainConfig) -> None:
         sample = first_sample(config.with_options(seed=seed))
         lines = describe(sample)
         assert lines[1].startswith(sample.path) and "bad" not in lines[1]
-        assert lines[3:] == [f"instead of {p.path}: the file is empty (0 bytes)" for p in sample.drawn.problems]
-        replaced.add(len(sample.drawn.problems))
+        assert lines[3:] == [f"instead of {p.path}: the file is empty (0 bytes)" for p in sample.drawn.bad_videos]
+        replaced.add(len(sample.drawn.bad_videos))
     assert replaced >= {0, 1} and max(replaced) > 1
 
 

@@ -63,8 +63,7 @@ def first_sample(config: PretrainConfig) -> Sample:
     dataset, seed = config.data.dataset(config.run.seed), config.run.seed
     drawn = dataset.draw(int(dataset.annotations.order(seed, 0)[0]), 0)
     clips = cut_clips(drawn.frames, drawn.crops, dataset.size, dataset.resize)
-    entry = dataset.annotations[drawn.index]
-    path = f"{entry.path}/{entry.member}" if entry.member else entry.path  # a tar file and its member, or a video
+    path = dataset.annotations[drawn.index].name
     model = config.model_config()
     plan = config.masks.plan(torch.arange(config.data.crops_per_video), model.grid, seed)
     return Sample(clips, plan, model.patch, drawn, path)
@@ -171,5 +170,5 @@ def describe(sample: Sample) -> list[str]:
         "bright: seen by the encoder; dark: hidden from it; tinted: predicted by the decoder",
         f"{sample.path}: {width} x {height}, frames {', '.join(map(str, sample.drawn.frame_numbers))}",
         f"resize {clips.resize}, to {clips.size[1]} x {clips.size[0]}; {sent:,} bytes sent per clip",
-        *(f"instead of {problem.path}: {problem.reason}" for problem in sample.drawn.problems),
+        *(f"instead of {bad.path}: {bad.reason}" for bad in sample.drawn.bad_videos),
     ]

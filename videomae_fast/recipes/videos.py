@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from ..data import ClipBatch, ClipDataset, ProblemLog, UnreadableVideosError, make_loader
+from ..data import BadVideoLog, ClipBatch, ClipDataset, UnreadableVideosError, make_loader
 from ..engine.log import say
 from .options import DataOptions
 
@@ -17,7 +17,7 @@ class TrainingVideos:
     def __init__(self, dataset: ClipDataset, options: DataOptions, output: Path) -> None:
         """Write the report, `bad_videos.tsv`, below `output`; a run that continues goes on with it."""
         self.dataset, self.options, self.output = dataset, options, output
-        self.bad_videos = ProblemLog()
+        self.bad_videos = BadVideoLog()
 
     def order(self, samples_per_step: int) -> dict[str, object]:
         """What the order of videos depends on: their number, the batch, and the list."""
@@ -52,7 +52,7 @@ class TrainingVideos:
         report = self.output / (f"bad_videos_rank{rank}.tsv" if rank else "bad_videos.tsv")
         if start_step == 0:
             report.unlink(missing_ok=True)  # of an earlier run that never came to a checkpoint
-        self.bad_videos = ProblemLog(report)
+        self.bad_videos = BadVideoLog(report)
         return self._watched(loader, batch_size, start_step)
 
     def _watched(
@@ -62,8 +62,8 @@ class TrainingVideos:
             batches = iter(loader)
         try:
             for step, batch in enumerate(batches, start_step + 1):
-                for problem in self.bad_videos.add(batch.problems):
-                    say(f"unreadable video replaced: {problem.path}: {problem.reason}")
+                for bad in self.bad_videos.add(batch.bad_videos):
+                    say(f"unreadable video replaced: {bad.path}: {bad.reason}")
                 videos = len(self.dataset.annotations)
                 self.bad_videos.check_share(self.options.max_bad_share, step * batch_size, videos)
                 yield batch

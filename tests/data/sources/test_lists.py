@@ -1,10 +1,10 @@
 import os
-import pickle
 from pathlib import Path
 
 import pytest
 
-from videomae_fast.data import VideoEntry, read_annotations
+from videomae_fast.data import FrameFolder, VideoFile, read_annotations
+from videomae_fast.data.sources.lists import read_lines
 
 
 @pytest.fixture
@@ -28,18 +28,34 @@ def test_v2_list(lists: Path, list_format: str) -> None:
     path = write(lists, "a.mp4 0 -1\n\n  frames/x   9601\t300 anything else\n")
     read = read_annotations(path, root=lists.parent / "videos", list_format=list_format)
     root = str(lists.parent / "videos")
-    assert list(read) == [VideoEntry(f"{root}/a.mp4", 0, -1), VideoEntry(f"{root}/frames/x", 9601, 300)]
+    assert list(read) == [VideoFile(f"{root}/a.mp4"), FrameFolder(f"{root}/frames/x", 9601, 300)]
 
 
 @pytest.mark.parametrize("list_format", ["auto", "v1"])
-def test_v1_list_ignores_the_label(lists: Path, list_format: str) -> None:
-    read = read_annotations(
-        write(lists, "a.mp4  7\nd.mkv 3 extra\n"), root=lists.parent / "videos", list_format=list_format
+def test_v1_list(lists: Path, list_format: str) -> None:
+    root = lists.parent / "videos"
+    read = read_annotations(write(lists, "a.mp4  7\nd.mkv 3 extra\n"), root=root, list_format=list_format)
+    assert list(read) == [VideoFile(f"{root}/a.mp4", 7), VideoFile(f"{root}/d.mkv", 3)]
+
+
+def test_labels_are_kept(lists: Path) -> None:
+    """Class numbers in the field after the numbers of a format; anything else there is no label."""
+    v2 = "a.mp4 0 -1 5\nframes 3 8 +0 9\nd.mkv 0 -1\nd.mkv 0 -1 -2\nd.mkv 0 -1 name\nd.mkv 0 -1 1.5\n"
+    read = read_annotations(write(lists, v2), root=lists.parent / "videos")
+    assert read.has_labels and [entry.label for entry in read] == [5, 0, None, None, None, None]
+    v1 = f"a.mp4 {2**40}\nd.mkv {10**30}\nd.mkv name\nd.mkv -1\n"
+    read = read_annotations(write(lists, v1), root=lists.parent / "videos", list_format="v1")
+    assert [entry.label for entry in read] == [2**40, None, None, None]
+    unlabelled = read_annotations(write(lists, "a.mp4 0 -1\nd.mkv 0 -1 x\n"), root=lists.parent / "videos")
+    assert not unlabelled.has_labels and [entry.label for entry in unlabelled] == [None, None]
+
+
+def test_lines_come_with_their_entries(lists: Path) -> None:
+    path = write(lists, "a.mp4  7 x\n\nframes 2\n")
+    assert read_lines(path, lists.parent / "videos") == (
+        lists.parent / "videos",
+        [("a.mp4  7 x", VideoFile("a.mp4", 7)), ("frames 2", VideoFile("frames", 2))],
     )
-    assert [(Path(entry.path).name, entry.start, entry.total) for entry in read] == [
-        ("a.mp4", 0, -1),
-        ("d.mkv", 0, -1),
-    ]
 
 
 def test_list_of_paths_may_have_spaces_after_the_first_line(lists: Path) -> None:
@@ -67,24 +83,7 @@ def test_folder_is_searched_recursively_in_order(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     read = read_annotations(tmp_path)
     assert [entry.path for entry in read] == [str(tmp_path / name) for name in ("a/1.avi", "a/2.webm", "z.MP4")]
-    assert all(entry.total == -1 for entry in read)
-
-
-def test_annotations_behave_like_a_sequence(lists: Path) -> None:
-    read = read_annotations(write(lists, "a.mp4 0 -1\nd.mkv 0 -1\n"), root=lists.parent / "videos")
-    assert len(read) == 2 and read[-1] == read[1] and list(pickle.loads(pickle.dumps(read))) == list(read)
-    for index in (2, -3):
-        with pytest.raises(IndexError, match=f"{index} is out of range for 2"):
-            read[index]
-
-
-def test_annotations_are_a_handful_of_objects(lists: Path) -> None:
-    path = write(lists, "".join(f"videos/{i:06}.mp4 0 -1\n" for i in range(20000)))
-    (lists / "videos").mkdir()
-    (lists / "videos" / "000000.mp4").touch()
-    read = read_annotations(path)
-    assert read[12345].path == str(lists / "videos" / "012345.mp4")
-    assert len(pickle.dumps(read)) < 20000 * (17 + 2 * 8 + 3 * 8) + 2000  # the paths, ends of names, numbers
+    assert all(isinstance(entry, VideoFile) for entry in read)
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:

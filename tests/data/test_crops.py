@@ -10,62 +10,12 @@ from videomae_fast.data import (
     Crop,
     CropBox,
     cut_clips,
-    frame_indices,
     multi_scale_crop_box,
     random_resized_crop_box,
     sample_rng,
 )
 from videomae_fast.data.crops import crop_resize
 from videomae_kernels import CroppedClips
-
-
-@pytest.mark.parametrize(
-    ("total", "expected"),
-    [
-        (1, [0] * 16),
-        (5, [0] * 16),
-        (6, [0] + [4] * 15),
-        (8, [0] + [4] * 15),
-        (16, [0, 4, 8] + [12] * 13),
-        (40, [*range(0, 36, 4)] + [36] * 7),
-        (64, [*range(0, 64, 4)]),
-    ],
-)
-def test_published_frame_indices(total: int, expected: list[int]) -> None:
-    indices = frame_indices(total, 16, 4, sample_rng(0, 0))
-    assert indices.dtype == np.int64 and indices.tolist() == expected
-
-
-def published_loop(total: int, num_frames: int, frame_stride: int, start: int) -> list[int]:
-    """The rule as the published code states it: a 1-based offset that stops before the end."""
-    offset, indices = start + 1, []
-    for _ in range(num_frames):
-        indices.append(offset - 1)
-        if offset + frame_stride < total:
-            offset += frame_stride
-    return indices
-
-
-@pytest.mark.parametrize("frame_stride", [1, 2, 3, 4, 7])
-def test_frame_indices_follow_the_published_loop(frame_stride: int) -> None:
-    for total in range(1, 90):
-        for sample in range(3):
-            indices = frame_indices(total, 8, frame_stride, sample_rng(1, sample)).tolist()
-            assert indices == published_loop(total, 8, frame_stride, indices[0])
-
-
-def test_start_is_uniform_and_reaches_both_ends() -> None:
-    starts = [frame_indices(68, 16, 4, sample_rng(0, sample))[0] for sample in range(2000)]
-    counts = np.bincount(starts, minlength=5)
-    assert len(counts) == 5 and counts.min() > 340  # 400 expected, five standard deviations are 90
-
-
-@pytest.mark.parametrize(
-    ("name", "values"), [("total", (0, 1, 1)), ("num_frames", (1, 0, 1)), ("frame_stride", (1, 1, 0))]
-)
-def test_frame_indices_errors(name: str, values: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        frame_indices(*values, sample_rng(0, 0))
 
 
 def boxes(height: int, width: int, size: tuple[int, int] = (224, 224), draws: int = 4000) -> set[CropBox]:
@@ -195,16 +145,3 @@ def test_crop_resize_equals_pillow(box: CropBox, size: tuple[int, int], resize: 
 def test_crop_resize_errors(change: Callable, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         crop_resize(*change(torch.zeros(2, 10, 12, 3, dtype=torch.uint8)))
-
-
-def test_sample_rng_depends_on_every_number_and_nothing_else() -> None:
-    def draw(*numbers: int) -> tuple[int, ...]:
-        return tuple(sample_rng(*numbers).integers(2**60, size=4).tolist())
-
-    keys = [(seed, sample, attempt) for seed in (0, 1, 2**64 - 1) for sample in (0, 1, 2**40) for attempt in (0, 1)]
-    drawn = {key: draw(*key) for key in keys}
-    assert len({value for values in drawn.values() for value in values}) == 4 * len(keys)
-    assert drawn == {key: draw(*key) for key in reversed(keys)}
-    for bad in ((-1, 0), (2**64, 0), (0, -1)):
-        with pytest.raises(ValueError, match=r"must be in \[0, 2\*\*64\)"):
-            sample_rng(*bad)

@@ -1,64 +1,18 @@
-import gc
-import multiprocessing
 import os
 import signal
 import tarfile
-from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
-from tests.data import files
-from videomae_fast.data import VideoEntry, VideoError, open_video, read_annotations
+from videomae_fast.data import VideoEntry, VideoError, VideoFile, open_video, read_annotations
 from videomae_fast.data.tools import encode
 from videomae_fast.data.tools import transcode as module
 from videomae_fast.data.tools.check import VideoCheck
 from videomae_fast.data.tools.encode import encode_video
 from videomae_fast.data.tools.transcode import transcode
-
-
-@pytest.mark.parametrize("name", [*files.KINDS, *files.DERIVED])
-def test_every_frame_is_there_and_looks_the_same(kinds: Path, tmp_path: Path, name: str) -> None:
-    encode_video(VideoEntry(str(kinds / name)), tmp_path / "new.mp4", 1000, 8)
-    with closing(open_video(kinds / name)) as old, closing(open_video(tmp_path / "new.mp4")) as new:
-        assert new.num_frames == old.num_frames
-        before, after = (video.frames(np.arange(video.num_frames)) for video in (old, new))
-        assert after.shape[1] % 2 == after.shape[2] % 2 == 0
-        if after.shape == before.shape:  # all but the odd one
-            assert np.abs(after.astype(int) - before).mean() < 2
-        assert [files.stamp(frame) for frame in after] == [files.stamp(frame) for frame in before]
-
-
-def test_size_groups_and_times(kinds: Path, tmp_path: Path) -> None:
-    encode_video(VideoEntry(str(kinds / "vfr.mp4")), tmp_path / "new.mp4", 48, 5)
-    with av.open(str(tmp_path / "new.mp4")) as new, av.open(str(kinds / "vfr.mp4")) as old:
-        keys = [index for index, frame in enumerate(new.decode(video=0)) if frame.key_frame]
-        assert keys[0] == 0 and max(np.diff([*keys, 60])) <= 5
-        assert (new.streams.video[0].width, new.streams.video[0].height) == (64, 48)
-        assert len(new.streams) == 1
-        new.seek(0)
-        times = [[frame.time for frame in container.decode(video=0)] for container in (old, new)]
-        np.testing.assert_allclose(np.diff(times[1]), np.diff(times[0]), atol=1e-3)
-
-
-def test_a_process_may_fork_afterwards(kinds: Path, tmp_path: Path) -> None:
-    """What libav leaves to the garbage collector has no threads, for which a forked process would wait in vain."""
-    gc.collect()
-    gc.disable()
-    try:
-        encode_video(VideoEntry(str(kinds / "rotated.mp4")), tmp_path / "new.mp4", 48, 8)
-        child = multiprocessing.get_context("fork").Process(target=gc.collect)
-        child.start()
-        child.join(30)
-        child.kill()
-        child.join()
-        assert child.exitcode == 0
-    finally:
-        gc.enable()
 
 
 def test_a_list(kinds: Path, bad_clips: Path, tmp_path: Path) -> None:
@@ -67,8 +21,8 @@ def test_a_list(kinds: Path, bad_clips: Path, tmp_path: Path) -> None:
         tmp_path / "list.csv", tmp_path / "new", kinds, short_side=48, gop=16, **options
     )
     first = call(workers=2)
-    assert (first.written, first.present, len(first.problems)) == (2, 0, 1)
-    assert first.problems[0].path == str(bad_clips / "garbage.mp4")
+    assert (first.written, first.present, len(first.bad_videos)) == (2, 0, 1)
+    assert first.bad_videos[0].path == str(bad_clips / "garbage.mp4")
     assert first.list_file.read_text() == "h264.mp4 5 x\nmjpeg.avi.mp4  7\nh264.mp4 8\n"
     assert [open_video(entry.path).frames(np.array([0])).shape for entry in read_annotations(first.list_file)] == [
         (1, 48, 64, 3)
@@ -76,10 +30,10 @@ def test_a_list(kinds: Path, bad_clips: Path, tmp_path: Path) -> None:
     sizes = [(kinds / name).stat().st_size for name in ("h264.mp4", "mjpeg.avi")]
     assert first.bytes_before == sum(sizes) and first.bytes_after > 0
     assert first.clips_per_second_before > 0 and first.clips_per_second_after > 0
-    assert "2 videos written, 0 were there, 1 could not be read" in first.summary() and "garbage.mp4" in first.summary()
+    assert "2 videos written, 0 existed, 1 could not be read" in first.summary() and "garbage.mp4" in first.summary()
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "new").rglob("*.mp4")}
     second = call()
-    assert (second.written, second.present, len(second.problems)) == (0, 2, 1)
+    assert (second.written, second.present, len(second.bad_videos)) == (0, 2, 1)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "new").rglob("*.mp4")} == written
     assert list((tmp_path / "new").rglob("*.part")) == []
 
@@ -111,9 +65,9 @@ def test_crashes(kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "list.csv").write_text("mjpeg.avi 5\nh264.mp4 6\nmpeg4.avi 7\n")
     done = transcode(tmp_path / "list.csv", tmp_path / "new", kinds, short_side=48, workers=2)
     assert done.list_file.read_text() == "h264.mp4 6\nmpeg4.avi.mp4 7\n" and done.written == 2
-    (problem,) = done.problems
-    assert problem.path == str(kinds / "mjpeg.avi")
-    assert problem.reason.startswith("the process that read it died (signal 9, ")
+    (bad_video,) = done.bad_videos
+    assert bad_video.path == str(kinds / "mjpeg.avi")
+    assert bad_video.reason.startswith("the process that read it died (signal 9, ")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["h264.mp4", "list.txt", "mpeg4.avi.mp4"]
     assert done.clips_per_second_before > 0 and done.clips_per_second_after > 0
 
@@ -129,7 +83,7 @@ def test_shards_and_folders(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "old" / "in" / "a.mkv").unlink()
     (tmp_path / "list.csv").write_text("b.tar\nin/a.mkv\n")
     again = transcode(tmp_path / "list.csv", tmp_path / "new", tmp_path / "old")
-    assert again.present == 2 and again.problems == []  # what is done stays, its original may go
+    assert again.present == 2 and again.bad_videos == []  # what is done stays, its original may go
     assert again.bytes_before == (clips / "more" / "seven.mp4").stat().st_size
 
 
@@ -152,13 +106,5 @@ def test_errors(clips: Path, bad_clips: Path, tmp_path: Path, monkeypatch: pytes
         transcode(tmp_path / "list.csv", tmp_path / "new")
     for name in ("audio.mp4", "half.mp4", "gone.mp4"):
         with pytest.raises(VideoError, match=r"no video stream|cannot be encoded|no such file"):
-            encode_video(VideoEntry(str(bad_clips / name)), tmp_path / "x.mp4", 64, 8)
+            encode_video(VideoFile(str(bad_clips / name)), tmp_path / "x.mp4", 64, 8)
     assert not list(tmp_path.glob("x.mp4*"))
-
-
-def test_a_result_that_lost_frames_is_not_kept(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole: Callable = encode._encode
-    monkeypatch.setattr(encode, "_encode", lambda *arguments: whole(*arguments) + 1)
-    with pytest.raises(VideoError, match="61 frames became 60"):
-        encode_video(VideoEntry(str(clips / "h264.mp4")), tmp_path / "x.mp4", 64, 8)
-    assert not list(tmp_path.iterdir())

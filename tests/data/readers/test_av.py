@@ -1,4 +1,4 @@
-"""What the default reader does beside giving the right frames, which test_readers.py is about."""
+"""What the default reader does beside giving the right frames, which test_every_reader.py is about."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +12,6 @@ from tests.data import files
 from videomae_fast.data import VideoError, open_video
 from videomae_fast.data.readers import AvVideo
 from videomae_fast.data.readers import av as pyav
-from videomae_fast.data.readers.h264 import is_disposable, nal_length_bytes
 
 CLIP = np.arange(5, 60, 4)
 
@@ -55,35 +54,6 @@ def test_nothing_is_left_out_where_packets_do_not_say(kinds: Path, monkeypatch: 
 def test_decoding_starts_at_the_key_frame(kinds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoded_packets(kinds / "mjpeg.avi", monkeypatch, np.array([3, 30, 57])) == 3
     assert decoded_packets(kinds / "no_b.avi", monkeypatch, np.array([37])) <= 12  # a key frame every 12
-
-
-def unit(reference: int, kind: int, size: int = 5) -> bytes:
-    return size.to_bytes(4, "big") + bytes([reference << 5 | kind]) + bytes(size - 1)
-
-
-@pytest.mark.parametrize(
-    ("packet", "expected"),
-    [
-        (unit(0, 1), True),
-        (unit(1, 1), False),
-        (unit(3, 5), False),
-        (unit(0, 6) + unit(0, 1) + unit(0, 1), True),  # supplemental information and two slices
-        (unit(0, 1) + unit(2, 1), False),
-        (unit(3, 7) + unit(0, 1), False),  # carries parameters that later pictures need
-        (unit(0, 9) + unit(0, 14) + unit(0, 1), False),  # scalable coding: left alone
-        (unit(0, 6), False),  # no picture
-        (b"", False),
-    ],
-)
-def test_disposable_packets(packet: bytes, expected: bool) -> None:
-    assert is_disposable(memoryview(packet), 4) is expected
-
-
-def test_length_of_the_length() -> None:
-    record = bytes([1, 100, 0, 30, 0xFC | 1, 0xE1, 0])
-    assert nal_length_bytes("h264", record) == 2
-    assert nal_length_bytes("hevc", record) == nal_length_bytes("h264", None) == 0
-    assert nal_length_bytes("h264", b"\0\0\0\1" + record) == 0  # start codes instead
 
 
 def test_reader_can_be_asked_again_and_closed(kinds: Path, stamp: Callable) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.data import files
-from videomae_fast.data import ClipDataset, Mixture, VideoEntry, VideoError, VideoSource, open_entry, read_annotations
+from videomae_fast.data import ClipDataset, Mixture, TarMember, VideoError, VideoSource, open_entry, read_annotations
 
 LONG = "a folder with a name/" * 8 + "long.mp4"  # more than the 100 characters that a plain header holds
 
@@ -38,6 +38,8 @@ def test_shards_in_lists_and_alone(shards: Path) -> None:
     read = read_annotations(shards / "list.txt")
     assert [entry.member for entry in read] == ["more/vp8.webm", "mpeg4.avi", LONG, "h264.mp4", "mjpeg.avi"]
     assert list(read_annotations(shards / "train-000.tar")) == list(read)[3:]
+    (shards / "list.txt").write_text("train-000.tar 4\ntrain-001.tar 0 \n")  # every video has the label of its line
+    assert [entry.label for entry in read_annotations(shards / "list.txt")] == [4, 4, 0, 0, 0]
 
 
 def test_clips_come_from_members_and_errors_name_them(shards: Path) -> None:
@@ -45,7 +47,7 @@ def test_clips_come_from_members_and_errors_name_them(shards: Path) -> None:
     bad = entries[0]._replace(start=entries[0].start + 3)
     mixture = Mixture([VideoSource(read_annotations(shards))])
     dataset = ClipDataset(mixture, num_frames=4, frame_stride=2, size=(32, 32), crops_per_video=1, seed=0)
-    assert not any(dataset[(index, index)].problems for index in range(5))
+    assert not any(dataset[(index, index)].bad_videos for index in range(5))
     with pytest.raises(VideoError, match="cannot open") as caught:
         open_entry(bad)
     assert caught.value.path == str(shards / "train-000.tar" / "h264.mp4")
@@ -53,7 +55,7 @@ def test_clips_come_from_members_and_errors_name_them(shards: Path) -> None:
     with pytest.raises(VideoError, match="the tar file has 5 bytes, it ends at"):
         open_entry(entries[0])
     with pytest.raises(VideoError, match="is empty"):
-        open_entry(VideoEntry(str(shards / "train-001.tar"), 512, -1, 0, "a.mp4"))
+        open_entry(TarMember(str(shards / "train-001.tar"), "a.mp4", 512, 0))
 
 
 def test_bad_shards(shards: Path, clips: Path) -> None:

@@ -30,12 +30,12 @@ def test_what_is_found(folder: Path, workers: int) -> None:
     found = check_data(folder / "list.csv", workers=workers, progress=progress)
     assert [video.path for video in found.videos] == [str(folder / name) for name in NAMES]
     assert [Path(video.path).name for video in found.bad] == ["empty.mp4", "garbage.mp4", "cut.mkv"]
-    assert [video.problem for video in found.bad][::2] == ["the file is empty (0 bytes)", "no such file"]
+    assert [video.reason for video in found.bad][::2] == ["the file is empty (0 bytes)", "no such file"]
     h264, _, tall, _, mjpeg, _ = found.videos
     assert (h264.codec, h264.width, h264.height, h264.frames) == ("h264", 128, 96, 60)
     assert (tall.codec, tall.width, tall.height, mjpeg.codec) == ("h264", 96, 160, "mjpeg")
     assert h264.seconds == pytest.approx(2.4, abs=0.1) and h264.decode_seconds > 0
-    good = [video.decode_seconds for video in found.videos if not video.problem]
+    good = [video.decode_seconds for video in found.videos if not video.reason]
     assert found.clips_per_second == pytest.approx(3 / sum(good))
     assert calls == [(i, 6) for i in range(1, 7)]
 
@@ -55,8 +55,8 @@ def test_a_crash_is_a_bad_video(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     found = check_data(folder / "list.csv", workers=2, clean=folder / "clean.csv")
     mjpeg = NAMES.index("good/mjpeg.avi")
     assert found.videos[mjpeg].path == str(folder / "good" / "mjpeg.avi")
-    assert "the process that read it died (signal 9, " in found.videos[mjpeg].problem
-    seen = [[(video.path, video.problem, video.frames) for video in done.videos] for done in (without, found)]
+    assert "the process that read it died (signal 9, " in found.videos[mjpeg].reason
+    seen = [[(video.path, video.reason, video.frames) for video in done.videos] for done in (without, found)]
     assert [row.pop(mjpeg)[1] == "" for row in seen] == [True, False] and seen[0] == seen[1]
     assert (folder / "clean.csv").read_text() == "good/h264.mp4 0\ngood/more/tall.mp4 2\n"
 
@@ -67,17 +67,17 @@ def test_summary_and_table(folder: Path) -> None:
     assert "6 videos, 3 bad" in text and "codecs: h264 2, mjpeg 1" in text and "frames: 60 to 60, median 60" in text
     assert "short side: 96 to 96 pixels" in text
     for video in found.bad:
-        assert f"{video.path}: {video.problem}" in text
+        assert f"{video.path}: {video.reason}" in text
     found.write(folder / "report.tsv")
     header, *rows = (line.split("\t") for line in (folder / "report.tsv").read_text().splitlines())
-    assert header[:4] == ["path", "problem", "codec", "width"] and {len(row) for row in rows} == {len(header)}
+    assert header[:4] == ["path", "reason", "codec", "width"] and {len(row) for row in rows} == {len(header)}
     assert [row[0] for row in rows] == [video.path for video in found.videos]
 
 
 def test_damage_at_the_end_is_found(clips: Path, tmp_path: Path) -> None:
     whole = files.write_video(tmp_path / "a.mkv", 60).read_bytes()
     (tmp_path / "a.mkv").write_bytes(whole[:-300] + bytes(300))
-    assert "frame" in check_data(tmp_path).videos[0].problem or check_data(tmp_path).videos[0].frames < 60
+    assert "frame" in check_data(tmp_path).videos[0].reason or check_data(tmp_path).videos[0].frames < 60
 
 
 def test_clean_list_keeps_lines_and_can_be_read_anywhere(folder: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_raw_frames_and_shards(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     (tmp_path / "list.csv").write_text("a.tar 0 -1\nframes 1 8\n")
     found = check_data(tmp_path / "list.csv", clean=tmp_path / "clean.csv")
-    assert [(Path(video.path).name, video.problem) for video in found.videos] == [
+    assert [(Path(video.path).name, video.reason) for video in found.videos] == [
         *(("x.mp4", ""), ("y.mp4", "is empty"), ("frames", "img_00001.jpg: no such frame"))
     ]
     assert (tmp_path / "clean.csv").read_text() == "a.tar 0 -1\n"
@@ -108,7 +108,7 @@ def test_mixtures(folder: Path, tmp_path: Path) -> None:
     sources = '[{"data": "list.csv", "weight": 0.1}, {"data": "frames.csv", "template": "x{}.png"}]'
     (folder / "mixture.json").write_text(sources)
     found = check_data(folder / "mixture.json")
-    assert len(found.videos) == 7 and found.videos[6].problem.startswith("x1.png: cannot identify")
+    assert len(found.videos) == 7 and found.videos[6].reason.startswith("x1.png: cannot identify")
     with pytest.raises(ValueError, match=r"mixture.json is a mixture of lists .* here one of them is needed"):
         check_data(folder / "mixture.json", clean=tmp_path / "clean.csv")
 

@@ -13,9 +13,11 @@ from tests.data import files
 from videomae_fast.data import (
     Annotations,
     ClipDataset,
+    FrameFolder,
     Mixture,
     StepSampler,
-    VideoEntry,
+    TarMember,
+    VideoFile,
     VideoSource,
     collate,
     make_loader,
@@ -24,7 +26,7 @@ from videomae_fast.data import (
 
 
 def source(name: str, videos: int, weight: float = 1.0, **options: object) -> VideoSource:
-    annotations = Annotations([VideoEntry(f"{name}{i}.mp4") for i in range(videos)])
+    annotations = Annotations([VideoFile(f"{name}{i}.mp4") for i in range(videos)])
     return VideoSource(annotations, weight, **options)  # type: ignore[arg-type]
 
 
@@ -71,7 +73,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 def test_fingerprint_tells_what_would_be_drawn() -> None:
     def fingerprint(*names: str, weight: float = 1, frame_stride: int | None = None, root: str = "") -> str:
         return Mixture(
-            [VideoSource(Annotations([VideoEntry(n) for n in names], root), weight, frame_stride)]
+            [VideoSource(Annotations([VideoFile(n) for n in names], root), weight, frame_stride)]
         ).fingerprint()
 
     names = ("a/1.mp4", "b/1.mp4", "b/2.mp4")
@@ -86,7 +88,7 @@ def test_fingerprint_tells_what_would_be_drawn() -> None:
         fingerprint(*names, frame_stride=4),
     ]
     assert len(same.union(others)) == 6
-    shards = [Annotations([VideoEntry("a.tar", 512, -1, 9, member)]).fingerprint() for member in ("x.mp4", "y.mp4")]
+    shards = [Annotations([TarMember("a.tar", member, 512, 9)]).fingerprint() for member in ("x.mp4", "y.mp4")]
     assert shards[0] != shards[1]
 
 
@@ -102,8 +104,8 @@ def test_ranks_share_an_epoch_without_overlap_and_resume_exactly() -> None:
 
 def test_each_source_has_its_stride_and_template(tmp_path: Path) -> None:
     files.write_video(tmp_path / "a.mp4")
-    annotations = Annotations([VideoEntry(str(tmp_path / "a.mp4"))])
-    images = Annotations([VideoEntry(str(tmp_path), 0, 60)])
+    annotations = Annotations([VideoFile(str(tmp_path / "a.mp4"))])
+    images = Annotations([FrameFolder(str(tmp_path), 0, 60)])
     for number, image in enumerate(files.sequential(tmp_path / "a.mp4")):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     sources = [VideoSource(annotations), VideoSource(annotations, frame_stride=5), VideoSource(images, 1, 3, "{}.png")]
@@ -127,7 +129,7 @@ def test_batches_of_a_mixture_are_the_same_for_workers_ranks_and_after_a_stop(cl
     for batch, again in zip(whole[2:], resumed, strict=True):
         assert torch.equal(batch.clips.frames, again.clips.frames) and torch.equal(batch.sample, again.sample)
     for batch, *parts in zip(whole, *ranks, strict=True):
-        assert torch.equal(batch.clips.frames, collate(parts).clips.frames) and not batch.problems
+        assert torch.equal(batch.clips.frames, collate(parts).clips.frames) and not batch.bad_videos
 
 
 def write(path: Path, content: object) -> Path:
