@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fused.distributed import CASES
+from tests.interop.distributed import CASES
 
 pytest.importorskip("transformers")
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ def test_two_processes() -> None:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "kernels"), *sys.path]))
     }
     process = subprocess.run(
-        [*launcher, "tests.fused.distributed"], capture_output=True, text=True, env=variables, cwd=ROOT, timeout=120
+        [*launcher, "tests.interop.distributed"], capture_output=True, text=True, env=variables, cwd=ROOT, timeout=120
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("agree:") == 2 * len(CASES)

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from tests.adapters.test_huggingface import LAYOUTS, assert_same_model, hugging_face
+from tests.interop.huggingface.test_weights import LAYOUTS, assert_same_model, hugging_face
 from videomae_fast.interop import CheckpointError, load_huggingface, load_published, save_published, to_huggingface
 from videomae_fast.interop.huggingface.weights import bias_layout, rename_biases
 

@@ -1,4 +1,4 @@
-"""fuse(model): the library's ops inside somebody else's model, in place, and back again with unfuse(model)."""
+"""fuse(model): the library's ops inside somebody else's model, in place; unfuse(model) takes them out again."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -10,13 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 from . import timm
 from .huggingface import model as huggingface
-from .official import model as published
-from .official.model import pretrain_loss
+from .official import model as official
 from .seam import Seam, attach, check_unwrapped, detach, is_attached
 
-__all__ = ["FusionError", "fuse", "pretrain_loss", "unfuse"]
-
-SEAMS = (*huggingface.SEAMS, *published.SEAMS, *timm.SEAMS)
+SEAMS = (*huggingface.SEAMS, *official.SEAMS, *timm.SEAMS)
 OPS = tuple(dict.fromkeys(seam.op for seam in SEAMS))
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -30,21 +27,36 @@ class FusionError(RuntimeError):
 
 
 def fuse(model: _Model, ops: Iterable[str] | None = None, verify: bool = False) -> _Model:
-    """Make a model read, compute and store only what its masks keep. Returns the same model.
+    """Use the library's ops inside an existing model: same weights, outputs and gradients, less work and memory.
 
     Known inside `model`, at any depth (so wrapped by DDP, PEFT or torch.compile too): Hugging Face's
     VideoMAEForPreTraining and VideoMAEModel, the published PretrainVisionTransformer (its loss: `pretrain_loss`), and
-    timm's PatchDropout. Class, parameters, state_dict, outputs and random numbers stay; methods are replaced on the
-    instances alone, position tables become buffers that follow the model. Calling it again changes nothing.
+    timm's PatchDropout. Class, parameters, state_dict, outputs and random numbers stay. Methods are replaced on the
+    instances alone, and position tables become buffers that follow the model. Fusing twice changes nothing.
 
-    ops: which of OPS to use; all by default. "embed_tokens": only visible tokens are embedded. "decode": decoder
-    input written once, targets and loss in one kernel; the forward then also takes a MaskPlan in place of the boolean
-    mask (which costs a wait for its counts), or a `decode_mask`. "gather_tokens": token dropping.
-    verify: run both on two small random clips and compare; FusionError if they differ by more than rounding.
+    * "embed_tokens": only visible tokens (B, V) are embedded, not all N.
+    * "decode": the decoder's input is written once; targets and loss are one kernel. The forward then also takes a
+      MaskPlan in place of the boolean mask (B, N), which costs a host sync for its counts; Hugging Face's takes a
+      `decode_mask` (B, N) as well, True for tokens that are not decoded.
+    * "gather_tokens": token dropping copies the kept rows in one gather.
 
-    Errors: TypeError if nothing in `model` is known, or if a known class lacks an attribute that is needed, naming
-    what was looked for and the tested versions; TypeError if the method has been replaced on the instance already, as
-    accelerate.prepare does for mixed precision: fuse first; ValueError for unknown ops.
+    Args:
+        model: the model, before accelerate.prepare for mixed precision; it is changed in place.
+        ops: names out of "embed_tokens", "decode", "gather_tokens"; all by default.
+        verify: also run the model with and without the ops on two small random clips, and compare.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: `ops` is empty or holds an unknown name.
+        TypeError: nothing in `model` is known; or a known class lacks an attribute that is needed (the message names
+            it and the tested versions); or its method has been replaced on the instance already.
+        FusionError: with `verify`, if outputs differ by more than rounding. The model is then as it was.
+
+    References:
+        models/videomae/modeling_videomae.py of transformers; models/modeling_pretrain.py of
+        OpenGVLab/VideoMAEv2@29eab1e; timm/layers/patch_dropout.py.
     """
     chosen = OPS if ops is None else tuple(ops)
     if not chosen or not set(chosen) <= set(OPS):
@@ -53,12 +65,12 @@ def fuse(model: _Model, ops: Iterable[str] | None = None, verify: bool = False) 
     for _, module, seam in found:
         seam.check(module)
     new = [(name, module, seam) for name, module, seam in found if not is_attached(module)]
-    expected = _try(new) if verify else []
+    expected = _outputs(new) if verify else []
     for _, module, seam in new:
         attach(module, seam)
     if verify:
         try:
-            _compare(new, _try(new), expected)
+            _compare(new, _outputs(new), expected)
         except Exception:
             for _, module, _ in new:
                 detach(module)
@@ -69,9 +81,16 @@ def fuse(model: _Model, ops: Iterable[str] | None = None, verify: bool = False) 
 
 
 def unfuse(model: _Model) -> _Model:
-    """Undo `fuse` exactly; does nothing to a model that is not fused. Returns the same model.
+    """Undo `fuse` exactly; a model that is not fused stays as it is.
 
-    TypeError if a method of it has been wrapped since, which has to be undone first.
+    Args:
+        model: the model, or a wrapper of it; changed in place.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: a replaced method has been wrapped since; undo that first. Nothing is changed then.
     """
     fused = [module for module in model.modules() if is_attached(module)]
     for module in fused:
@@ -91,8 +110,8 @@ def _find(model: nn.Module, ops: tuple[str, ...]) -> _Found:
     return found
 
 
-def _try(found: _Found) -> list[list[Tensor]]:
-    """The tensors that a small call of each returns, from the same random numbers every time."""
+def _outputs(found: _Found) -> list[list[Tensor]]:
+    """The tensors that a small call of each module returns; the random numbers are the same every time."""
     results = []
     for _, module, seam in found:
         devices = {p.device for p in module.parameters() if p.is_cuda}

@@ -1,8 +1,8 @@
-"""The models that `fuse` knows, as fixtures; `--published-repo PATH` puts a real checkout in the stand-in's place."""
+"""Small models of the published code; `--published-repo PATH` puts a real checkout in the stand-in's place."""
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +11,20 @@ import pytest
 import torch
 
 from benchmarks.baselines.published import release_classes
+from benchmarks.baselines.published.model import PublishedVideoMAE
+
+TINY = dict(image_size=(16, 16), num_frames=4, patch_size=8, encoder_depth=2, encoder_heads=2, decoder_heads=2)
+MODEL = dict(
+    image_size=(32, 32),
+    num_frames=4,
+    patch_size=8,
+    encoder_dim=24,
+    encoder_depth=3,
+    encoder_heads=3,
+    decoder_dim=16,
+    decoder_depth=2,
+    decoder_heads=2,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,3 +65,25 @@ def _timm_for_published_code() -> list[ModuleType]:
     layers.trunc_normal_ = torch.nn.init.trunc_normal_
     registry.register_model = lambda function: function
     return modules
+
+
+@pytest.fixture
+def tiny() -> Callable[..., PublishedVideoMAE]:
+    """tiny(dim=16, depth=1, seed=0): the published model at other widths and decoder depths."""
+
+    def build(dim: int = 16, depth: int = 1, seed: int = 0) -> PublishedVideoMAE:
+        torch.manual_seed(seed)
+        return PublishedVideoMAE(**TINY, encoder_dim=dim, decoder_dim=dim // 2, decoder_depth=depth)
+
+    return build
+
+
+@pytest.fixture
+def model() -> PublishedVideoMAE:
+    torch.manual_seed(0)
+    model = PublishedVideoMAE(**MODEL)
+    with torch.no_grad():  # nothing may be zero or one, or a swap of two tensors would not show
+        for parameter in model.parameters():
+            if parameter.dim() != 2:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.double()

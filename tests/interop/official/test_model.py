@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines.published import published_loss
-from tests.fused.models import PATCH, as_bool, assert_close, clip, disturb, gradients, plan, small
+from benchmarks.baselines.published.model import published_loss
+from tests.interop.models import PATCH, as_bool, assert_close, clip, disturb, gradients, plan, small
 from videomae_fast import MaskPlan
-from videomae_fast.interop.fuse import fuse, pretrain_loss, unfuse
+from videomae_fast.interop import fuse, pretrain_loss, unfuse
 
 PLANS = {
     "running cell": plan(),

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from benchmarks.baselines.published import published_loss
-from tests.fused.models import PATCH, as_bool, clip, disturb, hugging_face, plan, small
-from videomae_fast.interop.fuse import fuse, pretrain_loss
+from benchmarks.baselines.published.model import published_loss
+from tests.interop.models import PATCH, as_bool, clip, disturb, hugging_face, plan, small
+from videomae_fast.interop import fuse, pretrain_loss
 
 STEPS = 20
 Loss = Callable[[nn.Module, int], Tensor]

@@ -149,5 +149,5 @@ def test_not_a_dict_of_tensors(content, message, tmp_path):
 def test_safetensors_not_installed(tmp_path, monkeypatch):
     (tmp_path / "m.safetensors").touch()
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"pip install 'videomae-fast\[hf\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'videomae-fast\[train\]'"):
         load_published(tmp_path / "m.safetensors")

@@ -1,6 +1,6 @@
 """Run the tests of `fuse` and of the weight adapters with other versions of transformers than the one installed.
 
-Run: python tests/fused/other_versions.py [FOLDER] [VERSION …]
+Run: python tests/interop/other_versions.py [FOLDER] [VERSION …]
 
 Each version is installed into FOLDER/VERSION (default: build/transformers) unless it is there, without numpy and torch,
 which stay the environment's. The default versions are the oldest supported, one that loses biases, and one between.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = ("4.45.2", "4.57.1", "5.12.1")
-TESTS = ("tests/fused", "tests/adapters")
+TESTS = ("tests/interop",)
 OURS = ("numpy", "torch")
 
 

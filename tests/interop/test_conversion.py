@@ -15,6 +15,7 @@ from videomae_fast.interop import (
     save_published,
     to_huggingface,
 )
+from videomae_fast.interop.conversion import clip_size
 from videomae_fast.interop.huggingface.weights import bias_layout
 from videomae_fast.models import CONFIGS
 
@@ -47,7 +48,7 @@ def test_every_size(size, tmp_path):
     assert written == tmp_path / "hf" / "model.safetensors"
     assert convert(tmp_path / "hf", tmp_path / "back.pth", "published") == tmp_path / "back.pth"
     assert_equal(load_published(tmp_path / "back.pth"), state)
-    assert not [*tmp_path.rglob("*.tmp")]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pth", "hf", "back.pth"}
 
     transformers = pytest.importorskip("transformers")
     read = transformers.VideoMAEConfig.from_pretrained(tmp_path / "hf")
@@ -77,9 +78,7 @@ def test_from_pretrained_reads_it(monkeypatch, tmp_path):
     transformers = pytest.importorskip("transformers")
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
     checkpoint(TINY, tmp_path / "checkpoint.pth")
-    convert(tmp_path / "checkpoint.pth", tmp_path / "hf", "huggingface")
-    config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"image_size": 16, "num_frames": 4}))
+    convert(tmp_path / "checkpoint.pth", tmp_path / "hf", "huggingface", num_frames=4, image_size=16)
     hf, info = transformers.VideoMAEForPreTraining.from_pretrained(tmp_path / "hf", output_loading_info=True)
     repaired = transformers.VideoMAEForPreTraining(hf.config)
     load_huggingface(repaired, tmp_path / "hf")
@@ -112,4 +111,48 @@ def test_errors(monkeypatch, tmp_path):
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(CheckpointError, match=r"missing: encoder.norm.weight"):
         convert(tmp_path / "part.pth", tmp_path / "x", "huggingface")
-    assert not (tmp_path / "x").exists()
+    for target, to in (("x", "huggingface"), ("x.pth", "published")):
+        with pytest.raises(ValueError, match="num_frames and image_size are for" if to == "published" else "multiples"):
+            convert(tmp_path / "tiny.pth", tmp_path / target, to, num_frames=4, image_size=17)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json', beside the weights, is not JSON"):
+        convert(tmp_path / "tiny.pth", tmp_path / "x", "huggingface")
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.pth", "other.pth", "part.pth", "config.json"}
+
+
+def test_other_mlps_and_channels(tmp_path):
+    """Sizes that no published model has, although its widths are: no configuration describes both MLPs."""
+    state = checkpoint(CONFIGS["small"], tmp_path / "small.pth")
+    name = "encoder.patch_embed.proj.weight"
+    for change in ({name: state[name][:, :1]}, {"decoder.blocks.0.mlp.fc1.weight": torch.zeros(700, 192)}):
+        save_published(state | change, tmp_path / "other.pth")
+        with pytest.raises(CheckpointError, match="published models take 3, and have one ratio"):
+            convert(tmp_path / "other.pth", tmp_path / "x", "huggingface")
+
+
+SETTINGS = {"num_frames": 8, "image_size": 112}
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, {"data": {"num_frames": 8}, "model": {"image_size": 112}}])
+def test_clip_size_of_a_run(settings, tmp_path):
+    """From the config.json of a checkpoint folder, flat or in sections; the caller's word counts for more."""
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    for source in (tmp_path, tmp_path / "model.safetensors"):
+        found = clip_size(source)
+        assert (found.num_frames, found.image_size) == (8, 112) and "config.json" in found.origin
+        found = clip_size(source, image_size=96)
+        assert (found.num_frames, found.image_size) == (8, 96)
+    checkpoint(CONFIGS["small"], tmp_path / "checkpoint.pth")
+    convert(tmp_path / "checkpoint.pth", tmp_path / "hf", "huggingface")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["num_frames"], config["image_size"]) == (8, 112)
+
+
+@pytest.mark.parametrize("text", [None, "[]", "{}", '{"image_size": 384}', '{"image_size": [9, 9], "num_frames": 8}'])
+def test_clip_size_of_no_run(text, tmp_path):
+    """Without a configuration, or beside that of something else, it is the published one, and says so."""
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    found = clip_size(tmp_path / "checkpoint.pth")
+    assert (found.num_frames, found.image_size) == (16, 224) and found.origin.startswith("the published size")
+    assert clip_size(tmp_path / "checkpoint.pth", 4, 32).origin == "as given"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.fused.models import SIZES, TOKENS, clip, hugging_face
-from videomae_fast.interop.fuse import SEAMS
+from tests.interop.models import SIZES, TOKENS, clip, hugging_face
+from videomae_fast.interop.fusion import SEAMS
 from videomae_fast.interop.huggingface import model as huggingface
 
 transformers = pytest.importorskip("transformers")

@@ -10,8 +10,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from tests.fused.models import as_bool, assert_close, clip, gradients, hugging_face, plan
-from videomae_fast.interop.fuse import fuse
+from tests.interop.models import as_bool, assert_close, clip, gradients, hugging_face, plan
+from videomae_fast.interop import fuse
 
 CASES = tuple(product(("ddp", "fsdp2"), ("fuse first", "wrap first"), ("bool", "plan")))
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.fused.models import as_bool, assert_close, clip, gradients, hugging_face, plan
-from videomae_fast.interop.fuse import fuse, unfuse
+from tests.interop.models import as_bool, assert_close, clip, gradients, hugging_face, plan
+from videomae_fast.interop import fuse, unfuse
 from videomae_fast.interop.seam import is_attached
 
 pytest.importorskip("transformers")
