@@ -1,6 +1,6 @@
 """A model and videos small enough to pre-train within a test. Run as a module, it is the command line with that model:
 
-python -m tests.training.tiny pretrain --model tiny ...
+python -m tests.recipes.tiny pretrain --model tiny ...
 """
 
 import json
@@ -13,9 +13,9 @@ from typing import Any
 import av
 import numpy as np
 
+from videomae_fast.engine.log import read_log
 from videomae_fast.models.config import CONFIGS, VideoMAEConfig
-from videomae_fast.training import PretrainConfig
-from videomae_fast.training.log import read_log
+from videomae_fast.recipes import PretrainConfig
 
 TINY = VideoMAEConfig(48, 2, 2, 24, 1, decoder_depth=2)
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,13 +55,13 @@ def write_videos(folder: Path, count: int = 8) -> Path:
 
 def settings(data: Path, output: Path, /, **changes: Any) -> PretrainConfig:
     """A run of 12 steps; what `changes` says is different."""
-    return PretrainConfig(**(SETTINGS | {"data": str(data), "output": str(output)} | changes))
+    return PretrainConfig.from_options(**(SETTINGS | {"data": str(data), "output": str(output)} | changes))
 
 
 def arguments(config: PretrainConfig) -> list[str]:
     """The command line of `config`."""
     result = ["pretrain"]
-    for name, value in vars(config).items():
+    for name, value in config.flat().items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             result += [option] * value

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tests.training import tiny
+from tests.recipes import tiny
 from videomae_fast.cli import main
 from videomae_fast.data import ClipDataset, UnreadableVideosError
+from videomae_fast.engine import NonFiniteLossError, loop
+from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.interop import load_published
 from videomae_fast.models import VideoMAEForPretraining
-from videomae_fast.training import NonFiniteLossError, loop, pretrain
-from videomae_fast.training.checkpoint import list_checkpoints
+from videomae_fast.recipes import pretrain
 
 
 def _spoil_loss(monkeypatch: pytest.MonkeyPatch, step: int, value: float) -> None:
@@ -194,7 +195,7 @@ def test_all_videos_bad_on_the_command_line(
 
 
 _WRONG = {
-    "unknown reader": ({"reader": "vlc"}, "reader must be one of ['av', 'decord', 'torchcodec'], got 'vlc'"),
+    "unknown reader": ({"reader": "vlc"}, "reader must be one of av, decord, torchcodec, got 'vlc'"),
     "unknown model": ({"model": "tinier"}, "got 'tinier'"),
     "unknown encoder mask": ({"mask": "cube"}, "mask must be one of"),
     "nothing hidden": ({"mask": "none"}, "mask 'none' hides nothing"),
@@ -228,8 +229,9 @@ def _error(config: Any, capsys: pytest.CaptureFixture[str]) -> str:
 def test_wrong_settings(case: str, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes, message = _WRONG[case]
     config = tiny.settings(videos, tmp_path / "run")
+    section_of = {field.name: getattr(config, section) for section, field in config.options()}
     for name, value in changes.items():
-        object.__setattr__(config, name, value)  # unchecked: the command line does that
+        object.__setattr__(section_of[name], name, value)  # unchecked: the command line does that
     assert message in _error(config, capsys)
     assert list_checkpoints(tmp_path / "run") == []
 
@@ -237,7 +239,7 @@ def test_wrong_settings(case: str, videos: Path, tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--precision", "fp16", "precision must be auto, bf16 or fp32, got 'fp16'"),
+        ("--precision", "fp16", "precision must be one of auto, bf16, fp32, got 'fp16'"),
         ("--epochs", "0", "epochs must be at least 1, got 0"),
         ("--batch-size", "0", "batch_size must be at least 1, got 0"),
         ("--crops-per-video", "0", "crops_per_video must be at least 1, got 0"),

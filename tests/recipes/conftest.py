@@ -1,4 +1,4 @@
-"""Fixtures of the training tests: videos, and the size "tiny"."""
+"""Fixtures of the tests that train: videos, and the size "tiny"."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.training import tiny
+from tests.recipes import tiny
 from videomae_fast.models import get_config
 from videomae_fast.models.config import CONFIGS
 
@@ -26,7 +26,8 @@ def tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
-    """Accelerate remembers the precision of a process's first run and refuses another."""
+    """Accelerate remembers the precision of a process's first run, of another test's too, and refuses another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training import tiny
+from tests.recipes import tiny
+from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.interop import load_published
-from videomae_fast.training import pretrain
-from videomae_fast.training.checkpoint import list_checkpoints
+from videomae_fast.recipes import pretrain
 
 
 def _launch(arguments: list[str]) -> str:
     """Run the command line in two processes, started by torchrun; returns what they printed."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    process = tiny.start([*launcher, "tests.training.tiny", *arguments], variables={"ACCELERATE_USE_CPU": "true"})
+    process = tiny.start([*launcher, "tests.recipes.tiny", *arguments], variables={"ACCELERATE_USE_CPU": "true"})
     try:
         out, err = process.communicate(timeout=120)
     finally:

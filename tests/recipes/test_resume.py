@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training import tiny
+from tests.recipes import tiny
+from videomae_fast.engine.checkpoint import list_checkpoints
+from videomae_fast.engine.log import read_log
 from videomae_fast.interop import load_published
-from videomae_fast.training import PretrainConfig, pretrain
-from videomae_fast.training.checkpoint import list_checkpoints
-from videomae_fast.training.log import read_log
+from videomae_fast.recipes import PretrainConfig, pretrain
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_output_with_checkpoints_is_not_overwritten(videos: Path, tmp_path: Path
 def test_sigterm_saves_and_the_run_continues(workers: int, videos: Path, tmp_path: Path) -> None:
     """SIGTERM to the process group, as a scheduler sends it, while the command line trains."""
     changes = {"epochs": 400, "workers": workers, "save_every": 1000, "log_every": 1}
-    process = tiny.start(["-m", "tests.training.tiny", *tiny.arguments(tiny.settings(videos, tmp_path, **changes))])
+    process = tiny.start(["-m", "tests.recipes.tiny", *tiny.arguments(tiny.settings(videos, tmp_path, **changes))])
     try:
         while process.poll() is None and len(read_log(tmp_path)) < 5:
             time.sleep(0.05)
@@ -197,7 +197,7 @@ def test_killed_before_its_first_log_line_keeps_the_log(
     uninterrupted: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the log held before is on disk as soon as the continued run has begun: a kill can come at any time."""
-    from videomae_fast.training import loop
+    from videomae_fast.engine import loop
 
     class Killed(BaseException):
         pass

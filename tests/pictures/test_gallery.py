@@ -1,7 +1,6 @@
 """The gallery shows what training gets: boxes, masks and pixels are those of the run's first sample."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +11,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.data.files import stamp, write_video
-from tests.training import tiny
+from tests.recipes import tiny
 from videomae_fast.data import Crop, CropBox, Draw, UnreadableVideosError, cut_clips, make_loader
 from videomae_fast.models.config import CONFIGS
 from videomae_fast.pictures.canvas import to_image
 from videomae_fast.pictures.gallery import (
+    CANVAS_WIDTH,
     COLOURS,
     DARK,
-    SHEET_WIDTH,
     TINT,
     Sample,
     clips_on_grey,
     describe,
-    draw_sheet,
+    draw_canvas,
     first_sample,
     mark_frame,
     mark_tokens,
@@ -32,8 +31,7 @@ from videomae_fast.pictures.gallery import (
     token_map,
 )
 from videomae_fast.pictures.reconstruction import GREY
-from videomae_fast.training import PretrainConfig
-from videomae_fast.training.setup import make_dataset, plan_for
+from videomae_fast.recipes import PretrainConfig
 
 
 @pytest.fixture
@@ -48,7 +46,7 @@ def _made(height: int = 60, width: int = 100, crops: int = 4) -> Sample:
     """Crops of noise, every second one flipped, that need no video."""
     frames = torch.randint(0, 256, (8, height, width, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     boxes = [Crop(CropBox(n, 3 * n, 48, 32), n % 2 == 1) for n in range(crops)]
-    plan = plan_for(PretrainConfig(num_frames=8, image_size=64), torch.arange(crops))
+    plan = PretrainConfig().masks.plan(torch.arange(crops), (4, 4, 4), 0)
     drawn = Draw(0, np.arange(0, 16, 2), frames, boxes, [])
     return Sample(cut_clips(frames, boxes, (64, 64)), plan, (2, 16, 16), drawn, "one.mp4")
 
@@ -143,7 +141,7 @@ def test_tokens_of_the_source_are_those_of_the_clips(config: PretrainConfig) -> 
     ("image_size", "crops_per_video"), [(32, 1), (64, 4)]
 )  # the crop travels resized, and the frames do
 def test_panels_show_the_resized_crops(image_size: int, crops_per_video: int, config: PretrainConfig) -> None:
-    sample = first_sample(replace(config, image_size=image_size, crops_per_video=crops_per_video))
+    sample = first_sample(config.with_options(image_size=image_size, crops_per_video=crops_per_video))
     assert (sample.clips.geometry[0, 1:].tolist() == [32, 32]) == (image_size == 32)
     rows = image_size // 16
     for index in (sample.plan.visible, sample.plan.predicted):
@@ -163,21 +161,21 @@ def test_panels_show_the_resized_crops(image_size: int, crops_per_video: int, co
 
 def test_it_is_the_first_sample_of_the_run(config: PretrainConfig) -> None:
     for seed in range(4):
-        config = replace(config, seed=seed)
-        batch = next(iter(make_loader(make_dataset(config), 1)))
+        config = config.with_options(seed=seed)
+        batch = next(iter(make_loader(config.data.dataset(seed), 1)))
         sample = first_sample(config)
         assert torch.equal(sample.clips.frames, batch.clips.frames)
         assert torch.equal(sample.clips.geometry, batch.clips.geometry)
-        assert torch.equal(sample.plan.visible, plan_for(config, batch.sample).visible)
+        assert torch.equal(sample.plan.visible, config.masks.plan(batch.sample, sample.plan.grid, seed).visible)
 
 
 def test_the_source_is_that_of_the_clips(config: PretrainConfig) -> None:
     """Also where videos that cannot be read were replaced, once or more often."""
     for name in ("bad0.mp4", "bad1.mp4", "bad2.mp4"):
-        (Path(config.data) / name).touch()
+        (Path(config.data.data) / name).touch()
     replaced = set()
     for seed in range(10):
-        sample = first_sample(replace(config, seed=seed))
+        sample = first_sample(config.with_options(seed=seed))
         lines = describe(sample)
         assert lines[1].startswith(sample.path) and "bad" not in lines[1]
         assert lines[3:] == [f"instead of {p.path}: the file is empty (0 bytes)" for p in sample.drawn.bad_videos]
@@ -189,7 +187,7 @@ def test_frame_numbers(config: PretrainConfig, tmp_path: Path) -> None:
     folder = tmp_path / "stamped"
     folder.mkdir()
     write_video(folder / "stamped.mp4")
-    sample = first_sample(replace(config, data=str(folder), frame_stride=3))
+    sample = first_sample(config.with_options(data=str(folder), frame_stride=3))
     assert sample.drawn.frame_numbers.tolist() == [stamp(frame.numpy()) for frame in sample.drawn.frames]
     assert np.diff(sample.drawn.frame_numbers).tolist() == [3] * 7
 
@@ -197,8 +195,8 @@ def test_frame_numbers(config: PretrainConfig, tmp_path: Path) -> None:
 def test_settings_of_the_source_count(config: PretrainConfig, tmp_path: Path) -> None:
     """A mixture's stride goes before that of the run, and large videos are scaled down before they are cropped."""
     mixture = tmp_path / "mixture.json"
-    mixture.write_text(json.dumps([{"data": config.data, "frame_stride": 2}]))
-    sample = first_sample(replace(config, data=str(mixture), short_side=32))
+    mixture.write_text(json.dumps([{"data": config.data.data, "frame_stride": 2}]))
+    sample = first_sample(config.with_options(data=str(mixture), short_side=32))
     assert sample.drawn.frame_numbers.tolist() == [0, 2, 4, 6, 8, 10, 10, 10]
     assert sample.drawn.frames.shape[1] == 32
 
@@ -213,13 +211,13 @@ def test_lines_under_the_picture() -> None:
     ]
 
 
-def _where(part: Tensor, sheet: np.ndarray) -> tuple[int, int]:
+def _where(part: Tensor, canvas: np.ndarray) -> tuple[int, int]:
     """(top, left) of a picture in a larger one, enlarged by 3 as clips of 64 pixels are."""
     large = np.asarray(to_image(part)).repeat(3, axis=0).repeat(3, axis=1)
     row = int((large != 128).any(axis=(1, 2)).argmax())  # the first that is not grey
-    for top in range(len(sheet) - len(large) + 1):
-        left = sheet[top + row].tobytes().find(large[row].tobytes()) // 3
-        if left >= 0 and np.array_equal(sheet[top : top + len(large), left : left + large.shape[1]], large):
+    for top in range(len(canvas) - len(large) + 1):
+        left = canvas[top + row].tobytes().find(large[row].tobytes()) // 3
+        if left >= 0 and np.array_equal(canvas[top : top + len(large), left : left + large.shape[1]], large):
             return top, left
     raise AssertionError("not in the picture")
 
@@ -227,11 +225,11 @@ def _where(part: Tensor, sheet: np.ndarray) -> tuple[int, int]:
 def test_the_picture_holds_the_clips() -> None:
     """Row by row, what the encoder sees left of what the decoder predicts, pixel by pixel."""
     sample = _made()
-    sheet = np.asarray(draw_sheet(sample))
+    canvas = np.asarray(draw_canvas(sample))
     encoder, decoder = clips_on_grey(sample, sample.plan.visible), clips_on_grey(sample, sample.plan.predicted)
     tops = []
     for seen, predicted in zip(encoder, decoder, strict=True):
-        corners = [_where(clip[time], sheet) for clip in (seen, predicted) for time in (0, 2, 5, 7)]
+        corners = [_where(clip[time], canvas) for clip in (seen, predicted) for time in (0, 2, 5, 7)]
         (top, left), _, _, (bottom, right) = corners[:4]
         assert corners[:4] == [(top, left), (top, right), (bottom, left), (bottom, right)]
         assert [y for y, _ in corners[4:]] == [y for y, _ in corners[:4]]
@@ -243,10 +241,10 @@ def test_the_picture_holds_the_clips() -> None:
 @pytest.mark.parametrize(("height", "width"), [(60, 100), (100, 60), (54, 340)])
 def test_size_of_the_picture(height: int, width: int) -> None:
     """No more than four crops are drawn, and however wide the source, the picture is not."""
-    picture = draw_sheet(_made(height, width))
-    assert 4 * 192 < picture.width <= SHEET_WIDTH
-    assert draw_sheet(_made(height, width, crops=6)).size == picture.size
-    assert draw_sheet(_made(height, width, crops=2)).height < picture.height / 1.7
+    picture = draw_canvas(_made(height, width))
+    assert 4 * 192 < picture.width <= CANVAS_WIDTH
+    assert draw_canvas(_made(height, width, crops=6)).size == picture.size
+    assert draw_canvas(_made(height, width, crops=2)).height < picture.height / 1.7
 
 
 @pytest.mark.parametrize("name", ["gallery.png", "gallery.JPG"])
@@ -254,7 +252,7 @@ def test_written_as_the_suffix_says(name: str, config: PretrainConfig, tmp_path:
     save_gallery(config, tmp_path / name)
     with Image.open(tmp_path / name) as picture:
         assert picture.format == {"png": "PNG", "jpg": "JPEG"}[name[-3:].lower()]
-        assert picture.size == draw_sheet(first_sample(config)).size
+        assert picture.size == draw_canvas(first_sample(config)).size
 
 
 @pytest.mark.parametrize("name", ["", "runs/mine", "picture.mp4"])
@@ -268,4 +266,4 @@ def test_nothing_readable(config: PretrainConfig, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "one.mp4").touch()
     with pytest.raises(UnreadableVideosError, match=r"one.mp4: the file is empty"):
-        save_gallery(replace(config, data=str(folder)), tmp_path / "gallery.png")
+        save_gallery(config.with_options(data=str(folder)), tmp_path / "gallery.png")

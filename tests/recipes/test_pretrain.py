@@ -9,12 +9,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.training import tiny
+from tests.recipes import tiny
+from videomae_fast.engine.checkpoint import list_checkpoints
+from videomae_fast.engine.log import COLUMNS, PROJECT, read_log
 from videomae_fast.interop import load_published, load_weights
 from videomae_fast.models import VideoMAEForPretraining
-from videomae_fast.training import pretrain
-from videomae_fast.training.checkpoint import list_checkpoints
-from videomae_fast.training.log import COLUMNS, read_log
+from videomae_fast.recipes import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_losses_are_finite_and_fall(run: Path) -> None:
 
 
 def test_tensorboard_has_the_figures_of_the_log(run: Path) -> None:
-    events = EventAccumulator(str(run / "tensorboard"))
+    events = EventAccumulator(str(run / "tensorboard" / PROJECT))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {f"train/{name}" for name in COLUMNS[2:]}
     shown = events.Scalars("train/loss")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.training import tiny
+from tests.recipes import tiny
 from videomae_fast.interop import save_published
 from videomae_fast.masks import MaskPlan, make_masks
 from videomae_fast.models import VideoMAEForPretraining
@@ -88,7 +88,7 @@ def test_picture_of_a_run(decoder_mask: str, tmp_path: Path, monkeypatch: pytest
     weights = tmp_path / "weights.pth"
     save_published(VideoMAEForPretraining(config.model_config()), weights)
     save_reconstruction(config, weights, tmp_path / "picture.png")
-    side = config.image_size
+    side = config.data.image_size
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.size == (8 * side, 3 * side)
         pixels = np.asarray(picture.convert("RGB")).reshape(3, side, 8 * side, 3)
