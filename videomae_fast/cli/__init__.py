@@ -7,7 +7,8 @@ from benchmarks.harness.run import BenchmarkError
 
 from ..data import UnreadableVideosError
 from ..training import NonFiniteLossError
-from .files import add_check_data, add_convert, add_transcode
+from .data import add_check_data, add_transcode
+from .files import add_convert
 from .measuring import add_bench, add_env, add_profile
 from .training import add_gallery, add_pretrain
 

@@ -27,7 +27,7 @@ class BadVideo(NamedTuple):
 
 
 class BadVideoLog:
-    """Counts how often each bad video was replaced. The training loop keeps one, in the main process.
+    """Counts how often each bad video was replaced. Each process of a run keeps one.
 
     The report has one line per video: path, reason and count, separated by tabs.
 
