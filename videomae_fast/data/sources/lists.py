@@ -26,7 +26,7 @@ from .annotations import Annotations, Row, VideoEntry
 from .shards import SHARD_SUFFIX, VIDEO_SUFFIXES, members
 
 FORMATS = ("auto", "v2", "v1", "paths")
-# Texts for command lines. LIST_HELP is for what takes one source, DATA_HELP for what also takes a mixture.
+# Help texts of command lines: LIST_HELP for commands that take one source, DATA_HELP where a mixture is allowed too.
 _ONE_SOURCE = "list file (one video per line), folder of videos (searched with its subfolders)"
 LIST_HELP = f"{_ONE_SOURCE} or tar file of videos (.tar)"
 DATA_HELP = f"{_ONE_SOURCE}, tar file of videos (.tar) or mixture of these (.json)"
@@ -105,7 +105,7 @@ def read_lines(
 
 
 def _read(source: Path, root: str | os.PathLike | None, list_format: str) -> tuple[Path, Iterable[Line]]:
-    """The folder that paths are relative to, and the lines; those of a list file are read as they are taken."""
+    """The folder that paths are relative to, and the lines. A list file is read lazily."""
     if list_format not in FORMATS:
         raise ValueError(f"list_format must be one of {FORMATS}, got {list_format!r}")
     if source.suffix.lower() == ".json":

@@ -102,7 +102,7 @@ class Mixture:
 
     @property
     def has_labels(self) -> bool:
-        """Whether any video has a label. The numbers are those of the lists: sources do not share their classes."""
+        """Whether any video has a label. Equal labels in two sources need not mean the same class."""
         return any(source.annotations.has_labels for source in self.sources)
 
     def __len__(self) -> int:
