@@ -1,4 +1,4 @@
-"""`videomae_fast.report.bench`: nothing is kept of a red run, regressions are named, README.md follows the results."""
+"""`videomae_fast.report.bench`: nothing is kept of a red run, regressions are named, the results page follows."""
 
 import json
 import os
@@ -129,16 +129,17 @@ def test_regressions_against_a_file_and_a_folder(tmp_path: Path) -> None:
 def test_report_replaces_what_is_between_the_markers(tmp_path: Path) -> None:
     folder = tmp_path / "benchmarks" / "results"
     save(memory_results(10.0, "1"), folder)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{bench.START}\nold\n{bench.END}\nafter\n")
-    (folder / "of-yesterday.svg").write_text("")
+    page, images = tmp_path / "docs" / "benchmarks.md", tmp_path / "docs" / "images"
+    images.mkdir(parents=True)
+    page.write_text(f"before\n{bench.START}\nold\n{bench.END}\nafter\n")
+    (images / "of-yesterday.svg").write_text("")
     bench.write_report(tmp_path)
-    text = readme.read_text()
-    assert not list(folder.glob("*.svg"))
+    text = page.read_text()
+    assert not list(images.glob("*.svg"))
     assert text.startswith("before\n<!-- results -->\n\n") and text.endswith("\n\n<!-- end of results -->\nafter\n")
     assert "old" not in text and "Predicted memory of a training step, ViT-base" in text
     bench.write_report(tmp_path)
-    assert readme.read_text() == text
+    assert page.read_text() == text
 
 
 def test_results_are_readable_json(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_pictures(tmp_path: Path) -> None:
     for path in written:
         processor = "Some processor" if "loader" in path.name else "Some GPU"
         assert f"{processor}, c0ffee" in path.read_text()
-        assert path.name in re.findall(r"\]\(benchmarks/results/(.*?)\)", format_results(everything))
+        assert path.name in re.findall(r"\]\(images/(.*?)\)", format_results(everything))
 
 
 @pytest.mark.parametrize("records", [[], [op("sdpa", 1.0, name="attention, encoder")]])

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from .._optional import require
-from .results import Results, collect, compare, load_base, load_newest, save
+from .results import PREDICTED, Results, collect, compare, load_base, load_newest, save
 from .tables import format_report, shown
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where the suites are
@@ -93,18 +93,22 @@ def check_regressions(results: Results, base: Path, threshold: float = 0.05) -> 
 
 
 def results_section(root: Path) -> str:
-    """What README.md shows between its two markers: the newest results of every device below benchmarks/results."""
+    """What docs/benchmarks.md shows between its two markers: the newest results of every device."""
     newest = load_newest(root / "benchmarks" / "results")
     return f"{START}\n\n{format_report(map(shown, newest))}\n\n"
 
 
 def write_report(root: Path = ROOT) -> None:
-    """Make the tables in README.md and the pictures beside the results anew from the results."""
-    from .plots import save_plots
+    """Make the tables of docs/benchmarks.md and the plots in docs/images anew from the results."""
+    from .plots import save_memory_bars, save_plots
 
-    folder, readme = root / "benchmarks" / "results", root / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(text[: text.index(START)] + results_section(root) + text[text.index(END) :], encoding="utf-8")
-    for picture in folder.glob("*.svg"):
-        picture.unlink()
-    save_plots(map(shown, load_newest(folder)), folder)
+    page, images = root / "docs" / "benchmarks.md", root / "docs" / "images"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text[: text.index(START)] + results_section(root) + text[text.index(END) :], encoding="utf-8")
+    for plot in images.glob("*.svg"):
+        plot.unlink()
+    newest = load_newest(root / "benchmarks" / "results")
+    save_plots(map(shown, newest), images)
+    for results in newest:
+        if results["device"] == PREDICTED:
+            save_memory_bars(results, images / "memory.svg")

@@ -11,7 +11,7 @@ NO_GPU = (
 )
 OUR_OP, RIVAL, PUBLISHED = "videomae_kernels", "rewrite + compile", "published"
 LEFT_TO_THE_OPS = "What ours does not resize here, its ops do in the training step."
-RESULTS_FOLDER = "benchmarks/results"
+IMAGES = "images"  # of docs/, beside the page that shows them
 SHOWN_SIZES = ("base", "giant")  # in a report, of ops and predictions; the result files have whatever was run
 
 
@@ -41,7 +41,7 @@ def format_results(results: Results) -> str:
         records = [record for record in results["records"] if record["suite"] == suite]
         if records:
             parts.append(table(records))
-    parts += [f"![{name}]({RESULTS_FOLDER}/{name})" for name in pictures(results)]
+    parts += [f"![{name}]({IMAGES}/{name})" for name in pictures(results)]
     return "\n\n".join(parts)
 
 
