@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.harness.measure import clock, copy_bandwidth, machine
 from benchmarks.settings import Settings, add_options
-from videomae_fast.report.measure import clock, copy_bandwidth, machine
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = pytest.StashKey[Settings]()

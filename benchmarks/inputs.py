@@ -23,8 +23,8 @@ class Inputs:
     config: VideoMAEConfig
     batch_size: int
     device: torch.device
-    encoder_ratio: float = 0.9
-    decoder_ratio: float = 0.5  # 0: no decoder mask, so that all hidden tokens are predicted, as in VideoMAE V1
+    mask_ratio: float = 0.9
+    decoder_mask_ratio: float = 0.5  # 0: no decoder mask, so that all hidden tokens are predicted, as in VideoMAE V1
     seed: int = 0
 
     @cached_property
@@ -75,8 +75,8 @@ class Inputs:
     def cropped_clips(self, resize: str) -> CroppedClips:
         """The same clips for our ops."""
         number = [b // CROPS_PER_SOURCE for b in range(self.batch_size)]
-        sources, mirrored = [frames.cpu() for frames in self.sources], [False] * self.batch_size
-        return crop_clips(sources, number, self.boxes, mirrored, self.config.image_size, resize).to(self.device)
+        sources, flipped = [frames.cpu() for frames in self.sources], [False] * self.batch_size
+        return crop_clips(sources, number, self.boxes, flipped, self.config.image_size, resize).to(self.device)
 
     @cached_property
     def loaded_clips(self) -> CroppedClips:
@@ -90,13 +90,13 @@ class Inputs:
 
     def plan(self) -> MaskPlan:
         """Masks as index lists."""
-        decoder = "running_cell" if self.decoder_ratio else "none"
+        decoder = "running_cell" if self.decoder_mask_ratio else "none"
         return make_masks(
             self.sample,
             self.config.grid,
-            encoder_ratio=self.encoder_ratio,
-            decoder=decoder,
-            decoder_ratio=self.decoder_ratio,
+            mask_ratio=self.mask_ratio,
+            decoder_mask=decoder,
+            decoder_mask_ratio=self.decoder_mask_ratio,
             seed=self.seed,
         )
 
@@ -108,7 +108,7 @@ class Inputs:
     @cached_property
     def not_decoded(self) -> Tensor:
         """(B, N) bool, True where the decoder predicts nothing."""
-        return self._all_but(self.plan().decode)
+        return self._all_but(self.plan().decoded)
 
     def _all_but(self, index: Tensor) -> Tensor:
         everything = torch.ones(self.batch_size, self.config.num_tokens, dtype=torch.bool, device=self.device)

@@ -23,9 +23,9 @@ def add_options(group: pytest.OptionGroup) -> None:
     group.addoption("--batch-size", type=int, help="clips (default: 128 on a GPU, a few on a CPU); videos for loader")
     group.addoption("--rounds", type=int, help="timed samples of each implementation")
     group.addoption("--precision", action="append", choices=PRECISIONS, help="may be repeated (default: fp32 on a CPU)")
-    group.addoption("--encoder-ratio", action="append", type=float, help="hidden from the encoder (default: 0.9)")
+    group.addoption("--mask-ratio", action="append", type=float, help="hidden from the encoder (default: 0.9)")
     group.addoption(
-        "--decoder-ratio",
+        "--decoder-mask-ratio",
         action="append",
         type=float,
         help="not decoded; 0 for VideoMAE V1, which decodes all that is hidden (default: 0.5 and 0)",
@@ -58,11 +58,11 @@ class Settings:
 
     @property
     def encoder_ratios(self) -> list[float]:
-        return self.options.encoder_ratio or [0.9]
+        return self.options.mask_ratio or [0.9]
 
     @property
     def decoder_ratios(self) -> list[float]:
-        return self.options.decoder_ratio if self.options.decoder_ratio is not None else [0.5, 0.0]
+        return self.options.decoder_mask_ratio if self.options.decoder_mask_ratio is not None else [0.5, 0.0]
 
     def sizes(self, gpu: list[str], cpu: list[str]) -> list[str]:
         """The sizes asked for, or a suite's own."""

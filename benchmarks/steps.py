@@ -15,8 +15,8 @@ from benchmarks.baselines.huggingface import make_huggingface
 from benchmarks.baselines.published import PublishedVideoMAE, published_loss
 from benchmarks.baselines.published_code import PretrainVisionTransformer, build_published
 from benchmarks.inputs import Inputs
-from videomae_fast.adapters import from_huggingface
-from videomae_fast.fused import fuse, pretrain_loss
+from videomae_fast.interop import from_huggingface
+from videomae_fast.interop.fuse import fuse, pretrain_loss
 from videomae_fast.models import VideoMAEForPretraining
 
 PRECISIONS = ("fp32", "bf16")  # bf16: autocast, float32 parameters
@@ -204,14 +204,16 @@ def make_loss(name: str, inputs: Inputs, model: nn.Module, precision: str) -> Ca
 def make_step(name: str, inputs: Inputs, precision: str = "fp32") -> Step:
     """The named implementation with the weights that seed 0 gives, on the inputs' device.
 
-    "Hugging Face" has no decoder mask: its inputs must have decoder_ratio 0.
+    "Hugging Face" has no decoder mask: its inputs must have decoder_mask_ratio 0.
     """
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"name must be one of {tuple(IMPLEMENTATIONS)}, got '{name}'")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got '{precision}'")
-    if name == "Hugging Face" and inputs.decoder_ratio:
-        raise ValueError(f"Hugging Face has no decoder mask: decoder_ratio must be 0, got {inputs.decoder_ratio}")
+    if name == "Hugging Face" and inputs.decoder_mask_ratio:
+        raise ValueError(
+            f"Hugging Face has no decoder mask: decoder_mask_ratio must be 0, got {inputs.decoder_mask_ratio}"
+        )
     torch.manual_seed(0)
     model = IMPLEMENTATIONS[name].build(VideoMAEForPretraining(inputs.config)).to(inputs.device)
     return Step(name, model, make_loss(name, inputs, model, precision), IMPLEMENTATIONS[name].inputs(inputs))

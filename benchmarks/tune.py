@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness.measure import clock
 from benchmarks.ops import test_masks, test_pixels, test_tokens
 from benchmarks.ops.workload import CROPS, OURS, Case, Op, build
 from benchmarks.settings import SIZES
-from videomae_fast.report.measure import clock
 
 WHOLE = ("select_index", "select_index_long")  # `elements` of these says how many positions fit, not how to tile them
 CHOICES = {

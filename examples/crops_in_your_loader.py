@@ -13,7 +13,7 @@ from videomae_kernels import CroppedClips, crop_clips, embed_tokens, masked_patc
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, PATCH, NUM_TOKENS, WIDTH = (64, 64), (2, 16, 16), 64, 96  # of clips of 8 x 64 x 64
-Item = tuple[Tensor, list[tuple[list[int], bool]]]  # frames; (top, left, height, width) and mirrored of each clip
+Item = tuple[Tensor, list[tuple[list[int], bool]]]  # frames; (top, left, height, width) and flipped of each clip
 
 
 class YourVideos(Dataset[Item]):
@@ -25,10 +25,10 @@ class YourVideos(Dataset[Item]):
 
     def __getitem__(self, number: int) -> Item:
         frames = self.videos[number]  # decode here: uint8 (8, height, width, 3), each video of its own size
-        whole, mirrored = torch.tensor(frames.shape[1:3]), torch.rand(4) < 0.5
+        whole, flipped = torch.tensor(frames.shape[1:3]), torch.rand(4) < 0.5
         sides = (whole * (0.5 + 0.5 * torch.rand(4, 2))).long()
         corners = ((whole - sides + 1) * torch.rand(4, 2)).long()
-        return frames, list(zip(torch.cat([corners, sides], 1).tolist(), mirrored.tolist(), strict=True))
+        return frames, list(zip(torch.cat([corners, sides], 1).tolist(), flipped.tolist(), strict=True))
 
 
 def collate(items: list[Item]) -> CroppedClips:

@@ -6,7 +6,7 @@ Run: python examples/pretrain_on_your_videos.py FOLDER_OR_LIST OUTPUT
 import sys
 
 from videomae_fast import VideoMAEForPretraining
-from videomae_fast.adapters import load_published, load_weights
+from videomae_fast.interop import load_published, load_weights
 from videomae_fast.training import PretrainConfig, pretrain
 
 

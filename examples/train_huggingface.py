@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.harness.measure import host_seconds, peak_mib
 from videomae_fast import fuse
-from videomae_fast.report.measure import host_seconds, peak_mib
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from videomae_fast import training
+from benchmarks.harness.run import DisagreementError
+from videomae_fast import environment, training
 from videomae_fast.cli import build_parser, main
 from videomae_fast.data import UnreadableVideosError
-from videomae_fast.report import environment, gallery, picture
-from videomae_fast.report.bench import DisagreementError
+from videomae_fast.pictures import gallery
+from videomae_fast.pictures import reconstruction as picture
 from videomae_fast.training import DEMO, NonFiniteLossError, PretrainConfig, RunResult
 
 

@@ -63,11 +63,11 @@ def test_figures_of_the_page_are_the_models() -> None:
 
     base, large = get_config("base"), get_config("large", image_size=(256, 256))
     assert (base.num_tokens, base.encoder_dim, base.decoder_dim) == (1568, 768, 384)
-    assert (large.num_tokens, large.encoder_dim, large.token_values) == (2048, 1024, 1536)
+    assert (large.num_tokens, large.encoder_dim, large.patch_dim) == (2048, 1024, 1536)
     kept = [large.num_tokens - int(ratio * large.num_tokens) for ratio in (0.7, 0.9)]
     assert sum(kept) == 820
     plan = make_masks(torch.arange(1), base.grid)
-    assert (plan.visible.shape[1] + plan.decode.shape[1], plan.predicted.shape[1]) == (944, 704)
+    assert (plan.visible.shape[1] + plan.decoded.shape[1], plan.predicted.shape[1]) == (944, 704)
 
 
 def test_ops_in_your_vit() -> None:
@@ -92,7 +92,7 @@ def test_crops_in_your_loader(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_collate_of_crops_in_your_loader() -> None:
-    """Every clip shows its own video, mirrored if it says so."""
+    """Every clip shows its own video, flipped if it says so."""
     torch.manual_seed(0)
     example = load("crops_in_your_loader")
     ramp = torch.arange(100, dtype=torch.uint8).expand(8, 80, 100)[..., None].expand(-1, -1, -1, 3)
@@ -100,7 +100,7 @@ def test_collate_of_crops_in_your_loader() -> None:
     clips = example.collate(items)
     rows = tube_mask_gather(clips, torch.zeros(8, 1, dtype=torch.int64), (8, 64, 64)).view(clips.shape) * 255
     assert (rows[:4] < 100).all() and (rows[4:] >= 99.9).all()
-    flips = [mirrored for _, crops in items for _, mirrored in crops]
+    flips = [flipped for _, crops in items for _, flipped in crops]
     assert {True, False} == set(flips)
     assert (rows[:, 0, 0, 0, 0] > rows[:, 0, 0, 0, -1]).tolist() == flips
 
@@ -127,8 +127,8 @@ def test_pretrain_on_your_videos(tmp_path: Path) -> None:
         model="small",
         num_frames=4,
         image_size=32,
-        stride=1,
-        repeats=1,
+        frame_stride=1,
+        crops_per_video=1,
         batch_size=2,
         epochs=2,
         warmup_epochs=1,

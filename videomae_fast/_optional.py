@@ -1,19 +1,48 @@
-"""Importing what an extra provides, with an error that says which extra to install."""
+"""Optional packages: the one table of which extra installs which, and importing them with an error that says so."""
 
 import importlib
 from types import ModuleType
 
+# Import name of every optional package: the extra that installs it. Video readers are named after their package.
+EXTRAS = {
+    "triton": "triton",
+    "av": "video",
+    "decord": "decord",
+    "torchcodec": "torchcodec",
+    "PIL": "video",
+    "skvideo": "demo",
+    "accelerate": "train",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "matplotlib": "bench",
+    "pytest_benchmark": "bench",
+    "tqdm": "train",
+    "transformers": "hf",
+    "deepspeed": "deepspeed",
+    "flash_attn": "flash-attn",
+    "xformers": "xformers",
+}
 
-def require(module: str, extra: str) -> ModuleType:
-    """Import and return `module`; if that fails, raise ImportError naming the extra that provides it.
 
-    A package can be installed and still fail to load (a missing shared library, say), so the original
-    reason is part of the message.
+def require(module: str) -> ModuleType:
+    """Import and return a module of an optional package.
+
+    A package can be installed and still fail to load (a missing shared library, say), so the original reason is
+    part of the error.
+
+    Args:
+        module: dotted import name; its first part is a key of EXTRAS.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        ImportError: it cannot be imported; the message names the extra that installs it.
     """
     try:
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
         raise ImportError(
             f"'{module}' is needed here and could not be imported ({error}). "
-            f"Install it with: pip install 'videomae-fast[{extra}]'"
+            f"Install it with: pip install 'videomae-fast[{EXTRAS[module.partition('.')[0]]}]'"
         ) from error

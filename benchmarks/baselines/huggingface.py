@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from videomae_fast.adapters import to_huggingface
+from videomae_fast.interop import to_huggingface
 from videomae_fast.models import VideoMAEForPretraining
 
 

@@ -123,7 +123,7 @@ def build_published(cls: Any, ours: VideoMAEForPretraining) -> nn.Module:
         encoder_embed_dim=config.encoder_dim,
         encoder_depth=config.encoder_depth,
         encoder_num_heads=config.encoder_heads,
-        decoder_num_classes=config.token_values,
+        decoder_num_classes=config.patch_dim,
         decoder_embed_dim=config.decoder_dim,
         decoder_depth=config.decoder_depth,
         decoder_num_heads=config.decoder_heads,

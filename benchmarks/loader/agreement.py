@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines.published_loss import IMAGENET_MEAN, IMAGENET_STD
-from videomae_fast.report.bench import DisagreementError
+from benchmarks.harness.run import DisagreementError
 from videomae_kernels import CroppedClips, patch_targets
 
 # By `resize`, of 255. "pillow" gives Pillow's integers, but in the order of roundings that Pillow 13 changed; the

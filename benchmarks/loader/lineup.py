@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines.published_loader import PublishedSample, published_collate, published_samples
+from benchmarks.harness.measure import device_name
 from benchmarks.loader.agreement import LIMITS, check_agreement
 from benchmarks.loader.videos import make_videos
 from videomae_fast.data import DEFAULT_READER, ClipBatch, ClipDataset, collate, read_mixture, sample_rng
 from videomae_fast.models import get_config
-from videomae_fast.report.measure import device_name
 
 CONFIG, STRIDE, SEED = get_config("base"), 4, 0
 PUBLISHED, OURS = VARIANTS = ("published", "videomae_fast")
@@ -51,22 +51,22 @@ class Case:
     name: str  # a size of `make_videos`, or the name of the user's own list
     turns: int  # batches
     videos: int  # per batch
-    repeats: int  # clips of each video
+    crops_per_video: int  # clips of each video
     own: Path | None = None  # the user's own videos
 
     @property
     def clips(self) -> int:
         """Of a batch."""
-        return self.videos * self.repeats
+        return self.videos * self.crops_per_video
 
     def dataset(self, folder: Path, resize: str) -> TimedDataset:
         """The videos of the case, written into `folder` if they are not the user's own."""
         return TimedDataset(
             read_mixture(self.own) if self.own else make_videos(self.name, folder),
             num_frames=CONFIG.num_frames,
-            stride=STRIDE,
+            frame_stride=STRIDE,
             size=CONFIG.image_size,
-            num_repeats=self.repeats,
+            crops_per_video=self.crops_per_video,
             seed=SEED,
             resize=resize,
             max_replacements=0,  # a video that cannot be read is an error: with another one clips would differ
@@ -81,9 +81,9 @@ class Case:
 
     def __str__(self) -> str:
         height, width = CONFIG.image_size
-        repeats = f"{self.repeats} repeat{'s' if self.repeats > 1 else ''}"
+        crops = f"{self.crops_per_video} crop{'s' if self.crops_per_video > 1 else ''} per video"
         clip = f"{CONFIG.num_frames}x{height}x{width}"
-        return f"{self.turns} batches of {self.videos} videos, {repeats}, {clip}, {DEFAULT_READER}"
+        return f"{self.turns} batches of {self.videos} videos, {crops}, {clip}, {DEFAULT_READER}"
 
 
 class Loader:

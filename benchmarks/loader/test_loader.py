@@ -19,7 +19,7 @@ VIDEOS, REPEATS, TURNS = 8, 4, 6
 
 
 def parametrize(settings: Settings) -> tuple[str, list[Any], list[str]]:
-    """Every size with the published repeats, the first also without; or the user's own videos."""
+    """Every size with the published crops_per_video, the first also without; or the user's own videos."""
     turns, videos = settings.rounds(gpu=TURNS, cpu=TURNS), settings.options.batch_size or VIDEOS
     own = settings.options.videos
     if own is not None:

@@ -1,4 +1,4 @@
-"""Steps of `benchmarks.steps` for `videomae_fast.report.predict`: on fake tensors, with the counts of their masks."""
+"""Steps of `benchmarks.steps` for `videomae_fast.memory.predict`: on fake tensors, with the counts of their masks."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +8,8 @@ import torch
 from benchmarks.baselines.published import sinusoid_table
 from benchmarks.inputs import Inputs
 from benchmarks.steps import Step, make_step
+from videomae_fast.memory.fake_cuda import DEVICE, known_true
 from videomae_fast.models import VideoMAEConfig
-from videomae_fast.report.fake_cuda import DEVICE, known_true
 
 # Compiled implementations are not among them: what compiled code allocates is unknown before it is compiled.
 PREDICTABLE = {
@@ -17,7 +17,7 @@ PREDICTABLE = {
     "published, checkpointed": "published, checkpointed",
     "published + SDPA": "published + SDPA",
     "published, fused": "published, fused",
-    "Hugging Face": "Hugging Face",  # with decoder_ratio 0 only
+    "Hugging Face": "Hugging Face",  # with decoder_mask_ratio 0 only
     "Hugging Face, fused": "Hugging Face, fused",
     "videomae_fast": "videomae_fast",
     "videomae_fast, checkpointed": "videomae_fast",
@@ -29,8 +29,8 @@ def make_predictable(
     name: str,
     config: VideoMAEConfig,
     batch_size: int,
-    encoder_ratio: float = 0.9,
-    decoder_ratio: float = 0.5,
+    mask_ratio: float = 0.9,
+    decoder_mask_ratio: float = 0.5,
     precision: str = "bf16",
     device: torch.device = DEVICE,  # a GPU, to measure the same step
 ) -> Callable[[], Step]:
@@ -38,7 +38,7 @@ def make_predictable(
     if name not in PREDICTABLE:
         raise ValueError(f"name must be one of {tuple(PREDICTABLE)}, got '{name}'; compiled code cannot be predicted")
     if name == "videomae_fast, checkpointed":
-        config = replace(config, checkpoint_blocks=True)
+        config = replace(config, activation_checkpointing=True)
     for dim in (config.encoder_dim, config.decoder_dim):
         sinusoid_table(config.num_tokens, dim)  # keeps its results, which must not be fake ones
 
@@ -46,14 +46,14 @@ def make_predictable(
     host = Inputs(config, batch_size, torch.device("cpu")).loaded_clips if name == "videomae_fast, crops" else None
 
     def make() -> Step:
-        inputs = Inputs(config, batch_size, device, encoder_ratio, decoder_ratio)
+        inputs = Inputs(config, batch_size, device, mask_ratio, decoder_mask_ratio)
         if host is not None:
             shapes = {part: getattr(host, part) for part in ("frames", "geometry", "first", "weights")}
             fake = {part: torch.empty(like.shape, dtype=like.dtype, device=device) for part, like in shapes.items()}
             vars(inputs)["loaded_clips"] = replace(host, **fake)  # type: ignore[arg-type]
         plan = inputs.plan()
         known_true(inputs.hidden, inputs.hidden.numel() - plan.visible.numel())
-        known_true(inputs.not_decoded, inputs.not_decoded.numel() - plan.decode.numel())
+        known_true(inputs.not_decoded, inputs.not_decoded.numel() - plan.decoded.numel())
         step = make_step(PREDICTABLE[name], inputs, precision)
         for form in ("frames", "clip", "clip_by_frame", "hidden", "not_decoded", "loaded_clips"):
             vars(inputs).pop(form, None)  # the step holds what it was handed: no pipeline has all forms on the device

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.harness.counts import count
 from benchmarks.memory.predictable import bytes_to_device_per_clip, make_predictable
 from benchmarks.model.lineup import Case
 from benchmarks.settings import SIZES, Settings
+from videomae_fast.memory.fake_cuda import DEVICE
+from videomae_fast.memory.predict import fake_step
+from videomae_fast.memory.profile import MemoryProfile
 from videomae_fast.models import CONFIGS
-from videomae_fast.report.counts import count
-from videomae_fast.report.fake_cuda import DEVICE
-from videomae_fast.report.memory import MemoryProfile
-from videomae_fast.report.predict import fake_step
 
 CLIPS = 128
 DUAL_MASKING = (
@@ -35,14 +35,16 @@ def parametrize(settings: Settings) -> tuple[str, list[tuple[Case, str]], list[s
     """Every predictable implementation of every case: published sizes, 128 clips, bf16 if the options do not say."""
     options = settings.options
     cases = [
-        Case(size, precision, encoder_ratio, decoder_ratio, options.batch_size or CLIPS, DEVICE)
+        Case(size, precision, mask_ratio, decoder_mask_ratio, options.batch_size or CLIPS, DEVICE)
         for size in options.size or CONFIGS
         for precision in options.precision or ["bf16"]
-        for encoder_ratio in settings.encoder_ratios
-        for decoder_ratio in settings.decoder_ratios
+        for mask_ratio in settings.encoder_ratios
+        for decoder_mask_ratio in settings.decoder_ratios
     ]
     rows = [
-        (case, variant) for case in cases for variant in (DUAL_MASKING if case.decoder_ratio else WITHOUT_DECODER_MASK)
+        (case, variant)
+        for case in cases
+        for variant in (DUAL_MASKING if case.decoder_mask_ratio else WITHOUT_DECODER_MASK)
     ]
     return "case, variant", rows, [f"{case.size}-{case}-{variant}" for case, variant in rows]
 
@@ -57,7 +59,7 @@ def test_predicted_memory(case: Case, variant: str, benchmark: BenchmarkFixture)
 def predict(case: Case, variant: str) -> dict[str, Any]:
     """The record of one implementation in one case."""
     config = SIZES[case.size]
-    make = make_predictable(variant, config, case.batch_size, case.encoder_ratio, case.decoder_ratio, case.precision)
+    make = make_predictable(variant, config, case.batch_size, case.mask_ratio, case.decoder_mask_ratio, case.precision)
     with fake_step(make) as step:
         with MemoryProfile(step.model, step.optimizer) as profile:
             step()

@@ -14,11 +14,11 @@ import torch
 
 from benchmarks.agreement import Outcome, check_agreement
 from benchmarks.baselines.published_repo import NAME as PUBLISHED_REPO
+from benchmarks.harness.counts import count
+from benchmarks.harness.measure import peak_mib
 from benchmarks.inputs import Inputs
 from benchmarks.settings import SIZES
 from benchmarks.steps import IMPLEMENTATIONS, Step, make_loss, make_step
-from videomae_fast.report.counts import count
-from videomae_fast.report.measure import peak_mib
 
 RESOLUTION = 32  # of the largest batch: a try compiles anew
 
@@ -29,13 +29,13 @@ class Case:
 
     size: str
     precision: str
-    encoder_ratio: float
-    decoder_ratio: float
+    mask_ratio: float
+    decoder_mask_ratio: float
     batch_size: int
     device: torch.device
 
     def inputs(self) -> Inputs:
-        return Inputs(SIZES[self.size], self.batch_size, self.device, self.encoder_ratio, self.decoder_ratio)
+        return Inputs(SIZES[self.size], self.batch_size, self.device, self.mask_ratio, self.decoder_mask_ratio)
 
     @property
     def reference(self) -> str:
@@ -46,7 +46,7 @@ class Case:
     def implementations(self) -> tuple[str, ...]:
         """Dual masking, or VideoMAE V1, which Hugging Face implements too; and a user's own published code."""
         own = tuple(name for name in IMPLEMENTATIONS if name == PUBLISHED_REPO)
-        if not self.decoder_ratio:
+        if not self.decoder_mask_ratio:
             return (self.reference, *own, "Hugging Face", "Hugging Face, fused", "videomae_fast")
         strong = "published + SDPA + compile"
         return (self.reference, *own, strong, "published, fused", "videomae_fast", "videomae_fast + compile")
@@ -54,8 +54,8 @@ class Case:
     def __str__(self) -> str:
         config = SIZES[self.size]
         clip = f"{config.num_frames}x{config.image_size[0]}x{config.image_size[1]}"
-        decoder = f"decoder ratio {self.decoder_ratio}" if self.decoder_ratio else "no decoder mask"
-        return f"{self.batch_size} clips of {clip}, {self.precision}, encoder ratio {self.encoder_ratio}, {decoder}"
+        decoder = f"decoder ratio {self.decoder_mask_ratio}" if self.decoder_mask_ratio else "no decoder mask"
+        return f"{self.batch_size} clips of {clip}, {self.precision}, encoder ratio {self.mask_ratio}, {decoder}"
 
 
 class Lineup:

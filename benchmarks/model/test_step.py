@@ -1,7 +1,7 @@
 """Training steps: forward, loss, backward and AdamW, of all implementations in turn.
 
 A test is one implementation's share of the samples, in one turn; every implementation has had its first turn before any
-has its second. `videomae_fast.report.results.collect` puts the samples of all turns together.
+has its second. `benchmarks.harness.results.collect` puts the samples of all turns together.
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ def parametrize(settings: Settings) -> tuple[str, list[Any], list[str]]:
     if settings.options.published_repo is not None:
         register_published_repo(settings.options.published_repo)
     cases = [
-        Case(size, precision, encoder_ratio, decoder_ratio, settings.batch_size(cpu=8), settings.device)
+        Case(size, precision, mask_ratio, decoder_mask_ratio, settings.batch_size(cpu=8), settings.device)
         for size in settings.sizes(gpu=["base"], cpu=["small"])
         for precision in settings.precisions(gpu=["bf16"])
-        for encoder_ratio in settings.encoder_ratios
-        for decoder_ratio in settings.decoder_ratios
+        for mask_ratio in settings.encoder_ratios
+        for decoder_mask_ratio in settings.decoder_ratios
     ]
     # A round is a step; turns share them, the first ones taking what is left over.
     rounds = settings.rounds(gpu=30, cpu=3)

@@ -105,7 +105,7 @@ class Pixels:
         if self.is_cropped:
             area = sum(map(self._touched, self.case.inputs.boxes, index))
             return area * config.patch[0] * config.in_channels + index.numel() * INDEX_BYTES
-        return index.numel() * (config.token_values * self.clip.element_size() + INDEX_BYTES)
+        return index.numel() * (config.patch_dim * self.clip.element_size() + INDEX_BYTES)
 
     def _touched(self, box: CropBox, index: Tensor) -> int:
         """Pixels of a box that the listed tokens (K,) are made from, one frame for each row of tokens in time."""

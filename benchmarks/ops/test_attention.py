@@ -29,7 +29,7 @@ def _attention(case: Case, stack: str) -> Workload:
     config, plan = case.inputs.config, case.inputs.plan()
     length, dim, heads = plan.visible.shape[1], config.encoder_dim, config.encoder_heads
     if stack == "decoder":
-        length, dim, heads = length + plan.decode.shape[1], config.decoder_dim, config.decoder_heads
+        length, dim, heads = length + plan.decoded.shape[1], config.decoder_dim, config.decoder_heads
     qkv = [case.normal(case.batch_size, length, heads, dim // heads) for _ in range(3)]
     doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in qkv]
     variants = {PUBLISHED: Variant(lambda: _published(*qkv), qkv)}

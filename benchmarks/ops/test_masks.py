@@ -19,7 +19,7 @@ INDEX_BYTES, SEED = 8, 0
 
 
 def _tube_mask_index(case: Case) -> Workload:
-    grid, ratio, sample = case.inputs.config.grid, case.inputs.encoder_ratio, case.inputs.sample
+    grid, ratio, sample = case.inputs.config.grid, case.inputs.mask_ratio, case.inputs.sample
     area = grid[1] * grid[2]
     keep = area - int(ratio * area)
     random = np.random.default_rng(SEED)
@@ -47,7 +47,7 @@ def _tube_mask_index(case: Case) -> Workload:
 
 
 def _random_mask_index(case: Case) -> Workload:
-    number, ratio, sample = case.inputs.config.num_tokens, case.inputs.encoder_ratio, case.inputs.sample
+    number, ratio, sample = case.inputs.config.num_tokens, case.inputs.mask_ratio, case.inputs.sample
     keep = number - int(ratio * number)
 
     def check(found: Tensor) -> None:
@@ -79,8 +79,8 @@ def _mask_to_index(case: Case) -> Workload:
 
 
 def _running_cell_select(case: Case) -> Workload:
-    plan, grid, ratio = case.inputs.plan(), case.inputs.config.grid, case.inputs.decoder_ratio
-    visible, (batch, count) = plan.visible, plan.decode.shape
+    plan, grid, ratio = case.inputs.plan(), case.inputs.config.grid, case.inputs.decoder_mask_ratio
+    visible, (batch, count) = plan.visible, plan.decoded.shape
     phase = torch.arange(batch, device=case.device) % 4
     phases = phase.tolist()
 

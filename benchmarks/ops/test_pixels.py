@@ -31,7 +31,7 @@ from benchmarks.ops.workload import (
     run,
 )
 from benchmarks.settings import Settings
-from videomae_fast.models.vit import sinusoid_table
+from videomae_fast.models.encoder import sinusoid_table
 
 
 def _tube_mask_gather(case: Case) -> Workload:
@@ -50,7 +50,7 @@ def _tube_mask_gather(case: Case) -> Workload:
                 )
             ),
         },
-        pixels.bytes(index) + index.numel() * case.inputs.config.token_values * dtype.itemsize,  # pixels and rows
+        pixels.bytes(index) + index.numel() * case.inputs.config.patch_dim * dtype.itemsize,  # pixels and rows
         Variant(lambda: rewrites.tube_mask_gather(pixels.exact, index, patch, exact, torch.float64)),
     )
 
@@ -60,7 +60,7 @@ def _tube_mask_gather_backward(case: Case) -> Workload:
     patch, index, dtype = case.inputs.config.patch, case.inputs.plan().visible, case.dtype
     clip = case.inputs.clip.clone().requires_grad_()
     double = clip.detach().double().requires_grad_()
-    rows_moved = index.numel() * case.inputs.config.token_values * dtype.itemsize
+    rows_moved = index.numel() * case.inputs.config.patch_dim * dtype.itemsize
     return Workload(
         {
             REWRITE: Variant(lambda: rewrites.tube_mask_gather(clip, index, patch, None, dtype), [clip]),
@@ -124,7 +124,7 @@ def _patch_targets(case: Case) -> Workload:
                 lambda: vk.patch_targets(pixels.clip, index, patch, layout=pixels.layout, denormalize=pixels.stats)
             ),
         },
-        pixels.bytes(index) + 4 * index.numel() * inputs.config.token_values,
+        pixels.bytes(index) + 4 * index.numel() * inputs.config.patch_dim,
         Variant(lambda: rewrites.patch_targets(pixels.exact, index, patch, exact)),
     )
 
@@ -133,7 +133,7 @@ def _masked_patch_loss(case: Case) -> Workload:
     pixels, patch, inputs = Pixels(case, targets=True), case.inputs.config.patch, case.inputs
     index, hidden, not_decoded = inputs.plan().predicted, inputs.hidden, inputs.not_decoded
     # The published code predicts every decoded token and weights those that the encoder sees with zero.
-    decoded = case.normal(inputs.batch_size, inputs.plan().decode.shape[1], inputs.config.token_values)
+    decoded = case.normal(inputs.batch_size, inputs.plan().decoded.shape[1], inputs.config.patch_dim)
     in_loss = hidden[~not_decoded].reshape(inputs.batch_size, -1)
     pred = decoded.detach()[in_loss].reshape(*index.shape, -1).requires_grad_(decoded.requires_grad)
     double = pred.detach().double().requires_grad_(pred.requires_grad)

@@ -8,7 +8,7 @@ import videomae_kernels as vk
 from benchmarks.baselines import rewrites
 from benchmarks.ops.workload import OURS, PUBLISHED, REWRITE, Case, Op, Variant, Workload, rows, run
 from benchmarks.settings import Settings
-from videomae_fast.models.vit import sinusoid_table
+from videomae_fast.models.encoder import sinusoid_table
 
 INDEX_BYTES = 8
 
@@ -57,7 +57,7 @@ def _assemble(case: Case) -> Workload:
     position = sinusoid_table(config.num_tokens, dim).to(case.device)
     host_table, hidden, not_decoded = position.cpu()[None], inputs.hidden, inputs.not_decoded
     # boolean masks select in ascending order; ours lists overlap rows first
-    decode = plan.decode.sort(dim=1).values
+    decode = plan.decoded.sort(dim=1).values
     doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in (tokens, mask_token)]
 
     def published() -> Any:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.agreement import without_tf32
+from benchmarks.harness.counts import count
+from benchmarks.harness.measure import chill, host_seconds, peak_mib, run_ahead
 from benchmarks.inputs import Inputs
 from benchmarks.settings import SIZES, Settings
-from videomae_fast.report.counts import count
-from videomae_fast.report.measure import chill, host_seconds, peak_mib, run_ahead
 from videomae_kernels.testing import assert_within_error_budget
 
 OURS, REWRITE, COMPILED, PUBLISHED = "videomae_kernels", "rewrite", "rewrite + compile", "published"

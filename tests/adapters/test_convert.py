@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining
-from videomae_fast.adapters import (
+from videomae_fast.interop import (
     CheckpointError,
     convert,
     load_huggingface,
@@ -15,7 +15,7 @@ from videomae_fast.adapters import (
     save_published,
     to_huggingface,
 )
-from videomae_fast.adapters.huggingface import bias_layout
+from videomae_fast.interop.huggingface.weights import bias_layout
 from videomae_fast.models import CONFIGS
 
 V1_HUGE = replace(CONFIGS["huge"], decoder_dim=640)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from benchmarks.baselines.published import published_loss, sinusoid_table
-from videomae_fast.adapters import from_huggingface, load_huggingface, load_weights, to_huggingface
-from videomae_fast.adapters.huggingface import bias_layout
+from videomae_fast.interop import from_huggingface, load_huggingface, load_weights, to_huggingface
+from videomae_fast.interop.huggingface.weights import bias_layout
 
 pytestmark = pytest.mark.filterwarnings("ignore:transformers 5.5 to 5.16 loses")
 LAYOUTS = ("q_bias", "qkv", "qv")
@@ -104,7 +104,7 @@ def test_layout_names(model):
 def test_result_can_be_saved_as_safetensors(model, layout, tmp_path):
     from safetensors.torch import save_file
 
-    from videomae_fast.adapters import load_published
+    from videomae_fast.interop import load_published
 
     save_file(to_huggingface(model.state_dict(), layout), tmp_path / "model.safetensors")
     back = from_huggingface(load_published(tmp_path / "model.safetensors"))

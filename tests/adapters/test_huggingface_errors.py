@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from videomae_fast.adapters import CheckpointError, from_huggingface, to_huggingface
+from videomae_fast.interop import CheckpointError, from_huggingface, to_huggingface
 
 
 def test_mean_pooling_is_refused(model):

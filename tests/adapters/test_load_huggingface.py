@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.adapters.test_huggingface import LAYOUTS, assert_same_model, hugging_face
-from videomae_fast.adapters import CheckpointError, load_huggingface, load_published, save_published, to_huggingface
-from videomae_fast.adapters.huggingface import bias_layout, rename_biases
+from videomae_fast.interop import CheckpointError, load_huggingface, load_published, save_published, to_huggingface
+from videomae_fast.interop.huggingface.weights import bias_layout, rename_biases
 
 transformers = pytest.importorskip("transformers")
 VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))

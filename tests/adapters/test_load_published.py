@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from videomae_fast.adapters import CheckpointError, load_published
+from videomae_fast.interop import CheckpointError, load_published
 
 assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 

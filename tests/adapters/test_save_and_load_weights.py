@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from videomae_fast.adapters import CheckpointError, load_published, load_weights, save_published
+from videomae_fast.interop import CheckpointError, load_published, load_weights, save_published
 
 assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 

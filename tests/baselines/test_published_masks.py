@@ -17,12 +17,12 @@ COUNTS = [
 ]
 
 
-@pytest.mark.parametrize("grid, encoder_ratio, decoder_ratio, tokens, visible, decoded, overlap", COUNTS)
-def test_counts(grid, encoder_ratio, decoder_ratio, tokens, visible, decoded, overlap):
+@pytest.mark.parametrize("grid, mask_ratio, decoder_mask_ratio, tokens, visible, decoded, overlap", COUNTS)
+def test_counts(grid, mask_ratio, decoder_mask_ratio, tokens, visible, decoded, overlap):
     rng = np.random.default_rng(0)
     for draw in range(40):
-        hidden = tube_mask(grid, encoder_ratio, rng)
-        dropped = running_cell_mask(grid, decoder_ratio, draw % 4)
+        hidden = tube_mask(grid, mask_ratio, rng)
+        dropped = running_cell_mask(grid, decoder_mask_ratio, draw % 4)
         assert hidden.shape == dropped.shape == (tokens,) and hidden.dtype == dropped.dtype == bool
         assert (~hidden).sum() == visible and (~dropped).sum() == decoded
         assert (~hidden & ~dropped).sum() == overlap

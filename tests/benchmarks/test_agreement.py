@@ -7,22 +7,22 @@ import torch
 from torch import Tensor
 
 from benchmarks.agreement import Outcome, check_agreement
+from benchmarks.harness.run import DisagreementError
 from benchmarks.inputs import Inputs
 from benchmarks.settings import SIZES
 from benchmarks.steps import make_step
 from videomae_fast.models import VideoMAEForPretraining
-from videomae_fast.report.bench import DisagreementError
 
 CPU = torch.device("cpu")
 
 
-def outcome(name: str, decoder_ratio: float = 0.5, precision: str = "fp32") -> Outcome:
-    return Outcome.of(make_step(name, Inputs(SIZES["tiny"], 2, CPU, decoder_ratio=decoder_ratio), precision))
+def outcome(name: str, decoder_mask_ratio: float = 0.5, precision: str = "fp32") -> Outcome:
+    return Outcome.of(make_step(name, Inputs(SIZES["tiny"], 2, CPU, decoder_mask_ratio=decoder_mask_ratio), precision))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("name", "decoder_ratio"),
+    ("name", "decoder_mask_ratio"),
     [
         ("published + SDPA", 0.5),
         ("published, checkpointed", 0.5),
@@ -32,9 +32,9 @@ def outcome(name: str, decoder_ratio: float = 0.5, precision: str = "fp32") -> O
         ("Hugging Face", 0.0),
     ],
 )
-def test_implementations_agree(name: str, decoder_ratio: float, precision: str) -> None:
-    expected = outcome("published", decoder_ratio, precision)
-    error = check_agreement(name, outcome(name, decoder_ratio, precision), expected, precision)
+def test_implementations_agree(name: str, decoder_mask_ratio: float, precision: str) -> None:
+    expected = outcome("published", decoder_mask_ratio, precision)
+    error = check_agreement(name, outcome(name, decoder_mask_ratio, precision), expected, precision)
     assert all(0 <= value < 1 for value in error.values())
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks.harness.run import DisagreementError
 from benchmarks.inputs import Inputs
 from benchmarks.model import lineup as module
 from benchmarks.model.lineup import Case, Lineup, search_largest
@@ -14,15 +15,14 @@ from benchmarks.model.test_step import TURNS, parametrize
 from benchmarks.settings import Settings
 from benchmarks.steps import IMPLEMENTATIONS
 from videomae_fast.models import CONFIGS
-from videomae_fast.report.bench import DisagreementError
 
 CASE = Case("tiny", "fp32", 0.9, 0.5, 2, torch.device("cpu"))
 
 
 def test_every_group_begins_with_its_reference_and_is_known() -> None:
     for size in CONFIGS:
-        for decoder_ratio in (0.0, 0.5):
-            case = Case(size, "bf16", 0.9, decoder_ratio, 128, torch.device("cpu"))
+        for decoder_mask_ratio in (0.0, 0.5):
+            case = Case(size, "bf16", 0.9, decoder_mask_ratio, 128, torch.device("cpu"))
             assert case.implementations[0] == case.reference
             assert set(case.implementations) <= set(IMPLEMENTATIONS)
             assert ("checkpointed" in case.reference) == (size in ("huge", "giant"))
@@ -126,8 +126,8 @@ def test_rounds_are_shared_between_turns() -> None:
             rounds=rounds,
             batch_size=2,
             precision=None,
-            encoder_ratio=None,
-            decoder_ratio=[0.5],
+            mask_ratio=None,
+            decoder_mask_ratio=[0.5],
             published_repo=None,
         )
         _, rows, ids = parametrize(Settings(options))

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.harness.results import compare
+from benchmarks.harness.run import DisagreementError, run_suites
+from benchmarks.harness.tables import format_results
 from benchmarks.loader import lineup as module
 from benchmarks.loader.agreement import LIMITS, check_agreement, pixels
 from benchmarks.loader.lineup import CONFIG, OURS, PARTS, PUBLISHED, VARIANTS, Case, Lineup, Loader
@@ -19,9 +22,6 @@ from benchmarks.loader.videos import ORIGINAL, SIZES, encode, make_videos
 from benchmarks.settings import Settings
 from tests.data.files import write_video
 from videomae_fast.data import ClipDataset, Crop, CropBox, UnreadableVideosError, cut_clips
-from videomae_fast.report.bench import DisagreementError, run_suites
-from videomae_fast.report.results import compare
-from videomae_fast.report.tables import format_results
 
 PUBLISHED_BYTES = 3 * 16 * 224 * 224 * 4 + 2 * 1568 * 8
 
@@ -37,7 +37,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def case(own: Path) -> Case:
-    return Case("own", turns=2, videos=2, repeats=2, own=own)
+    return Case("own", turns=2, videos=2, crops_per_video=2, own=own)
 
 
 def settings(**options: object) -> Settings:
@@ -49,8 +49,11 @@ def test_rows_take_turns() -> None:
     assert len(ids) == len(set(ids)) == len(rows) == 4 * 3 * len(VARIANTS)
     first = [row[1:] for row in rows[:6]]
     assert first == [(variant, turn) for turn in range(3) for variant in VARIANTS]
-    assert [(case.name, case.repeats) for case, *_ in rows[::6]] == [*((size, 4) for size in SIZES), ("340x256", 1)]
-    assert str(rows[0][0]) == "3 batches of 8 videos, 4 repeats, 16x224x224, av"
+    assert [(case.name, case.crops_per_video) for case, *_ in rows[::6]] == [
+        *((size, 4) for size in SIZES),
+        ("340x256", 1),
+    ]
+    assert str(rows[0][0]) == "3 batches of 8 videos, 4 crops per video, 16x224x224, av"
 
 
 def test_own_videos_replace_the_others(own: Path) -> None:
@@ -147,7 +150,7 @@ def test_a_case_is_checked_once_and_before_anything_else(
     records = {name: lineup.turn(case, name)[1] for name in (*VARIANTS, *VARIANTS)}
     assert checked == ["pillow", "antialias"]
     assert records[OURS]["error"] == {"pillow": 0.5, "antialias": 0.5} and "error" not in records[PUBLISHED]
-    lineup.turn(replace(case, repeats=1), OURS)
+    lineup.turn(replace(case, crops_per_video=1), OURS)
     assert len(checked) == 4
 
 
@@ -197,7 +200,7 @@ def test_the_suite(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [record["variant"] for record in records] == list(VARIANTS)
     for record in records:
         assert (record["suite"], record["name"], record["rounds"], record["clips"]) == ("loader", own.name, 3, 8)
-        assert record["case"] == "3 batches of 2 videos, 4 repeats, 16x224x224, av"
+        assert record["case"] == "3 batches of 2 videos, 4 crops per video, 16x224x224, av"
         assert record["clips_per_s"] == pytest.approx(8e3 / record["p50_ms"])
         parts = sum(record[f"{part}_ms"] for part in PARTS)
         assert parts == pytest.approx(record["p50_ms"] / 8, rel=0.5)
@@ -205,4 +208,4 @@ def test_the_suite(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert published["bytes_to_device_per_clip"] == PUBLISHED_BYTES > ours["bytes_to_device_per_clip"]
     assert ours["error"]["pillow"] <= 1.001 and 0 < ours["error"]["antialias"] <= 1.501
     assert json.loads(json.dumps(results)) == results and compare(results, results) == []
-    assert f"Loading, videos of {own.name}, 3 batches of 2 videos, 4 repeats" in format_results(results)
+    assert f"Loading, videos of {own.name}, 3 batches of 2 videos, 4 crops per video" in format_results(results)

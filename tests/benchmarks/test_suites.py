@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import videomae_kernels
+from benchmarks.harness.plots import save_plots
+from benchmarks.harness.results import Record, Results, compare, load
+from benchmarks.harness.run import SUITES, run_suites
+from benchmarks.harness.tables import format_results
 from benchmarks.ops.workload import CLIPS, CROPS, OURS, REWRITE
 from tests.data.files import write_video
 from videomae_fast.models.attention import BACKENDS
-from videomae_fast.report.bench import SUITES, run_suites
-from videomae_fast.report.plots import save_plots
-from videomae_fast.report.results import Record, Results, compare, load
-from videomae_fast.report.tables import format_results
 
 pytestmark = pytest.mark.slow
 ROUNDS = 4

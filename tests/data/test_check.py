@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.data import files
-from videomae_fast.data import check, read_annotations
-from videomae_fast.data.check import VideoCheck, check_data
+from videomae_fast.data import read_annotations
+from videomae_fast.data.tools import check
+from videomae_fast.data.tools.check import VideoCheck, check_data
 
 NAMES = ["good/h264.mp4", "bad/empty.mp4", "good/more/tall.mp4", "bad/garbage.mp4", "good/mjpeg.avi", "good/cut.mkv"]
 

@@ -22,7 +22,7 @@ from videomae_fast.data import (
 from videomae_fast.data.readers import AvVideo
 from videomae_kernels import CroppedClips, crop_clips, patch_targets
 
-OPTIONS = {"num_frames": 4, "stride": 2, "size": (32, 32), "num_repeats": 2, "seed": 3}
+OPTIONS = {"num_frames": 4, "frame_stride": 2, "size": (32, 32), "crops_per_video": 2, "seed": 3}
 
 
 def dataset_of(*folders: Path, **changes: object) -> ClipDataset:
@@ -46,7 +46,7 @@ def test_every_video_gives_clips_of_the_wanted_size(clips: Path) -> None:
 
 
 def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable) -> None:
-    """Frames `stride` apart, in order, from different places."""
+    """Frames `frame_stride` apart, in order, from different places."""
     dataset = dataset_of(clips)
     index = [Path(entry.path).name for entry in dataset.annotations].index("h264.mkv")
     starts = set()
@@ -61,11 +61,11 @@ def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable) -> None:
 @pytest.mark.parametrize("resize", ["antialias", "pillow"])
 @pytest.mark.parametrize("size", [(32, 32), (96, 96)])  # smaller than the frames, so resized when decoded; and not
 def test_clips_are_the_crops_of_the_decoded_frames(size: tuple[int, int], resize: str, clips: Path) -> None:
-    dataset = dataset_of(clips, size=size, num_repeats=4, mirror=True, resize=resize)
+    dataset = dataset_of(clips, size=size, crops_per_video=4, hflip=True, resize=resize)
     sample, drawn = dataset[(0, 5)], dataset.draw(0, 5)
-    boxes, mirrored = zip(*drawn.crops, strict=True)
-    assert set(mirrored) == {False, True} and len(set(boxes)) > 1
-    expected = crop_clips([drawn.frames], [0] * 4, boxes, mirrored, size, resize)
+    boxes, flipped = zip(*drawn.crops, strict=True)
+    assert set(flipped) == {False, True} and len(set(boxes)) > 1
+    expected = crop_clips([drawn.frames], [0] * 4, boxes, flipped, size, resize)
     difference = (pixels(sample.clips) - pixels(expected)).abs()
     rounded = size == (32, 32) and resize == "antialias"  # Pillow's pixels are integers already
     assert difference.max() <= (1.5 if rounded else 1e-4)
@@ -81,14 +81,14 @@ def test_decodes_once_for_all_repeats(clips: Path, monkeypatch: pytest.MonkeyPat
     calls = []
     published = AvVideo.frames
     monkeypatch.setattr(AvVideo, "frames", lambda self, indices: calls.append(1) or published(self, indices))
-    sample = dataset_of(clips, num_repeats=4)[(0, 0)]
+    sample = dataset_of(clips, crops_per_video=4)[(0, 0)]
     assert len(calls) == 1
     assert len({clip.numpy().tobytes() for clip in pixels(sample.clips)}) > 1  # each repeat has its own crop
 
 
 @pytest.mark.parametrize("crop", ["multi-scale", "random-resized"])
 def test_a_sample_is_a_function_of_seed_and_number(crop: str, clips: Path) -> None:
-    options = {"crop": crop, "mirror": True}
+    options = {"crop": crop, "hflip": True}
     dataset = dataset_of(clips, **options)
     drawn = pixels(dataset[(0, 5)].clips)
     assert torch.equal(drawn, pixels(dataset_of(clips, **options)[(0, 5)].clips))
@@ -97,8 +97,8 @@ def test_a_sample_is_a_function_of_seed_and_number(crop: str, clips: Path) -> No
 
 
 def test_crops_are_mirrored_only_when_asked(clips: Path) -> None:
-    plain, mirrored = (dataset_of(clips, mirror=mirror, num_repeats=40).draw(0, 0).crops for mirror in (False, True))
-    assert not any(crop.mirrored for crop in plain) and 8 < sum(crop.mirrored for crop in mirrored) < 32
+    plain, flipped = (dataset_of(clips, hflip=hflip, crops_per_video=40).draw(0, 0).crops for hflip in (False, True))
+    assert not any(crop.flipped for crop in plain) and 8 < sum(crop.flipped for crop in flipped) < 32
 
 
 def test_unreadable_videos_are_replaced_and_named(clips: Path, bad_clips: Path) -> None:
@@ -142,8 +142,8 @@ def test_missing_package_is_fatal(clips: Path, monkeypatch: pytest.MonkeyPatch) 
     ("change", "message"),
     [
         ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
-        ({"stride": 0}, "stride must be at least 1"),
-        ({"num_repeats": 0}, "num_repeats must be at least 1"),
+        ({"frame_stride": 0}, "frame_stride must be at least 1"),
+        ({"crops_per_video": 0}, "crops_per_video must be at least 1"),
         ({"size": (32,)}, r"size must be \(height, width\)"),
         ({"size": (0, 32)}, r"size must be \(height, width\)"),
         ({"max_replacements": -1}, "max_replacements must be at least 0"),
@@ -221,7 +221,7 @@ def test_demo_clips_are_real_videos() -> None:
 
 
 def test_missing_demo_clips_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videomae_fast.data.demo.find_spec", lambda name: None)
+    monkeypatch.setattr("videomae_fast.data.sources.demo.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"videomae-fast\[demo\]"):
         demo_folder()
 

@@ -25,7 +25,7 @@ from videomae_fast.data import (
 )
 
 PATHS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in ("", "kernels"))
-OPTIONS = {"num_frames": 2, "stride": 2, "size": (16, 16), "num_repeats": 2, "seed": 3}
+OPTIONS = {"num_frames": 2, "frame_stride": 2, "size": (16, 16), "crops_per_video": 2, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ import sys
 from pathlib import Path
 from videomae_fast.data import ClipDataset, make_loader, read_annotations
 
-bad = ClipDataset(read_annotations(sys.argv[1]), num_frames=2, stride=2, size=(16, 16), num_repeats=2, seed=3)
+bad = ClipDataset(read_annotations(sys.argv[1]), num_frames=2, frame_stride=2, size=(16, 16), crops_per_video=2, seed=3)
 try:
     list(make_loader(bad, 1, workers=1, num_steps=4))
 except Exception as error:

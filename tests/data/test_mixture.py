@@ -69,8 +69,10 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_fingerprint_tells_what_would_be_drawn() -> None:
-    def fingerprint(*names: str, weight: float = 1, stride: int | None = None, root: str = "") -> str:
-        return Mixture([VideoSource(Annotations([VideoEntry(n) for n in names], root), weight, stride)]).fingerprint()
+    def fingerprint(*names: str, weight: float = 1, frame_stride: int | None = None, root: str = "") -> str:
+        return Mixture(
+            [VideoSource(Annotations([VideoEntry(n) for n in names], root), weight, frame_stride)]
+        ).fingerprint()
 
     names = ("a/1.mp4", "b/1.mp4", "b/2.mp4")
     moved = fingerprint(*(f"/far/away/{name}" for name in names)), fingerprint(*names, root="/elsewhere")
@@ -81,7 +83,7 @@ def test_fingerprint_tells_what_would_be_drawn() -> None:
         fingerprint("a/1.mp4", "c/1.mp4", "b/2.mp4"),
         fingerprint("a/1.mp4", "b/1.mp4"),
         fingerprint(*names, weight=2),
-        fingerprint(*names, stride=4),
+        fingerprint(*names, frame_stride=4),
     ]
     assert len(same.union(others)) == 6
     shards = [Annotations([VideoEntry("a.tar", 512, -1, 9, member)]).fingerprint() for member in ("x.mp4", "y.mp4")]
@@ -104,8 +106,8 @@ def test_each_source_has_its_stride_and_template(tmp_path: Path) -> None:
     images = Annotations([VideoEntry(str(tmp_path), 0, 60)])
     for number, image in enumerate(files.sequential(tmp_path / "a.mp4")):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
-    sources = [VideoSource(annotations), VideoSource(annotations, stride=5), VideoSource(images, 1, 3, "{}.png")]
-    dataset = ClipDataset(Mixture(sources), num_frames=4, stride=2, size=(16, 16), num_repeats=1, seed=0)
+    sources = [VideoSource(annotations), VideoSource(annotations, frame_stride=5), VideoSource(images, 1, 3, "{}.png")]
+    dataset = ClipDataset(Mixture(sources), num_frames=4, frame_stride=2, size=(16, 16), crops_per_video=1, seed=0)
     for index, stride in enumerate((2, 5, 3)):
         stamps = [files.stamp(frame.numpy()) for frame in dataset.draw(index, 0).frames]
         assert np.diff(stamps).tolist() == [stride] * 3
@@ -115,9 +117,9 @@ def test_batches_of_a_mixture_are_the_same_for_workers_ranks_and_after_a_stop(cl
     with tarfile.open(tmp_path / "a.tar", "w") as shard:
         for number in range(3):
             shard.add(clips / "h264.mp4", arcname=f"{number}.mp4")
-    listed = [{"data": str(clips), "weight": 0.5}, {"data": "a.tar", "weight": 2, "stride": 3}]
+    listed = [{"data": str(clips), "weight": 0.5}, {"data": "a.tar", "weight": 2, "frame_stride": 3}]
     mixture = read_mixture(write(tmp_path / "mixture.json", listed))
-    dataset = ClipDataset(mixture, num_frames=2, stride=2, size=(16, 16), num_repeats=1, seed=0)
+    dataset = ClipDataset(mixture, num_frames=2, frame_stride=2, size=(16, 16), crops_per_video=1, seed=0)
     assert len(dataset) == 4 + 6
     whole = list(make_loader(dataset, 4, num_steps=5))  # two steps an epoch
     resumed = list(make_loader(dataset, 4, workers=2, start_step=2, num_steps=3))
@@ -145,13 +147,13 @@ def folder(tmp_path: Path) -> Path:
 def test_mixture_file(folder: Path) -> None:
     listed = [
         {"data": "x"},
-        {"data": "y.csv", "root": "y", "format": "v2", "weight": 3, "stride": 2, "template": "{:03}.png"},
+        {"data": "y.csv", "root": "y", "format": "v2", "weight": 3, "frame_stride": 2, "template": "{:03}.png"},
     ]
     mixture = read_mixture(write(folder / "mixture.json", listed))
     assert [entry.path for entry in mixture] == [str(folder / name) for name in ("x/1.mp4", "x/2.mp4", "y/3.mp4")]
     first, second = mixture.sources
-    assert (first.weight, first.stride, first.template) == (1.0, None, "img_{:05}.jpg")
-    assert (second.weight, second.stride, second.template) == (3, 2, "{:03}.png")
+    assert (first.weight, first.frame_stride, first.template) == (1.0, None, "img_{:05}.jpg")
+    assert (second.weight, second.frame_stride, second.template) == (3, 2, "{:03}.png")
     assert mixture.epoch_length == 5
 
 
@@ -169,9 +171,9 @@ def test_one_source(folder: Path) -> None:
         ([{"data": "x"}, {"weight": 1}], r"source 2 must be an object with \"data\""),
         ([{"data": "x", "wieght": 1}], "source 1: unknown key 'wieght'; known are data, root"),
         ([{"data": "x", "weight": "2"}], "source 1: weight has the wrong type, got '2'"),
-        ([{"data": "x", "stride": True}], "source 1: stride has the wrong type"),
+        ([{"data": "x", "frame_stride": True}], "source 1: frame_stride has the wrong type"),
         ([{"data": "x", "weight": 0}], "source 1: weight must be positive and finite, got 0"),
-        ([{"data": "x", "stride": 0}], "source 1: stride must be at least 1, got 0"),
+        ([{"data": "x", "frame_stride": 0}], "source 1: frame_stride must be at least 1, got 0"),
         ([{"data": "x", "template": "a.jpg"}], "source 1: template must have one place"),
         ([{"data": "x", "template": "{}{}.jpg"}], "source 1: template must have one place"),
         ([{"data": "gone"}], "source 1: annotations: there is no list file"),

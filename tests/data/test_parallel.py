@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from videomae_fast.data import parallel
-from videomae_fast.data.parallel import parallel_map
+from videomae_fast.data.tools import process_pool as parallel
+from videomae_fast.data.tools.process_pool import parallel_map
 
 
 def square(item: int | str) -> int | str:

@@ -10,7 +10,8 @@ import torch
 
 from tests.data import files
 from videomae_fast.data import VideoError, open_video
-from videomae_fast.data.readers import AvVideo, pyav
+from videomae_fast.data.readers import AvVideo
+from videomae_fast.data.readers import av as pyav
 from videomae_fast.data.readers.h264 import is_disposable, nal_length_bytes
 
 CLIP = np.arange(5, 60, 4)

@@ -36,22 +36,22 @@ def test_published_frame_indices(total: int, expected: list[int]) -> None:
     assert indices.dtype == np.int64 and indices.tolist() == expected
 
 
-def published_loop(total: int, num_frames: int, stride: int, start: int) -> list[int]:
+def published_loop(total: int, num_frames: int, frame_stride: int, start: int) -> list[int]:
     """The rule as the published code states it: a 1-based offset that stops before the end."""
     offset, indices = start + 1, []
     for _ in range(num_frames):
         indices.append(offset - 1)
-        if offset + stride < total:
-            offset += stride
+        if offset + frame_stride < total:
+            offset += frame_stride
     return indices
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3, 4, 7])
-def test_frame_indices_follow_the_published_loop(stride: int) -> None:
+@pytest.mark.parametrize("frame_stride", [1, 2, 3, 4, 7])
+def test_frame_indices_follow_the_published_loop(frame_stride: int) -> None:
     for total in range(1, 90):
         for sample in range(3):
-            indices = frame_indices(total, 8, stride, sample_rng(1, sample)).tolist()
-            assert indices == published_loop(total, 8, stride, indices[0])
+            indices = frame_indices(total, 8, frame_stride, sample_rng(1, sample)).tolist()
+            assert indices == published_loop(total, 8, frame_stride, indices[0])
 
 
 def test_start_is_uniform_and_reaches_both_ends() -> None:
@@ -60,7 +60,9 @@ def test_start_is_uniform_and_reaches_both_ends() -> None:
     assert len(counts) == 5 and counts.min() > 340  # 400 expected, five standard deviations are 90
 
 
-@pytest.mark.parametrize(("name", "values"), [("total", (0, 1, 1)), ("num_frames", (1, 0, 1)), ("stride", (1, 1, 0))])
+@pytest.mark.parametrize(
+    ("name", "values"), [("total", (0, 1, 1)), ("num_frames", (1, 0, 1)), ("frame_stride", (1, 1, 0))]
+)
 def test_frame_indices_errors(name: str, values: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         frame_indices(*values, sample_rng(0, 0))

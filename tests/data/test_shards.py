@@ -44,7 +44,7 @@ def test_clips_come_from_members_and_errors_name_them(shards: Path) -> None:
     entries = list(read_annotations(shards / "train-000.tar"))
     bad = entries[0]._replace(start=entries[0].start + 3)
     mixture = Mixture([VideoSource(read_annotations(shards))])
-    dataset = ClipDataset(mixture, num_frames=4, stride=2, size=(32, 32), num_repeats=1, seed=0)
+    dataset = ClipDataset(mixture, num_frames=4, frame_stride=2, size=(32, 32), crops_per_video=1, seed=0)
     assert not any(dataset[(index, index)].problems for index in range(5))
     with pytest.raises(VideoError, match="cannot open") as caught:
         open_entry(bad)

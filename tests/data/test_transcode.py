@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from tests.data import files
-from videomae_fast.data import VideoEntry, VideoError, encode, open_video, read_annotations
-from videomae_fast.data import transcode as module
-from videomae_fast.data.check import VideoCheck
-from videomae_fast.data.encode import encode_video
-from videomae_fast.data.transcode import transcode
+from videomae_fast.data import VideoEntry, VideoError, open_video, read_annotations
+from videomae_fast.data.tools import encode
+from videomae_fast.data.tools import transcode as module
+from videomae_fast.data.tools.check import VideoCheck
+from videomae_fast.data.tools.encode import encode_video
+from videomae_fast.data.tools.transcode import transcode
 
 
 @pytest.mark.parametrize("name", [*files.KINDS, *files.DERIVED])

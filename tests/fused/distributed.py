@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from tests.fused.models import as_bool, assert_close, clip, gradients, hugging_face, plan
-from videomae_fast.fused import fuse
+from videomae_fast.interop.fuse import fuse
 
 CASES = tuple(product(("ddp", "fsdp2"), ("fuse first", "wrap first"), ("bool", "plan")))
 
@@ -32,7 +32,7 @@ def whole(gradient: Tensor) -> Tensor:
 
 def compare(how: str, order: str, mask_kind: str) -> None:
     """Losses and gradients of both."""
-    pixels, masks = clip(batch=4), plan(batch=4, decoder="none")
+    pixels, masks = clip(batch=4), plan(batch=4, decoder_mask="none")
     hidden = as_bool(masks.visible)
     plain = hugging_face()
     expected = plain(pixels, bool_masked_pos=hidden).loss
@@ -41,7 +41,7 @@ def compare(how: str, order: str, mask_kind: str) -> None:
     model = hugging_face()
     wrapped = wrap(fuse(model), how) if order == "fuse first" else fuse(wrap(model, how))
     first = 2 * dist.get_rank()
-    mine = plan(batch=2, first=first, decoder="none") if mask_kind == "plan" else hidden[first : first + 2]
+    mine = plan(batch=2, first=first, decoder_mask="none") if mask_kind == "plan" else hidden[first : first + 2]
     loss = wrapped(pixels[first : first + 2], bool_masked_pos=mine).loss
     loss.backward()
     assert_close({name: whole(gradient) for name, gradient in gradients(model).items()}, gradients(plain), 1e-5)

@@ -49,8 +49,8 @@ def clip(channels: int = 3, batch: int = 2, seed: int = 0) -> Tensor:
 
 
 def plan(batch: int = 2, first: int = 0, **options: Any) -> MaskPlan:
-    """Dual masking of VideoMAE V2; `decoder="none"` for V1's."""
-    return make_masks(torch.arange(first, first + batch), GRID, encoder_ratio=0.75, **options)
+    """Dual masking of VideoMAE V2; `decoder_mask="none"` for V1's."""
+    return make_masks(torch.arange(first, first + batch), GRID, mask_ratio=0.75, **options)
 
 
 def as_bool(index: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmarks.baselines.published import PublishedVideoMAE, published_loss, sinusoid_table
 from tests.fused.models import PATCH, as_bool, assert_close, clip, gradients, hugging_face, plan
-from videomae_fast.adapters import from_huggingface, load_weights
-from videomae_fast.fused import OPS, fuse, unfuse
+from videomae_fast.interop import from_huggingface, load_weights
+from videomae_fast.interop.fuse import OPS, fuse, unfuse
 
 pytest.importorskip("transformers")
 HIDDEN = as_bool(plan().visible)
@@ -112,7 +112,7 @@ def test_encoder_alone(mask: str | None) -> None:
 def test_plan_is_the_boolean_mask() -> None:
     model = fuse(hugging_face())
     expected, expected_gradients = run(model, clip(), HIDDEN)
-    output, grads = run(model, clip(), plan(decoder="none"))
+    output, grads = run(model, clip(), plan(decoder_mask="none"))
     assert_close(dict(output), dict(expected), 0)
     assert_close(grads, expected_gradients, 0)
 
@@ -135,8 +135,8 @@ def test_dual_masking_is_the_published(kind: str) -> None:
     for embeddings, width in ((model.videomae.embeddings, 24), (model, 16)):
         embeddings.position_embeddings = sinusoid_table(64, width, torch.float64)
     reference = published(model)
-    masks = plan() if kind != "ragged" else plan(decoder="random", decoder_ratio=0.5)
-    hidden, not_decoded = as_bool(masks.visible), as_bool(masks.decode)
+    masks = plan() if kind != "ragged" else plan(decoder_mask="random", decoder_mask_ratio=0.5)
+    hidden, not_decoded = as_bool(masks.visible), as_bool(masks.decoded)
     pixels = clip().double()
     theirs = pixels.transpose(1, 2).clone().requires_grad_()
     loss = published_loss(reference(theirs, hidden, not_decoded), theirs, hidden, not_decoded, PATCH)
@@ -145,7 +145,7 @@ def test_dual_masking_is_the_published(kind: str) -> None:
     output, grads = run(fuse(model), pixels, **given)
     rows = masks.predicted.shape[1]
     assert output.logits.shape == (2, rows, 384)
-    assert (rows < masks.decode.shape[1]) == (kind != "ragged")
+    assert (rows < masks.decoded.shape[1]) == (kind != "ragged")
     assert_close(output.loss, loss, 1e-12)
     assert_close(grads["pixels"], theirs.grad.transpose(1, 2), 1e-10)
     assert_close(grads["mask_token"], reference.mask_token.grad, 1e-10)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from benchmarks.baselines.published import published_loss
 from tests.fused.models import PATCH, as_bool, assert_close, clip, disturb, gradients, plan, small
 from videomae_fast import MaskPlan
-from videomae_fast.fused import fuse, pretrain_loss, unfuse
+from videomae_fast.interop.fuse import fuse, pretrain_loss, unfuse
 
 PLANS = {
     "running cell": plan(),
-    "no decoder mask": plan(decoder="none"),
-    "ragged": plan(decoder="random", decoder_ratio=0.5),
+    "no decoder mask": plan(decoder_mask="none"),
+    "ragged": plan(decoder_mask="random", decoder_mask_ratio=0.5),
 }
 
 
@@ -24,7 +24,7 @@ def model(request: pytest.FixtureRequest, published_class: Any) -> nn.Module:
 
 
 def masks(given: MaskPlan) -> tuple[Tensor, Tensor]:
-    return as_bool(given.visible), as_bool(given.decode)
+    return as_bool(given.visible), as_bool(given.decoded)
 
 
 def pixels() -> Tensor:
@@ -63,14 +63,14 @@ def test_plan_in_place_of_masks(model: nn.Module, kind: str) -> None:
     assert_close(our_loss, loss, 1e-7)
     assert_close(our_grads, grads, 1e-7)
     wanted = torch.zeros(2, 64, 384, dtype=torch.float64)
-    wanted[~as_bool(given.decode)] = outputs.detach().flatten(0, 1)
+    wanted[~as_bool(given.decoded)] = outputs.detach().flatten(0, 1)
     index = given.predicted[..., None].expand(-1, -1, 384)
     assert_close(ours, wanted.gather(1, index), 1e-10)
 
 
 def test_no_decoder_mask_given(model: nn.Module) -> None:
     """As VideoMAE V1 calls its model."""
-    hidden, _ = masks(plan(decoder="none"))
+    hidden, _ = masks(plan(decoder_mask="none"))
     expected = model(pixels(), hidden, ~hidden)
     outputs = fuse(model)(pixels(), hidden)
     assert_close(outputs, expected, 1e-10)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tests.fused.models import SIZES, TOKENS, clip, hugging_face
-from videomae_fast.fused import SEAMS, huggingface
+from videomae_fast.interop.fuse import SEAMS
+from videomae_fast.interop.huggingface import model as huggingface
 
 transformers = pytest.importorskip("transformers")
 PARAMETERS = {  # of forward, after self, in this order; others may follow

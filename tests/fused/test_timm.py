@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.fused.models import assert_close, gradients
-from videomae_fast.fused import FusionError, fuse, unfuse
+from videomae_fast.interop.fuse import FusionError, fuse, unfuse
 
 COMBINATIONS = [(0.75, 1, False), (0.5, 0, True), (0.9, 5, True), (0.0, 1, False), (0.99, 0, False)]
 

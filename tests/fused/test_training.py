@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.baselines.published import published_loss
 from tests.fused.models import PATCH, as_bool, clip, disturb, hugging_face, plan, small
-from videomae_fast.fused import fuse, pretrain_loss
+from videomae_fast.interop.fuse import fuse, pretrain_loss
 
 STEPS = 20
 Loss = Callable[[nn.Module, int], Tensor]
@@ -37,7 +37,7 @@ def hugging_face_loss(model: Any, step: int) -> Tensor:
 
 def published_masks(step: int) -> tuple[Tensor, Tensor, Tensor]:
     masks = plan(first=2 * step)
-    return clip(seed=step % 4).transpose(1, 2), as_bool(masks.visible), as_bool(masks.decode)
+    return clip(seed=step % 4).transpose(1, 2), as_bool(masks.visible), as_bool(masks.decoded)
 
 
 def inline_loss(model: nn.Module, step: int) -> Tensor:

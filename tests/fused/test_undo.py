@@ -3,6 +3,7 @@
 import copy
 import io
 import logging
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-import videomae_fast.fused as fused
 from tests.fused.models import as_bool, assert_close, clip, hugging_face, plan
-from videomae_fast.fused import FusionError, fuse, unfuse
-from videomae_fast.fused.seam import is_attached
+from videomae_fast.interop.fuse import FusionError, fuse, unfuse
+from videomae_fast.interop.seam import is_attached
+
+FUSE = sys.modules["videomae_fast.interop.fuse"]  # `interop.fuse` is the function
 
 pytest.importorskip("transformers")
 HIDDEN = as_bool(plan().visible)
@@ -113,8 +115,8 @@ def test_verify_finds_differences_and_undoes(monkeypatch: pytest.MonkeyPatch, ch
     before = attributes(model)
     fuse(model, verify=True)
     unfuse(model)
-    seams = tuple(replace(seam, forward=wrong) if seam.op == "decode" else seam for seam in fused.SEAMS)
-    monkeypatch.setattr(fused, "SEAMS", seams)
+    seams = tuple(replace(seam, forward=wrong) if seam.op == "decode" else seam for seam in FUSE.SEAMS)
+    monkeypatch.setattr(FUSE, "SEAMS", seams)
     message = {"mean": r"output 1 differs .* by 1.0e-02", "dtype": "output 1 is torch.float64", "count": "3 tensors"}
     with pytest.raises(FusionError, match=rf"VideoMAEForPreTraining .*{message[change]}"):
         fuse(model, verify=True)

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from tests.fused.models import as_bool, assert_close, clip, gradients, hugging_face, plan
-from videomae_fast.fused import fuse, unfuse
-from videomae_fast.fused.seam import is_attached
+from videomae_fast.interop.fuse import fuse, unfuse
+from videomae_fast.interop.seam import is_attached
 
 pytest.importorskip("transformers")
-HIDDEN = as_bool(plan(decoder="none").visible)
-PLAN = plan(decoder="none")
+HIDDEN = as_bool(plan(decoder_mask="none").visible)
+PLAN = plan(decoder_mask="none")
 
 
 def step(model: nn.Module, mask: Any = HIDDEN, pixels: Any = None) -> dict[str, torch.Tensor]:

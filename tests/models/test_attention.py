@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
 from videomae_fast.models import attention as module
 from videomae_fast.models.attention import BACKENDS, attention, check_backend, unavailable_reason
-from videomae_fast.models.vit import Attention
+from videomae_fast.models.encoder import Attention
 
 OPTIONAL = {"flash-attn": ("flash_attn", "flash_attn_func"), "xformers": ("xformers.ops", "memory_efficient_attention")}
 TINY = VideoMAEConfig(16, 1, 2, 16, 2, decoder_depth=1, num_frames=8, image_size=(16, 16), patch_size=8)
@@ -132,10 +132,10 @@ def test_what_a_model_asks_of_a_backend(monkeypatch: pytest.MonkeyPatch) -> None
         return plain(q, k, v)
 
     monkeypatch.setitem(BACKENDS, "sdpa", record)
-    plan = make_masks(torch.arange(3), TINY.grid, encoder_ratio=0.5)
+    plan = make_masks(torch.arange(3), TINY.grid, mask_ratio=0.5)
     VideoMAEForPretraining(TINY)(torch.rand(3, 3, 8, 16, 16), plan)
     visible, rows = plan.visible.shape[1], plan.predicted.shape[1]
-    all_rows = (3, visible + plan.decode.shape[1], 2, 8)
+    all_rows = (3, visible + plan.decoded.shape[1], 2, 8)
     assert shapes == [((3, visible, 2, 8),) * 3, ((3, rows, 2, 8), all_rows, all_rows)]
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.harness.measure import peak_mib
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
-from videomae_fast.report.measure import peak_mib
 
 TINY = VideoMAEConfig(96, 6, 3, 48, 2, num_frames=8, image_size=(64, 64), patch_size=8)
 
@@ -21,7 +21,7 @@ def loss_and_gradients(model: VideoMAEForPretraining) -> list[torch.Tensor]:
 @pytest.mark.parametrize("drop_path", [0.0, 0.5])
 def test_same_results(drop_path: float) -> None:
     kept = VideoMAEForPretraining(replace(TINY, drop_path=drop_path))
-    repeated = VideoMAEForPretraining(replace(TINY, drop_path=drop_path, checkpoint_blocks=True))
+    repeated = VideoMAEForPretraining(replace(TINY, drop_path=drop_path, activation_checkpointing=True))
     repeated.load_state_dict(kept.state_dict())
     for ours, expected in zip(loss_and_gradients(repeated), loss_and_gradients(kept), strict=True):
         assert torch.equal(ours, expected)
@@ -29,7 +29,7 @@ def test_same_results(drop_path: float) -> None:
 
 def test_less_memory() -> None:
     peaks = []
-    for checkpoint_blocks in (False, True):
-        model = VideoMAEForPretraining(replace(TINY, checkpoint_blocks=checkpoint_blocks))
+    for activation_checkpointing in (False, True):
+        model = VideoMAEForPretraining(replace(TINY, activation_checkpointing=activation_checkpointing))
         peaks.append(peak_mib(lambda model=model: loss_and_gradients(model), torch.device("cpu")))
     assert peaks[1] < 0.7 * peaks[0]

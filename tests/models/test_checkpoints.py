@@ -12,7 +12,7 @@ import torch
 from benchmarks.baselines.published import PublishedVideoMAE, published_loss, sinusoid_table
 from tests.models.test_published_exactness import bool_masks
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
-from videomae_fast.adapters import (
+from videomae_fast.interop import (
     CheckpointError,
     from_huggingface,
     load_published,
@@ -60,7 +60,7 @@ WRAPPERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_published_checkpoint(wrapper: str, tmp_path: Path) -> None:
     theirs, model = published(), ours()
-    plan = make_masks(torch.arange(2), CONFIG.grid, encoder_ratio=0.7)
+    plan = make_masks(torch.arange(2), CONFIG.grid, mask_ratio=0.7)
     hidden, not_decoded = bool_masks(plan)
     expected = published_loss(theirs(clip(), hidden, not_decoded), clip(), hidden, not_decoded, CONFIG.patch)
     assert (model(clip(), plan) - expected).abs() > 1e-3
@@ -76,7 +76,7 @@ def test_save_and_reload(tmp_path: Path) -> None:
     for reader in (theirs, other):
         load_weights(reader, load_published(tmp_path / "checkpoint-0.pth"))
         torch.testing.assert_close(reader.state_dict(), model.state_dict(), rtol=0, atol=0)
-    plan = make_masks(torch.arange(2), CONFIG.grid, encoder_ratio=0.7)
+    plan = make_masks(torch.arange(2), CONFIG.grid, mask_ratio=0.7)
     assert torch.equal(other(clip(), plan), model(clip(), plan))
 
 
@@ -139,7 +139,7 @@ def hugging_face() -> Any:
 
 def assert_same_model(model: VideoMAEForPretraining, hf: Any) -> None:
     """Logits, loss and the gradient of the mask token, with random masks and no decoder mask."""
-    plan = make_masks(torch.arange(2), CONFIG.grid, encoder="random", encoder_ratio=0.6, decoder="none")
+    plan = make_masks(torch.arange(2), CONFIG.grid, mask="random", mask_ratio=0.6, decoder_mask="none")
     predictions, loss = model.predict(clip(), plan), model(clip(), plan)
     out = hf(clip().transpose(1, 2), bool_masked_pos=bool_masks(plan)[0])
     torch.testing.assert_close(predictions, out.logits, rtol=0, atol=1e-11)

@@ -14,13 +14,13 @@ def test_loss_and_gradients() -> None:
     boxes = [(4, 6, 32, 48), (0, 10, 40, 48), (3, 2, 60, 45)]
     clips = crop_clips(sources, [0, 0, 1], boxes, [False, True, False], CONFIG.image_size)
     model = VideoMAEForPretraining(CONFIG)
-    plan = make_masks(torch.arange(3), CONFIG.grid, encoder_ratio=0.7)
+    plan = make_masks(torch.arange(3), CONFIG.grid, mask_ratio=0.7)
 
     shown = []
-    for number, (top, left, height, width), mirrored in zip([0, 0, 1], boxes, [False, True, False], strict=True):
+    for number, (top, left, height, width), flipped in zip([0, 0, 1], boxes, [False, True, False], strict=True):
         crop = sources[number][:, top : top + height, left : left + width].permute(0, 3, 1, 2).double()
         frames = torch.nn.functional.interpolate(crop, CONFIG.image_size, mode="bilinear", antialias=True)
-        shown.append((frames.flip(3) if mirrored else frames).transpose(0, 1) / 255)
+        shown.append((frames.flip(3) if flipped else frames).transpose(0, 1) / 255)
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (CONFIG.pixel_mean, CONFIG.pixel_std))
     clip = ((torch.stack(shown) - mean) / std).float()
 

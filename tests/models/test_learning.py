@@ -21,7 +21,7 @@ def test_a_fixed_batch_is_learnt() -> None:
     model = VideoMAEForPretraining(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     clip = torch.randint(0, 256, (2, 8, 32, 32, 3), dtype=torch.uint8)  # noise: only memory can predict it
-    plan = make_masks(torch.arange(2), config.grid, encoder_ratio=0.75)
+    plan = make_masks(torch.arange(2), config.grid, mask_ratio=0.75)
     losses = []
     for _ in range(100):
         loss = model(clip, plan, "BTHWC")

@@ -29,41 +29,41 @@ GRIDS: list[Grid] = [(4, 4, 6), (8, 5, 7), (6, 4, 4), (5, 3, 5), (1, 6, 6)]
 
 def seen_by_encoder(plan: MaskPlan) -> Tensor:
     """(B, M) bool: whether each decoded token is visible."""
-    return (plan.decode[:, :, None] == plan.visible[:, None, :]).any(2)
+    return (plan.decoded[:, :, None] == plan.visible[:, None, :]).any(2)
 
 
 def assert_well_formed(plan: MaskPlan) -> None:
     """Tokens of the grid, each once; visible ascending; overlap rows first, then the loss rows, each ascending."""
     batch = plan.visible.shape[0]
-    for index in (plan.visible, plan.decode):
+    for index in (plan.visible, plan.decoded):
         assert index.dtype == torch.int64 and index.shape[0] == batch
         assert index.min() >= 0 and index.max() < plan.num_tokens
     assert (plan.visible.diff(dim=1) > 0).all()
     seen = seen_by_encoder(plan)
-    overlap = plan.n_overlap
+    overlap = plan.num_overlap
     overlap = torch.full((batch,), overlap) if isinstance(overlap, int) else overlap
     assert overlap.dtype == torch.int64 and torch.equal(seen.sum(1), overlap)
-    for row, count in zip(plan.decode, overlap.tolist(), strict=True):
+    for row, count in zip(plan.decoded, overlap.tolist(), strict=True):
         assert (row[:count].diff() > 0).all() and (row[count:].diff() > 0).all()
     assert (seen.to(torch.int8).diff(dim=1) <= 0).all()
 
 
 @pytest.mark.parametrize("grid, ratio, tokens, visible, decoded, overlap", COUNTS)
 def test_counts(grid: Grid, ratio: float, tokens: int, visible: int, decoded: int, overlap: int) -> None:
-    masks = dict(decoder_ratio=ratio) if ratio else dict(decoder="none")
+    masks = dict(decoder_mask_ratio=ratio) if ratio else dict(decoder_mask="none")
     plan = make_masks(torch.arange(12), grid, **masks)
     assert_well_formed(plan)
     assert plan.num_tokens == tokens
-    assert plan.visible.shape == (12, visible) and plan.decode.shape == (12, decoded)
-    assert isinstance(plan.n_overlap, int) and plan.n_overlap == overlap
+    assert plan.visible.shape == (12, visible) and plan.decoded.shape == (12, decoded)
+    assert isinstance(plan.num_overlap, int) and plan.num_overlap == overlap
     assert plan.predicted.shape == (12, decoded - overlap) and plan.loss_weight is None
-    assert torch.equal(plan.predicted, plan.decode[:, overlap:])
+    assert torch.equal(plan.predicted, plan.decoded[:, overlap:])
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("encoder, decoder", COMBINATIONS)
 def test_every_combination(grid: Grid, encoder: str, decoder: str) -> None:
-    plan = make_masks(torch.arange(40, 72), grid, encoder=encoder, decoder=decoder, encoder_ratio=0.7, seed=5)
+    plan = make_masks(torch.arange(40, 72), grid, mask=encoder, decoder_mask=decoder, mask_ratio=0.7, seed=5)
     assert_well_formed(plan)
     frames, height, width = grid
     if encoder == "tube":
@@ -74,19 +74,19 @@ def test_every_combination(grid: Grid, encoder: str, decoder: str) -> None:
     else:
         assert plan.visible.shape[1] == plan.num_tokens - int(0.7 * plan.num_tokens)
     fixed = decoder == "none" or (decoder == "running_cell" and encoder == "tube" and frames % 4 == 0)
-    assert isinstance(plan.n_overlap, int) == fixed
+    assert isinstance(plan.num_overlap, int) == fixed
     if fixed:
-        assert plan.loss_weight is None and not seen_by_encoder(plan)[:, plan.n_overlap :].any()
+        assert plan.loss_weight is None and not seen_by_encoder(plan)[:, plan.num_overlap :].any()
     else:
-        assert torch.equal(plan.predicted, plan.decode)
+        assert torch.equal(plan.predicted, plan.decoded)
         assert plan.loss_weight is not None and plan.loss_weight.dtype == torch.float32
         assert torch.equal(plan.loss_weight, (~seen_by_encoder(plan)).float())
 
 
 def test_without_a_decoder_mask_all_that_is_hidden_is_decoded() -> None:
-    plan = make_masks(torch.arange(3), (4, 4, 4), decoder="none", encoder_ratio=0.75)
-    assert torch.equal(plan.decode.sort(1).values, plan.decode)
-    union = torch.cat([plan.visible, plan.decode], 1).sort(1).values
+    plan = make_masks(torch.arange(3), (4, 4, 4), decoder_mask="none", mask_ratio=0.75)
+    assert torch.equal(plan.decoded.sort(1).values, plan.decoded)
+    union = torch.cat([plan.visible, plan.decoded], 1).sort(1).values
     assert torch.equal(union, torch.arange(64).expand(3, -1))
 
 
@@ -96,9 +96,13 @@ def test_pure_function_of_seed_and_sample(grid: Grid, encoder: str, decoder: str
     sample = torch.arange(10) * 7919 + 2**33
 
     def rows(sample: Tensor, seed: int = 3) -> list[Tensor]:
-        plan = make_masks(sample, grid, encoder=encoder, decoder=decoder, encoder_ratio=0.6, seed=seed)
-        overlap = plan.n_overlap
-        return [plan.visible, plan.decode, overlap if isinstance(overlap, Tensor) else torch.full_like(sample, overlap)]
+        plan = make_masks(sample, grid, mask=encoder, decoder_mask=decoder, mask_ratio=0.6, seed=seed)
+        overlap = plan.num_overlap
+        return [
+            plan.visible,
+            plan.decoded,
+            overlap if isinstance(overlap, Tensor) else torch.full_like(sample, overlap),
+        ]
 
     whole = rows(sample)
     order = torch.tensor([3, 9, 0, 1, 8, 2, 7, 5, 4, 6])
@@ -112,8 +116,8 @@ def test_pure_function_of_seed_and_sample(grid: Grid, encoder: str, decoder: str
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
 def test_running_cell_is_the_published_one_at_four_equally_likely_phases(ratio: float) -> None:
     grid = (8, 4, 6)
-    plan = make_masks(torch.arange(800), grid, decoder_ratio=ratio, encoder_ratio=0.7, seed=11)
-    decoded = plan.decode.sort(dim=1).values
+    plan = make_masks(torch.arange(800), grid, decoder_mask_ratio=ratio, mask_ratio=0.7, seed=11)
+    decoded = plan.decoded.sort(dim=1).values
     counts = []
     for phase in range(4):
         published = torch.from_numpy(~running_cell_mask(grid, ratio, phase)).nonzero()[:, 0]
@@ -133,25 +137,25 @@ def test_odd_grids_crop_the_last_cells(grid: Grid, ratio: float) -> None:
         cropped = torch.from_numpy(~running_cell_mask(even, ratio, phase)).view(even)[:, :height, :width]
         allowed.append(cropped.flatten().nonzero()[:, 0])
     count = min(len(tokens) for tokens in allowed)
-    plan = make_masks(torch.arange(64), grid, decoder_ratio=ratio, encoder_ratio=0.6)
-    assert plan.decode.shape[1] == count
+    plan = make_masks(torch.arange(64), grid, decoder_mask_ratio=ratio, mask_ratio=0.6)
+    assert plan.decoded.shape[1] == count
     if frames % 4 == 0:
         assert all(len(tokens) == count for tokens in allowed)
     expected = {tuple(tokens[:count].tolist()) for tokens in allowed}
-    assert {tuple(row) for row in plan.decode.sort(1).values.tolist()} == expected
+    assert {tuple(row) for row in plan.decoded.sort(1).values.tolist()} == expected
 
 
 def test_choices_are_independent() -> None:
     """The encoder's mask does not depend on the decoder's; equal ratios do not make equal sets; nor does the phase."""
     sample, grid = torch.arange(400), (4, 4, 4)
-    both = make_masks(sample, grid, encoder="random", encoder_ratio=0.5, decoder="random")
-    other = make_masks(sample, grid, encoder="random", encoder_ratio=0.5)
+    both = make_masks(sample, grid, mask="random", mask_ratio=0.5, decoder_mask="random")
+    other = make_masks(sample, grid, mask="random", mask_ratio=0.5)
     assert torch.equal(both.visible, other.visible)
     share = seen_by_encoder(both).float().mean(1)
     assert abs(share.mean() - 0.5) < 0.02 and share.max() < 0.9 and share.min() > 0.1
     # One visible position of four, one phase of four: all sixteen pairs occur.
-    plan = make_masks(sample, (4, 2, 2), encoder_ratio=0.75)
-    pairs = {(int(v[0]), *sorted(d.tolist())) for v, d in zip(plan.visible, plan.decode, strict=True)}
+    plan = make_masks(sample, (4, 2, 2), mask_ratio=0.75)
+    pairs = {(int(v[0]), *sorted(d.tolist())) for v, d in zip(plan.visible, plan.decoded, strict=True)}
     assert len(pairs) == 16
 
 
@@ -159,12 +163,12 @@ def test_plan_is_frozen_and_moves_whole() -> None:
     for frames in (4, 6):
         plan = make_masks(torch.arange(2), (frames, 4, 4))
         with pytest.raises(dataclasses.FrozenInstanceError):
-            plan.n_overlap = 3  # type: ignore[misc]
+            plan.num_overlap = 3  # type: ignore[misc]
         moved = plan.to("meta")
-        assert moved.visible.device.type == moved.decode.device.type == "meta"
-        if isinstance(plan.n_overlap, Tensor):
-            assert isinstance(moved.n_overlap, Tensor) and moved.n_overlap.device.type == "meta"
+        assert moved.visible.device.type == moved.decoded.device.type == "meta"
+        if isinstance(plan.num_overlap, Tensor):
+            assert isinstance(moved.num_overlap, Tensor) and moved.num_overlap.device.type == "meta"
         else:
-            assert moved.n_overlap == plan.n_overlap
+            assert moved.num_overlap == plan.num_overlap
         assert moved.grid == plan.grid and moved.predicted.shape == plan.predicted.shape
         assert plan.visible.device.type == "cpu"

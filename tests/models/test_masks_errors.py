@@ -15,16 +15,16 @@ SAMPLE = torch.arange(3)
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(encoder="tubes"), "encoder mask must be one of ('tube', 'random', 'none'), got 'tubes'"),
-        (dict(decoder="cell"), "decoder mask must be one of ('running_cell', 'random', 'none'), got 'cell'"),
-        (dict(encoder="none", decoder="none"), "sees every token"),
-        (dict(encoder="random", encoder_ratio=0.0, decoder="none"), "sees every token"),
-        (dict(encoder_ratio=1.0), "ratio must be in [0, 1), got 1.0"),
-        (dict(encoder="random", encoder_ratio=-0.1), "ratio must be in [0, 1), got -0.1"),
-        (dict(encoder_ratio=float("nan")), "ratio must be in [0, 1), got nan"),
-        (dict(decoder="random", decoder_ratio=1.0), "ratio must be in [0, 1), got 1.0"),
-        (dict(decoder_ratio=0.2), "ratio must be in [0.25, 1)"),
-        (dict(decoder_ratio=1.0), "ratio must be in [0.25, 1)"),
+        (dict(mask="tubes"), "mask must be one of ('tube', 'random', 'none'), got 'tubes'"),
+        (dict(decoder_mask="cell"), "decoder_mask must be one of ('running_cell', 'random', 'none'), got 'cell'"),
+        (dict(mask="none", decoder_mask="none"), "sees every token"),
+        (dict(mask="random", mask_ratio=0.0, decoder_mask="none"), "sees every token"),
+        (dict(mask_ratio=1.0), "ratio must be in [0, 1), got 1.0"),
+        (dict(mask="random", mask_ratio=-0.1), "ratio must be in [0, 1), got -0.1"),
+        (dict(mask_ratio=float("nan")), "ratio must be in [0, 1), got nan"),
+        (dict(decoder_mask="random", decoder_mask_ratio=1.0), "ratio must be in [0, 1), got 1.0"),
+        (dict(decoder_mask_ratio=0.2), "ratio must be in [0.25, 1)"),
+        (dict(decoder_mask_ratio=1.0), "ratio must be in [0.25, 1)"),
         (dict(seed=-1), "seed must be in [0, 2**63), got -1"),
     ],
     ids=str,
@@ -49,10 +49,10 @@ def test_grid() -> None:
 @pytest.mark.parametrize(
     "grid, masks",
     [
-        (GRID, dict(encoder="none")),
-        (GRID, dict(encoder_ratio=0.0)),
-        (GRID, dict(encoder="none", decoder="random")),
-        ((6, 4, 4), dict(encoder="none")),
+        (GRID, dict(mask="none")),
+        (GRID, dict(mask_ratio=0.0)),
+        (GRID, dict(mask="none", decoder_mask="random")),
+        ((6, 4, 4), dict(mask="none")),
     ],
     ids=str,
 )
@@ -60,8 +60,8 @@ def test_an_encoder_that_sees_everything_leaves_predictions_but_no_loss(
     grid: tuple[int, int, int], masks: dict[str, Any]
 ) -> None:
     plan = make_masks(SAMPLE, grid, **masks)
-    assert torch.equal(plan.predicted, plan.decode)
-    with pytest.raises(ValueError, match=f"no row is left for the loss: the encoder sees all {plan.decode.shape[1]}"):
+    assert torch.equal(plan.predicted, plan.decoded)
+    with pytest.raises(ValueError, match=f"no row is left for the loss: the encoder sees all {plan.decoded.shape[1]}"):
         _ = plan.loss_weight
 
 
@@ -88,8 +88,8 @@ def not_decoded() -> torch.Tensor:
 def test_masks_from_bool() -> None:
     plan = masks_from_bool(GRID, hidden(), not_decoded(), num_visible=10, num_decoded=20)
     assert plan.visible.tolist() == [list(range(5, 15))] * 3
-    assert plan.decode.tolist() == [list(range(11, 31))] * 3
-    assert isinstance(plan.n_overlap, torch.Tensor) and plan.n_overlap.tolist() == [4, 4, 4]
+    assert plan.decoded.tolist() == [list(range(11, 31))] * 3
+    assert isinstance(plan.num_overlap, torch.Tensor) and plan.num_overlap.tolist() == [4, 4, 4]
     assert plan.loss_weight is not None and plan.loss_weight.sum(1).tolist() == [16.0] * 3
 
 

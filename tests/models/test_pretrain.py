@@ -35,11 +35,11 @@ def random_model(config: VideoMAEConfig, seed: int = 0) -> VideoMAEForPretrainin
 @pytest.mark.parametrize("config", [*GRIDS.values(), ODD], ids=[*GRIDS, "odd"])
 def test_any_clip_length_and_resolution(config: VideoMAEConfig) -> None:
     """Predictions of the published model, given the same masks."""
-    plan = make_masks(torch.arange(2), config.grid, encoder_ratio=0.7)
+    plan = make_masks(torch.arange(2), config.grid, mask_ratio=0.7)
     ours, published = pair(config)
     clip = clip_for(config, dtype=torch.float64)
     predictions = ours.predict(clip, plan)
-    assert predictions.shape == (*plan.predicted.shape, config.token_values)
+    assert predictions.shape == (*plan.predicted.shape, config.patch_dim)
     torch.testing.assert_close(predictions, rows_of(published(clip, *bool_masks(plan)), plan), rtol=1e-11, atol=1e-11)
     assert ours.position.shape == (config.num_tokens, config.decoder_dim)
 
@@ -47,18 +47,18 @@ def test_any_clip_length_and_resolution(config: VideoMAEConfig) -> None:
 @pytest.mark.parametrize("config", [TINY, ODD], ids=["even", "odd"])
 def test_loss_is_that_of_the_predictions(config: VideoMAEConfig) -> None:
     model, clip = random_model(config), clip_for(config)
-    plan = make_masks(torch.arange(2), config.grid, encoder_ratio=0.7)
+    plan = make_masks(torch.arange(2), config.grid, mask_ratio=0.7)
     loss = model(clip, plan)
     assert loss.shape == () and loss.dtype == torch.float32 and loss.requires_grad
     assert torch.equal(loss, model.loss(model.predict(clip, plan), clip, plan))
-    alone = [model(clip[i : i + 1], make_masks(torch.tensor([i]), config.grid, encoder_ratio=0.7)) for i in range(2)]
+    alone = [model(clip[i : i + 1], make_masks(torch.tensor([i]), config.grid, mask_ratio=0.7)) for i in range(2)]
     rows = plan.loss_weight.sum(1) if plan.loss_weight is not None else torch.ones(2)
     torch.testing.assert_close((torch.stack(alone) * rows).sum() / rows.sum(), loss, rtol=1e-5, atol=0)
 
 
 def test_hidden_pixels_reach_the_loss_only_and_undecoded_ones_nothing() -> None:
     model, clip = random_model(TINY), clip_for(TINY, 1)
-    plan = make_masks(torch.arange(1), TINY.grid, encoder_ratio=0.7)
+    plan = make_masks(torch.arange(1), TINY.grid, mask_ratio=0.7)
     used = {*plan.visible[0].tolist(), *plan.predicted[0].tolist()}
     unused = [token for token in range(plan.num_tokens) if token not in used]
     assert unused
@@ -77,14 +77,14 @@ def test_hidden_pixels_reach_the_loss_only_and_undecoded_ones_nothing() -> None:
 @pytest.mark.parametrize("layout", ["BTHWC", "BTCHW", "BCTHW", "TBHWC"])
 def test_layout_is_the_order_of_dimensions(layout: str) -> None:
     model, clip = random_model(TINY), clip_for(TINY)
-    plan = make_masks(torch.arange(2), TINY.grid, encoder_ratio=0.7)
+    plan = make_masks(torch.arange(2), TINY.grid, mask_ratio=0.7)
     turned = clip.permute(["BCTHW".index(d) for d in layout]).contiguous()
     torch.testing.assert_close(model(turned, plan, layout), model(clip, plan), rtol=1e-6, atol=1e-6)
 
 
 def test_one_channel_and_other_statistics() -> None:
     config = replace(TINY, in_channels=1, pixel_mean=(0.3,), pixel_std=(0.2,))
-    model, plan = random_model(config), make_masks(torch.arange(2), config.grid, encoder_ratio=0.7)
+    model, plan = random_model(config), make_masks(torch.arange(2), config.grid, mask_ratio=0.7)
     raw = torch.randint(0, 256, (2, 8, 32, 32, 1), dtype=torch.uint8)
     clip = (raw / 255 - 0.3) / 0.2
     torch.testing.assert_close(model(raw, plan, "BTHWC"), model(clip, plan, "BTHWC"), rtol=1e-5, atol=1e-6)
@@ -92,7 +92,7 @@ def test_one_channel_and_other_statistics() -> None:
 
 def test_bfloat16_autocast() -> None:
     model, clip = random_model(TINY), clip_for(TINY)
-    plan = make_masks(torch.arange(2), TINY.grid, encoder_ratio=0.7)
+    plan = make_masks(torch.arange(2), TINY.grid, mask_ratio=0.7)
     exact = model(clip, plan)
     exact.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -113,7 +113,7 @@ def test_bfloat16_autocast() -> None:
 
 def test_drop_path_is_random_in_training_only() -> None:
     model, clip = random_model(replace(TINY, drop_path=0.5)), clip_for(TINY, 8)
-    plan = make_masks(torch.arange(8), TINY.grid, encoder_ratio=0.7)
+    plan = make_masks(torch.arange(8), TINY.grid, mask_ratio=0.7)
     model.load_state_dict(random_model(TINY).state_dict())
     assert len({model(clip, plan).item() for _ in range(4)}) > 1
     assert torch.equal(model.eval()(clip, plan), random_model(TINY)(clip, plan))
@@ -134,7 +134,7 @@ def test_drop_path_is_random_in_training_only() -> None:
     ],
 )
 def test_clip_errors(clip: tuple[int, ...], layout: str, samples: int, message: str) -> None:
-    plan = make_masks(torch.arange(samples), TINY.grid, encoder_ratio=0.7)
+    plan = make_masks(torch.arange(samples), TINY.grid, mask_ratio=0.7)
     with pytest.raises(ValueError, match=message):
         random_model(TINY)(torch.zeros(clip), plan, layout)
 
@@ -149,10 +149,10 @@ def test_plan_of_another_grid() -> None:
         random_model(TINY)(clip_for(TINY), make_masks(torch.arange(2), (4, 4, 2)))
 
 
-@pytest.mark.parametrize("masks", [dict(encoder="random"), dict(decoder="random")], ids=str)
+@pytest.mark.parametrize("masks", [dict(mask="random"), dict(decoder_mask="random")], ids=str)
 def test_disjoint_needs_a_fixed_overlap(masks: dict[str, Any]) -> None:
     model = random_model(replace(TINY, decoder_context="disjoint"))
     with pytest.raises(ValueError, match="decoder_context='disjoint' needs the same number of overlap rows"):
-        model(clip_for(TINY), make_masks(torch.arange(2), TINY.grid, encoder_ratio=0.7, **masks))
-    plan = make_masks(torch.arange(2), TINY.grid, encoder_ratio=0.7, decoder="none")
+        model(clip_for(TINY), make_masks(torch.arange(2), TINY.grid, mask_ratio=0.7, **masks))
+    plan = make_masks(torch.arange(2), TINY.grid, mask_ratio=0.7, decoder_mask="none")
     assert torch.equal(model(clip_for(TINY), plan), random_model(TINY)(clip_for(TINY), plan))

@@ -13,7 +13,7 @@ TINY = dict(encoder_dim=48, encoder_depth=3, encoder_heads=3, decoder_dim=24, de
 def bool_masks(plan: MaskPlan) -> tuple[torch.Tensor, torch.Tensor]:
     """The published boolean masks (True = hidden, True = not decoded) of a plan."""
     hidden = torch.ones(plan.visible.shape[0], plan.num_tokens, dtype=torch.bool)
-    return hidden.scatter(1, plan.visible, False), hidden.clone().fill_(True).scatter(1, plan.decode, False)
+    return hidden.scatter(1, plan.visible, False), hidden.clone().fill_(True).scatter(1, plan.decoded, False)
 
 
 def pair(config: VideoMAEConfig) -> tuple[VideoMAEForPretraining, PublishedVideoMAE]:
@@ -33,7 +33,7 @@ def pair(config: VideoMAEConfig) -> tuple[VideoMAEForPretraining, PublishedVideo
 
 def rows_of(published: torch.Tensor, plan: MaskPlan) -> torch.Tensor:
     """Published predictions (B, M, P), which come in ascending token order, at `plan.predicted`."""
-    rank = torch.searchsorted(plan.decode.sort(dim=1).values, plan.predicted.contiguous())
+    rank = torch.searchsorted(plan.decoded.sort(dim=1).values, plan.predicted.contiguous())
     return published.gather(1, rank[..., None].expand(-1, -1, published.shape[-1]))
 
 
@@ -69,35 +69,35 @@ GRIDS = {
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize("config", GRIDS.values(), ids=GRIDS)
 def test_running_cell(config: VideoMAEConfig, ratio: float) -> None:
-    plan = make_masks(torch.arange(5, 8), config.grid, encoder_ratio=0.7, decoder_ratio=ratio, seed=1)
-    assert isinstance(plan.n_overlap, int) == (config.grid[0] % 4 == 0)
+    plan = make_masks(torch.arange(5, 8), config.grid, mask_ratio=0.7, decoder_mask_ratio=ratio, seed=1)
+    assert isinstance(plan.num_overlap, int) == (config.grid[0] % 4 == 0)
     assert_exact(config, plan)
 
 
 @pytest.mark.parametrize(
     "masks",
     [
-        dict(decoder="none"),
-        dict(encoder="random"),
-        dict(encoder="random", decoder="random"),
-        dict(decoder="random"),
-        dict(encoder="random", decoder="none"),
+        dict(decoder_mask="none"),
+        dict(mask="random"),
+        dict(mask="random", decoder_mask="random"),
+        dict(decoder_mask="random"),
+        dict(mask="random", decoder_mask="none"),
     ],
     ids=str,
 )
 def test_other_masks(masks: dict[str, str]) -> None:
     config = GRIDS["8 frames, square"]
-    assert_exact(config, make_masks(torch.arange(2), config.grid, encoder_ratio=0.6, seed=2, **masks))
+    assert_exact(config, make_masks(torch.arange(2), config.grid, mask_ratio=0.6, seed=2, **masks))
 
 
 def test_masks_made_elsewhere() -> None:
     config = GRIDS["8 frames, square"]
-    plan = make_masks(torch.arange(2), config.grid, encoder_ratio=0.6, decoder="random", seed=3)
+    plan = make_masks(torch.arange(2), config.grid, mask_ratio=0.6, decoder_mask="random", seed=3)
     hidden, not_decoded = bool_masks(plan)
     again = masks_from_bool(
-        config.grid, hidden, not_decoded, num_visible=plan.visible.shape[1], num_decoded=plan.decode.shape[1]
+        config.grid, hidden, not_decoded, num_visible=plan.visible.shape[1], num_decoded=plan.decoded.shape[1]
     )
-    for name in ("visible", "decode", "n_overlap"):
+    for name in ("visible", "decoded", "num_overlap"):
         assert torch.equal(getattr(again, name), getattr(plan, name)), name
 
 
@@ -105,7 +105,7 @@ def test_uint8_equals_normalised_float() -> None:
     config = GRIDS["8 frames, square"]
     ours, _ = pair(config)
     ours.float()
-    plan = make_masks(torch.arange(2), config.grid, encoder_ratio=0.7, seed=1)
+    plan = make_masks(torch.arange(2), config.grid, mask_ratio=0.7, seed=1)
     raw = torch.randint(0, 256, (2, config.num_frames, *config.image_size, 3), dtype=torch.uint8)
     mean, std = torch.tensor(config.pixel_mean), torch.tensor(config.pixel_std)
     clip = ((raw / 255 - mean) / std).permute(0, 4, 1, 2, 3).contiguous()
@@ -117,7 +117,7 @@ def test_uint8_equals_normalised_float() -> None:
 def test_disjoint_leaves_the_overlap_out() -> None:
     """Equal to the published model whose decoder mask also excludes what the encoder sees."""
     config = GRIDS["8 frames, square"]
-    plan = make_masks(torch.arange(2), config.grid, encoder_ratio=0.7, seed=1)
+    plan = make_masks(torch.arange(2), config.grid, mask_ratio=0.7, seed=1)
     ours, published = pair(config)
     disjoint = VideoMAEForPretraining(VideoMAEConfig(**{**vars(config), "decoder_context": "disjoint"})).double()
     disjoint.load_state_dict(ours.state_dict())

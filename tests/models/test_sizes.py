@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.baselines.published import PublishedVideoMAE, sinusoid_table
 from videomae_fast import CONFIGS, VideoMAEConfig, VideoMAEForPretraining, get_config
-from videomae_fast.models import vit
+from videomae_fast.models import encoder as vit
 
 # parameters in millions: encoder, decoder, total; tensors of a checkpoint; encoder and decoder hidden sizes
 SIZES = {
@@ -92,9 +92,9 @@ def test_position_table(tokens: int, width: int) -> None:
 
 def test_get_config() -> None:
     config = get_config("base", num_frames=32, image_size=(112, 160))
-    assert config.grid == (16, 7, 10) and config.num_tokens == 1120 and config.token_values == 1536
+    assert config.grid == (16, 7, 10) and config.num_tokens == 1120 and config.patch_dim == 1536
     assert config.patch == (2, 16, 16) and config.encoder_dim == 768
-    assert get_config("giant").grid == (8, 16, 16) and get_config("giant").token_values == 1176
+    assert get_config("giant").grid == (8, 16, 16) and get_config("giant").patch_dim == 1176
     assert {f.name for f in fields(CONFIGS["base"]) if getattr(config, f.name) != getattr(CONFIGS["base"], f.name)} == {
         "num_frames",
         "image_size",

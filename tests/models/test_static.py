@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.harness.counts import count
 from videomae_fast import CONFIGS, MaskPlan, VideoMAEConfig, VideoMAEForPretraining, get_config, make_masks
-from videomae_fast.report.counts import count
 
 TINY = VideoMAEConfig(48, 2, 3, 24, 2, decoder_depth=2, num_frames=8, image_size=(32, 32), patch_size=8)
 CONFIGURATIONS = {
@@ -24,7 +24,7 @@ def setup(config: VideoMAEConfig, first: int = 0) -> tuple[VideoMAEForPretrainin
     torch.manual_seed(0)
     model = VideoMAEForPretraining(config)
     clip = torch.randint(0, 256, (2, config.num_frames, *config.image_size, 3), dtype=torch.uint8)
-    return model, clip, make_masks(torch.arange(first, first + 2), config.grid, encoder_ratio=0.7)
+    return model, clip, make_masks(torch.arange(first, first + 2), config.grid, mask_ratio=0.7)
 
 
 def loss_and_gradients(call: Callable[..., Tensor], model: nn.Module, clip: Tensor, plan: MaskPlan) -> list[Tensor]:
@@ -39,7 +39,7 @@ def test_a_step_does_not_synchronise(config: VideoMAEConfig) -> None:
     model, clip, _ = setup(config)
 
     def step() -> None:
-        plan = make_masks(torch.arange(2), config.grid, encoder_ratio=0.7)
+        plan = make_masks(torch.arange(2), config.grid, mask_ratio=0.7)
         model(clip, plan, "BTHWC").backward()
 
     assert count(step, clip.device).syncs == 0
@@ -67,8 +67,8 @@ def test_shapes_of_every_size(size: str, no_values: None) -> None:
 @pytest.mark.parametrize("config", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_no_step_depends_on_values(config: VideoMAEConfig, encoder: str, decoder: str, no_values: None) -> None:
     model, clip, _ = setup(config)
-    plan = make_masks(torch.arange(2), config.grid, encoder=encoder, decoder=decoder, encoder_ratio=0.7)
-    if config.decoder_context == "disjoint" and isinstance(plan.n_overlap, Tensor):
+    plan = make_masks(torch.arange(2), config.grid, mask=encoder, decoder_mask=decoder, mask_ratio=0.7)
+    if config.decoder_context == "disjoint" and isinstance(plan.num_overlap, Tensor):
         with pytest.raises(ValueError, match="disjoint"):
             model(clip, plan, "BTHWC")
         return

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videomae_fast import VideoMAEConfig, get_config
-from videomae_fast.models.vit import Block, DropPath, Encoder, make_blocks
+from videomae_fast.models.encoder import Block, DropPath, Encoder, make_blocks
 
 
 def make_block(mlp_ratio: float, drop_path: float) -> Block:

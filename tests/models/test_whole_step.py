@@ -35,7 +35,7 @@ def cropped_batch(number: int, device: torch.device) -> tuple[Tensor, CroppedCli
 def make_loss(model: nn.Module) -> Loss:
     def loss(sample: Tensor, clips: Tensor | CroppedClips) -> Tensor:
         with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.device.type == "cuda"):
-            return model(clips, make_masks(sample, TINY.grid, encoder_ratio=0.7), "BTHWC")
+            return model(clips, make_masks(sample, TINY.grid, mask_ratio=0.7), "BTHWC")
 
     return loss
 

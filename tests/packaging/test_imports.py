@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from videomae_fast.report.environment import OPTIONAL
+from videomae_fast._optional import EXTRAS as OPTIONAL
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"videomae_fast": ROOT, "videomae_kernels": ROOT / "kernels"}

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.plots import dual_mask_memory
+from benchmarks.harness.results import PREDICTED, Record, load_newest
+from benchmarks.harness.tables import on_gpu
 from tests.packaging.pages import FENCE, LINK, ROOT, looked_up_by_ci, needs_the_layout
-from videomae_fast.report.plots import dual_mask_memory
-from videomae_fast.report.results import PREDICTED, Record, load_newest
-from videomae_fast.report.tables import on_gpu
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from videomae_fast.report.bench import END, START, results_section
-from videomae_fast.report.plots import MEMORY_BARS, MEMORY_SIZES, dual_mask_memory, save_memory_bars
-from videomae_fast.report.results import PREDICTED, load, load_newest, slug
+from benchmarks.harness.plots import MEMORY_BARS, MEMORY_SIZES, dual_mask_memory, save_memory_bars
+from benchmarks.harness.results import PREDICTED, load, load_newest, slug
+from benchmarks.harness.run import END, START, results_section
 
 ROOT = Path(__file__).parents[2]
 FOLDER, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"

@@ -1,4 +1,4 @@
-"""`videomae_fast.report.bench`: nothing is kept of a red run, regressions are named, the results page follows."""
+"""`benchmarks.harness.run`: nothing is kept of a red run, regressions are named, the results page follows."""
 
 import json
 import os
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from videomae_fast.report import bench
-from videomae_fast.report.bench import BenchmarkError, DisagreementError, RegressionError, check_regressions, run_suites
-from videomae_fast.report.results import load, save
+from benchmarks.harness import run as bench
+from benchmarks.harness.results import load, save
+from benchmarks.harness.run import BenchmarkError, DisagreementError, RegressionError, check_regressions, run_suites
 
 GREEN = """
 def test_{name}(benchmark):
@@ -70,7 +70,7 @@ def test_options_reach_the_suites(checkout: Path, tmp_path: Path, monkeypatch: p
     [
         ("assert 1 == 2, 'ours is wrong'", DisagreementError, "test_two: AssertionError: ours is wrong"),
         (
-            "from videomae_fast.report.bench import DisagreementError as D; raise D('they differ')",
+            "from benchmarks.harness.run import DisagreementError as D; raise D('they differ')",
             DisagreementError,
             "implementations disagree, so nothing was recorded: test_two: .*they differ",
         ),

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.harness.counts import Counts, count
 from benchmarks.steps import Inputs, make_step
 from videomae_fast.models import VideoMAEConfig
-from videomae_fast.report.counts import Counts, count
 
 CPU = torch.device("cpu")
 TINY = VideoMAEConfig(48, 2, 3, 24, 2, decoder_depth=2, num_frames=8, image_size=(32, 32), patch_size=8)

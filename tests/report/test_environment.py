@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from videomae_fast import environment
+from videomae_fast._optional import EXTRAS
 from videomae_fast.data.readers import READERS
+from videomae_fast.environment import describe, probe
 from videomae_fast.models.attention import BACKENDS
-from videomae_fast.report import environment
-from videomae_fast.report.environment import describe, probe
 
 
 def install(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +23,7 @@ def install(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatc
 def uninstall(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no optional package were installed."""
     find_spec = environment.importlib.util.find_spec
-    missing = lambda name, package=None: None if name in environment.OPTIONAL else find_spec(name, package)  # noqa: E731
+    missing = lambda name, package=None: None if name in EXTRAS else find_spec(name, package)  # noqa: E731
     monkeypatch.setattr(environment.importlib.util, "find_spec", missing)
 
 
@@ -38,7 +39,7 @@ def test_versions_of_what_is_there() -> None:
 
 
 def test_reader_names_are_packages() -> None:
-    assert READERS.keys() <= environment.OPTIONAL.keys()
+    assert READERS.keys() <= EXTRAS.keys()
 
 
 def test_all_backends_and_readers_are_listed() -> None:
@@ -74,7 +75,7 @@ def test_kernels_without_triton_run_nowhere(monkeypatch: pytest.MonkeyPatch) -> 
 def test_nothing_optional_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     uninstall(monkeypatch)
     text = describe()
-    for name, extra in environment.OPTIONAL.items():
+    for name, extra in EXTRAS.items():
         assert f"{name}: not installed; pip install 'videomae-fast[{extra}]'" in text
     assert "decord: not installed" in section(text, "video readers")
 

@@ -15,7 +15,8 @@ from tests.data.files import stamp, write_video
 from tests.training import tiny
 from videomae_fast.data import Crop, CropBox, Draw, UnreadableVideosError, cut_clips, make_loader
 from videomae_fast.models.config import CONFIGS
-from videomae_fast.report.gallery import (
+from videomae_fast.pictures.canvas import to_image
+from videomae_fast.pictures.gallery import (
     COLOURS,
     DARK,
     SHEET_WIDTH,
@@ -30,22 +31,21 @@ from videomae_fast.report.gallery import (
     save_gallery,
     token_map,
 )
-from videomae_fast.report.picture import GREY
-from videomae_fast.report.sheet import to_image
+from videomae_fast.pictures.reconstruction import GREY
 from videomae_fast.training import PretrainConfig
 from videomae_fast.training.setup import make_dataset, plan_for
 
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretrainConfig:
-    """Four crops, some of them mirrored, of 64 x 48 pixels; clips have 4 x 4 x 4 tokens."""
+    """Four crops, some of them flipped, of 64 x 48 pixels; clips have 4 x 4 x 4 tokens."""
     monkeypatch.setitem(CONFIGS, "tiny", tiny.TINY)
     videos = tiny.write_videos(tmp_path / "videos", 3)
-    return tiny.settings(videos, tmp_path, image_size=64, repeats=4, mirror=True)
+    return tiny.settings(videos, tmp_path, image_size=64, crops_per_video=4, hflip=True)
 
 
 def _made(height: int = 60, width: int = 100, crops: int = 4) -> Sample:
-    """Crops of noise, every second one mirrored, that need no video."""
+    """Crops of noise, every second one flipped, that need no video."""
     frames = torch.randint(0, 256, (8, height, width, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     boxes = [Crop(CropBox(n, 3 * n, 48, 32), n % 2 == 1) for n in range(crops)]
     plan = plan_for(PretrainConfig(num_frames=8, image_size=64), torch.arange(crops))
@@ -55,20 +55,20 @@ def _made(height: int = 60, width: int = 100, crops: int = 4) -> Sample:
 
 def _tokens_by_hand(crop: Crop, frame: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """`token_map` of a box whose sides are multiples of the grid's: a block for each token."""
-    (top, left, height, width), mirrored = crop
+    (top, left, height, width), flipped = crop
     tokens = torch.full(frame, -1)
     down, across = height // grid[0], width // grid[1]
     for h in range(grid[0]):
         for w in range(grid[1]):
-            x = left + (width - (w + 1) * across if mirrored else w * across)
+            x = left + (width - (w + 1) * across if flipped else w * across)
             tokens[top + h * down : top + (h + 1) * down, x : x + across] = h * grid[1] + w
     return tokens
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("box", [(8, 10, 32, 48), (0, 0, 60, 72), (28, 22, 32, 48), (5, 7, 2, 3)], ids=str)
-def test_tokens_of_the_source(box: tuple[int, int, int, int], mirrored: bool) -> None:
-    crop, frame, grid = Crop(CropBox(*box), mirrored), (60, 72), (2, 3)
+def test_tokens_of_the_source(box: tuple[int, int, int, int], flipped: bool) -> None:
+    crop, frame, grid = Crop(CropBox(*box), flipped), (60, 72), (2, 3)
     expected = _tokens_by_hand(crop, frame, grid)
     assert torch.equal(token_map(crop, frame, frame, grid), expected)
     twice = expected.repeat_interleave(2, dim=0).repeat_interleave(3, dim=1)
@@ -127,30 +127,32 @@ def test_a_marked_frame_shows_masks_and_boxes() -> None:
 def test_tokens_of_the_source_are_those_of_the_clips(config: PretrainConfig) -> None:
     """Each token has the same mean colour in the source, where `token_map` finds it, and in the clip the op makes."""
     sample = first_sample(config)
-    assert {crop.mirrored for crop in sample.drawn.crops} == {False, True}
+    assert {crop.flipped for crop in sample.drawn.crops} == {False, True}
     everything = torch.arange(sample.plan.num_tokens).expand(4, -1)
     for crop, clip in zip(sample.drawn.crops, clips_on_grey(sample, everything), strict=True):
         errors = {}
-        for mirrored in (False, True):
-            tokens = token_map(crop._replace(mirrored=mirrored), (48, 64), (48, 64), (4, 4))
+        for flipped in (False, True):
+            tokens = token_map(crop._replace(flipped=flipped), (48, 64), (48, 64), (4, 4))
             in_source = torch.stack([sample.drawn.frames[0][tokens == n].float().mean(0) for n in range(16)])
             in_clip = clip[0].reshape(4, 16, 4, 16, 3).mean((1, 3)).flatten(0, 1) * 255
-            errors[mirrored] = (in_source - in_clip).abs().mean()
-        assert errors[crop.mirrored] < 5 < errors[not crop.mirrored] / 2
+            errors[flipped] = (in_source - in_clip).abs().mean()
+        assert errors[crop.flipped] < 5 < errors[not crop.flipped] / 2
 
 
-@pytest.mark.parametrize(("image_size", "repeats"), [(32, 1), (64, 4)])  # the crop travels resized, and the frames do
-def test_panels_show_the_resized_crops(image_size: int, repeats: int, config: PretrainConfig) -> None:
-    sample = first_sample(replace(config, image_size=image_size, repeats=repeats))
+@pytest.mark.parametrize(
+    ("image_size", "crops_per_video"), [(32, 1), (64, 4)]
+)  # the crop travels resized, and the frames do
+def test_panels_show_the_resized_crops(image_size: int, crops_per_video: int, config: PretrainConfig) -> None:
+    sample = first_sample(replace(config, image_size=image_size, crops_per_video=crops_per_video))
     assert (sample.clips.geometry[0, 1:].tolist() == [32, 32]) == (image_size == 32)
     rows = image_size // 16
     for index in (sample.plan.visible, sample.plan.predicted):
         for number, shown in enumerate(clips_on_grey(sample, index)):
-            (top, left, height, width), mirrored = sample.drawn.crops[number]
+            (top, left, height, width), flipped = sample.drawn.crops[number]
             cut = sample.drawn.frames[:, top : top + height, left : left + width].permute(0, 3, 1, 2).float()
             size = (image_size, image_size)
             clip = functional.interpolate(cut, size, mode="bilinear", antialias=True).permute(0, 2, 3, 1) / 255
-            clip = clip.flip(2) if mirrored else clip
+            clip = clip.flip(2) if flipped else clip
             expected = torch.full_like(clip, GREY)
             for token in index[number].tolist():
                 t, y, x = 2 * (token // rows**2), token // rows % rows * 16, token % rows * 16
@@ -187,7 +189,7 @@ def test_frame_numbers(config: PretrainConfig, tmp_path: Path) -> None:
     folder = tmp_path / "stamped"
     folder.mkdir()
     write_video(folder / "stamped.mp4")
-    sample = first_sample(replace(config, data=str(folder), stride=3))
+    sample = first_sample(replace(config, data=str(folder), frame_stride=3))
     assert sample.drawn.frame_numbers.tolist() == [stamp(frame.numpy()) for frame in sample.drawn.frames]
     assert np.diff(sample.drawn.frame_numbers).tolist() == [3] * 7
 
@@ -195,7 +197,7 @@ def test_frame_numbers(config: PretrainConfig, tmp_path: Path) -> None:
 def test_settings_of_the_source_count(config: PretrainConfig, tmp_path: Path) -> None:
     """A mixture's stride goes before that of the run, and large videos are scaled down before they are cropped."""
     mixture = tmp_path / "mixture.json"
-    mixture.write_text(json.dumps([{"data": config.data, "stride": 2}]))
+    mixture.write_text(json.dumps([{"data": config.data, "frame_stride": 2}]))
     sample = first_sample(replace(config, data=str(mixture), short_side=32))
     assert sample.drawn.frame_numbers.tolist() == [0, 2, 4, 6, 8, 10, 10, 10]
     assert sample.drawn.frames.shape[1] == 32

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from videomae_fast.report import measure
+from benchmarks.harness import measure
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -10,9 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
-from videomae_fast.report import memory
-from videomae_fast.report.allocations import CATEGORIES
-from videomae_fast.report.memory import MemoryProfile
+from videomae_fast.memory import profile as memory
+from videomae_fast.memory.allocations import CATEGORIES
+from videomae_fast.memory.profile import MemoryProfile
 
 MIB = 2**20
 BLOCK = 512

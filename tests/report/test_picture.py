@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from tests.training import tiny
-from videomae_fast.adapters import save_published
+from videomae_fast.interop import save_published
 from videomae_fast.masks import MaskPlan, make_masks
 from videomae_fast.models import VideoMAEForPretraining
 from videomae_fast.models.config import CONFIGS
-from videomae_fast.report.picture import GREY, reconstruct, save_reconstruction
+from videomae_fast.pictures.reconstruction import GREY, reconstruct, save_reconstruction
 from videomae_kernels import patch_targets
 
 PATCH, GRID = (2, 16, 16), (4, 3, 3)
@@ -30,7 +30,7 @@ def clip() -> Tensor:
 
 
 def _plan(decoder: str) -> MaskPlan:
-    return make_masks(torch.tensor([5, 6]), GRID, encoder_ratio=0.7, decoder=decoder)
+    return make_masks(torch.tensor([5, 6]), GRID, mask_ratio=0.7, decoder_mask=decoder)
 
 
 def _pixels_of(index: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.memory.predictable import PREDICTABLE, make_predictable
+from videomae_fast.memory import fake_cuda as emulation
+from videomae_fast.memory.fake_cuda import fake_cuda, known_true
+from videomae_fast.memory.predict import ALLOWANCE_GIB, CAPACITY_GIB, CARDS, fake_step, largest_batch, measure_step
+from videomae_fast.memory.predict import predict_step as predict
+from videomae_fast.memory.profile import MemoryProfile
 from videomae_fast.models import VideoMAEConfig
-from videomae_fast.report import fake_cuda as emulation
-from videomae_fast.report.fake_cuda import fake_cuda, known_true
-from videomae_fast.report.memory import MemoryProfile
-from videomae_fast.report.predict import ALLOWANCE_GIB, CAPACITY_GIB, CARDS, fake_step, largest_batch, measure_step
-from videomae_fast.report.predict import predict_step as predict
 
 MIB = 2**20
 TINY = VideoMAEConfig(24, 2, 2, 16, 2, decoder_depth=2, patch_size=8, num_frames=8, image_size=(32, 32))
@@ -271,8 +271,8 @@ def test_a_model_may_be_moved_but_not_cast() -> None:
 
 
 def prediction(name: str, batch_size: int = 4, precision: str = "bf16", config: VideoMAEConfig = TINY) -> MemoryProfile:
-    decoder_ratio = 0.0 if name == "Hugging Face" else 0.5
-    return predict(make_predictable(name, config, batch_size, 0.75, decoder_ratio, precision))
+    decoder_mask_ratio = 0.0 if name == "Hugging Face" else 0.5
+    return predict(make_predictable(name, config, batch_size, 0.75, decoder_mask_ratio, precision))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.memory import report as profile
 from benchmarks.memory.predictable import make_predictable
+from videomae_fast.memory.predict import CARDS
+from videomae_fast.memory.predict import predict_step as predict
 from videomae_fast.models.config import CONFIGS, VideoMAEConfig
-from videomae_fast.report import profile
-from videomae_fast.report.predict import CARDS
-from videomae_fast.report.predict import predict_step as predict
 
 TINY = VideoMAEConfig(96, 2, 2, 48, 2, decoder_depth=2, patch_size=8, num_frames=8, image_size=(64, 64))
 SMALL_CARD = {"a small card": 2**29}
@@ -83,7 +83,7 @@ def test_cards_of_the_report() -> None:
     [({"size": "huger"}, "size must be one of"), ({"precision": "fp8"}, "precision must be one of")],
 )
 def test_errors_name_the_argument(changes: dict[str, str], message: str) -> None:
-    arguments = {"size": "tiny", "batch_size": 2, "encoder_ratio": 0.9, "decoder_ratio": 0.5, "precision": "bf16"}
+    arguments = {"size": "tiny", "batch_size": 2, "mask_ratio": 0.9, "decoder_mask_ratio": 0.5, "precision": "bf16"}
     with pytest.raises(ValueError, match=message):
         profile.profile_report(**(arguments | changes), picture=None)  # type: ignore[arg-type]
 
@@ -105,7 +105,7 @@ def test_pictures_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_predicted_records_are_the_same_every_time() -> None:
     from benchmarks.memory.test_predicted import predict as make_record
     from benchmarks.model.lineup import Case
-    from videomae_fast.report.fake_cuda import DEVICE
+    from videomae_fast.memory.fake_cuda import DEVICE
 
     case = Case("tiny", "bf16", 0.75, 0.5, 4, DEVICE)
     published, ours = (make_record(case, variant) for variant in ("published", "videomae_fast"))

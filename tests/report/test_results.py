@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from videomae_fast.report.results import collect, compare, load, load_base, load_newest, save
+from benchmarks.harness.results import collect, compare, load, load_base, load_newest, save
 
 MACHINE = {"device": "Some GPU 9000", "driver": "1.2", "versions": {"torch": "3"}, "threads": 4, "commit": "abc"}
 

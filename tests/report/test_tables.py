@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from videomae_fast.report.plots import save_plots
-from videomae_fast.report.tables import NO_GPU, format_report, format_results, shown
+from benchmarks.harness.plots import save_plots
+from benchmarks.harness.tables import NO_GPU, format_report, format_results, shown
 
 ORIGIN = {
     "versions": {"torch": "9.9", "triton": "8.8"},
@@ -31,7 +31,13 @@ def op(variant: str, ms: float, size: str = "base", **more: Any) -> dict[str, An
 
 
 def loading(variant: str, ms: float, parts: tuple[float, float, float], sent: int, **more: Any) -> dict[str, Any]:
-    record = {"suite": "loader", "name": "340x256", "case": "8 videos, 4 repeats", "variant": variant, "clips": 32}
+    record = {
+        "suite": "loader",
+        "name": "340x256",
+        "case": "8 videos, 4 crops per video",
+        "variant": variant,
+        "clips": 32,
+    }
     record |= {f"{part}_ms": value for part, value in zip(("decode", "augment", "collate"), parts, strict=True)}
     figures = {"p50_ms": ms, "clips_per_s": 32e3 / ms, "bytes_to_device_per_clip": sent, "processor": "Some processor"}
     return record | {"predicted": False} | figures | more
@@ -69,7 +75,7 @@ def test_loading_shows_where_the_time_goes() -> None:
     assert [table[1][part] for part in ("decode", "augment", "collate")] == ["10.00", "2.00", "0.50"]
     assert [row["bytes to the GPU per clip"] for row in table] == ["9,658,880", "965,888"]
     assert [row["of published"] for row in table] == ["100.0%", "10.0%"]
-    assert "one thread, Some processor" in text and "videos of 340x256, 8 videos, 4 repeats" in text
+    assert "one thread, Some processor" in text and "videos of 340x256, 8 videos, 4 crops per video" in text
     assert "differ from the published by at most 0.00 (resize pillow), 1.25 (resize antialias)" in text
 
 

@@ -11,9 +11,9 @@ import pytest
 from torch import Tensor
 
 from tests.training import tiny
-from videomae_fast.adapters import load_published
 from videomae_fast.cli import main
 from videomae_fast.data import ClipDataset, UnreadableVideosError
+from videomae_fast.interop import load_published
 from videomae_fast.models import VideoMAEForPretraining
 from videomae_fast.training import NonFiniteLossError, loop, pretrain
 from videomae_fast.training.checkpoint import list_checkpoints
@@ -37,7 +37,7 @@ def test_non_finite_loss_stops_the_run(
 ) -> None:
     _spoil_loss(monkeypatch, 5, value)
     with pytest.raises(NonFiniteLossError, match=f"the loss of step 5 is {shown}, at learning rate 7.81e-04") as error:
-        pretrain(tiny.settings(videos, tmp_path, save_every=save_every, log_every=7, keep=0))
+        pretrain(tiny.settings(videos, tmp_path, save_every=save_every, log_every=7, keep_checkpoints=0))
     saved = list_checkpoints(tmp_path)
     expected = [step for step in range(1, 5) if step % save_every == 0]
     assert [tiny.saved_step(path) for path in saved] == expected
@@ -146,7 +146,7 @@ def test_the_report_begins_with_the_run_and_continues_with_it(mixed: Path, tmp_p
     """An earlier run that never came to a checkpoint is not counted; the run's own earlier part is."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "bad_videos.tsv").write_text("old.mp4\tno such file\t7\n")
-    pretrain(tiny.settings(mixed, tmp_path / "run", stop_after=7, max_bad_share=0.5))
+    pretrain(tiny.settings(mixed, tmp_path / "run", max_steps=7, max_bad_share=0.5))
     pretrain(tiny.settings(mixed, tmp_path / "run", resume=True, max_bad_share=0.5))
     pretrain(tiny.settings(mixed, tmp_path / "whole", max_bad_share=0.5))
     whole = (tmp_path / "whole" / "bad_videos.tsv").read_text()
@@ -161,7 +161,7 @@ def test_too_many_bad_videos_stop_the_run(mixed: Path, tmp_path: Path) -> None:
 
 
 def test_good_videos_leave_no_report(videos: Path, tmp_path: Path) -> None:
-    pretrain(tiny.settings(videos, tmp_path, stop_after=1))
+    pretrain(tiny.settings(videos, tmp_path, max_steps=1))
     assert not (tmp_path / "bad_videos.tsv").exists()
 
 
@@ -196,17 +196,17 @@ def test_all_videos_bad_on_the_command_line(
 _WRONG = {
     "unknown reader": ({"reader": "vlc"}, "reader must be one of ['av', 'decord', 'torchcodec'], got 'vlc'"),
     "unknown model": ({"model": "tinier"}, "got 'tinier'"),
-    "unknown encoder mask": ({"encoder_mask": "cube"}, "encoder mask must be one of"),
-    "nothing hidden": ({"encoder_mask": "none"}, "encoder_mask 'none' hides nothing"),
-    "unknown decoder mask": ({"decoder_mask": "cube"}, "decoder mask must be one of"),
+    "unknown encoder mask": ({"mask": "cube"}, "mask must be one of"),
+    "nothing hidden": ({"mask": "none"}, "mask 'none' hides nothing"),
+    "unknown decoder mask": ({"decoder_mask": "cube"}, "decoder_mask must be one of"),
     "unknown attention": ({"attention": "flash3"}, "attention must be one of"),
     "unknown context": ({"decoder_context": "all"}, "decoder_context must be one of"),
     "missing package": ({"attention": "xformers"}, "pip install 'videomae-fast[xformers]'"),
     "batch above the data": ({"batch_size": 9}, "8 videos does not fill one step of batch_size 9"),
     "size and patch": ({"image_size": 40}, "must be multiples of tubelet_size 2 and patch_size 16"),
-    "hidden share": ({"encoder_ratio": 1.0}, "ratio must be in [0, 1), got 1.0"),
-    "decoded share": ({"decoder_ratio": 0.0}, "got 0.0"),
-    "stride": ({"stride": 0}, "stride must be at least 1, got 0"),
+    "hidden share": ({"mask_ratio": 1.0}, "ratio must be in [0, 1), got 1.0"),
+    "decoded share": ({"decoder_mask_ratio": 0.0}, "got 0.0"),
+    "frame_stride": ({"frame_stride": 0}, "frame_stride must be at least 1, got 0"),
     "negative seed": ({"seed": -1}, "seed must be in"),
     "missing list": ({"data": "/no/such/list.txt"}, "there is no list file and no folder at /no/such/list.txt"),
     "no data": ({"data": ""}, "data is empty: name an annotation file or a folder of videos"),
@@ -240,10 +240,10 @@ def test_wrong_settings(case: str, videos: Path, tmp_path: Path, capsys: pytest.
         ("--precision", "fp16", "precision must be auto, bf16 or fp32, got 'fp16'"),
         ("--epochs", "0", "epochs must be at least 1, got 0"),
         ("--batch-size", "0", "batch_size must be at least 1, got 0"),
-        ("--repeats", "0", "repeats must be at least 1, got 0"),
+        ("--crops-per-video", "0", "crops_per_video must be at least 1, got 0"),
         ("--log-every", "0", "log_every must be at least 1, got 0"),
         ("--workers", "-1", "workers must not be negative, got -1"),
-        ("--keep", "-1", "keep must not be negative, got -1"),
+        ("--keep-checkpoints", "-1", "keep_checkpoints must not be negative, got -1"),
         ("--lr", "-0.1", "lr must not be negative, got -0.1"),
         ("--lr", "nan", "lr must be finite, got nan"),
         ("--weight-decay", "-1", "weight_decay must not be negative, got -1.0"),
@@ -283,7 +283,7 @@ def test_read_only_output(videos: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_existing_run(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pretrain(tiny.settings(videos, tmp_path, stop_after=1))
+    pretrain(tiny.settings(videos, tmp_path, max_steps=1))
     capsys.readouterr()
     assert "continue with --resume" in _error(tiny.settings(videos, tmp_path), capsys)
     assert "seed: was 3, now 4" in _error(tiny.settings(videos, tmp_path, resume=True, seed=4), capsys)

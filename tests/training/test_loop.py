@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training import tiny
-from videomae_fast.adapters import load_published, load_weights
+from videomae_fast.interop import load_published, load_weights
 from videomae_fast.models import VideoMAEForPretraining
 from videomae_fast.training import pretrain
 from videomae_fast.training.checkpoint import list_checkpoints
@@ -81,11 +81,11 @@ def test_weights_are_in_the_published_layout(run: Path, videos: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "steps"),
     [
-        ({"keep": 0}, [4, 8, 12]),
-        ({"keep": 1}, [12]),
-        ({"keep": 3, "save_every": 5}, [5, 10, 12]),
-        ({"keep": 2, "save_every": 5, "stop_after": 7}, [5, 7]),
-        ({"stop_after": 100}, [8, 12]),
+        ({"keep_checkpoints": 0}, [4, 8, 12]),
+        ({"keep_checkpoints": 1}, [12]),
+        ({"keep_checkpoints": 3, "save_every": 5}, [5, 10, 12]),
+        ({"keep_checkpoints": 2, "save_every": 5, "max_steps": 7}, [5, 7]),
+        ({"max_steps": 100}, [8, 12]),
     ],
 )
 def test_keep_and_save_every(changes: dict, steps: list[int], videos: Path, tmp_path: Path) -> None:
@@ -99,12 +99,12 @@ def test_keep_and_save_every(changes: dict, steps: list[int], videos: Path, tmp_
 @pytest.mark.parametrize(
     "changes",
     [
-        {"encoder_mask": "random", "decoder_mask": "random"},
-        {"encoder_mask": "tube", "decoder_mask": "none"},
+        {"mask": "random", "decoder_mask": "random"},
+        {"mask": "tube", "decoder_mask": "none"},
         {"decoder_context": "disjoint"},
         {"clip_grad": 0.02},
         {"precision": "bf16"},
-        {"repeats": 1, "log_every": 100},
+        {"crops_per_video": 1, "log_every": 100},
     ],
     ids=str,
 )
@@ -129,7 +129,7 @@ def test_how_often_is_logged_changes_nothing(run: Path, videos: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [{"compile": True}, {"checkpoint_blocks": True}], ids=str)
+@pytest.mark.parametrize("change", [{"compile": True}, {"activation_checkpointing": True}], ids=str)
 def test_losses_of_other_ways_to_compute_the_same(
     run: Path, videos: Path, tmp_path: Path, change: dict[str, bool]
 ) -> None:

@@ -89,6 +89,6 @@ def test_a_run_that_waits_says_what_to_change(
         return decode(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ClipDataset, "decode", slowly)
-    pretrain(tiny.settings(videos, tmp_path / "run", stop_after=9))
+    pretrain(tiny.settings(videos, tmp_path / "run", max_steps=9))
     said = [line for line in capsys.readouterr().out.splitlines() if "waiting for videos" in line]
     assert len(said) == 1 and "there are 0, on" in said[0]

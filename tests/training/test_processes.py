@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.training import tiny
-from videomae_fast.adapters import load_published
+from videomae_fast.interop import load_published
 from videomae_fast.training import pretrain
 from videomae_fast.training.checkpoint import list_checkpoints
 
@@ -29,9 +29,9 @@ def test_two_processes_equal_one(videos: Path, tmp_path: Path) -> None:
     names = [*(f"{videos.name}/video{number}.mp4" for number in range(8)), "garbage.mp4"]
     listed = videos.parent / "two.txt"
     listed.write_text("".join(f"{name} 0 -1\n" for name in names))
-    pretrain(tiny.settings(listed, tmp_path / "one", epochs=4, batch_size=4, stop_after=5))
+    pretrain(tiny.settings(listed, tmp_path / "one", epochs=4, batch_size=4, max_steps=5))
     pretrain(tiny.settings(listed, tmp_path / "one", epochs=4, batch_size=4, resume=True))
-    two = tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, stop_after=5)
+    two = tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, max_steps=5)
     out = _launch(tiny.arguments(two))
     assert out.count("weights, in the published layout") == 1  # one process speaks
     _launch(tiny.arguments(tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, resume=True)))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training import tiny
-from videomae_fast.adapters import load_published
+from videomae_fast.interop import load_published
 from videomae_fast.training import PretrainConfig, pretrain
 from videomae_fast.training.checkpoint import list_checkpoints
 from videomae_fast.training.log import read_log
@@ -44,27 +44,32 @@ def _same(left: Path, right: Path) -> None:
 
 @pytest.mark.parametrize("stop", [1, 6, 8])  # 4 steps per epoch: in the first, in the middle of, and after an epoch
 def test_resumed_run_is_exact(stop: int, uninterrupted: Path, videos: Path, tmp_path: Path) -> None:
-    part = pretrain(tiny.settings(videos, tmp_path, stop_after=stop))
+    part = pretrain(tiny.settings(videos, tmp_path, max_steps=stop))
     assert part.step == stop == tiny.saved_step(part.checkpoint) == len(tiny.losses(tmp_path))
     assert pretrain(tiny.settings(videos, tmp_path, resume=True)).step == 12
     _same(uninterrupted, tmp_path)
 
 
 def test_resumed_many_times_with_other_free_settings(uninterrupted: Path, videos: Path, tmp_path: Path) -> None:
-    for stop, changes in ((2, {}), (3, {"keep": 1}), (7, {"log_every": 1, "save_every": 3}), (0, {"workers": 1})):
-        pretrain(tiny.settings(videos, tmp_path, stop_after=stop, resume=True, **changes))
+    for stop, changes in (
+        (2, {}),
+        (3, {"keep_checkpoints": 1}),
+        (7, {"log_every": 1, "save_every": 3}),
+        (0, {"workers": 1}),
+    ):
+        pretrain(tiny.settings(videos, tmp_path, max_steps=stop, resume=True, **changes))
     _same(uninterrupted, tmp_path)
 
 
 def test_workers_change_nothing(uninterrupted: Path, videos: Path, tmp_path: Path) -> None:
-    pretrain(tiny.settings(videos, tmp_path, workers=1, stop_after=6))
+    pretrain(tiny.settings(videos, tmp_path, workers=1, max_steps=6))
     pretrain(tiny.settings(videos, tmp_path, workers=1, resume=True))
     _same(uninterrupted, tmp_path)
 
 
 def test_the_rows_after_the_checkpoint_are_written_again(uninterrupted: Path, videos: Path, tmp_path: Path) -> None:
     """As after a crash: three steps were logged that no checkpoint has."""
-    pretrain(tiny.settings(videos, tmp_path, keep=0, stop_after=7))
+    pretrain(tiny.settings(videos, tmp_path, keep_checkpoints=0, max_steps=7))
     shutil.rmtree(tmp_path / "checkpoints" / "step-00000007")
     assert len(tiny.losses(tmp_path)) == 7
     text = (tmp_path / "log.csv").read_text()
@@ -81,7 +86,7 @@ def test_finished_run_resumes_to_nothing(uninterrupted: Path, videos: Path, tmp_
 
 
 def test_half_written_checkpoint_is_ignored(uninterrupted: Path, videos: Path, tmp_path: Path) -> None:
-    pretrain(tiny.settings(videos, tmp_path, stop_after=6))
+    pretrain(tiny.settings(videos, tmp_path, max_steps=6))
     unfinished = tmp_path / "checkpoints" / ".unfinished-00000008"
     unfinished.mkdir()
     (unfinished / "model.safetensors").write_bytes(b"half")
@@ -112,13 +117,13 @@ def test_without_a_checkpoint_it_starts_from_the_beginning(
 
 
 def test_it_says_where_it_continues(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = pretrain(tiny.settings(videos, tmp_path, stop_after=1)).checkpoint
-    pretrain(tiny.settings(videos, tmp_path, stop_after=2, resume=True))
+    checkpoint = pretrain(tiny.settings(videos, tmp_path, max_steps=1)).checkpoint
+    pretrain(tiny.settings(videos, tmp_path, max_steps=2, resume=True))
     assert f"continuing after step 1 from {checkpoint}" in capsys.readouterr().out
 
 
 def test_changed_settings_are_refused(videos: Path, tmp_path: Path) -> None:
-    pretrain(tiny.settings(videos, tmp_path, stop_after=1))
+    pretrain(tiny.settings(videos, tmp_path, max_steps=1))
     log = (tmp_path / "log.csv").read_bytes()
     with pytest.raises(ValueError, match=r"lr: was 0\.1, now 0\.2") as error:
         pretrain(tiny.settings(videos, tmp_path, resume=True, lr=0.2, batch_size=4, seed=4, workers=1))
@@ -129,7 +134,7 @@ def test_changed_settings_are_refused(videos: Path, tmp_path: Path) -> None:
 
 
 def test_output_with_checkpoints_is_not_overwritten(videos: Path, tmp_path: Path) -> None:
-    pretrain(tiny.settings(videos, tmp_path, stop_after=1))
+    pretrain(tiny.settings(videos, tmp_path, max_steps=1))
     with pytest.raises(ValueError, match="holds checkpoints: continue with --resume or choose another folder"):
         pretrain(tiny.settings(videos, tmp_path))
 
@@ -158,8 +163,8 @@ def test_sigterm_saves_and_the_run_continues(workers: int, videos: Path, tmp_pat
     before = tiny.losses(tmp_path)
     assert len(before) == step
 
-    pretrain(tiny.settings(videos, tmp_path, resume=True, stop_after=step + 3, **changes))
-    pretrain(tiny.settings(videos, tmp_path / "whole", stop_after=step + 3, **changes))
+    pretrain(tiny.settings(videos, tmp_path, resume=True, max_steps=step + 3, **changes))
+    pretrain(tiny.settings(videos, tmp_path / "whole", max_steps=step + 3, **changes))
     resumed, whole = tiny.losses(tmp_path), tiny.losses(tmp_path / "whole")
     assert resumed[:step] == before
     assert resumed == whole
@@ -202,7 +207,7 @@ def test_killed_before_its_first_log_line_keeps_the_log(
         raise Killed
 
     seen: list[list[float]] = []
-    pretrain(tiny.settings(videos, tmp_path, stop_after=5))
+    pretrain(tiny.settings(videos, tmp_path, max_steps=5))
     monkeypatch.setattr(loop._Run, "_train_step", killed)
     with pytest.raises(Killed):
         pretrain(tiny.settings(videos, tmp_path, resume=True))
@@ -210,7 +215,7 @@ def test_killed_before_its_first_log_line_keeps_the_log(
 
 
 def test_half_written_row_of_the_log_is_dropped(uninterrupted: Path, videos: Path, tmp_path: Path) -> None:
-    pretrain(tiny.settings(videos, tmp_path, stop_after=6))
+    pretrain(tiny.settings(videos, tmp_path, max_steps=6))
     with (tmp_path / "log.csv").open("a") as log:
         log.write("1")  # of "11,2,1.01..."
     pretrain(tiny.settings(videos, tmp_path, resume=True))
@@ -229,14 +234,14 @@ def test_other_data_are_refused(kept: list[int], message: str, videos: Path, tmp
     """The length of an epoch follows from the number of videos, which video comes when from their order."""
     listed, names = tmp_path / "list.txt", [f"{videos}/video{number}.mp4\n" for number in range(8)]
     listed.write_text("".join(names))
-    pretrain(tiny.settings(listed, tmp_path, stop_after=1))
+    pretrain(tiny.settings(listed, tmp_path, max_steps=1))
     listed.write_text("".join(names[number] for number in kept))
     with pytest.raises(ValueError, match=message):
         pretrain(tiny.settings(listed, tmp_path, resume=True))
 
 
 def test_data_may_move(uninterrupted: Path, videos: Path, tmp_path: Path) -> None:
-    pretrain(tiny.settings(videos, tmp_path, stop_after=5))
+    pretrain(tiny.settings(videos, tmp_path, max_steps=5))
     shutil.copytree(videos, tmp_path / "moved")
     pretrain(tiny.settings(tmp_path / "moved", tmp_path, resume=True))
     _same(uninterrupted, tmp_path)

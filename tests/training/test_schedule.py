@@ -25,7 +25,7 @@ def _published(peak: float, final: float, epochs: int, steps_per_epoch: int, war
     [(200, 7, 20), (3, 4, 1), (5, 3, 0), (2, 1, 1), (10, 1, 9)],
 )
 def test_learning_rate_is_the_published_schedule(epochs: int, steps_per_epoch: int, warmup_epochs: int) -> None:
-    config = PretrainConfig(epochs=epochs, warmup_epochs=warmup_epochs, lr=6e-4, min_lr=1e-5)
+    config = PretrainConfig(epochs=epochs, warmup_epochs=warmup_epochs, lr=6e-4, final_lr=1e-5)
     videos = 32 * 64
     expected = _published(6e-4 * videos / 256, 1e-5 * videos / 256, epochs, steps_per_epoch, warmup_epochs)
     rates = [learning_rate(step, config, steps_per_epoch, videos) for step in range(epochs * steps_per_epoch)]
@@ -33,17 +33,18 @@ def test_learning_rate_is_the_published_schedule(epochs: int, steps_per_epoch: i
 
 
 def test_the_schedule_starts_at_zero_and_reaches_its_peak() -> None:
-    config = PretrainConfig(epochs=10, warmup_epochs=2, lr=1e-3, min_lr=1e-5)
+    config = PretrainConfig(epochs=10, warmup_epochs=2, lr=1e-3, final_lr=1e-5)
     rates = [learning_rate(step, config, 5, 256) for step in range(50)]
     assert rates[0] == 0
     assert rates[9] == max(rates) == rates[10] == 1e-3
-    assert min(rates[10:]) == rates[-1] > 1e-5  # the cosine ends one step before min_lr, as published
+    assert min(rates[10:]) == rates[-1] > 1e-5  # the cosine ends one step before final_lr, as published
 
 
 def test_lr_scales_with_videos_and_not_with_repeats() -> None:
     assert scaled_lr(1e-3, 1024) == pytest.approx(4e-3)
     few, many = (
-        learning_rate(40, PretrainConfig(repeats=repeats, epochs=20, warmup_epochs=2), 10, 512) for repeats in (1, 4)
+        learning_rate(40, PretrainConfig(crops_per_video=crops_per_video, epochs=20, warmup_epochs=2), 10, 512)
+        for crops_per_video in (1, 4)
     )
     assert few == many
     assert learning_rate(40, PretrainConfig(epochs=20, warmup_epochs=2), 10, 1024) == pytest.approx(2 * few)

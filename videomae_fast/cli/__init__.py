@@ -3,8 +3,9 @@
 import argparse
 import sys
 
+from benchmarks.harness.run import BenchmarkError
+
 from ..data import UnreadableVideosError
-from ..report.bench import BenchmarkError
 from ..training import NonFiniteLossError
 from .files import add_check_data, add_convert, add_transcode
 from .measuring import add_bench, add_env, add_profile

@@ -50,13 +50,13 @@ def _add_list(command: argparse.ArgumentParser) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from ..adapters import convert
+    from ..interop import convert
 
     print(convert(args.source, args.target, args.to))
 
 
 def _check_data(args: argparse.Namespace) -> None:
-    from ..data.check import check_data
+    from ..data.tools.check import check_data
 
     done = check_data(
         args.data,
@@ -73,7 +73,7 @@ def _check_data(args: argparse.Namespace) -> None:
 
 
 def _transcode(args: argparse.Namespace) -> None:
-    from ..data.transcode import transcode
+    from ..data.tools.transcode import transcode
 
     done = transcode(
         args.data,

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.run import SUITES
+
 from ..models import CONFIGS
-from ..report.bench import SUITES
 
 
 def add_bench(commands: Any) -> None:
@@ -32,11 +33,9 @@ def add_profile(commands: Any) -> None:
     profile = commands.add_parser("profile", help="where the memory of a training step goes, and which batch fits")
     profile.add_argument("--model", default="base", choices=tuple(CONFIGS), help="size (default: %(default)s)")
     profile.add_argument("--batch-size", type=int, default=128, help="clips per step (default: %(default)s)")
+    profile.add_argument("--mask-ratio", type=float, default=0.9, help="share of tokens hidden (default: %(default)s)")
     profile.add_argument(
-        "--encoder-ratio", type=float, default=0.9, help="share of tokens hidden (default: %(default)s)"
-    )
-    profile.add_argument(
-        "--decoder-ratio", type=float, default=0.5, help="share of tokens not decoded (default: %(default)s)"
+        "--decoder-mask-ratio", type=float, default=0.5, help="share of tokens not decoded (default: %(default)s)"
     )
     profile.add_argument("--precision", default="bf16", choices=("bf16", "fp32"), help="default: %(default)s")
     profile.add_argument("--picture", type=Path, help="also draw it, as .svg or .png")
@@ -50,8 +49,8 @@ def add_env(commands: Any) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from ..report.bench import check_regressions, run_suites, write_report
-    from ..report.tables import format_results
+    from benchmarks.harness.run import check_regressions, run_suites, write_report
+    from benchmarks.harness.tables import format_results
 
     results = run_suites(
         SUITES if args.suite == "all" else (args.suite,),
@@ -69,13 +68,13 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _profile(args: argparse.Namespace) -> None:
-    from ..report.profile import profile_report
+    from benchmarks.memory.report import profile_report
 
-    case = args.model, args.batch_size, args.encoder_ratio, args.decoder_ratio, args.precision
+    case = args.model, args.batch_size, args.mask_ratio, args.decoder_mask_ratio, args.precision
     print(profile_report(*case, args.picture))
 
 
 def _env(args: argparse.Namespace) -> None:
-    from ..report.environment import describe
+    from ..environment import describe
 
     print(describe())

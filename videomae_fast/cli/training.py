@@ -51,7 +51,7 @@ def _config(args: argparse.Namespace) -> PretrainConfig:
 
 
 def _gallery(args: argparse.Namespace) -> None:
-    from ..report.gallery import save_gallery
+    from ..pictures.gallery import save_gallery
 
     config = _config(args)
     save_gallery(config, Path(config.output))
@@ -59,7 +59,7 @@ def _gallery(args: argparse.Namespace) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    from ..report.picture import save_reconstruction
+    from ..pictures.reconstruction import save_reconstruction
     from ..training import pretrain
     from ..training.log import read_log
 

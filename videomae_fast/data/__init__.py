@@ -1,16 +1,16 @@
 """Video clips for pre-training: annotations, readers, sampling, crops, and a loader that resumes exactly."""
 
-from .annotations import Annotations, VideoEntry
+from .bad_videos import ProblemLog, UnreadableVideosError, VideoProblem
 from .crops import Crop, CropBox, cut_clips, multi_scale_crop_box, random_resized_crop_box
 from .dataset import ClipBatch, ClipDataset, Draw, collate
-from .demo import demo_folder
-from .lists import read_annotations
 from .loader import StepSampler, make_loader
-from .mixture import Mixture, VideoSource, read_mixture
-from .problems import ProblemLog, UnreadableVideosError, VideoProblem
 from .readers import DEFAULT_READER, VideoError, VideoReader, open_entry, open_video
 from .sampling import frame_indices
 from .seeding import sample_rng
+from .sources.annotations import Annotations, VideoEntry
+from .sources.demo import demo_folder
+from .sources.lists import read_annotations
+from .sources.mixture import Mixture, VideoSource, read_mixture
 
 __all__ = [
     "DEFAULT_READER",

@@ -34,7 +34,7 @@ class Crop(NamedTuple):
     """What a clip shows of its frames."""
 
     box: CropBox
-    mirrored: bool  # left to right
+    flipped: bool  # left to right
 
 
 def multi_scale_crop_box(height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> CropBox:
@@ -111,12 +111,12 @@ def cut_clips(
     crops at `size` are fewer bytes, those crops, resized here and rounded to uint8 as the published ones are.
     Errors: ValueError for a box outside the frames or an unknown `resize`.
     """
-    boxes, mirrored = [crop.box for crop in crops], [crop.mirrored for crop in crops]
+    boxes, flipped = [crop.box for crop in crops], [crop.flipped for crop in crops]
     if _area_around(boxes) <= len(crops) * size[0] * size[1]:
-        return crop_clips([frames], [0] * len(crops), boxes, mirrored, size, resize)
+        return crop_clips([frames], [0] * len(crops), boxes, flipped, size, resize)
     whole = CropBox(0, 0, *size)
     sources = [crop_resize(frames, box, size, resize) for box in boxes]
-    return crop_clips(sources, range(len(crops)), [whole] * len(crops), mirrored, size, resize)
+    return crop_clips(sources, range(len(crops)), [whole] * len(crops), flipped, size, resize)
 
 
 def _area_around(boxes: Sequence[CropBox]) -> int:
@@ -143,7 +143,7 @@ def crop_resize(frames: torch.Tensor, box: CropBox, size: tuple[int, int], resiz
     if (height, width) == tuple(size):
         return cut.contiguous()
     if resize == "pillow":
-        image = require("PIL.Image", "video")
+        image = require("PIL.Image")
         shown = (image.fromarray(frame.numpy()) for frame in cut)
         # First in width, then in height: the order of Pillow before 13, which takes the cheaper one.
         wide = (frame.resize((size[1], height), image.Resampling.BILINEAR) for frame in shown)

@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 from videomae_kernels import CroppedClips, cat_clips
 from videomae_kernels.ops.cropped_clips import RESIZES
 
-from .annotations import Annotations
+from .bad_videos import UnreadableVideosError, VideoProblem
 from .crops import CROP_BOXES, Crop, cut_clips
-from .mixture import Mixture, VideoSource
-from .problems import UnreadableVideosError, VideoProblem
 from .readers import DEFAULT_READER, VideoError, check_reader, open_entry
 from .sampling import frame_indices
 from .seeding import sample_rng
+from .sources.annotations import Annotations
+from .sources.mixture import Mixture, VideoSource
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class ClipDataset(Dataset[ClipBatch]):
     number of workers or ranks. The R clips of a sample get the numbers sample_number * R + r, which the masks use.
 
     annotations: what `read_annotations` or `read_mixture` returns.
-    num_frames, stride: T frames, `stride` apart (see `frame_indices`) unless their source says otherwise.
+    num_frames, frame_stride: T frames, `frame_stride` apart (see `frame_indices`) unless their source says otherwise.
     size: (H, W) of the clips.
-    num_repeats: R crops per decoded clip (repeated augmentation).
+    crops_per_video: R crops per decoded clip (repeated augmentation).
     crop: how boxes are drawn, a name in `CROP_BOXES`.
-    mirror: show half of the crops mirrored, left to right.
+    hflip: show half of the crops flipped, left to right.
     resize: how boxes become clips of `size`: see `CroppedClips`.
     reader, short_side: see `open_video`.
     max_replacements: how many other videos to try when one cannot be read, before giving up.
@@ -85,18 +85,22 @@ class ClipDataset(Dataset[ClipBatch]):
         annotations: Annotations | Mixture,
         *,
         num_frames: int,
-        stride: int,
+        frame_stride: int,
         size: tuple[int, int],
-        num_repeats: int,
+        crops_per_video: int,
         seed: int,
         crop: str = "multi-scale",
-        mirror: bool = False,
+        hflip: bool = False,
         resize: str = "antialias",
         reader: str = DEFAULT_READER,
         short_side: int = 0,
         max_replacements: int = 10,
     ) -> None:
-        for name, value in (("num_frames", num_frames), ("stride", stride), ("num_repeats", num_repeats)):
+        for name, value in (
+            ("num_frames", num_frames),
+            ("frame_stride", frame_stride),
+            ("crops_per_video", crops_per_video),
+        ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if len(size) != 2 or min(size) < 1:
@@ -109,9 +113,9 @@ class ClipDataset(Dataset[ClipBatch]):
         check_reader(reader, short_side)
         sample_rng(seed, 0)  # a seed out of range is an error now rather than in a worker
         self.annotations = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
-        self.num_frames, self.stride, self.size = num_frames, stride, (int(size[0]), int(size[1]))
-        self.num_repeats, self.seed = num_repeats, seed
-        self.crop, self.mirror, self.resize = crop, mirror, resize
+        self.num_frames, self.frame_stride, self.size = num_frames, frame_stride, (int(size[0]), int(size[1]))
+        self.crops_per_video, self.seed = crops_per_video, seed
+        self.crop, self.hflip, self.resize = crop, hflip, resize
         self.reader, self.short_side, self.max_replacements = reader, short_side, max_replacements
 
     def __len__(self) -> int:
@@ -122,8 +126,8 @@ class ClipDataset(Dataset[ClipBatch]):
         index, sample_number = key
         drawn = self.draw(index, sample_number)
         clips = cut_clips(drawn.frames, drawn.crops, self.size, self.resize)
-        first = sample_number * self.num_repeats
-        numbers = torch.arange(first, first + self.num_repeats)
+        first = sample_number * self.crops_per_video
+        numbers = torch.arange(first, first + self.crops_per_video)
         return ClipBatch(clips, numbers, drawn.problems, time.perf_counter() - start)
 
     def draw(self, index: int, sample_number: int) -> Draw:
@@ -148,13 +152,13 @@ class ClipDataset(Dataset[ClipBatch]):
         """Numbers (T,) and pixels uint8 (T, height, width, 3) of a clip's frames; `VideoError` if unreadable."""
         source = self.annotations.source(index)
         with closing(open_entry(self.annotations[index], self.reader, self.short_side, source.template)) as video:
-            numbers = frame_indices(video.num_frames, self.num_frames, source.stride or self.stride, rng)
+            numbers = frame_indices(video.num_frames, self.num_frames, source.frame_stride or self.frame_stride, rng)
             return numbers, torch.from_numpy(video.frames(numbers))
 
     def _draw_crops(self, frames: torch.Tensor, rng: np.random.Generator) -> list[Crop]:
         _, height, width, _ = frames.shape
         box = CROP_BOXES[self.crop]
         return [
-            Crop(box(height, width, self.size, rng), self.mirror and bool(rng.integers(2)))
-            for _ in range(self.num_repeats)
+            Crop(box(height, width, self.size, rng), self.hflip and bool(rng.integers(2)))
+            for _ in range(self.crops_per_video)
         ]

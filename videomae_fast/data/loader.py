@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from .dataset import ClipBatch, ClipDataset, collate
-from .mixture import Mixture
+from .sources.mixture import Mixture
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -68,7 +68,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 def make_loader(
     dataset: ClipDataset,
-    batch_size: int,  # videos per rank and step; a batch has batch_size * dataset.num_repeats clips
+    batch_size: int,  # videos per rank and step; a batch has batch_size * dataset.crops_per_video clips
     *,
     rank: int = 0,
     world_size: int = 1,

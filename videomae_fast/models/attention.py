@@ -16,11 +16,11 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _flash_attn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return require("flash_attn", "flash-attn").flash_attn_func(q, k, v)
+    return require("flash_attn").flash_attn_func(q, k, v)
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return require("xformers.ops", "xformers").memory_efficient_attention(q, k, v)
+    return require("xformers.ops").memory_efficient_attention(q, k, v)
 
 
 BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -36,7 +36,7 @@ def check_backend(name: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f"attention must be one of {tuple(BACKENDS)}, got '{name}'")
     if name in _MODULES:
-        require(_MODULES[name], name)
+        require(_MODULES[name])
     return name
 
 

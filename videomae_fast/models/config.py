@@ -27,7 +27,7 @@ class VideoMAEConfig:
     drop_path: float = 0.0  # of the last block; rises linearly over depth
     norm_eps: float = 1e-6
     attention: str = "sdpa"  # a key of models.attention.BACKENDS
-    checkpoint_blocks: bool = False  # keep only the input of each block and repeat the block in backward
+    activation_checkpointing: bool = False  # keep only the input of each block and repeat the block in backward
     # Whether mask tokens at positions the encoder also sees take part in the decoder ("published"), or are left
     # out ("disjoint": the paper's set; fewer tokens, other results).
     decoder_context: str = "published"
@@ -75,7 +75,7 @@ class VideoMAEConfig:
         return t * h * w
 
     @property
-    def token_values(self) -> int:
+    def patch_dim(self) -> int:
         """P, the pixel values of one token."""
         return self.in_channels * self.tubelet_size * self.patch_size**2
 

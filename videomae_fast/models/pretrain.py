@@ -12,7 +12,7 @@ from videomae_kernels import CroppedClips, assemble_decoder_tokens, masked_patch
 
 from ..masks import MaskPlan
 from .config import VideoMAEConfig
-from .vit import Encoder, init_transformer, keep_only_input, make_blocks, sinusoid_table
+from .encoder import Encoder, init_transformer, make_blocks, recompute, sinusoid_table
 
 Clip = Tensor | CroppedClips
 
@@ -24,7 +24,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.blocks = make_blocks(config, config.decoder_dim, config.decoder_depth, config.decoder_heads)
         self.norm = nn.LayerNorm(config.decoder_dim, eps=config.norm_eps)
-        self.head = nn.Linear(config.decoder_dim, config.token_values)
+        self.head = nn.Linear(config.decoder_dim, config.patch_dim)
         self.apply(init_transformer)
 
     def forward(self, x: Tensor, last_rows: int) -> Tensor:
@@ -32,7 +32,7 @@ class Decoder(nn.Module):
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        return keep_only_input(lambda x: self.head(self.norm(x)), last(x, last_rows))
+        return recompute(lambda x: self.head(self.norm(x)), last(x, last_rows))
 
 
 class VideoMAEForPretraining(nn.Module):
@@ -61,7 +61,7 @@ class VideoMAEForPretraining(nn.Module):
     def predict(self, clip: Clip, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
         """Predictions (B, R, P) for the tokens `plan.predicted` (B, R), P ordered as `patch_targets` orders it."""
         self._check(clip, plan, layout)
-        decode, rows = plan.decode, plan.predicted.shape[1]
+        decode, rows = plan.decoded, plan.predicted.shape[1]
         if self.config.decoder_context == "disjoint":
             decode = self._without_overlap(plan)
         latent = self.encoder_to_decoder(self.encoder(clip, plan.visible, layout))
@@ -103,7 +103,7 @@ class VideoMAEForPretraining(nn.Module):
 
     @staticmethod
     def _without_overlap(plan: MaskPlan) -> Tensor:
-        if not isinstance(plan.n_overlap, int):
+        if not isinstance(plan.num_overlap, int):
             raise ValueError(
                 "decoder_context='disjoint' needs the same number of overlap rows in every sample: tube masking "
                 "with a number of token frames that is a multiple of 4, or decoder mask 'none'"

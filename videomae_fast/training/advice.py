@@ -41,7 +41,7 @@ def waiting_advice(window: Window, workers: int, cores: int) -> str:
         return f"{found}. Use --workers {needed}"
     return (
         f"{found}. Make the videos cheaper to decode (videomae-fast transcode, or --short-side), "
-        "or cut more crops from each (--repeats)"
+        "or cut more crops from each (--crops_per_video)"
     )
 
 

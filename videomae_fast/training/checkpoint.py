@@ -24,7 +24,9 @@ def list_checkpoints(output: Path) -> list[Path]:
 
 
 def save_checkpoint(accelerator: Any, output: Path, step: int, config: PretrainConfig, order: dict[str, Any]) -> Path:
-    """Save after `step` finished steps, then delete all but the newest `config.keep`; every rank calls this.
+    """Save after `step` finished steps, then delete all but the newest `config.keep_checkpoints`.
+
+    Every rank calls this.
 
     `order` is what the data order hangs on besides the configuration; a run only continues with the same.
     """
@@ -42,8 +44,8 @@ def save_checkpoint(accelerator: Any, output: Path, step: int, config: PretrainC
         config.save(unfinished / "config.json")
         (unfinished / "state.json").write_text(json.dumps({"step": step, **order}) + "\n")
         os.replace(unfinished, final)
-        if config.keep:
-            for old in list_checkpoints(output)[: -config.keep]:
+        if config.keep_checkpoints:
+            for old in list_checkpoints(output)[: -config.keep_checkpoints]:
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final

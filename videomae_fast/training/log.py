@@ -39,8 +39,10 @@ class RunLog:
         os.replace(unfinished, output / "log.csv")  # at no moment are the earlier rows missing
         self.file = (output / "log.csv").open("a", newline="")
         self.csv = csv.DictWriter(self.file, COLUMNS)
-        writer = require("torch.utils.tensorboard", "train").SummaryWriter
-        self.board = writer(str(output / "tensorboard"), purge_step=start_step + 1)
+        require("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.board = SummaryWriter(str(output / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append rows with the fields COLUMNS, one per step."""

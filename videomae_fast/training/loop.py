@@ -35,7 +35,7 @@ class RunResult:
 
 
 def pretrain(config: PretrainConfig) -> RunResult:
-    """Run `config` to its end, to `stop_after`, or until SIGTERM; each of these leaves a checkpoint.
+    """Run `config` to its end, to `max_steps`, or until SIGTERM; each of these leaves a checkpoint.
 
     Errors: ValueError for settings, data or output that cannot work; NonFiniteLossError; UnreadableVideosError.
     """
@@ -78,7 +78,7 @@ class _Run:
         }
         self.step = self._resume() if config.resume else 0
         total = config.epochs * self.steps_per_epoch
-        self.last = min(total, config.stop_after or total)
+        self.last = min(total, config.max_steps or total)
         self.loader = make_loader(
             dataset,
             config.batch_size,
@@ -94,12 +94,12 @@ class _Run:
             (output / name).unlink(missing_ok=True)  # of an earlier run that never came to a checkpoint
         self.problems = ProblemLog(output / name)
         self.log = RunLog(output, self.step) if main else None
-        tqdm = require("tqdm", "train").tqdm
+        tqdm = require("tqdm").tqdm
         self.bar = tqdm(total=total, initial=self.step, desc="pretrain", unit="step", disable=not main)
         self.batches: Any = None
         self.terminated = False
         self.advisor = Advisor(config.workers)
-        self.meter = Meter(accelerator, self.videos_per_step * config.repeats, self.steps_per_epoch)
+        self.meter = Meter(accelerator, self.videos_per_step * config.crops_per_video, self.steps_per_epoch)
 
     def run(self) -> RunResult:
         save_every = self.config.save_every or self.steps_per_epoch

@@ -14,8 +14,8 @@ def scaled_lr(lr: float, videos_per_step: int) -> float:
 
 
 def learning_rate(step: int, config: PretrainConfig, steps_per_epoch: int, videos_per_step: int) -> float:
-    """Learning rate of a step: linear from 0 over the warm-up, then half a cosine down to min_lr."""
-    peak, final = scaled_lr(config.lr, videos_per_step), scaled_lr(config.min_lr, videos_per_step)
+    """Learning rate of a step: linear from 0 over the warm-up, then half a cosine down to final_lr."""
+    peak, final = scaled_lr(config.lr, videos_per_step), scaled_lr(config.final_lr, videos_per_step)
     warmup, total = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
     if step < warmup:
         return peak * step / max(1, warmup - 1)

@@ -31,7 +31,7 @@ def prepare_output(config: PretrainConfig) -> Path:
 
 def make_accelerator(config: PretrainConfig) -> Any:
     """Accelerate as `accelerate launch` configured it, in the precision of the run."""
-    accelerate = require("accelerate", "train")
+    accelerate = require("accelerate")
     # Each weight is used once per forward pass, so autocast's cache would only keep copies of them.
     autocast = accelerate.utils.AutocastKwargs(cache_enabled=False)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and torch.cuda.is_available())
@@ -45,12 +45,12 @@ def make_dataset(config: PretrainConfig) -> ClipDataset:
     return ClipDataset(
         read_mixture(config.data, config.root or None, config.list_format),
         num_frames=config.num_frames,
-        stride=config.stride,
+        frame_stride=config.frame_stride,
         size=(config.image_size, config.image_size),
-        num_repeats=config.repeats,
+        crops_per_video=config.crops_per_video,
         seed=config.seed,
         crop=config.crop,
-        mirror=config.mirror,
+        hflip=config.hflip,
         resize=config.resize,
         reader=config.reader,
         short_side=config.short_side,
@@ -62,9 +62,9 @@ def plan_for(config: PretrainConfig, sample: Tensor) -> MaskPlan:
     return make_masks(
         sample,
         config.model_config().grid,
-        encoder=config.encoder_mask,
-        encoder_ratio=config.encoder_ratio,
-        decoder=config.decoder_mask,
-        decoder_ratio=config.decoder_ratio,
+        mask=config.mask,
+        mask_ratio=config.mask_ratio,
+        decoder_mask=config.decoder_mask,
+        decoder_mask_ratio=config.decoder_mask_ratio,
         seed=config.seed,
     )

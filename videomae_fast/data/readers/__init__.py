@@ -51,11 +51,11 @@ decord is what published results were made with.
 import os
 from collections.abc import Callable
 
-from ..annotations import VideoEntry
+from ..sources.annotations import VideoEntry
+from .av import AvVideo
 from .base import VideoError, VideoReader
 from .decord import DecordVideo
 from .images import IMAGE_TEMPLATE, ImageFolder
-from .pyav import AvVideo
 from .torchcodec import TorchcodecVideo
 
 # Named after their packages; each is called with the name for messages and the URL that FFmpeg opens.

@@ -8,8 +8,7 @@ import numpy as np
 # torch before decord: the other order has crashed CUDA builds of torch (decord issue 293).
 import torch  # noqa: F401
 
-from videomae_fast._optional import require
-
+from ..._optional import require
 from .base import VideoError, check_indices
 
 _NO_TIME = -1e9  # seconds; FFmpeg marks an unknown time by the smallest integer
@@ -60,7 +59,7 @@ class DecordVideo:
 
 
 def _decord() -> ModuleType:
-    decord = require("decord", "decord")
+    decord = require("decord")
     decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's chatter; what matters comes as an exception
     return decord
 

@@ -4,8 +4,7 @@ import os
 
 import numpy as np
 
-from videomae_fast._optional import require
-
+from ..._optional import require
 from .base import VideoError, check_indices, in_order
 
 IMAGE_TEMPLATE = "img_{:05}.jpg"  # the published --fname_tmpl
@@ -29,7 +28,7 @@ class ImageFolder:
     def _image(self, index: int) -> np.ndarray:
         name = self.template.format(index + self.start)
         try:
-            with require("PIL.Image", "video").open(os.path.join(self.path, name)) as file:
+            with require("PIL.Image").open(os.path.join(self.path, name)) as file:
                 return np.asarray(file.convert("RGB"))
         except ImportError:
             raise

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from videomae_fast._optional import require
-
+from ..._optional import require
 from .base import VideoError, check_indices
 
 
@@ -11,7 +10,7 @@ class TorchcodecVideo:
     """`VideoReader` on torchcodec with one thread."""
 
     def __init__(self, path: str, url: str) -> None:
-        decoders = require("torchcodec.decoders", "torchcodec")
+        decoders = require("torchcodec.decoders")
         self.path = path
         try:
             self._video = decoders.VideoDecoder(url, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")

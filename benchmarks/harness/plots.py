@@ -1,0 +1,145 @@
+"""Pictures of benchmark results, SVG: ops against the copy roofline, steps by speed and memory, loading by parts."""
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.results import Record, Results, pictures
+from benchmarks.harness.tables import OUR_OP, PUBLISHED, RIVAL
+from videomae_fast._optional import require
+
+PARTS = {"decode": "#8a8f98", "augment": "#d98e32", "collate": "#1b7f5c"}  # of a loader's work
+COLOURS = {OUR_OP: "#1b7f5c", RIVAL: "#d98e32", PUBLISHED: "#8a8f98"}
+MEMORY_SIZES = ("base", "giant")
+MEMORY_BARS = {PUBLISHED: "#8a8f98", "published + SDPA": "#d98e32", "videomae_fast": "#1b7f5c"}
+
+
+def save_plots(devices: Iterable[Results], folder: Path) -> list[Path]:
+    """Write the pictures of all results (`results.pictures`) into `folder`; the files written.
+
+    Needs matplotlib (extra "bench"). The same results give the same bytes. Predicted figures have no pictures here.
+    """
+    matplotlib = require("matplotlib")
+    written = []
+    # No date and no random ids; text stays text, in the reader's font.
+    with matplotlib.rc_context({"svg.hashsalt": "videomae_fast", "svg.fonttype": "none", "font.size": 8}):
+        for results in devices:
+            for name, records in pictures(results).items():
+                figure = _FIGURES[records[0]["suite"]](records, results)
+                figure.savefig(folder / name, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+                written.append(folder / name)
+    return written
+
+
+def save_memory_bars(predicted: Results, path: Path) -> list[Path]:
+    """Draw the predicted peak of a step with both masks, `MEMORY_SIZES` beside each other: README.md's picture.
+
+    Needs matplotlib (extra "bench"). The same results give the same bytes. Returns the file written; results without
+    one of the bars give none.
+    """
+    matplotlib = require("matplotlib")
+    memory = {size: dual_mask_memory(predicted, size) for size in MEMORY_SIZES}
+    if any(MEMORY_BARS.keys() - bars.keys() for bars in memory.values()):
+        return []
+    with matplotlib.rc_context({"svg.hashsalt": "videomae_fast", "svg.fonttype": "none", "font.size": 8}):
+        figure, axes = _axes(len(MEMORY_SIZES), height=1.6)
+        for axis, (size, bars) in zip(axes, memory.items(), strict=True):
+            gib = [bars[variant]["total_mib"] / 2**10 for variant in MEMORY_BARS]
+            bar = axis.barh(list(MEMORY_BARS), gib, 0.7, color=list(MEMORY_BARS.values()))
+            axis.bar_label(bar, [f"{value:.1f} GiB" for value in gib], padding=3)
+            axis.set_title(f"ViT-{size}, {bars[PUBLISHED]['case'].split(',')[0]}", loc="left")
+            axis.set_xlim(0, 1.2 * max(gib))
+            axis.set_xticks([])
+            axis.spines["bottom"].set_visible(False)
+            axis.invert_yaxis()
+        axes[-1].set_yticks([])
+        figure.suptitle("Predicted peak memory of a training step, bf16, no activation checkpointing")
+        figure.savefig(path, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    return [path]
+
+
+def dual_mask_memory(predicted: Results, size: str) -> dict[str, Record]:
+    """The predictions for a step of `size` with the published encoder and decoder masks, by variant."""
+    found = [r for r in predicted["records"] if r["suite"] == "memory" and r["name"] == size]
+    return {r["variant"]: r for r in found if "no decoder mask" not in r["case"]}
+
+
+def _ops_figure(records: list[Record], results: Results) -> Any:
+    """Bars of GB/s, a group for each case of an op, and the bandwidth of a copy."""
+    cases = list(dict.fromkeys((r["name"], r["case"]) for r in records))
+    figure, axes = _axes(1, height=0.8 + 0.45 * len(cases))
+    (axis,) = axes
+    for offset, (variant, colour) in zip((-0.27, 0.0, 0.27), COLOURS.items(), strict=True):
+        shown = [(cases.index((r["name"], r["case"])), r["gb_per_s"]) for r in records if r["variant"] == variant]
+        axis.barh([at + offset for at, _ in shown], [value for _, value in shown], 0.26, color=colour, label=variant)
+    axis.axvline(results["copy_gb_per_s"], color="black", linewidth=0.8, linestyle="--", label="copy of the same run")
+    axis.set_yticks(range(len(cases)), [f"{name}\n{case.split(', ', 1)[1]}" for name, case in cases])
+    axis.set_ylim(len(cases) - 0.4, -0.6)
+    axis.set_xlabel("GB/s: needed bytes of inputs and outputs, once, per median time")
+    axis.set_title(f"Ops at the shapes of ViT-{records[0]['size']}, {results['device']}, {results['commit']}")
+    axis.legend(frameon=False)
+    return figure
+
+
+def _steps_figure(records: list[Record], results: Results) -> Any:
+    """Bars of clips/s and of peak memory beside each other, a group for each case."""
+    figure, axes = _axes(2, height=_height(records))
+    at = _label(axes[0], records, "ViT-")
+    colours = [COLOURS[OUR_OP if r["variant"].startswith("videomae_fast") else PUBLISHED] for r in records]
+    for axis, figure_name in zip(axes, ("clips_per_s", "peak_mib"), strict=True):
+        axis.barh(at, [r[figure_name] for r in records], 0.8, color=colours)
+    axes[1].sharey(axes[0])
+    axes[1].tick_params(labelleft=False)
+    axes[0].set_xlabel("clips/s, median")
+    axes[1].set_xlabel("peak MiB")
+    figure.suptitle(
+        f"Training steps, {results['device']}, {results['commit']}; memory above weights, optimizer state and input"
+    )
+    return figure
+
+
+def _loading_figure(records: list[Record], results: Results) -> Any:
+    """Bars of processor time per clip, stacked from its parts, a group for each case."""
+    figure, (axis,) = _axes(1, height=_height(records))
+    at, left = _label(axis, records, ""), [0.0] * len(records)
+    for part, colour in PARTS.items():
+        width = [r[f"{part}_ms"] for r in records]
+        axis.barh(at, width, 0.8, left=left, color=colour, label=part)
+        left = [a + b for a, b in zip(left, width, strict=True)]
+    axis.set_xlabel("processor ms per clip, one thread, medians")
+    axis.set_title(f"Loading, {records[0]['processor']}, {results['commit']}")
+    axis.legend(frameon=False)
+    return figure
+
+
+_FIGURES = {"ops": _ops_figure, "model": _steps_figure, "loader": _loading_figure}
+
+
+def _cases(records: list[Record]) -> list[tuple[tuple[str, str], list[Record]]]:
+    return [(key, list(rows)) for key, rows in groupby(records, lambda r: (r["name"], r["case"]))]
+
+
+def _height(records: list[Record]) -> float:
+    return 0.8 + 0.25 * (len(records) + len(_cases(records)))
+
+
+def _label(axis: Any, records: list[Record], prefix: str) -> list[float]:
+    """Name every record on the axis from top to bottom, below its case; where their bars go."""
+    top, ticks, places = 0.0, [], []
+    for (name, case), rows in _cases(records):
+        ticks.append((top, f"{prefix}{name}, {case}"))
+        places += [top + row for row in range(1, len(rows) + 1)]
+        ticks += [(top + row, record["variant"]) for row, record in enumerate(rows, start=1)]
+        top += len(rows) + 1.3
+    axis.set_yticks(*zip(*ticks, strict=True))
+    axis.set_ylim(top - 0.6, -0.6)
+    return places
+
+
+def _axes(columns: int, height: float) -> tuple[Any, list[Any]]:
+    figure = require("matplotlib.figure").Figure(figsize=(4 + 3 * columns, height), layout="constrained")
+    axes = list(figure.subplots(1, columns, squeeze=False)[0])
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes

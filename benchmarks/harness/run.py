@@ -1,0 +1,114 @@
+"""`videomae-fast bench`: run the benchmark suites of a checkout, keep their figures, compare them with earlier ones.
+
+The suites are tests (benchmarks/), which pytest-benchmark times. Every implementation is checked before it is timed,
+so a failed test is a wrong result; then nothing at all is written.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from benchmarks.harness.results import PREDICTED, Results, collect, compare, load_base, load_newest, save
+from benchmarks.harness.tables import format_report, shown
+from videomae_fast._optional import require
+
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where the suites are
+SUITES = ("ops", "model", "loader", "memory")
+START, END = "<!-- results -->", "<!-- end of results -->"
+
+
+class BenchmarkError(RuntimeError):
+    """A benchmark failed; nothing was recorded."""
+
+
+class DisagreementError(BenchmarkError):
+    """Implementations that should be compared do not compute the same; nothing was recorded."""
+
+
+class RegressionError(BenchmarkError):
+    """Figures are worse than those compared with."""
+
+
+def run_suites(
+    suites: Sequence[str],
+    *,
+    size: str | None = None,
+    batch_size: int | None = None,
+    rounds: int | None = None,
+    published_repo: Path | None = None,
+    folder: Path | None = None,
+) -> Results:
+    """Run suites in a process of their own, save the results below `folder` (benchmarks/results) and return them.
+
+    What is None takes the default of its suite. DisagreementError if a check failed, BenchmarkError if anything
+    else did; both name the tests. FileNotFoundError without a checkout.
+    """
+    for suite in suites:
+        if suite not in SUITES:
+            raise ValueError(f"suite must be one of {SUITES}, got '{suite}'")
+        if not (ROOT / "benchmarks" / suite).is_dir():
+            raise FileNotFoundError(f"{ROOT} has no benchmarks/{suite}: run bench from a checkout of the repository")
+    require("pytest_benchmark")
+    repo = published_repo and published_repo.resolve()  # the suites run elsewhere
+    options = {"size": size, "batch-size": batch_size, "rounds": rounds, "published-repo": repo}
+    with tempfile.TemporaryDirectory() as scratch:
+        report, outcome = Path(scratch, "benchmark.json"), Path(scratch, "outcome.xml")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pyproject.toml"]
+        command += ["--benchmark-quiet", f"--benchmark-json={report}", f"--junitxml={outcome}"]
+        command += [f"--{name}={value}" for name, value in options.items() if value is not None]
+        command += [f"benchmarks/{suite}" for suite in suites]
+        status = subprocess.run(command, cwd=ROOT, stdout=sys.stderr.fileno()).returncode
+        if status != 0:
+            raise _failure(outcome, status)
+        results = collect(json.loads(report.read_text(encoding="utf-8")))
+    save(results, folder or ROOT / "benchmarks" / "results")
+    return results
+
+
+def _failure(outcome: Path, status: int) -> BenchmarkError:
+    """What a red run comes to: every failed test with its error."""
+    failures = []
+    for case in ElementTree.parse(outcome).iter("testcase") if outcome.exists() else ():
+        for problem in (*case.findall("failure"), *case.findall("error")):
+            # "collection failure" says nothing; pytest marks the lines of an error with E.
+            lines = re.findall(r"^E +(.*)$", problem.text or "", re.MULTILINE) or [problem.get("message", "")]
+            failures.append((case.get("name"), lines[0]))
+    text = "; ".join(f"{name}: {error}" for name, error in failures)
+    checks = ("AssertionError", "benchmarks.harness.run.DisagreementError")
+    if failures and all(error.startswith(checks) for _, error in failures):
+        return DisagreementError(f"implementations disagree, so nothing was recorded: {text}")
+    return BenchmarkError(f"benchmarks failed, so nothing was recorded: {text or f'pytest exited with {status}'}")
+
+
+def check_regressions(results: Results, base: Path, threshold: float = 0.05) -> None:
+    """RegressionError, naming each, if `results` are worse than `base`: a file, or the newest that fits in a folder."""
+    worse = compare(results, load_base(base, results), threshold)
+    if worse:
+        raise RegressionError(f"{len(worse)} regressions against {base}:\n  " + "\n  ".join(worse))
+
+
+def results_section(root: Path) -> str:
+    """What docs/benchmarks.md shows between its two markers: the newest results of every device."""
+    newest = load_newest(root / "benchmarks" / "results")
+    return f"{START}\n\n{format_report(map(shown, newest))}\n\n"
+
+
+def write_report(root: Path = ROOT) -> None:
+    """Make the tables of docs/benchmarks.md and the plots in docs/images anew from the results."""
+    from benchmarks.harness.plots import save_memory_bars, save_plots
+
+    page, images = root / "docs" / "benchmarks.md", root / "docs" / "images"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text[: text.index(START)] + results_section(root) + text[text.index(END) :], encoding="utf-8")
+    for plot in images.glob("*.svg"):
+        plot.unlink()
+    newest = load_newest(root / "benchmarks" / "results")
+    save_plots(map(shown, newest), images)
+    for results in newest:
+        if results["device"] == PREDICTED:
+            save_memory_bars(results, images / "memory.svg")

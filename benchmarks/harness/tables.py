@@ -1,0 +1,210 @@
+"""Markdown tables of benchmark results. Ratios are within one run; every table says what it was measured on."""
+
+from collections.abc import Callable, Iterable
+from itertools import groupby
+
+from benchmarks.harness.results import PREDICTED, Record, Results, pictures, size_of
+
+Cell = Callable[[Record], str]
+NO_GPU = (
+    "**No figure has been measured on a GPU yet.** Whatever is said about GPUs below is a prediction and marked as one."
+)
+OUR_OP, RIVAL, PUBLISHED = "videomae_kernels", "rewrite + compile", "published"
+LEFT_TO_THE_OPS = "What ours does not resize here, its ops do in the training step."
+IMAGES = "images"  # of docs/, beside the page that shows them
+SHOWN_SIZES = ("base", "giant")  # in a report, of ops and predictions; the result files have whatever was run
+
+
+def format_report(devices: Iterable[Results]) -> str:
+    """All results, device by device, predicted ones last."""
+    devices = list(devices)
+    parts = [] if any(on_gpu(results) for results in devices) else [NO_GPU]
+    return "\n\n".join(parts + [format_results(results) for results in devices])
+
+
+def shown(results: Results) -> Results:
+    """What of results a report shows: all steps and all loading, but only SHOWN_SIZES of ops and predictions."""
+    records = [r for r in results["records"] if r["suite"] in ("model", "loader") or size_of(r) in SHOWN_SIZES]
+    return {**results, "records": records}
+
+
+def on_gpu(results: Results) -> bool:
+    """Whether results were measured on a GPU."""
+    return results.get("driver", "none") != "none"
+
+
+def format_results(results: Results) -> str:
+    """The tables of one device."""
+    suites = {"model": _steps, "loader": _loading, "ops": _ops, "memory": _memory}
+    parts = [_origin(results)]
+    for suite, table in suites.items():
+        records = [record for record in results["records"] if record["suite"] == suite]
+        if records:
+            parts.append(table(records))
+    parts += [f"![{name}]({IMAGES}/{name})" for name in pictures(results)]
+    return "\n\n".join(parts)
+
+
+def _origin(results: Results) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    if results["device"] == PREDICTED:
+        return (
+            f"### Predicted\n\nNot measured: computed from shapes, for any GPU. {versions}, commit {results['commit']}."
+        )
+    parts = [versions, f"{results['threads']} CPU threads", f"commit {results['commit']}", results["date"][:10]]
+    if on_gpu(results):
+        parts.insert(0, f"driver {results['driver']}")
+    if results.get("copy_gb_per_s"):
+        parts.append(f"copies at {results['copy_gb_per_s']:,.0f} GB/s")
+    return f"### {results['device']}\n\nMeasured with {', '.join(parts)}."
+
+
+def _steps(records: list[Record]) -> str:
+    """One table a case, with ratios to its first row."""
+    parts = []
+    for (name, case), found in groupby(records, lambda r: (r["name"], r["case"])):
+        rows = list(found)
+        errors = [row["error"] for row in rows if "error" in row]
+        loss, gradient = (max((error[what] for error in errors), default=0.0) for what in ("loss", "gradient"))
+        checked = f"Checked first: losses differ by {loss:.1e} at most, gradients by {gradient:.1e} (relative)."
+        parts.append(f"Training step, ViT-{name}, {case}. {checked}\n\n{_step_table(rows)}")
+    return "\n\n".join(parts)
+
+
+def _step_table(rows: list[Record]) -> str:
+    first = rows[0]
+    columns: dict[str, Cell] = {
+        "": lambda r: r["variant"],
+        "s/step": lambda r: f"{r['p50_ms'] / 1e3:.3f}",
+        "clips/s": lambda r: f"{r['clips_per_s']:,.2f}",
+        "speed": lambda r: f"{first['p50_ms'] / r['p50_ms']:.2f}x",
+        "peak MiB above weights, optimizer, input": lambda r: f"{r['peak_mib']:,.0f}",
+        "memory": lambda r: f"{r['peak_mib'] / first['peak_mib']:.2f}x",
+        "peak MiB in all": lambda r: f"{r['total_mib']:,.0f}",
+        "launches": lambda r: f"{r['launches']:,}",
+        "waits": lambda r: f"{r['syncs']:,}",
+        "largest batch": lambda r: f"{r['largest_batch']:,}",
+    }
+    return _table(columns, rows)
+
+
+def _loading(records: list[Record]) -> str:
+    """One table a case, with ratios to its first row."""
+    parts = []
+    for (name, case), found in groupby(records, lambda r: (r["name"], r["case"])):
+        rows = list(found)
+        errors = [f"{e:.2f} (resize {resize})" for row in rows for resize, e in row.get("error", {}).items()]
+        about = f"Loading, videos of {name}, {case}: processor time of one thread, {rows[0]['processor']}."
+        checked = f"Checked first: of 255, pixels differ from the published by at most {', '.join(errors)}."
+        parts.append(f"{about} {checked} {LEFT_TO_THE_OPS}\n\n{_loading_table(rows)}")
+    return "\n\n".join(parts)
+
+
+def _loading_table(rows: list[Record]) -> str:
+    first = rows[0]
+    columns: dict[str, Cell] = {
+        "": lambda r: r["variant"],
+        "clips/s per core": lambda r: f"{r['clips_per_s']:,.1f}",
+        "speed": lambda r: f"{first['p50_ms'] / r['p50_ms']:.2f}x",
+        "CPU ms per clip": lambda r: f"{r['p50_ms'] / r['clips']:.2f}",
+        "decode": lambda r: f"{r['decode_ms']:.2f}",
+        "augment": lambda r: f"{r['augment_ms']:.2f}",
+        "collate": lambda r: f"{r['collate_ms']:.2f}",
+        "bytes to the GPU per clip": lambda r: f"{r['bytes_to_device_per_clip']:,.0f}",
+        "of published": lambda r: f"{r['bytes_to_device_per_clip'] / first['bytes_to_device_per_clip']:.1%}",
+    }
+    return _table(columns, rows)
+
+
+def _ops(records: list[Record]) -> str:
+    """One table a size, a row for each case of an op: our figures, and how they compare."""
+    parts = []
+    for size in dict.fromkeys(r["size"] for r in records):
+        cases = groupby((r for r in records if r["size"] == size), lambda r: (r["name"], r["case"]))
+        rows = [_op_row(list(variants)) for _, variants in cases]
+        attention = [r for r in records if r["size"] == size and r["name"].startswith("attention")]
+        ours = [row for row in rows if row]
+        if ours:
+            parts.append(f"Ops at the shapes of ViT-{size}, cold caches, medians:\n\n" + _table(_OP_COLUMNS, ours))
+        if attention:
+            parts.append(f"Attention at the shapes of ViT-{size}:\n\n" + _table(_ATTENTION_COLUMNS, attention))
+    return "\n\n".join(parts)
+
+
+def _op_row(variants: list[Record]) -> Record | None:
+    by_name = {record["variant"]: record for record in variants if "not_run" not in record}
+    if OUR_OP not in by_name:
+        return None
+    return {**by_name[OUR_OP], "others": by_name}
+
+
+def _faster(record: Record, other: str) -> str:
+    return f"{record['others'][other]['p50_ms'] / record['p50_ms']:.2f}x"
+
+
+_OP_COLUMNS: dict[str, Cell] = {
+    "op": lambda r: r["name"],
+    "": lambda r: r["case"].removeprefix(f"ViT-{r['size']}, "),
+    "ms": lambda r: f"{r['p50_ms']:.3f}",
+    "GB/s": lambda r: f"{r['gb_per_s']:,.1f}",
+    "of copy": lambda r: f"{r['roofline']:.0%}",
+    "against published": lambda r: _faster(r, PUBLISHED),
+    "against rewrite": lambda r: _faster(r, "rewrite"),
+    "against rewrite + compile": lambda r: _faster(r, RIVAL),
+    "peak MiB": lambda r: f"{r['peak_mib']:,.1f}",
+    "published": lambda r: f"{r['others'][PUBLISHED]['peak_mib']:,.1f}",
+    "launches": lambda r: f"{r['launches']:,}",
+    "waits": lambda r: f"{r['syncs']:,}",
+}
+_ATTENTION_COLUMNS: dict[str, Cell] = {
+    "": lambda r: f"{r['name'].removeprefix('attention, ')}, {r['case'].removeprefix('ViT-' + r['size'] + ', ')}",
+    "backend": lambda r: r["variant"],
+    "ms": lambda r: f"{r['p50_ms']:.3f}",
+    "peak MiB": lambda r: f"{r['peak_mib']:,.1f}",
+}
+
+
+def _memory(records: list[Record]) -> str:
+    """One table a case, predicted, with ratios to its first row."""
+    return "\n\n".join(
+        f"Predicted memory of a training step, ViT-{name}, {case}, MiB:\n\n" + _memory_table(list(rows))
+        for (name, case), rows in groupby(records, lambda r: (r["name"], r["case"]))
+    )
+
+
+def _memory_table(rows: list[Record]) -> str:
+    first = rows[0]
+    columns: dict[str, Cell] = {
+        "predicted": lambda r: r["variant"],
+        "peak above weights, optimizer, input": lambda r: f"{r['peak_mib']:,.0f}",
+        "memory": lambda r: f"{r['peak_mib'] / first['peak_mib']:.2f}x",
+        "peak in all": lambda r: f"{r['total_mib']:,.0f}",
+        "ratio": lambda r: f"{r['total_mib'] / first['total_mib']:.2f}x",
+        "activations": lambda r: f"{r['activations_mib']:,.0f}",
+        "temporaries": lambda r: f"{r['temporaries_mib']:,.0f}",
+        "gradients": lambda r: f"{r['gradients_mib']:,.0f}",
+        "weights, optimizer": lambda r: f"{r['parameters_mib'] + r['optimizer_mib']:,.0f}",
+        "inputs": lambda r: f"{r['inputs_mib']:,.0f}",
+        "bytes to the GPU per clip": lambda r: f"{r['bytes_to_device_per_clip']:,.0f}",
+        "launches": lambda r: f"{r['launches']:,}",
+        "waits": lambda r: f"{r['syncs']:,}",
+    }
+    return _table(columns, rows)
+
+
+def _table(columns: dict[str, Cell], rows: list[Record]) -> str:
+    """A table without the columns that no row has figures for; a record that was not run says why."""
+    cells = [{title: _cell(cell, row) for title, cell in columns.items()} for row in rows]
+    titles = [title for title in columns if any(row[title] for row in cells)]
+    lines = [titles, ["---"] * len(titles), *([row[title] for title in titles] for row in cells)]
+    for row, line in zip(rows, lines[2:], strict=True):
+        if "not_run" in row:
+            line[line.index("")] = f"not run: {row['not_run']}"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(cell: Cell, row: Record) -> str:
+    try:
+        return cell(row)
+    except KeyError:
+        return ""

@@ -1,0 +1,153 @@
+"""Several sources of videos, mixed: which video comes when.
+
+A mixture file is JSON (Python 3.10 reads no TOML by itself), a list of sources:
+
+    [{"data": "k400/train.csv", "root": "/data/k400"},
+     {"data": "ssv2/train.csv", "weight": 0.5, "frame_stride": 2, "template": "img_{:05}.jpg"},
+     {"data": "webvid/"}]
+
+``data``      a list, a folder or a tar file, relative to the mixture file: see `read_annotations`.
+``root``, ``format``  as `root` and `list_format` of `read_annotations`; `root` is relative to the mixture file.
+``weight``    how often each video of the source comes in an epoch (1): 2 is twice, 0.5 every other epoch.
+``frame_stride``    frames between two frames of a clip, instead of that of the run.
+``template``  names of the images in raw-frame folders (``img_{:05}.jpg``).
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..readers import IMAGE_TEMPLATE
+from ..seeding import epoch_rng, pass_rng
+from .annotations import Annotations, VideoEntry
+from .lists import read_annotations
+
+_KEYS = {"data": str, "root": str, "format": str, "weight": (int, float), "frame_stride": int, "template": str}
+
+
+@dataclass(frozen=True)
+class VideoSource:
+    """Videos that are sampled alike; `frame_stride` None is the run's. Errors: ValueError for a value out of range."""
+
+    annotations: Annotations
+    weight: float = 1.0
+    frame_stride: int | None = None
+    template: str = IMAGE_TEMPLATE
+
+    def __post_init__(self) -> None:
+        if len(self.annotations) == 0:
+            raise ValueError("annotations are empty")
+        if not (self.weight > 0 and math.isfinite(self.weight)):
+            raise ValueError(f"weight must be positive and finite, got {self.weight}")
+        if self.frame_stride is not None and self.frame_stride < 1:
+            raise ValueError(f"frame_stride must be at least 1, got {self.frame_stride}")
+        try:
+            distinct = self.template.format(1) != self.template.format(2)
+        except (IndexError, KeyError, ValueError):
+            distinct = False
+        if not distinct:
+            raise ValueError(
+                f"template must have one place for the frame's number, as {IMAGE_TEMPLATE!r} has, got {self.template!r}"
+            )
+
+    @property
+    def epoch_length(self) -> int:
+        return max(1, round(self.weight * len(self.annotations)))
+
+
+class Mixture:
+    """Videos of all sources, numbered through; `order(seed, epoch)` is a function of its arguments alone.
+
+    Each source is gone through without repetition, in an order drawn anew for each pass, and carries on in the next
+    epoch where it stopped; within an epoch the sources are shuffled together.
+    Source: the UnlabeledHybrid list of VideoMAE V2 is several data sets one after another, which weights of 1 give.
+    """
+
+    def __init__(self, sources: Sequence[VideoSource]) -> None:
+        if not sources:
+            raise ValueError("a mixture needs at least one source")
+        self.sources = tuple(sources)
+        self._ends = np.cumsum([len(source.annotations) for source in sources])
+        self.epoch_length = sum(source.epoch_length for source in sources)
+
+    def __len__(self) -> int:
+        """The number of videos."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> VideoEntry:
+        """Video `index` in [0, len)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} videos")
+        number = self._number(index)
+        return self.sources[number].annotations[index - int(self._ends[number])]  # counted from the source's end
+
+    def fingerprint(self) -> str:
+        """Equal if the same videos are drawn in the same order with the same strides; their folder may have moved."""
+        parts = [
+            (source.annotations.fingerprint(), float(source.weight), source.frame_stride) for source in self.sources
+        ]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def source(self, index: int) -> VideoSource:
+        """The source that video `index` belongs to."""
+        return self.sources[self._number(index)]
+
+    def _number(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """The videos (epoch_length,) int64 of epoch `epoch`, in order."""
+        videos = np.concatenate([self._draws(number, seed, epoch) for number in range(len(self.sources))])
+        return videos[epoch_rng(seed, epoch).permutation(self.epoch_length)]
+
+    def _draws(self, number: int, seed: int, epoch: int) -> np.ndarray:
+        source = self.sources[number]
+        length, size = source.epoch_length, len(source.annotations)
+        passes, places = np.divmod(np.arange(epoch * length, (epoch + 1) * length), size)
+        shuffled = [
+            pass_rng(seed, turn, number).permutation(size)[places[passes == turn]] for turn in np.unique(passes)
+        ]
+        return np.concatenate(shuffled) + self._ends[number] - size
+
+
+def read_mixture(data: str | os.PathLike, root: str | os.PathLike | None = None, list_format: str = "auto") -> Mixture:
+    """Read a mixture file (``.json``), or anything that `read_annotations` reads as a mixture of one source.
+
+    Errors: as `read_annotations` and `VideoSource`; ValueError naming the source for a mixture file that is malformed,
+    or when `root` or `list_format` is given with one.
+    """
+    path = Path(data)
+    if path.suffix.lower() != ".json":
+        return Mixture([VideoSource(read_annotations(path, root, list_format))])
+    if root is not None or list_format != "auto":
+        raise ValueError(f"root and list_format are given for each source in {path}: leave them out")
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(listed, list) or not listed:
+        raise ValueError(f"{path} must be a list of sources, got {type(listed).__name__} {listed!r:.60}")
+    return Mixture([_read_source(source, path, f"{path}, source {number}") for number, source in enumerate(listed, 1)])
+
+
+def _read_source(given: Any, path: Path, where: str) -> VideoSource:
+    if not isinstance(given, dict) or "data" not in given:
+        raise ValueError(f'{where} must be an object with "data", got {given!r}')
+    for key, value in given.items():
+        if key not in _KEYS:
+            raise ValueError(f"{where}: unknown key {key!r}; known are {', '.join(_KEYS)}")
+        if not isinstance(value, _KEYS[key]) or isinstance(value, bool):  # type: ignore[arg-type]
+            raise ValueError(f"{where}: {key} has the wrong type, got {value!r}")
+    root = path.parent / given["root"] if "root" in given else None
+    try:
+        annotations = read_annotations(path.parent / given["data"], root, given.get("format", "auto"))
+        return VideoSource(annotations, **{k: given[k] for k in ("weight", "frame_stride", "template") if k in given})
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{where}: {error}") from error

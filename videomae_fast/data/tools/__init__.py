@@ -1,0 +1,1 @@
+"""Work on whole lists of videos: check them, transcode them."""

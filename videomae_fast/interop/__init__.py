@@ -1,0 +1,23 @@
+"""What this library knows of other people's models and weights: fuse a model, load, save and convert checkpoints."""
+
+from .convert import convert
+from .fuse import FusionError, fuse, unfuse
+from .huggingface.loading import load_huggingface
+from .huggingface.weights import from_huggingface, to_huggingface
+from .official.model import pretrain_loss
+from .official.weights import CheckpointError, load_published, load_weights, save_published
+
+__all__ = [
+    "CheckpointError",
+    "FusionError",
+    "convert",
+    "from_huggingface",
+    "fuse",
+    "load_huggingface",
+    "load_published",
+    "load_weights",
+    "pretrain_loss",
+    "save_published",
+    "to_huggingface",
+    "unfuse",
+]

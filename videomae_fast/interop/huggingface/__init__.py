@@ -1,0 +1,1 @@
+"""Hugging Face transformers: weights, loading, and the models that `fuse` knows."""

@@ -1,0 +1,167 @@
+"""Weights of Hugging Face's `VideoMAEForPreTraining` to the published layout, and back.
+
+transformers has stored the biases of q, k and v in three ways ("bias layouts"):
+
+* "q_bias", up to 5.4: parameters `q_bias` and `v_bias` beside three Linears without bias;
+* "qkv", 5.5 to 5.16: Linears with biases, `key.bias` among them;
+* "qv", from 5.18: the same without `key.bias`.
+
+The published model has one `qkv` Linear without bias, whose rows are those of q, k and v in turn, and `q_bias` and
+`v_bias`. Weights alone do not make the outputs equal: transformers' LayerNorms have other epsilons by default (1e-12,
+and 1e-5 in `decoder.norm`) than the published 1e-6.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..official.weights import CheckpointError, State, key_problems
+
+BiasLayout = Literal["q_bias", "qkv", "qv"]
+
+# Names of the biases of q, k and v below `attention.attention.`; None: there is none.
+_BIASES: dict[BiasLayout, tuple[str, str | None, str]] = {
+    "q_bias": ("q_bias", None, "v_bias"),
+    "qkv": ("query.bias", "key.bias", "value.bias"),
+    "qv": ("query.bias", None, "value.bias"),
+}
+_QKV = ("query.weight", "key.weight", "value.weight")
+_ATTENTION = "attention.attention."
+
+# (published, Hugging Face): what holds the blocks, the modules with weight and bias in and outside a block, the rest.
+_STACKS = (("encoder.blocks", "videomae.encoder.layer"), ("decoder.blocks", "decoder.decoder_layers"))
+_BLOCK = (
+    ("norm1", "layernorm_before"),
+    ("attn.proj", "attention.output.dense"),
+    ("norm2", "layernorm_after"),
+    ("mlp.fc1", "intermediate.dense"),
+    ("mlp.fc2", "output.dense"),
+)
+_MODULES = (
+    ("encoder.patch_embed.proj", "videomae.embeddings.patch_embeddings.projection"),
+    ("encoder.norm", "videomae.layernorm"),
+    ("decoder.norm", "decoder.norm"),
+    ("decoder.head", "decoder.head"),
+)
+_SAME = ("mask_token", "encoder_to_decoder.weight")
+
+
+def from_huggingface(state: Mapping[str, Tensor]) -> State:
+    """The published layout of a `VideoMAEForPreTraining` state dict in any bias layout, which is recognised.
+
+    `key.bias` of the "qkv" layout is dropped whatever its values are: it adds q·b to all scores of a query alike,
+    and softmax does not change when a constant is added to its row.
+
+    CheckpointError names the keys that are missing or not known; a model built with `use_mean_pooling=True` has no
+    final encoder LayerNorm, which the published model needs, and is refused.
+    """
+    if "videomae.layernorm.weight" not in state and any(key.startswith("videomae.encoder.") for key in state):
+        raise CheckpointError(
+            "state has no 'videomae.layernorm': the model was built with use_mean_pooling=True and has no final "
+            "encoder LayerNorm, which the published pre-training model has (encoder.norm); only a model with "
+            "use_mean_pooling=False can be converted"
+        )
+    blocks = _blocks(state, hf=True)
+    renames = _renames(blocks)
+    q_bias, k_bias, v_bias = _BIASES[bias_layout(state)]
+    attention = [*_QKV, *filter(None, (q_bias, k_bias, v_bias))]
+    expected = {hf for _, hf in renames} | {hf + _ATTENTION + name for _, hf in blocks for name in attention}
+    _check_names(state, expected, "a VideoMAEForPreTraining state dict")
+    result = {published: state[hf] for published, hf in renames}
+    for published, hf in blocks:
+        hf += _ATTENTION
+        result[f"{published}attn.qkv.weight"] = torch.cat([state[hf + name] for name in _QKV])
+        result[f"{published}attn.q_bias"] = state[hf + q_bias]
+        result[f"{published}attn.v_bias"] = state[hf + v_bias]
+    return result
+
+
+def to_huggingface(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
+    """The `VideoMAEForPreTraining` state dict, in the bias layout asked for, of published-layout weights.
+
+    "qv" is what transformers reads from 5.18 on, which reads "q_bias" too; 5.5 to 5.16 need "qkv", whose `key.bias`
+    becomes zeros, the published model's constant. The model must have `use_mean_pooling=False`.
+    Tensors are not copied: q, k and v are views of `qkv`.
+    CheckpointError names the keys that are missing or not known.
+    """
+    if layout not in _BIASES:
+        raise ValueError(f"layout is {layout!r}; allowed: {', '.join(map(repr, get_args(BiasLayout)))}")
+    q_bias, k_bias, v_bias = _BIASES[layout]
+    blocks = _blocks(state, hf=False)
+    renames = _renames(blocks)
+    attention = ("attn.qkv.weight", "attn.q_bias", "attn.v_bias")
+    expected = {name for name, _ in renames} | {block + name for block, _ in blocks for name in attention}
+    _check_names(state, expected, "a published pre-training state dict")
+    result = {hf: state[published] for published, hf in renames}
+    for published, hf in blocks:
+        hf += _ATTENTION
+        weight, q, v = (state[published + name] for name in attention)
+        if weight.shape[0] != 3 * q.shape[0]:
+            raise CheckpointError(
+                f"{published}attn.qkv.weight is {tuple(weight.shape)}; its q_bias of {q.shape[0]} asks for "
+                f"{3 * q.shape[0]} rows"
+            )
+        result |= {hf + name: rows for name, rows in zip(_QKV, weight.chunk(3), strict=True)}
+        result |= {hf + q_bias: q, hf + v_bias: v}
+        if k_bias:
+            result[hf + k_bias] = torch.zeros_like(q)
+    return result
+
+
+def rename_biases(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
+    """The state dict of any of transformers' VideoMAE models, in another bias layout; a new `key.bias` is zeros."""
+    old, new = _BIASES[bias_layout(state)], _BIASES[layout]
+    renamed: dict[str | None, str | None] = dict(zip(old, new, strict=True))
+    result = {}
+    for name, tensor in state.items():
+        stem, attention, last = name.rpartition(_ATTENTION)
+        stem += attention
+        if not attention or last not in renamed:
+            result[name] = tensor
+        elif renamed[last]:
+            result[f"{stem}{renamed[last]}"] = tensor
+        if attention and last == old[0] and new[1] and not old[1]:
+            result[stem + new[1]] = torch.zeros_like(tensor)
+    return result
+
+
+def is_huggingface(state: Iterable[str]) -> bool:
+    """Whether these are the names of one of transformers' VideoMAE models."""
+    return any(_ATTENTION in name for name in state)
+
+
+def _blocks(state: Iterable[str], hf: bool) -> list[tuple[str, str]]:
+    """(published, Hugging Face) name prefixes of all blocks that `state` has, numbered from 0."""
+    pairs = []
+    for published_stack, hf_stack in _STACKS:
+        pattern = re.compile(re.escape(hf_stack if hf else published_stack) + r"\.(\d+)\.")
+        depth = len({match[1] for key in state if (match := pattern.match(key))})
+        pairs += [(f"{published_stack}.{i}.", f"{hf_stack}.{i}.") for i in range(depth)]
+    return pairs
+
+
+def _renames(blocks: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(published, Hugging Face) names of all tensors that are the same in both, but for the name."""
+    modules = [*_MODULES, *((published + p, hf + h) for published, hf in blocks for p, h in _BLOCK)]
+    return [(name, name) for name in _SAME] + [
+        (f"{p}.{kind}", f"{h}.{kind}") for p, h in modules for kind in ("weight", "bias")
+    ]
+
+
+def bias_layout(state: Iterable[str]) -> BiasLayout:
+    """The bias layout of a state dict of any of transformers' VideoMAE models; CheckpointError if it has none."""
+    found = {key.split(_ATTENTION)[1] for key in state if _ATTENTION in key} - set(_QKV)
+    for layout, names in _BIASES.items():
+        if found == {name for name in names if name}:
+            return layout
+    known = "; ".join(f"{layout!r}: {', '.join(filter(None, names))}" for layout, names in _BIASES.items())
+    raise CheckpointError(f"state has biases {sorted(found)} below '{_ATTENTION}'; known layouts are {known}")
+
+
+def _check_names(state: Mapping[str, Tensor], expected: set[str], what: str) -> None:
+    problems = key_problems(expected - state.keys(), state.keys() - expected)
+    if problems:
+        raise CheckpointError(f"state is not {what}: " + "; ".join(problems))

@@ -1,0 +1,131 @@
+"""The seams of the published VideoMAE V1 and V2 code (models/modeling_pretrain.py), and the loss for its training loop.
+
+`PretrainVisionTransformerEncoder.forward_features` embeds every token and selects by a boolean mask;
+`PretrainVisionTransformer.forward` copies a position table expanded over the batch. The loss is not part of that
+model but of `train_one_epoch` (engine_for_pretraining.py): `pretrain_loss` replaces those lines.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from videomae_kernels import assemble_decoder_tokens, embed_tokens, masked_patch_loss
+
+from ...masks import Mask, MaskPlan, encoder_mask, no_decoder_mask, visible_and_decoded, visible_tokens
+from ...models.config import IMAGENET_MEAN, IMAGENET_STD
+from ..seam import Seam, is_attached, position_table
+
+TESTED = "OpenGVLab/VideoMAEv2 at 29eab1e and MCG-NJU/VideoMAE"
+
+
+def encoder_features(self: Any, x: Tensor, mask: Mask) -> Tensor:
+    """PretrainVisionTransformerEncoder.forward_features: clip (B, C, T, H, W), mask (B, N) bool, True = hidden."""
+    proj, size = self.patch_embed.proj, tuple(self.patch_embed.img_size)
+    if x.shape[-2:] != size:
+        raise ValueError(f"the clip must be (B, C, T, {size[0]}, {size[1]}), got {tuple(x.shape)}")
+    visible = visible_tokens(mask, self.pos_embed.shape[1], x.device)
+    x = embed_tokens(x, visible, proj.weight, proj.bias, position_table(self.pos_embed, proj.weight))
+    checkpointing = getattr(self, "with_cp", False) or getattr(self, "use_checkpoint", False)  # V2, V1
+    for block in self.blocks:
+        x = checkpoint(block, x, use_reentrant=False) if checkpointing else block(x)
+    return self.norm(x)
+
+
+def model_forward(self: Any, x: Tensor, mask: Mask, decode_mask: Tensor | None = None) -> Tensor:
+    """PretrainVisionTransformer.forward: predictions (B, M, P) of the decoded tokens, ascending.
+
+    decode_mask (B, N) bool, True = not decoded; None decodes what is hidden. With a MaskPlan as `mask`, predictions
+    are those of `plan.predicted`.
+    """
+    num_tokens = self.pos_embed.shape[1]
+    if isinstance(mask, MaskPlan):
+        no_decoder_mask(decode_mask)
+        plan = mask.to(x.device)
+        visible, decode, rows = plan.visible, plan.decoded, plan.predicted.shape[1]
+    else:
+        visible, decode = visible_and_decoded(mask, decode_mask, num_tokens, x.device)
+        rows = decode.shape[1]
+    latent = self.encoder_to_decoder(self.encoder(x, encoder_mask(visible, num_tokens, is_attached(self.encoder))))
+    table = position_table(self.pos_embed, x)
+    tokens = assemble_decoder_tokens(latent, self.mask_token.flatten(), table, visible, decode)
+    return self.decoder(tokens, rows)
+
+
+def pretrain_loss(
+    images: Tensor,  # (B, 3, T, H, W) normalised with ImageNet's mean and std, as the model got them
+    outputs: Tensor,  # (B, M, P) the model's predictions
+    bool_masked_pos: Mask,  # (B, N) bool, True = hidden from the encoder; or the MaskPlan the model got
+    decode_masked_pos: Tensor | None = None,  # (B, N) bool, True = not decoded; None: what is hidden was decoded
+    *,
+    patch_size: Sequence[int] = (2, 16, 16),
+    normalize: bool = True,  # targets per token and channel (`--normlize_target`)
+) -> Tensor:  # scalar float32
+    """The loss of the published `train_one_epoch`: squared error over decoded tokens that the encoder did not see."""
+    if isinstance(bool_masked_pos, MaskPlan):
+        no_decoder_mask(decode_masked_pos)
+        plan = bool_masked_pos.to(images.device)
+        decode, weight = plan.predicted, plan.loss_weight
+    else:
+        num_tokens = bool_masked_pos.shape[-1]
+        _, decode = visible_and_decoded(bool_masked_pos, decode_masked_pos, num_tokens, images.device)
+        weight = None
+        if decode_masked_pos is not None:
+            weight = bool_masked_pos.to(images.device).gather(1, decode).float()
+    return masked_patch_loss(
+        outputs,
+        images,
+        decode,
+        patch_size,
+        denormalize=(IMAGENET_MEAN, IMAGENET_STD),
+        normalize_target=normalize,
+        weight=weight,
+    )
+
+
+def _example(encoder: Any) -> tuple[Tensor, Tensor]:
+    proj, tokens = encoder.patch_embed.proj, encoder.pos_embed.shape[1]
+    height, width = encoder.patch_embed.img_size
+    frames = tokens // ((height // proj.kernel_size[1]) * (width // proj.kernel_size[2])) * proj.kernel_size[0]
+    hidden = torch.rand(2, tokens, device=proj.weight.device).argsort(1) >= max(1, tokens // 10)
+    shape = (2, proj.in_channels, frames, height, width)
+    return torch.randn(shape, device=proj.weight.device, dtype=proj.weight.dtype), hidden
+
+
+ENCODER = Seam(
+    op="embed_tokens",
+    class_name="PretrainVisionTransformerEncoder",
+    package="",
+    needs={
+        "patch_embed.proj": nn.Conv3d,
+        "patch_embed.proj.bias": Tensor,
+        "patch_embed.img_size": (tuple, list),
+        "pos_embed": Tensor,
+        "blocks": nn.ModuleList,
+        "norm": nn.Module,
+    },
+    forward=encoder_features,
+    example=_example,
+    method="forward_features",
+    tables=("pos_embed",),
+    tested=TESTED,
+)
+MODEL = Seam(
+    op="decode",
+    class_name="PretrainVisionTransformer",
+    package="",
+    needs={
+        "encoder.patch_embed.proj": nn.Conv3d,
+        "encoder_to_decoder": nn.Module,
+        "mask_token": Tensor,
+        "pos_embed": Tensor,
+        "decoder": nn.Module,
+    },
+    forward=model_forward,
+    example=lambda module: _example(module.encoder),
+    tables=("pos_embed",),
+    tested=TESTED,
+)
+SEAMS = (ENCODER, MODEL)

@@ -1,0 +1,1 @@
+"""What training sees and makes, as pictures."""

@@ -1,0 +1,69 @@
+"""Pictures put together from smaller ones with Pillow; all are `PIL.Image.Image` in RGB, on white."""
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._optional import require
+
+LETTERS, LINE = 15, 20  # heights in pixels
+
+
+def to_image(pixels: Tensor, zoom: int = 1) -> Any:
+    """Pixels (H, W, 3), uint8 or in [0, 1], each shown as zoom x zoom of them."""
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels * 255).round().to(torch.uint8)
+    return _pil("Image").fromarray(pixels.repeat_interleave(zoom, dim=0).repeat_interleave(zoom, dim=1).numpy())
+
+
+def text(line: str) -> Any:
+    """A line of black text."""
+    font = _pil("ImageFont").load_default(LETTERS)
+    strip = _pil("Image").new("RGB", (ceil(font.getlength(line)), LINE), "white")
+    _pil("ImageDraw").Draw(strip).text((0, 0), line, fill="black", font=font)
+    return strip
+
+
+def outline(picture: Any, box: Sequence[float], colour: tuple[int, int, int], width: int) -> None:
+    """Draw the inside edge of the box (top, left, height, width) on a picture."""
+    top, left, height, across = box
+    corners = left, top, left + across - 1, top + height - 1
+    _pil("ImageDraw").Draw(picture).rectangle([round(side) for side in corners], outline=colour, width=width)
+
+
+def beside(pictures: Sequence[Any], gap: int) -> Any:
+    """Left to right, `gap` pixels apart."""
+    sheet = _blank(sum(p.width + gap for p in pictures) - gap, max(p.height for p in pictures))
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width + gap
+    return sheet
+
+
+def below(pictures: Sequence[Any], gap: int) -> Any:
+    """Top to bottom, `gap` pixels apart."""
+    sheet = _blank(max(p.width for p in pictures), sum(p.height + gap for p in pictures) - gap)
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height + gap
+    return sheet
+
+
+def framed(picture: Any, margin: int) -> Any:
+    """With a margin all around."""
+    sheet = _blank(picture.width + 2 * margin, picture.height + 2 * margin)
+    sheet.paste(picture, (margin, margin))
+    return sheet
+
+
+def _blank(width: int, height: int) -> Any:
+    return _pil("Image").new("RGB", (width, height), "white")
+
+
+def _pil(module: str) -> Any:
+    return require(f"PIL.{module}")

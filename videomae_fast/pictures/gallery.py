@@ -1,0 +1,176 @@
+"""The picture to look at before training: what crops, resizing and masks make of a run's first video.
+
+A row for each crop, the same frames in three panels:
+
+    source             the crop's box, and thin those of the other crops; hidden tokens dark, predicted ones tinted
+    encoder sees       the pixels of the visible tokens, on grey
+    decoder predicts   the pixels of the tokens that it predicts, on grey
+
+The source is marked from boxes and masks; the other two are what the ops make of the very clips that training gets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videomae_kernels import CroppedClips, patch_targets
+
+from .._optional import require
+from ..data import Crop, Draw, cut_clips
+from ..masks import MaskPlan
+from ..training.config import PretrainConfig
+from ..training.setup import make_dataset, plan_for
+from .canvas import below, beside, framed, outline, text, to_image
+from .reconstruction import on_grey, to_frames
+
+ROWS, FRAMES = 4, 4  # crops and frames shown at most; frames stand two by two
+CLIP_SIDE = 224  # smaller clips are shown as many whole times larger as fit in this
+SHEET_WIDTH = 2000  # source frames take what the clips leave of it, but are at least as wide as a clip
+COLOURS = ((255, 140, 0), (0, 170, 255), (255, 80, 170), (90, 200, 40))  # of the crops
+DARK, TINT = 0.3, 0.35  # brightness left of hidden tokens; share of the crop's colour in predicted ones
+GAP = 4  # between frames; three times as much between rows, four times between panels and around all
+
+
+@dataclass(frozen=True)
+class Sample:
+    """R clips with their masks, as training gets them, and the frames that they are cut from."""
+
+    clips: CroppedClips
+    plan: MaskPlan
+    patch: tuple[int, int, int]
+    drawn: Draw
+    path: str
+
+
+def save_gallery(config: PretrainConfig, path: Path) -> None:
+    """Draw the first sample of the run `config` into a picture of the kind that the suffix of `path` names.
+
+    Errors: ValueError for a suffix that Pillow does not write; else as a run of this configuration.
+    """
+    image = require("PIL.Image")
+    image.init()
+    if image.registered_extensions().get(path.suffix.lower()) not in image.SAVE:
+        raise ValueError(f"output must name a picture that Pillow writes, .png or .jpg for example, got '{path}'")
+    draw_sheet(first_sample(config)).save(path)
+
+
+def first_sample(config: PretrainConfig) -> Sample:
+    """Sample number 0 of the run."""
+    dataset = make_dataset(config)
+    drawn = dataset.draw(int(dataset.annotations.order(config.seed, 0)[0]), 0)
+    clips = cut_clips(drawn.frames, drawn.crops, dataset.size, dataset.resize)
+    entry = dataset.annotations[drawn.index]
+    path = f"{entry.path}/{entry.member}" if entry.member else entry.path  # a tar file and its member, or a video
+    return Sample(
+        clips, plan_for(config, torch.arange(config.crops_per_video)), config.model_config().patch, drawn, path
+    )
+
+
+def token_map(crop: Crop, frame: Sequence[int], shown: Sequence[int], grid: Sequence[int]) -> Tensor:
+    """The token h·W' + w of a (H', W') grid in which each pixel of a frame lies, -1 outside the box: int64 `shown`.
+
+    frame: (height, width) of the source, in whose pixels the box is given; shown: those that it is resized to.
+    A clip is flipped, its source is not: there the token columns of a flipped crop run from right to left.
+    """
+    (top, left, height, width), flipped = crop
+    row = _along(top, height, frame[0], shown[0], grid[0])[:, None]
+    column = _along(left, width, frame[1], shown[1], grid[1])
+    if flipped:
+        column = torch.where(column < 0, column, grid[1] - 1 - column)
+    return torch.where((row < 0) | (column < 0), -1, row * grid[1] + column)
+
+
+def _along(start: int, length: int, frame: int, shown: int, parts: int) -> Tensor:
+    """Along one axis: in which of the equal parts of [start, start + length) the centre of each pixel lies, or -1."""
+    centre = (torch.arange(shown, dtype=torch.float64) + 0.5) * (frame / shown) - start
+    part = (centre * parts / length).floor().long().clamp(max=parts - 1)
+    return torch.where((centre >= 0) & (centre < length), part, -1)
+
+
+def mark_tokens(pixels: Tensor, tokens: Tensor, visible: Tensor, predicted: Tensor, colour: Sequence[int]) -> Tensor:
+    """Darken the tokens that are not visible, and tint those that are predicted.
+
+    pixels uint8 (h, w, 3), tokens (h, w) as `token_map` has them, visible and predicted (H'·W',) bool.
+    """
+    inside, marked = tokens >= 0, pixels.float()
+    marked[inside & ~visible[tokens]] *= DARK
+    tinted = inside & predicted[tokens]
+    marked[tinted] = torch.lerp(marked[tinted], marked.new_tensor(colour), TINT)
+    return marked.round().to(torch.uint8)
+
+
+def clips_on_grey(sample: Sample, index: Tensor) -> list[Tensor]:
+    """The frames (T, H, W, C) in [0, 1] of each clip, grey where no token of `index` (R, K) is."""
+    plan, patch = sample.plan, sample.patch
+    rows = patch_targets(sample.clips, index, patch, normalize_target=False)
+    return [to_frames(clip, plan.grid, patch) for clip in on_grey(rows, index, plan.num_tokens)]
+
+
+def draw_sheet(sample: Sample) -> Any:
+    """The whole picture, a `PIL.Image.Image`."""
+    plan, last = sample.plan, len(sample.drawn.frames) - 1
+    times = torch.linspace(0, last, min(FRAMES, last + 1)).round().int().tolist()
+    zoom = max(1, CLIP_SIDE // max(sample.clips.size))
+    height, width = (zoom * side for side in sample.clips.size)
+    room = max(width, (SHEET_WIDTH - 4 * width - 19 * GAP) // 2)  # 19 gaps lie from edge to edge
+    scale = min(height / sample.drawn.frames.shape[1], room / sample.drawn.frames.shape[2])
+    made = clips_on_grey(sample, plan.visible), clips_on_grey(sample, plan.predicted)
+    of_all = f"of {plan.num_tokens} tokens"
+    titles = f"encoder sees {plan.visible.shape[1]} {of_all}", f"decoder predicts {plan.predicted.shape[1]} {of_all}"
+    captions = [text(f"frame {sample.drawn.frame_numbers[time]}") for time in times]
+    rows = []
+    for number, crop in enumerate(sample.drawn.crops[:ROWS]):
+        marked = [mark_frame(sample, number, time, scale) for time in times]
+        pixels = [[to_image(clips[number][time], zoom) for time in times] for clips in made]
+        panels = zip((_title(number, crop), *titles), (marked, *pixels), strict=True)
+        rows.append(beside([below([text(title), _two_by_two(p, captions)], 0) for title, p in panels], 4 * GAP))
+    return framed(below([*rows, below([text(line) for line in describe(sample)], 0)], 3 * GAP), 4 * GAP)
+
+
+def mark_frame(sample: Sample, number: int, time: int, scale: float) -> Any:
+    """Source frame `time` of the clip, scaled, with the tokens of crop `number` marked and all boxes outlined."""
+    plan, (height, width) = sample.plan, sample.drawn.frames.shape[1:3]
+    shown = max(1, round(height * scale)), max(1, round(width * scale))
+    pixels = torch.from_numpy(np.array(to_image(sample.drawn.frames[time]).resize(shown[::-1])))
+    tokens = token_map(sample.drawn.crops[number], (height, width), shown, plan.grid[1:])
+    visible, predicted = (_listed(sample, index[number], time) for index in (plan.visible, plan.predicted))
+    picture = to_image(mark_tokens(pixels, tokens, visible, predicted, COLOURS[number]))
+    boxes = [[side * scale for side in crop.box] for crop in sample.drawn.crops[:ROWS]]
+    for other, box in enumerate(boxes):
+        outline(picture, box, COLOURS[other], width=1)
+    outline(picture, boxes[number], COLOURS[number], width=3)
+    return picture
+
+
+def _listed(sample: Sample, index: Tensor, time: int) -> Tensor:
+    """(H'·W',) bool: which tokens of frame `time` are in `index` (K,)."""
+    listed = torch.zeros(sample.plan.num_tokens, dtype=torch.bool)
+    listed[index] = True
+    return listed.view(sample.plan.grid[0], -1)[time // sample.patch[0]]
+
+
+def _two_by_two(pictures: Sequence[Any], captions: Sequence[Any]) -> Any:
+    cells = [below([picture, caption], 0) for picture, caption in zip(pictures, captions, strict=True)]
+    return below([beside(cells[first : first + 2], GAP) for first in range(0, len(cells), 2)], 0)
+
+
+def _title(number: int, crop: Crop) -> str:
+    (top, left, height, width), flipped = crop
+    return f"crop {number + 1}: {width} x {height} at {left}, {top}{', flipped' * flipped}"
+
+
+def describe(sample: Sample) -> list[str]:
+    """The lines under the picture."""
+    clips, (height, width) = sample.clips, sample.drawn.frames.shape[1:3]
+    sent = clips.nbytes // clips.shape[0]
+    return [
+        "bright: seen by the encoder; dark: hidden from it; tinted: predicted by the decoder",
+        f"{sample.path}: {width} x {height}, frames {', '.join(map(str, sample.drawn.frame_numbers))}",
+        f"resize {clips.resize}, to {clips.size[1]} x {clips.size[0]}; {sent:,} bytes sent per clip",
+        *(f"instead of {problem.path}: {problem.reason}" for problem in sample.drawn.problems),
+    ]

@@ -1,1 +1,0 @@
-"""What a run or a machine shows: pictures, comparisons, the environment."""
