@@ -1,5 +1,6 @@
 """What README.md and docs/ tell people to type works, and everything that they link to or name exists."""
 
+import json
 import re
 import shlex
 import shutil
@@ -142,6 +143,17 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
         if block[1] == "python":
             line = text.count("\n", 0, block.start(2))
             exec(compile("\n" * line + block[2], str(page), "exec"), namespace)
+
+
+def test_the_mixture_on_the_data_page_is_one() -> None:
+    from videomae_fast.data.sources.mixture import _KEYS
+
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    (block,) = (code for language, code in FENCE.findall(text) if language == "json")
+    sources = json.loads(block)
+    assert all("data" in source and source.keys() <= _KEYS.keys() for source in sources)
+    below = text[text.index(block) + len(block) :].partition("\n## ")[0]
+    assert set(re.findall(r"`(\w+)`", below)) == _KEYS.keys()
 
 
 @needs_the_layout
