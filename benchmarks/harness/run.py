@@ -1,4 +1,4 @@
-"""`videomae-fast bench`: run the benchmark suites of a checkout, keep their figures, compare them with earlier ones.
+"""Run the benchmark suites, keep their figures, compare them with earlier ones.
 
 The suites are tests (benchmarks/), which pytest-benchmark times. Every implementation is checked before it is timed,
 so a failed test is a wrong result; then nothing at all is written.
@@ -17,7 +17,7 @@ from benchmarks.harness.results import PREDICTED, Results, collect, compare, loa
 from benchmarks.harness.tables import format_report, shown
 from videomae_fast._optional import require
 
-ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where the suites are
+ROOT = Path(__file__).resolve().parents[2]  # the checkout
 SUITES = ("ops", "model", "loader", "memory")
 START, END = "<!-- results -->", "<!-- end of results -->"
 
@@ -46,13 +46,13 @@ def run_suites(
     """Run suites in a process of their own, save the results below `folder` (benchmarks/results) and return them.
 
     What is None takes the default of its suite. DisagreementError if a check failed, BenchmarkError if anything
-    else did; both name the tests. FileNotFoundError without a checkout.
+    else did; both name the tests. FileNotFoundError if a suite is not there.
     """
     for suite in suites:
         if suite not in SUITES:
             raise ValueError(f"suite must be one of {SUITES}, got '{suite}'")
         if not (ROOT / "benchmarks" / suite).is_dir():
-            raise FileNotFoundError(f"{ROOT} has no benchmarks/{suite}: run bench from a checkout of the repository")
+            raise FileNotFoundError(f"{ROOT} has no benchmarks/{suite}: benchmarks run in a checkout of the repository")
     require("pytest_benchmark")
     repo = published_repo and published_repo.resolve()  # the suites run elsewhere
     options = {"size": size, "batch-size": batch_size, "rounds": rounds, "published-repo": repo}

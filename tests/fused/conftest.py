@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.baselines import published_code
+from benchmarks.baselines.published import release_classes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,8 +31,8 @@ def published_class(pytestconfig: pytest.Config) -> Any:
     """PretrainVisionTransformer: the stand-in's, or that of the checkout given."""
     checkout = pytestconfig.getoption("--published-repo", default=None)
     if checkout is None:
-        return published_code.PretrainVisionTransformer
-    from benchmarks.baselines.published_repo import load_published_models
+        return release_classes.PretrainVisionTransformer
+    from benchmarks.baselines.published.checkout import load_published_models
 
     with pytest.MonkeyPatch.context() as patch:
         if importlib.util.find_spec("timm") is None:

@@ -1,7 +1,7 @@
-"""Implementations that take turns at training steps of one case.
+"""Implementations that make training steps of one case, round by round.
 
-Only the one whose turn it is has its weights on a GPU; the others wait on the host. So whatever the machine does
-meanwhile hits all of them, and each has the device's memory to itself.
+Only the implementation that is measured has its weights on a GPU; the others wait on the host. So other
+work on the machine hits all of them, and each has the device's memory to itself.
 """
 
 import gc
@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.agreement import Outcome, check_agreement
-from benchmarks.baselines.published_repo import NAME as PUBLISHED_REPO
+from benchmarks.baselines.published.checkout import NAME as PUBLISHED_REPO
 from benchmarks.harness.counts import count
 from benchmarks.harness.measure import peak_mib
 from benchmarks.inputs import Inputs
+from benchmarks.model.agreement import Outcome, check_same_gradients
+from benchmarks.model.steps import IMPLEMENTATIONS, ComparedStep, make_loss, make_step
 from benchmarks.settings import SIZES
-from benchmarks.steps import IMPLEMENTATIONS, Step, make_loss, make_step
 
 RESOLUTION = 32  # of the largest batch: a try compiles anew
 
 
 @dataclass(frozen=True)
-class Case:
+class StepCase:
     """A training step that several implementations make."""
 
     size: str
@@ -54,20 +54,20 @@ class Case:
     def __str__(self) -> str:
         config = SIZES[self.size]
         clip = f"{config.num_frames}x{config.image_size[0]}x{config.image_size[1]}"
-        decoder = f"decoder ratio {self.decoder_mask_ratio}" if self.decoder_mask_ratio else "no decoder mask"
-        return f"{self.batch_size} clips of {clip}, {self.precision}, encoder ratio {self.mask_ratio}, {decoder}"
+        decoder = f"decoder mask ratio {self.decoder_mask_ratio}" if self.decoder_mask_ratio else "no decoder mask"
+        return f"{self.batch_size} clips of {clip}, {self.precision}, mask ratio {self.mask_ratio}, {decoder}"
 
 
-class Lineup:
+class StepContenders:
     """Steps of one case at a time, made when first asked for: checked, warmed up, their memory measured."""
 
     def __init__(self, memory_budget: float | None) -> None:
         self.memory_budget = memory_budget  # GiB
-        self.case: Case | None = None
-        self.steps: dict[str, tuple[Step | None, dict[str, Any]]] = {}
+        self.case: StepCase | None = None
+        self.steps: dict[str, tuple[ComparedStep | None, dict[str, Any]]] = {}
         self.reference: Outcome | None = None
 
-    def turn(self, case: Case, name: str) -> tuple[Step | None, dict[str, Any]]:
+    def ready(self, case: StepCase, name: str) -> tuple[ComparedStep | None, dict[str, Any]]:
         """The named implementation, ready on the device, and its record; None if it cannot run here."""
         if case != self.case:
             self.close()
@@ -90,7 +90,7 @@ class Lineup:
         torch._dynamo.reset()
         gc.collect()
 
-    def _prepare(self, case: Case, name: str) -> tuple[Step | None, dict[str, Any]]:
+    def _prepare(self, case: StepCase, name: str) -> tuple[ComparedStep | None, dict[str, Any]]:
         record = {
             "suite": "model",
             "name": case.size,
@@ -112,26 +112,26 @@ class Lineup:
         record["total_mib"] = record["peak_mib"] + step.resident_mib()
         if case.device.type == "cuda" or not IMPLEMENTATIONS[name].compiled:  # on a CPU nobody sees into compiled code
             counts = count(step, case.device)
-            record |= {"launches": counts.launches, "syncs": counts.syncs}
+            record |= {"kernel_launches": counts.kernel_launches, "syncs": counts.syncs}
         if self.memory_budget is not None:
             record |= {"memory_budget_gib": self.memory_budget}
             record["largest_batch"] = largest_batch_within(step, case, self.memory_budget)
         return step, record
 
-    def _check(self, case: Case, step: Step) -> dict[str, float]:
+    def _check(self, case: StepCase, step: ComparedStep) -> dict[str, float]:
         found = Outcome.of(step)
         if self.reference is None:
             self.reference = found if step.name == case.reference else self._run_reference(case)
-        return check_agreement(step.name, found, self.reference, case.precision)
+        return check_same_gradients(step.name, found, self.reference, case.precision)
 
-    def _run_reference(self, case: Case) -> Outcome:
+    def _run_reference(self, case: StepCase) -> Outcome:
         try:
             return Outcome.of(make_step(case.reference, self.inputs, case.precision))
         except torch.OutOfMemoryError as error:
             raise RuntimeError(f"'{case.reference}' needs more memory than there is: nothing can be checked") from error
 
 
-def largest_batch_within(step: Step, case: Case, gib: float) -> int:
+def largest_batch_within(step: ComparedStep, case: StepCase, gib: float) -> int:
     """Clips of the largest batch whose step a GPU can make within a budget of memory, by trying."""
     own_loss, own_inputs = step.loss, step.inputs
     total = torch.cuda.get_device_properties(case.device).total_memory

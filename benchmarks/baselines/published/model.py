@@ -16,10 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.baselines.published_loss import published_loss, published_target
-
-__all__ = ["PublishedVideoMAE", "published_loss", "published_target", "sinusoid_table"]
-
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 

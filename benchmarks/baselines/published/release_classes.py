@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.baselines.published import Block, sinusoid_table
+from benchmarks.baselines.published.model import Block, sinusoid_table
 from videomae_fast.models import VideoMAEForPretraining
 
 

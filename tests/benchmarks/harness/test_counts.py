@@ -1,4 +1,4 @@
-"""Launches and host waits: what is predicted from operations, and on a GPU what is measured."""
+"""Kernel launches and host syncs: predicted from operations, and on a GPU measured."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness.counts import Counts, count
-from benchmarks.steps import Inputs, make_step
+from benchmarks.model.steps import Inputs, make_step
 from videomae_fast.models import VideoMAEConfig
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ TINY = VideoMAEConfig(48, 2, 3, 24, 2, decoder_depth=2, num_frames=8, image_size
 
 
 @pytest.mark.parametrize(
-    "wait",
+    "sync",
     [
         lambda x: x[x > 0],
         lambda x: x.nonzero(),
@@ -27,11 +27,11 @@ TINY = VideoMAEConfig(48, 2, 3, 24, 2, decoder_depth=2, num_frames=8, image_size
     ],
 )
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_waits_are_noticed(wait: Callable[[Tensor], Any], device: str) -> None:
+def test_syncs_are_noticed(sync: Callable[[Tensor], Any], device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     x = torch.tensor([1.0, -1.0, 2.0], device=device)
-    assert count(lambda: wait(x), torch.device(device)).syncs >= 1
+    assert count(lambda: sync(x), torch.device(device)).syncs >= 1
     assert count(lambda: (x * 2).relu(), torch.device(device)).syncs == 0
 
 
@@ -47,10 +47,10 @@ def test_launches_are_operations_that_write() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_launches_on_a_gpu() -> None:
     x = torch.ones(4, 6, device="cuda")
-    assert count(lambda: (x + 1).relu_(), x.device).launches == 2
+    assert count(lambda: (x + 1).relu_(), x.device).kernel_launches == 2
 
 
-def test_our_step_never_waits_and_the_published_one_does() -> None:
+def test_our_step_never_syncs_and_the_published_one_does() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     counts = {}
     for name in ("published", "videomae_fast"):
@@ -59,4 +59,4 @@ def test_our_step_never_waits_and_the_published_one_does() -> None:
         counts[name] = count(step, device)
     assert counts["videomae_fast"].syncs == 0
     assert counts["published"].syncs >= 5  # one per boolean selection: encoder, both positions, labels, weights
-    assert counts["videomae_fast"].launches > 0
+    assert counts["videomae_fast"].kernel_launches > 0

@@ -23,7 +23,7 @@ def test_clock_counts_seconds() -> None:
 
 
 def test_two_events_are_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, with events that are made up: recorded in turn, waited for at the later one, milliseconds."""
+    """As on a GPU, with made-up events: recorded one after the other, waited for at the later one, milliseconds."""
     calls: list[str] = []
 
     class Event:

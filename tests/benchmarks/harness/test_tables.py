@@ -26,7 +26,14 @@ def step(variant: str, ms: float, mib: float, **more: Any) -> dict[str, Any]:
 
 def op(variant: str, ms: float, size: str = "base", **more: Any) -> dict[str, Any]:
     record = {"suite": "ops", "name": "gather", "case": f"ViT-{size}, forward", "size": size, "variant": variant}
-    figures = {"p50_ms": ms, "gb_per_s": 1000 / ms, "roofline": 0.5 / ms, "peak_mib": ms, "launches": 1, "syncs": 0}
+    figures = {
+        "p50_ms": ms,
+        "gb_per_s": 1000 / ms,
+        "roofline": 0.5 / ms,
+        "peak_mib": ms,
+        "kernel_launches": 1,
+        "syncs": 0,
+    }
     return record | {"predicted": False} | figures | more
 
 

@@ -43,7 +43,7 @@ def test_percentiles_and_rates() -> None:
     assert collected["date"] == "2026-01-02T03:04:05" and collected["copy_gb_per_s"] == 100
 
 
-def test_turns_are_merged() -> None:
+def test_rounds_are_merged() -> None:
     first, second = record("model", "base", clips=1), record("model", "base", "published", clips=1)
     collected = collect(report((first, [0.001, 0.002]), (second, [5.0]), (first, [0.009]), (second, [6.0])))
     assert [(r["variant"], r["rounds"], r["p50_ms"]) for r in collected["records"]] == [
@@ -118,7 +118,7 @@ def test_files_that_are_no_results(tmp_path: Path) -> None:
         load(path)
 
 
-FIGURES = {"p50_ms": 10.0, "peak_mib": 100.0, "launches": 3, "syncs": 0}
+FIGURES = {"p50_ms": 10.0, "peak_mib": 100.0, "kernel_launches": 3, "syncs": 0}
 BASE = results(record(**FIGURES), record(name="scatter", **FIGURES), record("model", "base", **FIGURES))
 
 
@@ -130,7 +130,7 @@ def changed(**figures: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "figures",
-    [{}, {"p50_ms": 10.4}, {"p50_ms": 1.0}, {"peak_mib": 100.05}, {"peak_mib": 90.0}, {"launches": 2}],
+    [{}, {"p50_ms": 10.4}, {"p50_ms": 1.0}, {"peak_mib": 100.05}, {"peak_mib": 90.0}, {"kernel_launches": 2}],
 )
 def test_no_regression(figures: dict[str, Any]) -> None:
     assert compare(changed(**figures), BASE, threshold=0.05) == []
@@ -141,7 +141,7 @@ def test_no_regression(figures: dict[str, Any]) -> None:
     [
         ({"p50_ms": 10.6}, "p50_ms was 10, now 10.6"),
         ({"peak_mib": 100.2}, "peak_mib was 100, now 100.2"),
-        ({"launches": 4}, "launches was 3, now 4"),
+        ({"kernel_launches": 4}, "kernel_launches was 3, now 4"),
         ({"syncs": 1}, "syncs was 0, now 1"),
         ({"not_run": "no memory"}, "not run, no memory"),
     ],

@@ -6,14 +6,13 @@ import torch
 
 import videomae_kernels as vk
 from benchmarks.baselines import rewrites
-from benchmarks.ops.workload import OURS, PUBLISHED, REWRITE, Case, Op, Variant, Workload, rows, run
-from benchmarks.settings import Settings
+from benchmarks.ops.workload import OURS, PUBLISHED, REWRITE, Op, OpCase, Variant, Workload
 from videomae_fast.models.encoder import sinusoid_table
 
 INDEX_BYTES = 8
 
 
-def _gather(case: Case) -> Workload:
+def _gather(case: OpCase) -> Workload:
     config, index, hidden = case.inputs.config, case.inputs.plan().visible, case.inputs.hidden
     x = case.normal(index.shape[0], config.num_tokens, config.encoder_dim)
     kept, width, element = index.numel(), x.shape[2], x.element_size()
@@ -30,7 +29,7 @@ def _gather(case: Case) -> Workload:
     )
 
 
-def _scatter(case: Case) -> Workload:
+def _scatter(case: OpCase) -> Workload:
     config, index = case.inputs.config, case.inputs.plan().visible
     tokens, mask_token = case.normal(*index.shape, config.decoder_dim), case.normal(config.decoder_dim)
     number = config.num_tokens
@@ -49,7 +48,7 @@ def _scatter(case: Case) -> Workload:
     )
 
 
-def _assemble(case: Case) -> Workload:
+def _assemble(case: OpCase) -> Workload:
     config, plan, inputs = case.inputs.config, case.inputs.plan(), case.inputs
     batch, dim = inputs.batch_size, config.decoder_dim
     tokens = case.normal(batch, plan.visible.shape[1], dim)
@@ -91,16 +90,8 @@ def _assemble(case: Case) -> Workload:
 
 
 BOTH = ("forward", "backward")
-OPS = (
+TOKEN_OPS = (
     Op("gather_tokens", _gather, BOTH),
     Op("masked_token_scatter", _scatter, BOTH, variants=(REWRITE, "rewrite + compile", OURS)),
     Op("assemble_decoder_tokens", _assemble, BOTH),
 )
-
-
-def parametrize(settings: Settings) -> tuple[str, list[Any], list[str]]:
-    return rows(OPS, settings)
-
-
-def test_tokens(benchmark: Any, settings: Settings, op: Op, case: Case, variant: str) -> None:
-    run(benchmark, settings, op, case, variant)

@@ -22,8 +22,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
     monkeypatch.setattr(profile, "CARDS", SMALL_CARD)
     monkeypatch.setattr(profile, "COMPARED", ("published", "videomae_fast", "videomae_fast, checkpointed"))
-    monkeypatch.setattr(profile, "ENCODER_RATIOS", (0.75, 0.9))
-    monkeypatch.setattr(profile, "DECODER_RATIOS", (0.0, 0.5))
+    monkeypatch.setattr(profile, "MASK_RATIOS", (0.75, 0.9))
+    monkeypatch.setattr(profile, "DECODER_MASK_RATIOS", (0.0, 0.5))
 
 
 def tables(report: str) -> list[dict[str, list[str]]]:
@@ -44,7 +44,7 @@ def number(cell: str) -> int:
 def test_report(tmp_path: Path) -> None:
     picture = tmp_path / "memory.svg"
     report = profile.profile_report("tiny", 16, 0.9, 0.5, "bf16", picture)
-    assert report.startswith("ViT-tiny, 16 clips of 8x64x64, bf16, encoder ratio 0.9, decoder ratio 0.5:")
+    assert report.startswith("ViT-tiny, 16 clips of 8x64x64, bf16, mask ratio 0.9, decoder mask ratio 0.5:")
     assert "Predicted for a GPU" in report
     assert torch.cuda.is_available() == ("measured on" in report)
 
@@ -64,10 +64,10 @@ def test_report(tmp_path: Path) -> None:
     fits, not_fits = (predict(make_predictable("published", TINY, clips["published"] + more)) for more in (0, 1))
     assert fits.peak_bytes <= 2**29 < not_fits.peak_bytes
 
-    assert list(effects) == ["", "encoder ratio 0.75", "encoder ratio 0.9", "no decoder mask", "decoder ratio 0.5"]
-    assert number(effects["encoder ratio 0.9"][0]) == peaks["published"]
-    assert number(effects["decoder ratio 0.5"][1]) == peaks["videomae_fast"]
-    assert number(effects["encoder ratio 0.75"][1]) > peaks["videomae_fast"]
+    assert list(effects) == ["", "mask ratio 0.75", "mask ratio 0.9", "no decoder mask", "decoder mask ratio 0.5"]
+    assert number(effects["mask ratio 0.9"][0]) == peaks["published"]
+    assert number(effects["decoder mask ratio 0.5"][1]) == peaks["videomae_fast"]
+    assert number(effects["mask ratio 0.75"][1]) > peaks["videomae_fast"]
     assert number(effects["no decoder mask"][0]) > peaks["published"]
 
     drawing = picture.read_text()
@@ -104,10 +104,10 @@ def test_pictures_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_predicted_records_are_the_same_every_time() -> None:
     from benchmarks.memory.test_predicted import predict as make_record
-    from benchmarks.model.lineup import Case
+    from benchmarks.model.contenders import StepCase
     from videomae_fast.memory.fake_cuda import DEVICE
 
-    case = Case("tiny", "bf16", 0.75, 0.5, 4, DEVICE)
+    case = StepCase("tiny", "bf16", 0.75, 0.5, 4, DEVICE)
     published, ours = (make_record(case, variant) for variant in ("published", "videomae_fast"))
     assert ours == make_record(case, "videomae_fast")
     split = ["parameters", "gradients", "optimizer", "buffers", "inputs", "activations", "temporaries"]

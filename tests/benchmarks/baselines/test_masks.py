@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.baselines.published_masks import running_cell_mask, tube_mask
+from benchmarks.baselines.published.masks import running_cell_mask, tube_mask
 
 # grid, encoder ratio, decoder ratio: N, V, M, overlap (decoded and seen by the encoder)
 COUNTS = [

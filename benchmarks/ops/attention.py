@@ -2,14 +2,12 @@
 
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.ops.workload import PUBLISHED, Case, Op, Variant, Workload, rows, run
-from benchmarks.settings import Settings
+from benchmarks.ops.workload import PUBLISHED, Op, OpCase, Variant, Workload
 from videomae_fast.models.attention import BACKENDS, attention, unavailable_reason
 
 CHECKED_AT_ONCE = 4  # samples of the float64 check, whose scores are tensors
@@ -25,7 +23,7 @@ def _truth(*qkv: Tensor) -> Tensor:
     return torch.cat([checkpoint(_published, *part, use_reentrant=False) for part in parts])
 
 
-def _attention(case: Case, stack: str) -> Workload:
+def _attention(case: OpCase, stack: str) -> Workload:
     config, plan = case.inputs.config, case.inputs.plan()
     length, dim, heads = plan.visible.shape[1], config.encoder_dim, config.encoder_heads
     if stack == "decoder":
@@ -44,7 +42,7 @@ def _attention(case: Case, stack: str) -> Workload:
     return Workload(variants, moved, Variant(lambda: _truth(*doubles), doubles))
 
 
-OPS = tuple(
+ATTENTION_OPS = tuple(
     Op(
         f"attention, {stack}",
         partial(_attention, stack=stack),
@@ -53,11 +51,3 @@ OPS = tuple(
     )
     for stack in ("encoder", "decoder")
 )
-
-
-def parametrize(settings: Settings) -> tuple[str, list[Any], list[str]]:
-    return rows(OPS, settings)
-
-
-def test_attention(benchmark: Any, settings: Settings, op: Op, case: Case, variant: str) -> None:
-    run(benchmark, settings, op, case, variant)

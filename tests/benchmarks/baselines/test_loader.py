@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.baselines.published_loader import PublishedSample, published_collate, published_samples
+from benchmarks.baselines.published.loader import PublishedSample, published_collate, published_samples
 
 SIZE, GRID, FRAMES = (24, 32), (2, 6, 8), 4
 BOXES = [(0, 0, 40, 50), (3, 7, 20, 30), (10, 11, 24, 32), (40, 50, 5, 6)]  # all, larger, as it is, enlarged

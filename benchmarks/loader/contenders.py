@@ -1,4 +1,4 @@
-"""The two loaders that are compared: the same frames from the same reader, the same crop boxes, the same turns."""
+"""The two loaders that are compared: the same frames from the same reader, the same crop boxes, the same rounds."""
 
 import statistics
 import time
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.baselines.published_loader import PublishedSample, published_collate, published_samples
+from benchmarks.baselines.published.loader import PublishedSample, published_collate, published_samples
 from benchmarks.harness.measure import device_name
-from benchmarks.loader.agreement import LIMITS, check_agreement
+from benchmarks.loader.agreement import LIMITS, check_same_pixels
 from benchmarks.loader.videos import make_videos
 from videomae_fast.data import DEFAULT_READER, ClipBatch, ClipDataset, collate, read_mixture, sample_rng
 from videomae_fast.models import get_config
@@ -45,11 +45,11 @@ class TimedDataset(ClipDataset):
 
 
 @dataclass(frozen=True)
-class Case:
+class LoaderCase:
     """Batches that both loaders make."""
 
     name: str  # a size of `make_videos`, or the name of the user's own list
-    turns: int  # batches
+    rounds: int  # batches
     videos: int  # per batch
     crops_per_video: int  # clips of each video
     own: Path | None = None  # the user's own videos
@@ -72,18 +72,19 @@ class Case:
             max_replacements=0,  # a video that cannot be read is an error: with another one clips would differ
         )
 
-    def pairs(self, dataset: ClipDataset, turn: int) -> list[Pair]:
-        """What the batch of a turn is made of: other clips in each, the same for both loaders."""
+    def pairs(self, dataset: ClipDataset, round_number: int) -> list[Pair]:
+        """What the batch of a round is made of: other clips in each, the same for both loaders."""
         order = dataset.annotations.order(SEED, epoch=0)
         return [
-            (int(order[number % len(order)]), number) for number in range(turn * self.videos, (turn + 1) * self.videos)
+            (int(order[number % len(order)]), number)
+            for number in range(round_number * self.videos, (round_number + 1) * self.videos)
         ]
 
     def __str__(self) -> str:
         height, width = CONFIG.image_size
         crops = f"{self.crops_per_video} crop{'s' if self.crops_per_video > 1 else ''} per video"
         clip = f"{CONFIG.num_frames}x{height}x{width}"
-        return f"{self.turns} batches of {self.videos} videos, {crops}, {clip}, {DEFAULT_READER}"
+        return f"{self.rounds} batches of {self.videos} videos, {crops}, {clip}, {DEFAULT_READER}"
 
 
 class Loader:
@@ -112,14 +113,14 @@ class Loader:
         return parts | {"bytes_to_device_per_clip": statistics.fmean(self.sent) / clips}
 
 
-class Lineup:
+class LoaderContenders:
     """The loaders of one case at a time, checked when the case begins."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder  # for videos
-        self.case: Case | None = None
+        self.case: LoaderCase | None = None
 
-    def turn(self, case: Case, variant: str) -> tuple[Loader, dict[str, Any]]:
+    def ready(self, case: LoaderCase, variant: str) -> tuple[Loader, dict[str, Any]]:
         """The named loader, and what its record begins with."""
         if case != self.case:
             self.error = {resize: self._check(case, resize) for resize in LIMITS}
@@ -136,11 +137,11 @@ class Lineup:
         }
         return self.loaders[variant], record | ({"error": self.error} if variant == OURS else {})
 
-    def _check(self, case: Case, resize: str) -> float:
+    def _check(self, case: LoaderCase, resize: str) -> float:
         dataset = case.dataset(self.folder, resize)
         pairs = case.pairs(dataset, 0)[:CHECKED]
         published, ours = (Loader(name, dataset)(pairs) for name in VARIANTS)
-        return check_agreement(ours.clips, published.clip, CONFIG.patch)
+        return check_same_pixels(ours.clips, published.clip, CONFIG.patch)
 
 
 def bytes_to_device(batch: PublishedSample | ClipBatch) -> int:

@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from benchmarks.baselines.published_loss import IMAGENET_MEAN, IMAGENET_STD
-from benchmarks.baselines.published_masks import Grid, running_cell_mask, tube_mask
+from benchmarks.baselines.published.loss import IMAGENET_MEAN, IMAGENET_STD
+from benchmarks.baselines.published.masks import Grid, running_cell_mask, tube_mask
 
-ENCODER_RATIO, DECODER_RATIO, PHASES = 0.9, 0.5, 4
+MASK_RATIO, DECODER_MASK_RATIO, PHASES = 0.9, 0.5, 4
 
 
 class PublishedSample(NamedTuple):
@@ -62,6 +62,6 @@ def _clip(images: Sequence[Image.Image], box: Sequence[int], size: tuple[int, in
 
 
 def _masks(grid: Grid, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    hidden = tube_mask(grid, ENCODER_RATIO, rng)
-    not_decoded = running_cell_mask(grid, DECODER_RATIO, int(rng.integers(PHASES)))
+    hidden = tube_mask(grid, MASK_RATIO, rng)
+    not_decoded = running_cell_mask(grid, DECODER_MASK_RATIO, int(rng.integers(PHASES)))
     return hidden.astype(np.float64), not_decoded.astype(np.float64)

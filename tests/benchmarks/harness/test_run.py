@@ -37,6 +37,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one suite, of one green test."""
     suite = tmp_path / "benchmarks" / "memory"
     suite.mkdir(parents=True)
+    (tmp_path / "benchmarks" / "harness").symlink_to(bench.ROOT / "benchmarks" / "harness")  # a suite may import it
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\n')
     (tmp_path / "benchmarks" / "conftest.py").write_text(CONFTEST)
     (suite / "test_one.py").write_text(GREEN.format(name="one"))
@@ -103,9 +104,9 @@ def test_unknown_suite() -> None:
 
 
 def test_without_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As installed from a wheel, which has no benchmarks/."""
+    """As copied without its suites."""
     monkeypatch.setattr(bench, "ROOT", tmp_path)
-    with pytest.raises(FileNotFoundError, match="no benchmarks/ops: run bench from a checkout of the repository"):
+    with pytest.raises(FileNotFoundError, match="no benchmarks/ops: benchmarks run in a checkout of the repository"):
         run_suites(["ops"])
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.baselines.published import PublishedVideoMAE, published_loss, published_target, sinusoid_table
-from benchmarks.baselines.published_loss import IMAGENET_MEAN, IMAGENET_STD
+from benchmarks.baselines.published.loss import IMAGENET_MEAN, IMAGENET_STD
 
 TINY = dict(
     image_size=(32, 32),

@@ -1,4 +1,4 @@
-"""Implementations in turn: made once, checked first, measured alone; and the search for the largest batch."""
+"""Implementations round by round: made once, checked first, measured alone; and the search for the largest batch."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -9,35 +9,35 @@ import torch
 
 from benchmarks.harness.run import DisagreementError
 from benchmarks.inputs import Inputs
-from benchmarks.model import lineup as module
-from benchmarks.model.lineup import Case, Lineup, search_largest
-from benchmarks.model.test_step import TURNS, parametrize
+from benchmarks.model import contenders as module
+from benchmarks.model.contenders import StepCase, StepContenders, search_largest
+from benchmarks.model.steps import IMPLEMENTATIONS
+from benchmarks.model.test_step import ROUNDS, parametrize
 from benchmarks.settings import Settings
-from benchmarks.steps import IMPLEMENTATIONS
 from videomae_fast.models import CONFIGS
 
-CASE = Case("tiny", "fp32", 0.9, 0.5, 2, torch.device("cpu"))
+CASE = StepCase("tiny", "fp32", 0.9, 0.5, 2, torch.device("cpu"))
 
 
 def test_every_group_begins_with_its_reference_and_is_known() -> None:
     for size in CONFIGS:
         for decoder_mask_ratio in (0.0, 0.5):
-            case = Case(size, "bf16", 0.9, decoder_mask_ratio, 128, torch.device("cpu"))
+            case = StepCase(size, "bf16", 0.9, decoder_mask_ratio, 128, torch.device("cpu"))
             assert case.implementations[0] == case.reference
             assert set(case.implementations) <= set(IMPLEMENTATIONS)
             assert ("checkpointed" in case.reference) == (size in ("huge", "giant"))
 
 
 def test_a_step_is_prepared_once_per_case() -> None:
-    lineup = Lineup(memory_budget=None)
-    step, record = lineup.turn(CASE, "videomae_fast")
-    assert lineup.turn(CASE, "published")[0] is not step
-    assert lineup.turn(CASE, "videomae_fast") == (step, record)
-    assert lineup.turn(Case("tiny", "fp32", 0.9, 0.25, 2, CASE.device), "videomae_fast")[0] is not step
+    contenders = StepContenders(memory_budget=None)
+    step, record = contenders.ready(CASE, "videomae_fast")
+    assert contenders.ready(CASE, "published")[0] is not step
+    assert contenders.ready(CASE, "videomae_fast") == (step, record)
+    assert contenders.ready(StepCase("tiny", "fp32", 0.9, 0.25, 2, CASE.device), "videomae_fast")[0] is not step
 
 
 def test_figures_add_up() -> None:
-    step, record = Lineup(memory_budget=None).turn(CASE, "videomae_fast")
+    step, record = StepContenders(memory_budget=None).ready(CASE, "videomae_fast")
     assert step is not None
     parameters = sum(p.nbytes for p in step.model.parameters())
     moments, counters = 2 * parameters, 4 * len(list(step.model.parameters()))
@@ -53,12 +53,12 @@ def test_disagreement_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def disagree(*arguments: object) -> None:
         raise DisagreementError("they disagree")
 
-    monkeypatch.setattr(module, "check_agreement", disagree)
+    monkeypatch.setattr(module, "check_same_gradients", disagree)
     monkeypatch.setattr(module, "peak_mib", lambda *arguments: pytest.fail("measured although they disagree"))
-    lineup = Lineup(memory_budget=None)
-    for _ in range(2):  # in its second turn too
+    contenders = StepContenders(memory_budget=None)
+    for _ in range(2):  # in its second round too
         with pytest.raises(DisagreementError):
-            lineup.turn(CASE, "videomae_fast")
+            contenders.ready(CASE, "videomae_fast")
 
 
 def test_out_of_memory_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,18 +66,18 @@ def test_out_of_memory_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.OutOfMemoryError("too much")
 
     monkeypatch.setattr(module, "peak_mib", too_much)
-    step, record = Lineup(memory_budget=None).turn(CASE, "videomae_fast")
+    step, record = StepContenders(memory_budget=None).ready(CASE, "videomae_fast")
     assert step is None and record["not_run"] == "out of memory" and "peak_mib" not in record
 
 
 def test_moving_a_step_away_and_back_changes_nothing() -> None:
-    step, _ = Lineup(memory_budget=None).turn(CASE, "videomae_fast")
+    step, _ = StepContenders(memory_budget=None).ready(CASE, "videomae_fast")
     assert step is not None
     loss, resident = step.loss().item(), step.resident_mib()
     step.move("meta")
     state = [value for values in step.optimizer.state.values() for value in values.values()]
     assert {tensor.device.type for tensor in (*step.model.parameters(), *state)} == {"meta"}
-    step, _ = Lineup(memory_budget=None).turn(CASE, "videomae_fast")
+    step, _ = StepContenders(memory_budget=None).ready(CASE, "videomae_fast")
     assert step is not None
     step.move("cpu")
     assert (step.loss().item(), step.resident_mib()) == (loss, resident)
@@ -99,7 +99,7 @@ def test_search_largest(limit: int, start: int) -> None:
 
 def test_largest_batch_is_tried_and_leaves_the_step_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a card of 5 clips, as far as one can be had without one."""
-    step, _ = Lineup(memory_budget=None).turn(CASE, "videomae_fast")
+    step, _ = StepContenders(memory_budget=None).ready(CASE, "videomae_fast")
     assert step is not None
     before, fractions = step.loss, []
 
@@ -119,7 +119,7 @@ def test_largest_batch_is_tried_and_leaves_the_step_as_it_was(monkeypatch: pytes
     assert step.loss is before and all(p.grad is None for p in step.model.parameters())
 
 
-def test_rounds_are_shared_between_turns() -> None:
+def test_samples_are_shared_between_rounds() -> None:
     for rounds in (1, 2, 3, 7):
         options = Namespace(
             size=["tiny"],
@@ -132,6 +132,6 @@ def test_rounds_are_shared_between_turns() -> None:
         )
         _, rows, ids = parametrize(Settings(options))
         names = CASE.implementations
-        assert len(ids) == len(set(ids)) == len(rows) == min(rounds, TURNS) * len(names)
-        assert [name for _, name, _ in rows] == list(names) * min(rounds, TURNS)
+        assert len(ids) == len(set(ids)) == len(rows) == min(rounds, ROUNDS) * len(names)
+        assert [name for _, name, _ in rows] == list(names) * min(rounds, ROUNDS)
         assert sum(share for _, name, share in rows if name == "published") == rounds

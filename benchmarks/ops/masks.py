@@ -3,22 +3,19 @@
 On a GPU only the upload counts for it, since processes of its loader make the masks meanwhile.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 import videomae_kernels as vk
 from benchmarks.baselines import rewrites
-from benchmarks.baselines.published_masks import running_cell_mask, tube_mask
-from benchmarks.ops.workload import COMPILED, OURS, PUBLISHED, REWRITE, Case, Op, Variant, Workload, rows, run
-from benchmarks.settings import Settings
+from benchmarks.baselines.published.masks import running_cell_mask, tube_mask
+from benchmarks.ops.workload import COMPILED, OURS, PUBLISHED, REWRITE, Op, OpCase, Variant, Workload
 
 INDEX_BYTES, SEED = 8, 0
 
 
-def _tube_mask_index(case: Case) -> Workload:
+def _tube_mask_index(case: OpCase) -> Workload:
     grid, ratio, sample = case.inputs.config.grid, case.inputs.mask_ratio, case.inputs.sample
     area = grid[1] * grid[2]
     keep = area - int(ratio * area)
@@ -46,7 +43,7 @@ def _tube_mask_index(case: Case) -> Workload:
     )
 
 
-def _random_mask_index(case: Case) -> Workload:
+def _random_mask_index(case: OpCase) -> Workload:
     number, ratio, sample = case.inputs.config.num_tokens, case.inputs.mask_ratio, case.inputs.sample
     keep = number - int(ratio * number)
 
@@ -64,7 +61,7 @@ def _random_mask_index(case: Case) -> Workload:
     )
 
 
-def _mask_to_index(case: Case) -> Workload:
+def _mask_to_index(case: OpCase) -> Workload:
     visible, mask = case.inputs.plan().visible, ~case.inputs.hidden
     batch, count = visible.shape
     return Workload(
@@ -78,7 +75,7 @@ def _mask_to_index(case: Case) -> Workload:
     )
 
 
-def _running_cell_select(case: Case) -> Workload:
+def _running_cell_select(case: OpCase) -> Workload:
     plan, grid, ratio = case.inputs.plan(), case.inputs.config.grid, case.inputs.decoder_mask_ratio
     visible, (batch, count) = plan.visible, plan.decoded.shape
     phase = torch.arange(batch, device=case.device) % 4
@@ -106,17 +103,9 @@ def _running_cell_select(case: Case) -> Workload:
     )
 
 
-OPS = (
+MASK_OPS = (
     Op("tube_mask_index", _tube_mask_index, floating=False),
     Op("random_mask_index", _random_mask_index, floating=False, variants=(REWRITE, COMPILED, OURS)),
     Op("mask_to_index", _mask_to_index, floating=False),
     Op("running_cell_select", _running_cell_select, floating=False),
 )
-
-
-def parametrize(settings: Settings) -> tuple[str, list[Any], list[str]]:
-    return rows(OPS, settings)
-
-
-def test_masks(benchmark: Any, settings: Settings, op: Op, case: Case, variant: str) -> None:
-    run(benchmark, settings, op, case, variant)

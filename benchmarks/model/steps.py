@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.baselines.huggingface import make_huggingface
 from benchmarks.baselines.published import PublishedVideoMAE, published_loss
-from benchmarks.baselines.published_code import PretrainVisionTransformer, build_published
+from benchmarks.baselines.published.release_classes import PretrainVisionTransformer, build_published
 from benchmarks.inputs import Inputs
 from videomae_fast.interop import from_huggingface
 from videomae_fast.interop.fuse import fuse, pretrain_loss
@@ -22,11 +22,11 @@ from videomae_fast.models import VideoMAEForPretraining
 PRECISIONS = ("fp32", "bf16")  # bf16: autocast, float32 parameters
 
 
-State = dict[str, Tensor]
+NamedTensors = dict[str, Tensor]
 
 
 @dataclass
-class Step:
+class ComparedStep:
     """A training step of one implementation on fixed inputs: calling it once makes one."""
 
     name: str
@@ -136,7 +136,7 @@ class Implementation:
     inputs: Callable[[Inputs], tuple[Tensor, ...]]
     compiled: bool = False
     autocast_cache: bool = True  # PyTorch's default
-    published_names: Callable[[State], State] = dict  # of parameters and gradients
+    published_names: Callable[[NamedTensors], NamedTensors] = dict  # of parameters and gradients
 
 
 def published_implementation(
@@ -201,7 +201,7 @@ def make_loss(name: str, inputs: Inputs, model: nn.Module, precision: str) -> Ca
     return under_autocast
 
 
-def make_step(name: str, inputs: Inputs, precision: str = "fp32") -> Step:
+def make_step(name: str, inputs: Inputs, precision: str = "fp32") -> ComparedStep:
     """The named implementation with the weights that seed 0 gives, on the inputs' device.
 
     "Hugging Face" has no decoder mask: its inputs must have decoder_mask_ratio 0.
@@ -216,4 +216,4 @@ def make_step(name: str, inputs: Inputs, precision: str = "fp32") -> Step:
         )
     torch.manual_seed(0)
     model = IMPLEMENTATIONS[name].build(VideoMAEForPretraining(inputs.config)).to(inputs.device)
-    return Step(name, model, make_loss(name, inputs, model, precision), IMPLEMENTATIONS[name].inputs(inputs))
+    return ComparedStep(name, model, make_loss(name, inputs, model, precision), IMPLEMENTATIONS[name].inputs(inputs))

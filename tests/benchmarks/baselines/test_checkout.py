@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.baselines.published_code import build_published
-from benchmarks.baselines.published_repo import load_published_models
+from benchmarks.baselines.published.checkout import load_published_models
+from benchmarks.baselines.published.release_classes import build_published
 from benchmarks.settings import SIZES
 from videomae_fast.models import VideoMAEForPretraining, get_config
 

@@ -289,7 +289,7 @@ def test_every_implementation_and_always_the_same_bytes(name: str, precision: st
 def test_predictions_leave_real_code_as_it_was() -> None:
     """The published code keeps its position tables between models: none of them may be a fake one."""
     from benchmarks.inputs import Inputs
-    from benchmarks.steps import make_step
+    from benchmarks.model.steps import make_step
 
     prediction("published")
     step = make_step("published", Inputs(TINY, 2, torch.device("cpu"), 0.75), "bf16")
@@ -301,7 +301,7 @@ def test_predictions_leave_real_code_as_it_was() -> None:
 def test_the_published_step_on_real_tensors() -> None:
     """Profiled on a CPU in fp32 it is the prediction, but for what a CPU need not copy: the position tables."""
     from benchmarks.inputs import Inputs
-    from benchmarks.steps import make_step
+    from benchmarks.model.steps import make_step
 
     config = VideoMAEConfig(48, 2, 2, 32, 2, decoder_depth=2, patch_size=8, num_frames=8, image_size=(64, 64))
     step = make_step("published", Inputs(config, 8, torch.device("cpu"), 0.75), "fp32")

@@ -12,8 +12,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.baselines.published_code import build_published
-from benchmarks.steps import IMPLEMENTATIONS, published_implementation
+from benchmarks.baselines.published.release_classes import build_published
+from benchmarks.model.steps import IMPLEMENTATIONS, published_implementation
 
 NAME = "published, your checkout"
 _PACKAGE = "published_videomae_models"  # its own name, "models", may be taken

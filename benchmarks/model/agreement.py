@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.harness.run import DisagreementError
-from benchmarks.steps import IMPLEMENTATIONS, State, Step
+from benchmarks.model.steps import IMPLEMENTATIONS, ComparedStep, NamedTensors
 
 LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # relative
 GRADIENT_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # relative, of the norm of the difference, all parameters together
@@ -29,10 +29,10 @@ class Outcome:
     """Loss and gradients of one step, on the host, gradients by published parameter name."""
 
     loss: float
-    gradients: State
+    gradients: NamedTensors
 
     @classmethod
-    def of(cls, step: Step) -> "Outcome":
+    def of(cls, step: ComparedStep) -> "Outcome":
         """Run forward and backward once."""
         step.forget_gradients()
         with without_tf32():
@@ -43,7 +43,7 @@ class Outcome:
         return cls(loss.item(), IMPLEMENTATIONS[step.name].published_names(found))
 
 
-def check_agreement(name: str, found: Outcome, expected: Outcome, precision: str) -> dict[str, float]:
+def check_same_gradients(name: str, found: Outcome, expected: Outcome, precision: str) -> dict[str, float]:
     """Relative differences of loss, gradient and its worst parameter; DisagreementError if they are not rounding."""
     if found.gradients.keys() != expected.gradients.keys():
         odd = sorted(found.gradients.keys() ^ expected.gradients.keys())
