@@ -1,4 +1,4 @@
-"""`videomae-fast convert`, `check-data` and `transcode`: weights and videos on disk."""
+"""`videomae-fast check-data` and `transcode`: videos on disk."""
 
 import argparse
 import os
@@ -7,16 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..data import DEFAULT_READER
-
-
-def add_convert(commands: Any) -> None:
-    convert = commands.add_parser(
-        "convert", help="weights between the published layout, which is ours, and Hugging Face's"
-    )
-    convert.add_argument("source", type=Path, help="a .pth or .safetensors file, or a folder of from_pretrained")
-    convert.add_argument("target", type=Path, help="a file or folder that does not exist yet")
-    convert.add_argument("--to", required=True, choices=("published", "huggingface"), help="layout of the target")
-    convert.set_defaults(run=_convert)
 
 
 def add_check_data(commands: Any) -> None:
@@ -47,12 +37,6 @@ def _add_list(command: argparse.ArgumentParser) -> None:
         default=os.cpu_count() or 1,
         help="processes; 0 uses this one, which a video that crashes its decoder then ends (default: %(default)s)",
     )
-
-
-def _convert(args: argparse.Namespace) -> None:
-    from ..interop import convert
-
-    print(convert(args.source, args.target, args.to))
 
 
 def _check_data(args: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from .dataset import ClipBatch, ClipDataset, collate
+from .batch import ClipBatch, collate
+from .dataset import ClipDataset
 from .sources.mixture import Mixture
 
 

@@ -77,6 +77,11 @@ class Mixture:
         self._ends = np.cumsum([len(source.annotations) for source in sources])
         self.epoch_length = sum(source.epoch_length for source in sources)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether any video has a label. The numbers are those of the lists: sources do not share their classes."""
+        return any(source.annotations.has_labels for source in self.sources)
+
     def __len__(self) -> int:
         """The number of videos."""
         return int(self._ends[-1])

@@ -15,7 +15,7 @@ from videomae_kernels import assemble_decoder_tokens, embed_tokens, masked_patch
 
 from ...masks import Mask, as_plan, encoder_mask, visible_tokens
 from ...models.config import IMAGENET_MEAN, IMAGENET_STD
-from ..seam import Seam, is_attached, position_table
+from ..seam import Seam, example_clip, is_attached, position_table
 
 TESTED = "transformers 4.45 to 5.23"
 LAYOUT = "BTCHW"
@@ -118,14 +118,9 @@ def _module_of(model: Any) -> Any:
     return sys.modules[PRETRAINING.original_class(model).__module__]
 
 
-def _example_clip(patches: Any) -> tuple[Tensor, Tensor]:
-    weight = patches.projection.weight
-    frames = patches.num_patches * patches.tubelet_size
-    for size, patch in zip(patches.image_size, patches.patch_size, strict=True):
-        frames //= size // patch
-    hidden = torch.rand(2, patches.num_patches, device=weight.device).argsort(1) >= max(1, patches.num_patches // 10)
-    clip = torch.randn((2, frames, patches.num_channels, *patches.image_size), device=weight.device, dtype=weight.dtype)
-    return clip, hidden
+def _example(patches: Any) -> tuple[Tensor, Tensor]:
+    clip, hidden = example_clip(patches.projection.weight, patches.num_patches, patches.image_size)
+    return clip.transpose(1, 2), hidden
 
 
 PATCH_EMBEDDINGS = Seam(
@@ -142,7 +137,7 @@ PATCH_EMBEDDINGS = Seam(
         "num_patches": int,
     },
     forward=patch_embeddings_forward,
-    example=lambda module: _example_clip(module)[:1],
+    example=lambda module: _example(module)[:1],
     tested=TESTED,
 )
 EMBEDDINGS = Seam(
@@ -151,7 +146,7 @@ EMBEDDINGS = Seam(
     package="transformers",
     needs={"patch_embeddings": nn.Module, "position_embeddings": Tensor},
     forward=embeddings_forward,
-    example=lambda module: _example_clip(module.patch_embeddings),
+    example=lambda module: _example(module.patch_embeddings),
     tables=("position_embeddings",),
     tested=TESTED,
 )
@@ -171,7 +166,7 @@ PRETRAINING = Seam(
         "config.patch_size": int,
     },
     forward=pretraining_forward,
-    example=lambda module: _example_clip(module.videomae.embeddings.patch_embeddings),
+    example=lambda module: _example(module.videomae.embeddings.patch_embeddings),
     tables=("position_embeddings",),
     tested=TESTED,
 )

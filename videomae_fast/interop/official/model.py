@@ -8,7 +8,6 @@ model but of `train_one_epoch` (engine_for_pretraining.py): `pretrain_loss` repl
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,7 +15,7 @@ from videomae_kernels import assemble_decoder_tokens, embed_tokens, masked_patch
 
 from ...masks import Mask, MaskPlan, encoder_mask, no_decoder_mask, visible_and_decoded, visible_tokens
 from ...models.config import IMAGENET_MEAN, IMAGENET_STD
-from ..seam import Seam, is_attached, position_table
+from ..seam import Seam, example_clip, is_attached, position_table
 
 TESTED = "OpenGVLab/VideoMAEv2 at 29eab1e and MCG-NJU/VideoMAE"
 
@@ -86,12 +85,7 @@ def pretrain_loss(
 
 
 def _example(encoder: Any) -> tuple[Tensor, Tensor]:
-    proj, tokens = encoder.patch_embed.proj, encoder.pos_embed.shape[1]
-    height, width = encoder.patch_embed.img_size
-    frames = tokens // ((height // proj.kernel_size[1]) * (width // proj.kernel_size[2])) * proj.kernel_size[0]
-    hidden = torch.rand(2, tokens, device=proj.weight.device).argsort(1) >= max(1, tokens // 10)
-    shape = (2, proj.in_channels, frames, height, width)
-    return torch.randn(shape, device=proj.weight.device, dtype=proj.weight.dtype), hidden
+    return example_clip(encoder.patch_embed.proj.weight, encoder.pos_embed.shape[1], encoder.patch_embed.img_size)
 
 
 ENCODER = Seam(

@@ -1,0 +1,120 @@
+"""VideoMAE V2 pre-training: predict the pixels of hidden tokens from the visible ones.
+
+File structure:
+    PretrainConfig   what a run is defined by, in sections of options
+    Pretraining      the recipe: build, batches, parts, step, evaluate
+    pretrain         run it
+"""
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from videomae_kernels import CroppedClips
+
+from ..data import ClipBatch
+from ..engine.loop import Recipe, RunResult, run
+from ..engine.optim import make_optimizer
+from ..masks import MaskPlan
+from ..models import VideoMAEConfig, VideoMAEForPretraining
+from .config import Config
+from .options import DataOptions, MaskOptions, ModelOptions, OptimOptions, RunOptions
+from .videos import TrainingVideos
+
+
+@dataclass(frozen=True)
+class PretrainConfig(Config):
+    """A pre-training run. Defaults are the published ViT-B pre-training (scripts/pretrain of VideoMAE V2)."""
+
+    data: DataOptions = field(default_factory=DataOptions)
+    masks: MaskOptions = field(default_factory=MaskOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def model_config(self) -> VideoMAEConfig:
+        """The model's configuration; raises ValueError for sizes that do not fit together."""
+        return self.model.config(self.data)
+
+
+# A few minutes on two CPU cores: real clips, small enough to watch the loss fall.
+DEMO = PretrainConfig.from_options(
+    model="small",
+    image_size=112,
+    frame_stride=2,
+    workers=1,
+    batch_size=2,
+    epochs=80,
+    warmup_epochs=5,
+    lr=1e-3 * 256 / 2,
+    final_lr=1e-5 * 256 / 2,
+    log_every=5,
+    save_every=50,
+)
+
+
+class Pretraining(Recipe):
+    """The recipe. A sample is a video, a part of a batch is (clips, masks)."""
+
+    name = "pretrain"
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.workers, self.clips_per_sample = config.data.workers, config.data.crops_per_video
+
+    def build(self) -> tuple[nn.Module, Optimizer]:
+        """The model, compiled in place if it is to be so that the names of its weights stay, and its optimizer."""
+        config = self.config
+        dataset = config.data.dataset(config.run.seed)
+        self.videos, self.samples_per_epoch = (
+            TrainingVideos(dataset, config.data, Path(config.run.output)),
+            len(dataset),
+        )
+        model = VideoMAEForPretraining(config.model_config())
+        self.grid = model.config.grid
+        if config.model.compile:
+            model.compile(fullgraph=True)
+        return model, make_optimizer(model, config.optim, undecayed={"mask_token"})
+
+    def order(self, samples_per_step: int) -> dict[str, Any]:
+        """See `TrainingVideos.order`."""
+        return self.videos.order(samples_per_step)
+
+    def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[ClipBatch, None, None]:
+        """See `TrainingVideos.batches`."""
+        return self.videos.batches(self.config.optim.batch_size, rank, world_size, start_step, num_steps)
+
+    def parts(self, batch: ClipBatch, count: int, device: torch.device) -> Iterable[tuple[CroppedClips, MaskPlan]]:
+        """Clips and masks on the device."""
+        batch = batch.to(device, non_blocking=True)
+        return [(batch.clips, self.config.masks.plan(batch.sample, self.grid, self.config.run.seed))]
+
+    def step(self, model: nn.Module, part: tuple[CroppedClips, MaskPlan]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss: mean squared error of the predicted pixels."""
+        return model(*part), {}
+
+    def report(self) -> list[str]:
+        """See `TrainingVideos.report`."""
+        return self.videos.report()
+
+
+def pretrain(config: PretrainConfig) -> RunResult:
+    """Pre-train to the end, to `max_steps`, or until SIGTERM; each of these leaves a checkpoint.
+
+    Args:
+        config: the run, for example `PretrainConfig.from_options(data="videos", output="runs/mine")`.
+
+    Returns:
+        The last checkpoint, whose model.safetensors is in the published layout, and the step.
+
+    Raises:
+        ValueError: settings, data or output that cannot work.
+        NonFiniteLossError: the loss or a weight became NaN or infinite.
+        UnreadableVideosError: too many videos cannot be read.
+    """
+    return run(Pretraining(config))
