@@ -42,8 +42,17 @@ SHRUNK = {
     "convert": "",
     "env": "",
 }
+
+
+def _marks(*commands: str) -> list[pytest.MarkDecorator]:
+    return [needs_the_layout] if any("examples/configs" in command for command in commands) else []
+
+
 ALL = [(page, command) for page in PAGES for command in commands(page)]
-IDS = [f"{name(page)}: {command[:60]}" for page, command in ALL]
+CASES = [  # a command, or a page of them
+    pytest.param(page, command, id=f"{name(page)}: {command[:60]}", marks=_marks(command)) for page, command in ALL
+]
+WHOLE = [pytest.param(page, id=name(page), marks=_marks(*commands(page))) for page in PAGES]
 SITE = "mkdocs build --strict"
 
 
@@ -52,8 +61,7 @@ def test_pages_are_found() -> None:
     assert len(ALL) > 15
 
 
-@needs_the_layout
-@pytest.mark.parametrize(("page", "command"), ALL, ids=IDS)
+@pytest.mark.parametrize(("page", "command"), CASES)
 def test_every_command_is_run_somewhere(page: Path, command: str) -> None:
     """By CI as it stands, by `test_commands_run`, by pytest on a folder of tests, or by a test that COVERED names."""
     if is_run_by_ci(command):
@@ -113,9 +121,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@needs_the_layout
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", WHOLE)
 def test_commands_run(page: Path, workspace: Path) -> None:
     """The `videomae-fast` commands of a page, from top to bottom in one folder, on a small model and short clips."""
     from videomae_fast.cli import main
@@ -133,7 +140,6 @@ def test_commands_run(page: Path, workspace: Path) -> None:
                 assert (workspace / own[own.index(option) + 1]).exists(), f"wrote nothing: {command}"
 
 
-@needs_the_layout
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")], ids=name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From top to bottom, in one namespace, as a reader would paste them."""
@@ -162,9 +168,9 @@ def test_the_training_page_has_every_option() -> None:
 
     choices = next(action.choices for action in build_parser()._actions if action.dest == "command")
     parser = choices["pretrain"]
-    options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    options = {action.option_strings[0] for action in parser._actions}  # not the --no-… of a switch
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(--[\w-]+)` \|", text, re.MULTILINE)) == options - {"--help"}
+    assert set(re.findall(r"^\| `(--[\w-]+)` \|", text, re.MULTILINE)) == options - {"-h"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -208,6 +214,5 @@ def test_published_is_defined_where_a_page_first_uses_it() -> None:
             assert re.search(r"OpenGVLab/VideoMAEv2@29eab1e|\]\(exactness\.md\)", text), name(page)
 
 
-@needs_the_layout
 def test_the_site_is_built_by_ci() -> None:
     assert SITE in ci_script()

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.harness.plots import dual_mask_memory
 from benchmarks.harness.results import PREDICTED, Record, load_newest
 from benchmarks.harness.tables import on_gpu
-from tests.packaging.pages import FENCE, LINK, ROOT, looked_up_by_ci, needs_the_layout
+from tests.packaging.pages import FENCE, LINK, ROOT, looked_up_by_ci
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -102,7 +102,6 @@ def test_gpu_figures_are_not_claimed() -> None:
     assert any(map(on_gpu, NEWEST)) != (claim in TEXT)
 
 
-@needs_the_layout
 def test_the_code_map_is_the_tree() -> None:
     """Every line names what exists, and no room of the library is left out."""
     (block,) = (code for language, code in FENCE.findall(section("Code map")) if language == "text")

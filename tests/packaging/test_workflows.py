@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.packaging.pages import ROOT, needs_the_layout
+from tests.packaging.pages import ROOT
 from videomae_fast.cli import build_parser
 
 yaml = pytest.importorskip("yaml")
@@ -45,7 +45,6 @@ def test_every_step_does_one_thing(path: Path) -> None:
             assert re.fullmatch(r"actions/[\w-]+@v\d+|pypa/gh-action-pypi-publish@release/v1", step["uses"])
 
 
-@needs_the_layout
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_command_exists(path: Path) -> None:
     for command in commands(path):
