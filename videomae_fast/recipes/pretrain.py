@@ -6,7 +6,7 @@ File structure:
     pretrain         run it
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ..masks import MaskPlan
 from ..models import VideoMAEConfig, VideoMAEForPretraining
 from .config import Config
 from .options import DataOptions, MaskOptions, ModelOptions, OptimOptions, RunOptions
-from .videos import TrainingVideos
+from .videos import EvaluationVideos, TrainingVideos
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class PretrainConfig(Config):
     model: ModelOptions = field(default_factory=ModelOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
     run: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        if self.run.eval_every and not self.data.eval_data:
+            raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the videos to evaluate on")
 
     def model_config(self) -> VideoMAEConfig:
         """The model's configuration; raises ValueError for sizes that do not fit together."""
@@ -67,15 +71,18 @@ class Pretraining(Recipe):
         self.config = config
         self.workers, self.clips_per_sample = config.data.workers, config.data.crops_per_video
 
-    def build(self) -> tuple[nn.Module, Optimizer]:
-        """The model, compiled in place if it is to be so that the names of its weights stay, and its optimizer."""
+    def build(self, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
+        """Videos, model and optimizer. The model is compiled in place, so that the names of its weights stay."""
         config = self.config
         dataset = config.data.dataset(config.run.seed)
-        self.videos, self.samples_per_epoch = (
-            TrainingVideos(dataset, config.data, Path(config.run.output)),
-            len(dataset),
-        )
+        self.samples_per_epoch = len(dataset)
+        self.videos = TrainingVideos(dataset, config.data, Path(config.run.output))
+        if config.run.eval_every:
+            eval_dataset = config.data.eval_dataset(config.run.seed)
+            self.eval_videos = EvaluationVideos(eval_dataset, config.optim.batch_size, config.data.workers)
         model = VideoMAEForPretraining(config.model_config())
+        if note := config.run.initialize(model):
+            say(note)
         self.grid = model.config.grid
         if config.model.compile:
             model.compile(fullgraph=True)
@@ -92,11 +99,28 @@ class Pretraining(Recipe):
     def parts(self, batch: ClipBatch, count: int, device: torch.device) -> Iterable[tuple[CroppedClips, MaskPlan]]:
         """Clips and masks on the device."""
         batch = batch.to(device, non_blocking=True)
-        return [(batch.clips, self.config.masks.plan(batch.sample, self.grid, self.config.run.seed))]
+        return [(batch.clips, self._masks(batch))]
 
-    def step(self, model: nn.Module, part: tuple[CroppedClips, MaskPlan]) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(
+        self, model: nn.Module, part: tuple[CroppedClips, MaskPlan], number: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss: mean squared error of the predicted pixels."""
         return model(*part), {}
+
+    def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
+        """The mean loss over `eval_data`: crops and masks are functions of the seed and a video's place in the list."""
+        device = next(model.parameters()).device
+        total = torch.zeros(2, dtype=torch.float64, device=device)
+        for batch, counts in self.eval_videos.batches(rank, world_size):
+            batch = batch.to(device, non_blocking=True)
+            plan = self._masks(batch)
+            loss, weight = model(batch.clips, plan).double(), plan.loss_weight
+            rows = plan.predicted.new_tensor(plan.predicted.numel()) if weight is None else weight.sum()
+            total += torch.stack([loss * rows, rows.double()]) * counts
+        return {"loss": total}
+
+    def _masks(self, batch: ClipBatch) -> MaskPlan:
+        return self.config.masks.plan(batch.sample, self.grid, self.config.run.seed)
 
     def report(self) -> list[str]:
         """See `TrainingVideos.report`."""
