@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import attention, check_backend
-from .stochastic_depth import DropPath
+from .stochastic_depth import BranchDraw, DropPath
 
 _X = TypeVar("_X")
 _Y = TypeVar("_Y")
@@ -246,22 +246,24 @@ class Block(nn.Module):
         self.norm2 = make_norm(norm, dim, eps)
         self.mlp = Mlp(dim, hidden)
         self.ls2 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath(drop_path, layer)
         self.recompute = recompute
         self.checkpointing = activation_checkpointing
 
     def forward(self, x: Tensor, last_rows: int | None = None) -> Tensor:
         """(B, n, D) → (B, n, D), or exactly its last `last_rows` rows without computing the others."""
+        # Drawn before, because a checkpoint repeats the rest in backward.
+        draws = self.drop_path(x, 0), self.drop_path(x, 1)
         if self.checkpointing:
-            return checkpoint(self._forward, x, last_rows, use_reentrant=False)
-        return self._forward(x, last_rows)
+            return checkpoint(self._forward, x, last_rows, *draws, use_reentrant=False)
+        return self._forward(x, last_rows, *draws)
 
-    def _forward(self, x: Tensor, last_rows: int | None) -> Tensor:
-        attended = self._attention_branch(x, last_rows)
+    def _forward(self, x: Tensor, last_rows: int | None, attention: BranchDraw, mlp: BranchDraw) -> Tensor:
+        attended = self._attention_branch(attention.select(x), last_rows)
         if last_rows is not None:
             x = x[:, -last_rows:]
-        x = x + self.drop_path(attended)
-        return x + self.drop_path(self._mlp_branch(x))
+        x = attention.add(x, attended)
+        return mlp.add(x, self._mlp_branch(mlp.select(x)))
 
     def _attention_branch(self, x: Tensor, last_rows: int | None) -> Tensor:
         q, k, v = recompute(lambda x: self.attn.project(self.norm1(x), last_rows), x, self.recompute)
