@@ -6,10 +6,10 @@ File structure:
     pretrain         run it
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from ..data import ClipBatch
 from ..engine.loop import Recipe, RunResult, run
 from ..engine.optim import make_optimizer
 from ..masks import MaskPlan
-from ..models import VideoMAEConfig, VideoMAEForPretraining
+from ..models import VideoMAEConfig, VideoMAEForPretraining, stochastic_depth
 from .config import Config
 from .options import DataOptions, MaskOptions, ModelOptions, OptimOptions, RunOptions
 from .videos import EvaluationVideos, TrainingVideos
@@ -62,8 +62,16 @@ DEMO = PretrainConfig.from_options(
 )
 
 
+class Part(NamedTuple):
+    """Some clips of a batch, their masks, and their sample numbers (B,) on the host."""
+
+    clips: CroppedClips
+    plan: MaskPlan
+    numbers: Tensor
+
+
 class Pretraining(Recipe):
-    """The recipe. A sample is a video, a part of a batch is (clips, masks)."""
+    """The recipe. A sample is a video."""
 
     name = "pretrain"
 
@@ -94,18 +102,25 @@ class Pretraining(Recipe):
 
     def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[ClipBatch, None, None]:
         """See `TrainingVideos.batches`."""
-        return self.videos.batches(self.config.optim.batch_size, rank, world_size, start_step, num_steps)
+        size = self.config.optim.batch_size * self.config.optim.accumulate
+        return self.videos.batches(size, rank, world_size, start_step, num_steps)
 
-    def parts(self, batch: ClipBatch, count: int, device: torch.device) -> Iterable[tuple[CroppedClips, MaskPlan]]:
-        """Clips and masks on the device."""
+    def parts(self, batch: ClipBatch, count: int, device: torch.device) -> list[Part]:
+        """Clips and masks on the device. Masks are split after they are made: they know the rows of the whole loss."""
+        numbers = batch.sample
         batch = batch.to(device, non_blocking=True)
-        return [(batch.clips, self._masks(batch))]
+        plan = self._masks(batch)
+        if count == 1:
+            return [Part(batch.clips, plan, numbers)]
+        clips = [part.clips for part in batch.split(count)]
+        return [Part(*part) for part in zip(clips, plan.split(count), numbers.chunk(count), strict=True)]
 
-    def step(
-        self, model: nn.Module, part: tuple[CroppedClips, MaskPlan], number: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss: mean squared error of the predicted pixels."""
-        return model(*part), {}
+    def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss: mean squared error of the predicted pixels, of a part its share in that of the batch."""
+        if self.config.model.drop_path:
+            with stochastic_depth(seed=self.config.run.seed, step=number, sample=part.numbers):
+                return model(part.clips, part.plan), {}
+        return model(part.clips, part.plan), {}
 
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
         """The mean loss over `eval_data`: crops and masks are functions of the seed and a video's place in the list."""
