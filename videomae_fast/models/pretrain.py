@@ -91,7 +91,7 @@ class VideoMAEForPretraining(FixedPositions):
     def loss(self, predictions: Tensor, clip: Clip, plan: MaskPlan, layout: str = DIMENSIONS) -> Tensor:
         """Mean squared error where the encoder saw nothing; targets are each token's pixels, normalised.
 
-            loss = Σ w · mean_p (prediction − target)² / Σ w,   w = plan.loss_weight, or 1
+            loss = share · Σ w · mean_p (prediction − target)² / Σ w
 
         Args:
             predictions: (B, R, P), as `predict` returns them.
@@ -114,9 +114,12 @@ class VideoMAEForPretraining(FixedPositions):
 
     def _loss(self, predictions: Tensor, clip: Clip, plan: MaskPlan) -> Tensor:
         stats = None if clip.dtype == torch.uint8 else (self.config.pixel_mean, self.config.pixel_std)
-        return masked_patch_loss(
+        loss = masked_patch_loss(
             predictions, clip, plan.predicted, self.config.patch, denormalize=stats, weight=plan.loss_weight
         )
+        if plan.share is None:
+            return loss
+        return loss * (plan.share.to(loss.dtype) if isinstance(plan.share, Tensor) else plan.share)
 
     def _open(self, clip: Clip, plan: MaskPlan, layout: str) -> Clip:
         """The clip as (B, C, T, H, W), a view, once it is known to fit the model and the plan."""
