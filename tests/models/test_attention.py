@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
 from videomae_fast.models import attention as module
 from videomae_fast.models.attention import BACKENDS, attention, check_backend, unavailable_reason
-from videomae_fast.models.encoder import Attention
+from videomae_fast.models.layers import Attention
 
 OPTIONAL = {"flash-attn": ("flash_attn", "flash_attn_func"), "xformers": ("xformers.ops", "memory_efficient_attention")}
 TINY = VideoMAEConfig(16, 1, 2, 16, 2, decoder_depth=1, num_frames=8, image_size=(16, 16), patch_size=8)
