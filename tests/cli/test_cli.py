@@ -52,7 +52,8 @@ def _another(field: Field) -> list[str]:
     value = default + 1 if isinstance(default, int | float) else f"another {default}"
     if field.metadata["choices"]:
         value = next(choice for choice in field.metadata["choices"] if choice != default)
-    return [option, {"track": "none"}.get(field.name, str(value))]
+    arguments = [option, {"track": "none"}.get(field.name, str(value))]
+    return [*arguments, "--eval-data", "more"] if field.name == "eval_every" else arguments
 
 
 def test_no_two_sections_have_an_option_of_the_same_name() -> None:
@@ -66,7 +67,8 @@ def test_every_setting_has_an_option(field: Field, command: str, configs: list[P
     changed = configs[0].flat()[field.name]
     assert changed != field.default
     assert type(changed) is type(field.default)
-    assert configs[0].with_options(**{field.name: field.default}) == PretrainConfig()
+    defaults = {field.name: field.default, "eval_data": ""}
+    assert configs[0].with_options(**defaults) == PretrainConfig()
 
 
 def test_defaults_are_the_published_recipe(configs: list[PretrainConfig]) -> None:

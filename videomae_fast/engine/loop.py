@@ -5,9 +5,10 @@ are pure functions of (seed, step), so a run continued from any checkpoint compu
 without the interruption.
 """
 
+import math
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,12 @@ class Recipe(ABC):
     clips_per_sample = 1
 
     @abstractmethod
-    def build(self) -> tuple[nn.Module, Optimizer]:
-        """Make the model and its optimizer. The seed is set; afterwards `samples_per_epoch` is known."""
+    def build(self, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
+        """Make the model and its optimizer. The seed is set; afterwards `samples_per_epoch` is known.
+
+        Args:
+            say: prints a line, in the main process only.
+        """
 
     @abstractmethod
     def order(self, samples_per_step: int) -> dict[str, Any]:
@@ -55,8 +60,11 @@ class Recipe(ABC):
         """The batch in `count` parts, each on the device with what it needs to know of the whole batch."""
 
     @abstractmethod
-    def step(self, model: nn.Module, part: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (scalar) and `numbers` of one part; over the parts of a batch they add up to those of the batch."""
+    def step(self, model: nn.Module, part: Any, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (scalar) and `numbers` of one part in step `number`, counted from 0.
+
+        Over the parts of a batch they add up to those of the batch.
+        """
 
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
         """For each figure Σ weight · value and Σ weight, float64 (2,), over this rank's share of the evaluation."""
@@ -96,7 +104,7 @@ def run(recipe: Recipe) -> RunResult:
     check_trackers(trackers)
     accelerator = make_accelerator(options.precision, trackers, output / "tensorboard")
     torch.manual_seed(options.seed)
-    model, optimizer = recipe.build()
+    model, optimizer = recipe.build(accelerator.print)
     state = _Run(recipe, output, accelerator, model, optimizer)
     previous = signal.signal(signal.SIGTERM, state.on_sigterm)
     try:
@@ -160,7 +168,7 @@ class _Run:
         count, losses, numbers = self.optim.accumulate, [], []
         for place, part in enumerate(self.recipe.parts(batch, count, self.accelerator.device), 1):
             with last_part(self.accelerator, self.model, place == count):
-                loss, others = self.recipe.step(self.model, part)
+                loss, others = self.recipe.step(self.model, part, self.step)
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
             numbers.append(others)
@@ -194,7 +202,9 @@ class _Run:
             shares = self.recipe.evaluate(self.model, self.accelerator.process_index, self.accelerator.num_processes)
         self.model.train()
         totals = self.accelerator.reduce(torch.stack(list(shares.values())), reduction="sum").tolist()
-        results = {name: total / weight for name, (total, weight) in zip(shares, totals, strict=True)}
+        results = {
+            name: total / weight if weight else math.nan for name, (total, weight) in zip(shares, totals, strict=True)
+        }
         if self.log is not None:
             self.log.write_evaluation(self.step, results)
             say(f"step {self.step}: " + ", ".join(f"eval {name} {value:.4f}" for name, value in results.items()))

@@ -2,5 +2,6 @@
 
 from .config import CONFIGS, VideoMAEConfig, get_config
 from .pretrain import VideoMAEForPretraining
+from .stochastic_depth import stochastic_depth
 
-__all__ = ["CONFIGS", "VideoMAEConfig", "VideoMAEForPretraining", "get_config"]
+__all__ = ["CONFIGS", "VideoMAEConfig", "VideoMAEForPretraining", "get_config", "stochastic_depth"]

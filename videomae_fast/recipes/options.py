@@ -1,15 +1,19 @@
 """The options of a run in sections that recipes share; each section makes what it describes."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import DEFAULT_READER, ClipDataset, read_mixture
 from ..data.crops import CROP_BOXES
 from ..data.readers import READERS
+from ..data.sources.lists import FORMATS
+from ..engine.checkpoint import list_checkpoints
 from ..engine.log import tracker_names
 from ..engine.precision import PRECISIONS
+from ..interop import init_weights
 from ..masks import DECODER_MASKS, ENCODER_MASKS, MaskPlan, make_masks
 from ..models import CONFIGS, VideoMAEConfig, get_config
 from ..models.attention import BACKENDS
@@ -18,7 +22,6 @@ from .config import Section, option
 
 DATA_HELP = "list file (lines 'path', 'path label' or 'path start total'), folder, tar shard, or mixture (.json)"
 ROOT_HELP = "folder that relative paths in the list are joined to; default: the folder that holds the list"
-LIST_FORMATS = ("auto", "v2", "v1", "paths")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class DataOptions(Section):
 
     data: str = option("", DATA_HELP, free=True)  # a checkpoint knows its videos by `Mixture.fingerprint`
     root: str = option("", ROOT_HELP, free=True)
-    list_format: str = option("auto", "format of the list file", choices=LIST_FORMATS, free=True)
+    list_format: str = option("auto", "format of the list file", choices=FORMATS, free=True)
     eval_data: str = option("", "videos to evaluate on, in one of the forms of --data", free=True)
     num_frames: int = option(16, "frames of a clip", least=1)
     image_size: int = option(224, "height and width of a clip in pixels", least=1)
@@ -172,3 +175,22 @@ class RunOptions(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         tracker_names(self.track)
+
+    def initialize(self, model: nn.Module) -> str:
+        """Load the weights that `init` names, unless the run continues from a checkpoint.
+
+        Args:
+            model: a model that has just been made.
+
+        Returns:
+            What to tell the user: where the weights come from, and what was missing or extra. Empty without `init`.
+
+        Raises:
+            FileNotFoundError: there is no such file or folder.
+            ValueError: the weights cannot be read, or do not fit; see `init_weights`.
+        """
+        if not self.init:
+            return ""
+        if self.resume and list_checkpoints(Path(self.output)):
+            return f"--resume continues from a checkpoint: --init {self.init} is not read"
+        return init_weights(model, self.init, strict=not self.init_partial) or f"all weights are from {self.init}"

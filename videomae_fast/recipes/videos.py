@@ -1,12 +1,16 @@
 """What recipes share about their videos: batches that count what cannot be read, and clips to evaluate on."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from math import ceil
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from ..data import BadVideoLog, ClipBatch, ClipDataset, UnreadableVideosError, make_loader
+from videomae_kernels import crop_clips
+
+from ..data import BadVideoLog, ClipBatch, ClipDataset, UnreadableVideosError, collate, make_loader
+from ..data.loader import _leave_process_group
 from ..engine.log import say
 from .options import DataOptions
 
@@ -77,3 +81,69 @@ class TrainingVideos:
         """A line about the videos that were replaced, if there were any."""
         bad = self.bad_videos
         return [f"{len(bad)} unreadable videos, replaced {bad.replaced} times: {bad.path}"] if len(bad) else []
+
+
+class EvaluationVideos:
+    """Every video of a list once, one crop each, shared among ranks."""
+
+    def __init__(self, dataset: ClipDataset, batch_size: int, workers: int) -> None:
+        """`dataset` has no replacements: a video that cannot be read is left out, and said once."""
+        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self.said: set[str] = set()
+
+    def batches(self, rank: int, world_size: int) -> Iterator[tuple[ClipBatch, bool]]:
+        """The batches of a rank, and whether they count.
+
+        A batch without a readable video is a black clip that does not count. So all ranks have the same number of
+        batches, which a model whose ranks talk to each other in forward needs.
+
+        Args:
+            rank, world_size: this rank has videos rank, rank + world_size, and so on. Sample numbers are the videos'.
+
+        Yields:
+            Batches of up to `batch_size` clips.
+        """
+        own = range(rank, len(self.dataset.annotations), world_size)
+        num_batches = ceil(ceil(len(self.dataset.annotations) / world_size) / self.batch_size)
+        loader = DataLoader(
+            _ReadableClips(self.dataset),
+            batch_size=None,
+            sampler=[own[first * self.batch_size :][: self.batch_size] for first in range(num_batches)],
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_process_group,
+            generator=torch.Generator(),  # not the one that training draws from
+        )
+        for batch, bad_videos in loader:
+            for line in bad_videos:
+                if line not in self.said:
+                    say(f"unreadable video left out of the evaluation: {line}")
+                self.said.add(line)
+            yield self._black_clip() if batch is None else batch, batch is not None
+
+    def _black_clip(self) -> ClipBatch:
+        height, width = self.dataset.size
+        frames = torch.zeros(self.dataset.num_frames, height, width, 3, dtype=torch.uint8)
+        clips = crop_clips([frames], [0], [(0, 0, height, width)], [False], (height, width), self.dataset.resize)
+        return ClipBatch(clips, torch.zeros(1, dtype=torch.int64))
+
+
+class _ReadableClips(Dataset[tuple[ClipBatch | None, list[str]]]):
+    """`dataset[videos]` -> a batch of those that can be read, None if none can, and a line about each other one."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, videos: range) -> tuple[ClipBatch | None, list[str]]:
+        batches, bad_videos = [], []
+        for video in videos:
+            try:
+                batches.append(self.dataset[video, video])
+            except UnreadableVideosError as error:
+                bad_videos.append(str(error).rpartition("\n  ")[2])
+        return collate(batches) if batches else None, bad_videos
+
+
+def _as_it_is(item: object) -> object:
+    return item

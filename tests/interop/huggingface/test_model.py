@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.baselines.published import PublishedVideoMAE, published_loss, sinusoid_table
+from benchmarks.baselines.published.loss import published_loss
+from benchmarks.baselines.published.model import PublishedVideoMAE, sinusoid_table
 from tests.interop.models import PATCH, as_bool, assert_close, clip, gradients, hugging_face, plan
 from videomae_fast.interop import from_huggingface, fuse, load_weights, unfuse
 from videomae_fast.interop.fusion import OPS

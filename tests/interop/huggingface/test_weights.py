@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.baselines.published import published_loss, sinusoid_table
+from benchmarks.baselines.published.loss import published_loss
+from benchmarks.baselines.published.model import sinusoid_table
 from videomae_fast.interop import from_huggingface, load_huggingface, load_weights, to_huggingface
 from videomae_fast.interop.huggingface.weights import bias_layout
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines.published import published_loss
+from benchmarks.baselines.published.loss import published_loss
 from tests.interop.models import PATCH, as_bool, assert_close, clip, disturb, gradients, plan, small
 from videomae_fast import MaskPlan
 from videomae_fast.interop import fuse, pretrain_loss, unfuse

@@ -129,3 +129,19 @@ def test_masks_from_bool_where_no_mask_is_boolean() -> None:
     """The published masks are float64."""
     with pytest.raises(TypeError, match=r"hidden must be .*bool"):
         masks_from_bool(GRID, hidden().double(), not_decoded(), num_visible=10, num_decoded=20)
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        (0, "parts must be between 1 and the batch size 3, got 0"),
+        (4, "parts must be between 1 and the batch size 3, got 4"),
+        ([1, 1], "parts must be positive sizes that add up to the batch size 3, got [1, 1]"),
+        ([3, 0], "parts must be positive sizes that add up to the batch size 3, got [3, 0]"),
+        ([], "parts must be positive sizes that add up to the batch size 3, got []"),
+    ],
+    ids=str,
+)
+def test_split(parts: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_masks(SAMPLE, GRID).split(parts)

@@ -172,3 +172,31 @@ def test_plan_is_frozen_and_moves_whole() -> None:
             assert moved.num_overlap == plan.num_overlap
         assert moved.grid == plan.grid and moved.predicted.shape == plan.predicted.shape
         assert plan.visible.device.type == "cpu"
+
+
+@pytest.mark.parametrize("frames", [4, 6])
+@pytest.mark.parametrize("parts, sizes", [(1, [5]), (3, [2, 2, 1]), (5, [1] * 5), ([1, 4], [1, 4])])
+def test_split(frames: int, parts: int | list[int], sizes: list[int]) -> None:
+    """Parts have the rows of the whole, and their shares of the loss rows add up to 1."""
+    plan = make_masks(torch.arange(5), (frames, 4, 4), mask_ratio=0.7)
+    cut = plan.split(parts)
+    assert [len(part.visible) for part in cut] == sizes
+    for name in ("visible", "decoded"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in cut]), getattr(plan, name))
+    rows = [float((~seen_by_encoder(part)).sum()) for part in cut]
+    assert [float(part.share) for part in cut] == pytest.approx([count / sum(rows) for count in rows], rel=1e-12)
+    if frames == 6:
+        overlaps = [part.num_overlap for part in cut]
+        assert isinstance(plan.num_overlap, Tensor) and torch.equal(torch.cat(overlaps), plan.num_overlap)
+        assert len(set(rows)) > 1 or len(sizes) == 1
+    else:
+        assert all(part.num_overlap == plan.num_overlap for part in cut)
+
+
+def test_parts_can_be_split_and_moved() -> None:
+    for frames in (4, 6):
+        plan = make_masks(torch.arange(6), (frames, 4, 4), mask_ratio=0.7)
+        direct = [float(part.share) for part in plan.split([1, 2, 3])]
+        first, rest = plan.split([1, 5])
+        assert [float(part.share) for part in (first, *rest.split([2, 3]))] == pytest.approx(direct, rel=1e-12)
+        assert isinstance(rest.to("meta").share, Tensor) == (frames == 6)
