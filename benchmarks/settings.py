@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.steps import PRECISIONS
+from benchmarks.model.steps import PRECISIONS
 from videomae_fast.models.config import CONFIGS, VideoMAEConfig
 
 # "tiny" is there to try the suites with: nobody trains it.
@@ -57,11 +57,11 @@ class Settings:
         return self.options.precision or (gpu if self.on_gpu else ["fp32"])
 
     @property
-    def encoder_ratios(self) -> list[float]:
+    def mask_ratios(self) -> list[float]:
         return self.options.mask_ratio or [0.9]
 
     @property
-    def decoder_ratios(self) -> list[float]:
+    def decoder_mask_ratios(self) -> list[float]:
         return self.options.decoder_mask_ratio if self.options.decoder_mask_ratio is not None else [0.5, 0.0]
 
     def sizes(self, gpu: list[str], cpu: list[str]) -> list[str]:

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from benchmarks.harness.measure import clock
-from benchmarks.ops import test_masks, test_pixels, test_tokens
-from benchmarks.ops.workload import CROPS, OURS, Case, Op, build
+from benchmarks.ops.masks import MASK_OPS
+from benchmarks.ops.pixels import PIXEL_OPS
+from benchmarks.ops.tokens import TOKEN_OPS
+from benchmarks.ops.workload import CROPS, OURS, Op, OpCase, build
 from benchmarks.settings import SIZES
 
 WHOLE = ("select_index", "select_index_long")  # `elements` of these says how many positions fit, not how to tile them
@@ -28,7 +30,7 @@ CHOICES = {
 
 def tables() -> tuple[dict[str, Any], ...]:
     """The tables that launchers read."""
-    from videomae_kernels.triton import _tiling
+    from videomae_kernels import _tiling
 
     return _tiling.TILES, _tiling.TOKEN_TILES
 
@@ -43,19 +45,19 @@ def candidates(kernel: str, present: Any) -> Iterator[Any]:
                 yield entry
 
 
-def find_cases(size: str, batch_size: int, device: torch.device) -> dict[str, tuple[Op, Case]]:
+def find_cases(size: str, batch_size: int, device: torch.device) -> dict[str, tuple[Op, OpCase]]:
     """For each kernel that the ops suite launches, the first case that does."""
-    found: dict[str, tuple[Op, Case]] = {}
-    for op in (*test_tokens.OPS, *test_pixels.OPS, *test_masks.OPS):
+    found: dict[str, tuple[Op, OpCase]] = {}
+    for op in (*TOKEN_OPS, *PIXEL_OPS, *MASK_OPS):
         for direction in op.directions:
             for clip in (clip for clip in op.clips if clip not in CROPS[1:]):  # whose entries are those of the first
-                case = Case(op.name, direction, size, clip, "bf16" if op.floating else "", batch_size, device)
+                case = OpCase(op.name, direction, size, clip, "bf16" if op.floating else "", batch_size, device)
                 for kernel in _kernels_of(op, case):
                     found.setdefault(kernel, (op, case))
     return found
 
 
-def _kernels_of(op: Op, case: Case) -> list[str]:
+def _kernels_of(op: Op, case: OpCase) -> list[str]:
     """The entries that a case reads, found by taking all away and giving back what is missed."""
     ours = build(op, case).variants[OURS]  # which makes masks, with kernels of their own
     before = [dict(table) for table in tables()]
@@ -79,7 +81,7 @@ def _kernels_of(op: Op, case: Case) -> list[str]:
             table.update(entries)
 
 
-def tune(kernel: str, op: Op, case: Case, rounds: int) -> list[tuple[float, Any]]:
+def tune(kernel: str, op: Op, case: OpCase, rounds: int) -> list[tuple[float, Any]]:
     """(median ms, entry) of every entry that works, the present one first; the table is left as it was."""
     table = next(table for table in tables() if kernel in table)
     present, found = table[kernel], []
@@ -97,7 +99,7 @@ def tune(kernel: str, op: Op, case: Case, rounds: int) -> list[tuple[float, Any]
     return found
 
 
-def _median_ms(op: Op, case: Case, rounds: int) -> float:
+def _median_ms(op: Op, case: OpCase, rounds: int) -> float:
     workload = build(op, case)
     workload.error(OURS, case)
     ready, seconds = workload.variants[OURS].setup(case), []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.baselines.published_masks import running_cell_mask
+from benchmarks.baselines.published.masks import running_cell_mask
 from videomae_fast import MaskPlan, make_masks
 
 Grid = tuple[int, int, int]

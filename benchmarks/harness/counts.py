@@ -1,4 +1,4 @@
-"""How many kernels a step launches, and how often it makes the host wait for the device."""
+"""How many kernels a step launches, and how many host syncs it makes: how often the host waits for the device."""
 
 import re
 import warnings
@@ -30,25 +30,25 @@ _LAUNCH = re.compile(r"cu(da)?(LaunchKernel|LaunchCooperativeKernel|MemcpyAsync|
 
 @dataclass(frozen=True)
 class Counts:
-    """Launches (kernels, copies, fills) and host waits of one call."""
+    """Kernel launches (copies and fills included) and host syncs of one call."""
 
-    launches: int
+    kernel_launches: int
     syncs: int
 
 
 def count(step: Callable[[], Any], device: torch.device) -> Counts:
     """Count during one call of `step`, which has run before (a first call compiles and allocates).
 
-    On a GPU both are measured: launches by the profiler, waits by PyTorch's sync debug mode. On a CPU they are
-    predicted from the dispatched operations: one launch for each that is neither a view nor an allocation, one wait
-    for each whose result has a size or a value that the host needs. Copies from host memory, which also wait, and what
-    happens inside torch.compile'd code cannot be seen there.
+    On a GPU both are measured: kernel launches by the profiler, host syncs by PyTorch's sync debug mode. On a CPU they
+    are predicted from the dispatched operations: one launch for each operation that is neither a view nor an
+    allocation, one sync for each whose result has a size or a value that the host needs. Not visible there: copies
+    from host memory, which also sync, and compiled code.
     """
     if device.type == "cuda":
         return Counts(_launches_on_gpu(step), _syncs_on_gpu(step))
     with _Dispatched() as dispatched:
         step()
-    return Counts(dispatched.launches, dispatched.syncs)
+    return Counts(dispatched.kernel_launches, dispatched.syncs)
 
 
 def _synchronises(func: Any, args: tuple[Any, ...]) -> bool:
@@ -63,13 +63,13 @@ def _synchronises(func: Any, args: tuple[Any, ...]) -> bool:
 class _Dispatched(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.launches = self.syncs = 0
+        self.kernel_launches = self.syncs = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.syncs += _synchronises(func, args)
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         asks = func.namespace == "prim"  # fake tensors ask for their device as an operation
-        self.launches += not (is_view or asks or func.overloadpacket in _ALLOCATING)
+        self.kernel_launches += not (is_view or asks or func.overloadpacket in _ALLOCATING)
         return func(*args, **(kwargs or {}))
 
 

@@ -18,7 +18,7 @@ Record = dict[str, Any]
 Results = dict[str, Any]
 Key = tuple[str, str, str, str]
 PREDICTED = "predicted"  # in place of a device, for figures that depend on none
-NEVER_MORE = ("peak_mib", "total_mib", "launches", "syncs", "bytes_to_device_per_clip")
+NEVER_MORE = ("peak_mib", "total_mib", "kernel_launches", "syncs", "bytes_to_device_per_clip")
 ROUNDING = 1e-3  # relative: an allocator's rounding
 
 
@@ -28,7 +28,7 @@ def key(record: Record) -> Key:
 
 
 def collect(report: Mapping[str, Any]) -> Results:
-    """Results from pytest-benchmark's JSON. Samples of one key, taken in several turns, are merged."""
+    """Results from pytest-benchmark's JSON. Samples of one key, taken in several rounds, are merged."""
     records: dict[Key, Record] = {}
     samples: dict[Key, list[float]] = {}
     for benchmark in report["benchmarks"]:
@@ -135,9 +135,10 @@ def load_base(path: Path, new: Results) -> Results:
 
 def compare(new: Results, base: Results, threshold: float = 0.05) -> list[str]:
     """Regressions of `new` against `base`, a line each: records that are missing, median times beyond `threshold`,
-    and more memory, launches, waits or bytes.
+    and more memory, kernel launches, host syncs or bytes.
 
-    Of `base` count the suites and sizes that `new` has. ValueError if there are none, or times of two machines.
+    Only suites and sizes present in `new` are compared. ValueError if `base` has none of them, or for times of two
+    machines.
     """
     found = {key(record): record for record in new["records"]}
     ran = {_part(record) for record in new["records"]}

@@ -1,4 +1,4 @@
-"""`videomae-fast bench`: run the benchmark suites of a checkout, keep their figures, compare them with earlier ones.
+"""Run the benchmark suites, keep their figures, compare them with earlier ones.
 
 The suites are tests (benchmarks/), which pytest-benchmark times. Every implementation is checked before it is timed,
 so a failed test is a wrong result; then nothing at all is written.
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from benchmarks.harness.results import Results, collect, compare, load_base, load_newest, save
+from benchmarks.harness.results import PREDICTED, Results, collect, compare, load_base, load_newest, save
 from benchmarks.harness.tables import format_report, shown
 from videomae_fast._optional import require
 
-ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where the suites are
+ROOT = Path(__file__).resolve().parents[2]  # the checkout
 SUITES = ("ops", "model", "loader", "memory")
 START, END = "<!-- results -->", "<!-- end of results -->"
 
@@ -46,13 +46,13 @@ def run_suites(
     """Run suites in a process of their own, save the results below `folder` (benchmarks/results) and return them.
 
     What is None takes the default of its suite. DisagreementError if a check failed, BenchmarkError if anything
-    else did; both name the tests. FileNotFoundError without a checkout.
+    else did; both name the tests. FileNotFoundError if a suite is not there.
     """
     for suite in suites:
         if suite not in SUITES:
             raise ValueError(f"suite must be one of {SUITES}, got '{suite}'")
         if not (ROOT / "benchmarks" / suite).is_dir():
-            raise FileNotFoundError(f"{ROOT} has no benchmarks/{suite}: run bench from a checkout of the repository")
+            raise FileNotFoundError(f"{ROOT} has no benchmarks/{suite}: benchmarks run in a checkout of the repository")
     require("pytest_benchmark")
     repo = published_repo and published_repo.resolve()  # the suites run elsewhere
     options = {"size": size, "batch-size": batch_size, "rounds": rounds, "published-repo": repo}
@@ -93,18 +93,22 @@ def check_regressions(results: Results, base: Path, threshold: float = 0.05) -> 
 
 
 def results_section(root: Path) -> str:
-    """What README.md shows between its two markers: the newest results of every device below benchmarks/results."""
+    """What docs/benchmarks.md shows between its two markers: the newest results of every device."""
     newest = load_newest(root / "benchmarks" / "results")
     return f"{START}\n\n{format_report(map(shown, newest))}\n\n"
 
 
 def write_report(root: Path = ROOT) -> None:
-    """Make the tables in README.md and the pictures beside the results anew from the results."""
-    from benchmarks.harness.plots import save_plots
+    """Make the tables of docs/benchmarks.md and the plots in docs/images anew from the results."""
+    from benchmarks.harness.plots import save_memory_bars, save_plots
 
-    folder, readme = root / "benchmarks" / "results", root / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(text[: text.index(START)] + results_section(root) + text[text.index(END) :], encoding="utf-8")
-    for picture in folder.glob("*.svg"):
-        picture.unlink()
-    save_plots(map(shown, load_newest(folder)), folder)
+    page, images = root / "docs" / "benchmarks.md", root / "docs" / "images"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text[: text.index(START)] + results_section(root) + text[text.index(END) :], encoding="utf-8")
+    for plot in images.glob("*.svg"):
+        plot.unlink()
+    newest = load_newest(root / "benchmarks" / "results")
+    save_plots(map(shown, newest), images)
+    for results in newest:
+        if results["device"] == PREDICTED:
+            save_memory_bars(results, images / "memory.svg")

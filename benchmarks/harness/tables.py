@@ -7,11 +7,11 @@ from benchmarks.harness.results import PREDICTED, Record, Results, pictures, siz
 
 Cell = Callable[[Record], str]
 NO_GPU = (
-    "**No figure has been measured on a GPU yet.** Whatever is said about GPUs below is a prediction and marked as one."
+    "**No figure has been measured on a GPU yet.** All figures for GPUs below are predictions and are marked as such."
 )
 OUR_OP, RIVAL, PUBLISHED = "videomae_kernels", "rewrite + compile", "published"
-LEFT_TO_THE_OPS = "What ours does not resize here, its ops do in the training step."
-RESULTS_FOLDER = "benchmarks/results"
+LEFT_TO_THE_OPS = "Our loader leaves the resize to the ops of the training step, except for very large frames."
+IMAGES = "images"  # of docs/, beside the page that shows them
 SHOWN_SIZES = ("base", "giant")  # in a report, of ops and predictions; the result files have whatever was run
 
 
@@ -23,7 +23,7 @@ def format_report(devices: Iterable[Results]) -> str:
 
 
 def shown(results: Results) -> Results:
-    """What of results a report shows: all steps and all loading, but only SHOWN_SIZES of ops and predictions."""
+    """The part of results that a report shows: all steps and loading, but only SHOWN_SIZES of ops and predictions."""
     records = [r for r in results["records"] if r["suite"] in ("model", "loader") or size_of(r) in SHOWN_SIZES]
     return {**results, "records": records}
 
@@ -41,7 +41,7 @@ def format_results(results: Results) -> str:
         records = [record for record in results["records"] if record["suite"] == suite]
         if records:
             parts.append(table(records))
-    parts += [f"![{name}]({RESULTS_FOLDER}/{name})" for name in pictures(results)]
+    parts += [f"![{name}]({IMAGES}/{name})" for name in pictures(results)]
     return "\n\n".join(parts)
 
 
@@ -81,8 +81,8 @@ def _step_table(rows: list[Record]) -> str:
         "peak MiB above weights, optimizer, input": lambda r: f"{r['peak_mib']:,.0f}",
         "memory": lambda r: f"{r['peak_mib'] / first['peak_mib']:.2f}x",
         "peak MiB in all": lambda r: f"{r['total_mib']:,.0f}",
-        "launches": lambda r: f"{r['launches']:,}",
-        "waits": lambda r: f"{r['syncs']:,}",
+        "kernel launches": lambda r: f"{r['kernel_launches']:,}",
+        "host syncs": lambda r: f"{r['syncs']:,}",
         "largest batch": lambda r: f"{r['largest_batch']:,}",
     }
     return _table(columns, rows)
@@ -153,8 +153,8 @@ _OP_COLUMNS: dict[str, Cell] = {
     "against rewrite + compile": lambda r: _faster(r, RIVAL),
     "peak MiB": lambda r: f"{r['peak_mib']:,.1f}",
     "published": lambda r: f"{r['others'][PUBLISHED]['peak_mib']:,.1f}",
-    "launches": lambda r: f"{r['launches']:,}",
-    "waits": lambda r: f"{r['syncs']:,}",
+    "kernel launches": lambda r: f"{r['kernel_launches']:,}",
+    "host syncs": lambda r: f"{r['syncs']:,}",
 }
 _ATTENTION_COLUMNS: dict[str, Cell] = {
     "": lambda r: f"{r['name'].removeprefix('attention, ')}, {r['case'].removeprefix('ViT-' + r['size'] + ', ')}",
@@ -186,8 +186,8 @@ def _memory_table(rows: list[Record]) -> str:
         "weights, optimizer": lambda r: f"{r['parameters_mib'] + r['optimizer_mib']:,.0f}",
         "inputs": lambda r: f"{r['inputs_mib']:,.0f}",
         "bytes to the GPU per clip": lambda r: f"{r['bytes_to_device_per_clip']:,.0f}",
-        "launches": lambda r: f"{r['launches']:,}",
-        "waits": lambda r: f"{r['syncs']:,}",
+        "kernel launches": lambda r: f"{r['kernel_launches']:,}",
+        "host syncs": lambda r: f"{r['syncs']:,}",
     }
     return _table(columns, rows)
 

@@ -6,7 +6,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from benchmarks.baselines.published_loss import IMAGENET_MEAN, IMAGENET_STD
+from benchmarks.baselines.published.loss import IMAGENET_MEAN, IMAGENET_STD
 from benchmarks.harness.run import DisagreementError
 from videomae_kernels import CroppedClips, patch_targets
 
@@ -16,7 +16,7 @@ LIMITS = {"pillow": 1.0 if int(PIL.__version__.split(".")[0]) >= 13 else 0.0, "a
 FLOAT_ROUNDING = 1e-3  # in the same unit: of normalising and back
 
 
-def check_agreement(ours: CroppedClips, published: Tensor, patch: Sequence[int]) -> float:
+def check_same_pixels(ours: CroppedClips, published: Tensor, patch: Sequence[int]) -> float:
     """The largest difference of our pixels from those of a published batch, of 255; DisagreementError beyond LIMITS."""
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     error = float((pixels(ours, patch) - (published * std + mean) * 255).abs().max())

@@ -1,4 +1,4 @@
-"""Steps of `benchmarks.steps` for `videomae_fast.memory.predict`: on fake tensors, with the counts of their masks."""
+"""Compared steps for `videomae_fast.memory.predict`: on fake tensors, with the counts of their masks."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.baselines.published import sinusoid_table
 from benchmarks.inputs import Inputs
-from benchmarks.steps import Step, make_step
+from benchmarks.model.steps import ComparedStep, make_step
 from videomae_fast.memory.fake_cuda import DEVICE, known_true
 from videomae_fast.models import VideoMAEConfig
 
@@ -33,7 +33,7 @@ def make_predictable(
     decoder_mask_ratio: float = 0.5,
     precision: str = "bf16",
     device: torch.device = DEVICE,  # a GPU, to measure the same step
-) -> Callable[[], Step]:
+) -> Callable[[], ComparedStep]:
     """What `predict_step` and `fake_step` take: builds the named step. ValueError for one that cannot be predicted."""
     if name not in PREDICTABLE:
         raise ValueError(f"name must be one of {tuple(PREDICTABLE)}, got '{name}'; compiled code cannot be predicted")
@@ -45,7 +45,7 @@ def make_predictable(
     # Boxes, and so sizes, are drawn on the host, where nothing is fake.
     host = Inputs(config, batch_size, torch.device("cpu")).loaded_clips if name == "videomae_fast, crops" else None
 
-    def make() -> Step:
+    def make() -> ComparedStep:
         inputs = Inputs(config, batch_size, device, mask_ratio, decoder_mask_ratio)
         if host is not None:
             shapes = {part: getattr(host, part) for part in ("frames", "geometry", "first", "weights")}
@@ -62,7 +62,7 @@ def make_predictable(
     return make
 
 
-def bytes_to_device_per_clip(step: Step, batch_size: int) -> float:
+def bytes_to_device_per_clip(step: ComparedStep, batch_size: int) -> float:
     """Bytes that a step's inputs bring from the host for one clip; the published loader sends masks as float64."""
     mask_bytes = 8 if step.name.startswith("published") else 1
     sizes = [tensor.numel() * mask_bytes if tensor.dtype == torch.bool else tensor.nbytes for tensor in step.inputs]

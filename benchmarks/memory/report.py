@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where the publish
 PUBLISHED, OURS = "published", "videomae_fast"
 COMPARED = (PUBLISHED, "published, checkpointed", "published + SDPA", OURS, "videomae_fast, checkpointed")
 RESIDENT = ("parameters", "optimizer state", "buffers", "inputs")  # there before the step begins
-ENCODER_RATIOS = (0.75, 0.9, 0.95)
-DECODER_RATIOS = (0.0, 0.25, 0.5, 0.75)
+MASK_RATIOS = (0.75, 0.9, 0.95)
+DECODER_MASK_RATIOS = (0.0, 0.25, 0.5, 0.75)
 Predict = Callable[..., MemoryProfile]  # of (implementation, batch size, encoder ratio, decoder ratio)
 
 
@@ -47,7 +47,7 @@ def profile_report(
     profiles = {name: predict(name, batch_size, mask_ratio, decoder_mask_ratio) for name in COMPARED}
     clip = f"{config.num_frames}x{config.image_size[0]}x{config.image_size[1]}"
     sections = [
-        f"ViT-{size}, {batch_size} clips of {clip}, {precision}, encoder ratio {mask_ratio}, decoder ratio "
+        f"ViT-{size}, {batch_size} clips of {clip}, {precision}, mask ratio {mask_ratio}, decoder mask ratio "
         f"{decoder_mask_ratio}: peak memory of a training step (forward, loss, backward, AdamW).",
         "Predicted for a GPU, torch " + torch.__version__ + ", except in rows that say measured. MiB.",
         _breakdown(profiles, _measured(steps, config, batch_size, mask_ratio, decoder_mask_ratio, precision)),
@@ -116,8 +116,11 @@ def _largest_batches(predict: Predict, mask_ratio: float, decoder_mask_ratio: fl
 
 
 def _mask_effects(predict: Predict, batch_size: int, mask_ratio: float, decoder_mask_ratio: float) -> str:
-    cases = [(f"encoder ratio {ratio}", ratio, decoder_mask_ratio) for ratio in ENCODER_RATIOS]
-    cases += [(f"decoder ratio {ratio}" if ratio else "no decoder mask", mask_ratio, ratio) for ratio in DECODER_RATIOS]
+    cases = [(f"mask ratio {ratio}", ratio, decoder_mask_ratio) for ratio in MASK_RATIOS]
+    cases += [
+        (f"decoder mask ratio {ratio}" if ratio else "no decoder mask", mask_ratio, ratio)
+        for ratio in DECODER_MASK_RATIOS
+    ]
     rows = []
     for label, encoder, decoder in cases:
         published, ours = (predict(name, batch_size, encoder, decoder).peak_bytes for name in (PUBLISHED, OURS))

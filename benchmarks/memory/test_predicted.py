@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.harness.counts import count
 from benchmarks.memory.predictable import bytes_to_device_per_clip, make_predictable
-from benchmarks.model.lineup import Case
+from benchmarks.model.contenders import StepCase
 from benchmarks.settings import SIZES, Settings
 from videomae_fast.memory.fake_cuda import DEVICE
 from videomae_fast.memory.predict import fake_step
@@ -31,15 +31,15 @@ DUAL_MASKING = (
 WITHOUT_DECODER_MASK = ("published", "Hugging Face", "Hugging Face, fused", "videomae_fast")  # VideoMAE V1
 
 
-def parametrize(settings: Settings) -> tuple[str, list[tuple[Case, str]], list[str]]:
+def parametrize(settings: Settings) -> tuple[str, list[tuple[StepCase, str]], list[str]]:
     """Every predictable implementation of every case: published sizes, 128 clips, bf16 if the options do not say."""
     options = settings.options
     cases = [
-        Case(size, precision, mask_ratio, decoder_mask_ratio, options.batch_size or CLIPS, DEVICE)
+        StepCase(size, precision, mask_ratio, decoder_mask_ratio, options.batch_size or CLIPS, DEVICE)
         for size in options.size or CONFIGS
         for precision in options.precision or ["bf16"]
-        for mask_ratio in settings.encoder_ratios
-        for decoder_mask_ratio in settings.decoder_ratios
+        for mask_ratio in settings.mask_ratios
+        for decoder_mask_ratio in settings.decoder_mask_ratios
     ]
     rows = [
         (case, variant)
@@ -50,13 +50,13 @@ def parametrize(settings: Settings) -> tuple[str, list[tuple[Case, str]], list[s
 
 
 @pytest.mark.benchmark(group="memory")
-def test_predicted_memory(case: Case, variant: str, benchmark: BenchmarkFixture) -> None:
+def test_predicted_memory(case: StepCase, variant: str, benchmark: BenchmarkFixture) -> None:
     record = benchmark.pedantic(predict, (case, variant), rounds=1)
     assert record["total_mib"] > record["peak_mib"] > 0
     benchmark.extra_info["record"] = record
 
 
-def predict(case: Case, variant: str) -> dict[str, Any]:
+def predict(case: StepCase, variant: str) -> dict[str, Any]:
     """The record of one implementation in one case."""
     config = SIZES[case.size]
     make = make_predictable(variant, config, case.batch_size, case.mask_ratio, case.decoder_mask_ratio, case.precision)
@@ -78,6 +78,6 @@ def predict(case: Case, variant: str) -> dict[str, Any]:
         **parts,
         "peak_in": f"{profile.peak.phase}: {profile.peak.module}",
         "bytes_to_device_per_clip": to_device,
-        "launches": counts.launches,
+        "kernel_launches": counts.kernel_launches,
         "syncs": counts.syncs,
     }

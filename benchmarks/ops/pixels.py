@@ -1,132 +1,173 @@
-"""The clip of a benchmark case, in the form that our ops and the rewrites take it."""
+"""Ops on clips: the pixels of kept tokens, their embedding, targets, the loss.
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
+The published code has its normalised float clip whatever ours is given. It is not run on crops, which its loader
+resizes and normalises on the CPU: its figure is that of a float clip, and leaves that work out. The rewrites resize
+every crop (F.interpolate; exact integers for "pillow") and go on as with a whole clip; views of the crops, their sizes
+known to the host, cost them nothing. P is the number of values of a token.
+"""
 
-import numpy as np
-import PIL.Image
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import videomae_kernels as vk
 from benchmarks.baselines import rewrites
-from benchmarks.baselines.rewrites import Affine
-from benchmarks.ops.workload import CROPS, Case
-from videomae_fast.data import CropBox
-
-INDEX_BYTES = 8
-# F.interpolate in float32 knows to some 1e-5 of a pixel where among hundreds a sample lies; ours knows it exactly.
-SAMPLING_ERROR = 2e-4
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """The clip of a case as our ops and the rewrites take it, and what brings its pixels to the values wanted."""
-
-    case: Case
-    targets: bool  # whether values in [0, 1] are wanted, or normalised ones
-
-    @cached_property
-    def clip(self) -> Tensor | vk.CroppedClips:
-        inputs = self.case.inputs
-        if self.is_cropped:
-            return inputs.cropped_clips(self._resize)
-        return inputs.frames if self.is_uint8 else inputs.clip
-
-    @cached_property
-    def view(self) -> Callable[[], Tensor]:
-        """Gives the clip as (B, C, T, H, W); crops are resized in every call, as our ops do."""
-        if self.is_cropped:
-            return partial(rewrites.resize_crops, self.case.inputs.crops, self._size, self._resize)
-        view = self.clip.permute(0, 4, 1, 2, 3) if self.is_uint8 else self.clip
-        return lambda: view
-
-    @cached_property
-    def exact(self) -> Tensor:
-        """The same for the truth: crops are resized in float64, or by Pillow itself."""
-        if not self.is_cropped:
-            return self.view()
-        if self._resize != "pillow":
-            return rewrites.resize_crops(self.case.inputs.crops, self._size, self._resize, torch.float64)
-        clips = [[_pillow(frame.cpu().numpy(), self._size) for frame in crop] for crop in self.case.inputs.crops]
-        return torch.from_numpy(np.array(clips)).to(self.case.device, torch.float64).permute(0, 4, 1, 2, 3)
-
-    def check_integers(self, index: Tensor) -> None:
-        """AssertionError if this is Pillow's case and ours or the rewrite make other pixels, which bf16 would hide."""
-        if self.case.clip != "crops pillow":
-            return
-        patch = self.case.inputs.config.patch
-        ours = vk.tube_mask_gather(self.clip, index, patch).mul(255).round().double()
-        assert torch.equal(ours, rewrites.gather_pixels(self.exact, index, patch).flatten(2)), "not Pillow's integers"
-        assert torch.equal(self.view().double(), self.exact), "the rewrite's are not Pillow's integers"
-
-    @property
-    def is_cropped(self) -> bool:
-        return self.case.clip in CROPS
-
-    @property
-    def is_uint8(self) -> bool:
-        """Whether pixels are integers in [0, 255], or were before they were resized."""
-        return not self.case.clip.startswith("float")
-
-    @property
-    def layout(self) -> str:
-        """Of the clip; crops have none."""
-        return "BCTHW" if self.is_cropped else self.case.clip.split()[1]
-
-    @property
-    def stats(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """(mean, std) for our ops: to normalise with, or that the clip was normalised with."""
-        config = self.case.inputs.config
-        return None if self.is_uint8 == self.targets else (config.pixel_mean, config.pixel_std)
-
-    @property
-    def inexact(self) -> float:
-        """What the rewrites may be off beyond rounding, relative to the largest result."""
-        return SAMPLING_ERROR if self.is_cropped and self._resize != "pillow" else 0.0
-
-    def affine(self, dtype: torch.dtype = torch.float32) -> Affine | None:
-        """The same as `stats` for the rewrites; None if the clip holds the values that are wanted."""
-        if self.stats is None and not self.is_uint8:
-            return None
-        unit = 1 / 255 if self.is_uint8 else 1.0
-        mean, std = (torch.tensor(x, dtype=torch.float64) for x in self.stats or ((0.0,) * 3, (1.0,) * 3))
-        scale, shift = (std * unit, mean) if self.targets else (unit / std, -mean / std)
-        return tuple(x.to(self.case.device, dtype).view(-1, 1, 1, 1) for x in (scale, shift))  # type: ignore
-
-    def bytes(self, index: Tensor) -> int:
-        """Of the listed tokens' pixels and of the list.
-
-        Of crops: every pixel of a source that any listed token of a clip is made from, once for that clip; tokens
-        share them along their edges, and clips of the same source do not.
-        """
-        config = self.case.inputs.config
-        if self.is_cropped:
-            area = sum(map(self._touched, self.case.inputs.boxes, index))
-            return area * config.patch[0] * config.in_channels + index.numel() * INDEX_BYTES
-        return index.numel() * (config.patch_dim * self.clip.element_size() + INDEX_BYTES)
-
-    def _touched(self, box: CropBox, index: Tensor) -> int:
-        """Pixels of a box that the listed tokens (K,) are made from, one frame for each row of tokens in time."""
-        config, antialias = self.case.inputs.config, self._resize != "bilinear"
-        listed = torch.zeros(config.num_tokens).index_fill_(0, index.cpu(), 1).view(config.grid)
-        down, across = (
-            rewrites.axis_weights(side, out, antialias).ne(0).unflatten(0, (-1, patch)).any(1).float()
-            for side, out, patch in zip(box[2:], self._size, config.patch[1:], strict=True)
-        )
-        return int(torch.einsum("thw,hy,wx->tyx", listed, down, across).count_nonzero())
-
-    @property
-    def _resize(self) -> str:
-        return self.case.clip.split()[1]
-
-    @property
-    def _size(self) -> tuple[int, int]:
-        return self.case.inputs.config.image_size
+from benchmarks.baselines.published.loss import published_loss, published_target
+from benchmarks.ops.clip import INDEX_BYTES, Pixels
+from benchmarks.ops.workload import (
+    CLIPS,
+    COMPILED,
+    CROPS,
+    OURS,
+    PUBLISHED,
+    REWRITE,
+    Op,
+    OpCase,
+    Variant,
+    Workload,
+)
+from videomae_fast.models.encoder import sinusoid_table
 
 
-def _pillow(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resized in width, then in height: the order of Pillow before 13, which takes the cheaper one."""
-    bilinear, image = PIL.Image.Resampling.BILINEAR, PIL.Image.fromarray(frame)
-    return np.asarray(image.resize((size[1], image.height), bilinear).resize(size[::-1], bilinear))
+def _tube_mask_gather(case: OpCase) -> Workload:
+    pixels, patch, index = Pixels(case, targets=False), case.inputs.config.patch, case.inputs.plan().visible
+    view, dtype = pixels.view, case.dtype
+    affine = pixels.affine()
+    exact = pixels.affine(torch.float64)
+    return Workload(
+        {
+            REWRITE: Variant(
+                lambda: rewrites.tube_mask_gather(view(), index, patch, affine, dtype), inexact=pixels.inexact
+            ),
+            OURS: Variant(
+                lambda: vk.tube_mask_gather(
+                    pixels.clip, index, patch, layout=pixels.layout, normalize=pixels.stats, dtype=dtype
+                )
+            ),
+        },
+        pixels.bytes(index) + index.numel() * case.inputs.config.patch_dim * dtype.itemsize,  # pixels and rows
+        Variant(lambda: rewrites.tube_mask_gather(pixels.exact, index, patch, exact, torch.float64)),
+    )
+
+
+def _tube_mask_gather_backward(case: OpCase) -> Workload:
+    """To a float clip: uint8 pixels have no gradient."""
+    patch, index, dtype = case.inputs.config.patch, case.inputs.plan().visible, case.dtype
+    clip = case.inputs.clip.clone().requires_grad_()
+    double = clip.detach().double().requires_grad_()
+    rows_moved = index.numel() * case.inputs.config.patch_dim * dtype.itemsize
+    return Workload(
+        {
+            REWRITE: Variant(lambda: rewrites.tube_mask_gather(clip, index, patch, None, dtype), [clip]),
+            OURS: Variant(lambda: vk.tube_mask_gather(clip, index, patch, dtype=dtype), [clip]),
+        },
+        rows_moved + INDEX_BYTES * index.numel() + clip.nbytes,  # also the gradient of the whole clip
+        Variant(lambda: rewrites.tube_mask_gather(double, index, patch, None, torch.float64), [double]),
+    )
+
+
+def _embed_tokens(case: OpCase) -> Workload:
+    pixels, config, index = Pixels(case, targets=False), case.inputs.config, case.inputs.plan().visible
+    patch, dim, dtype, hidden = config.patch, config.encoder_dim, case.dtype, case.inputs.hidden
+    weight, bias = case.normal(dim, config.in_channels, *patch), case.normal(dim)
+    position = sinusoid_table(config.num_tokens, dim).to(case.device)
+    host_table, view, affine = position.cpu()[None], pixels.view, pixels.affine()
+    doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in (weight, bias)]
+
+    def published() -> Tensor:
+        x = F.conv3d(case.inputs.clip.to(dtype), weight, bias, stride=patch).flatten(2).transpose(1, 2)
+        x = x + host_table.type_as(x).to(x.device).clone()
+        return x[~hidden].reshape(x.shape[0], -1, dim)
+
+    def rewrite() -> Tensor:
+        kept = rewrites.tube_mask_gather(view(), index, patch, affine, dtype)
+        return rewrites.embed_tokens(kept, index, weight, bias, position)
+
+    def truth() -> Tensor:
+        kept = rewrites.tube_mask_gather(pixels.exact, index, patch, pixels.affine(torch.float64), torch.float64)
+        return rewrites.embed_tokens(kept.to(dtype).double(), index, *doubles, position)
+
+    # pixels, weight and bias, embedded tokens; forward: also the table; backward: the same with gradients for results
+    moved = pixels.bytes(index) + dtype.itemsize * (weight.numel() + dim + index.numel() * dim)
+    return Workload(
+        {
+            PUBLISHED: Variant(published, [weight, bias]),
+            REWRITE: Variant(rewrite, [weight, bias], inexact=pixels.inexact),
+            OURS: Variant(
+                lambda: vk.embed_tokens(
+                    pixels.clip, index, weight, bias, position, layout=pixels.layout, normalize=pixels.stats
+                ),
+                [weight, bias],
+            ),
+        },
+        moved + (position.nbytes if case.direction == "forward" else 0),
+        Variant(truth, doubles),
+    )
+
+
+def _patch_targets(case: OpCase) -> Workload:
+    pixels, patch, inputs = Pixels(case, targets=True), case.inputs.config.patch, case.inputs
+    index = inputs.plan().predicted
+    in_loss = inputs.hidden & ~inputs.not_decoded
+    view, affine = pixels.view, pixels.affine()
+    exact = pixels.affine(torch.float64)
+    return Workload(
+        {
+            PUBLISHED: Variant(lambda: published_target(inputs.clip, patch)[in_loss].reshape(*index.shape, -1)),
+            REWRITE: Variant(lambda: rewrites.patch_targets(view(), index, patch, affine), inexact=pixels.inexact),
+            OURS: Variant(
+                lambda: vk.patch_targets(pixels.clip, index, patch, layout=pixels.layout, denormalize=pixels.stats)
+            ),
+        },
+        pixels.bytes(index) + 4 * index.numel() * inputs.config.patch_dim,
+        Variant(lambda: rewrites.patch_targets(pixels.exact, index, patch, exact)),
+    )
+
+
+def _masked_patch_loss(case: OpCase) -> Workload:
+    pixels, patch, inputs = Pixels(case, targets=True), case.inputs.config.patch, case.inputs
+    index, hidden, not_decoded = inputs.plan().predicted, inputs.hidden, inputs.not_decoded
+    # The published code predicts every decoded token and weights those that the encoder sees with zero.
+    decoded = case.normal(inputs.batch_size, inputs.plan().decoded.shape[1], inputs.config.patch_dim)
+    in_loss = hidden[~not_decoded].reshape(inputs.batch_size, -1)
+    pred = decoded.detach()[in_loss].reshape(*index.shape, -1).requires_grad_(decoded.requires_grad)
+    double = pred.detach().double().requires_grad_(pred.requires_grad)
+    view, affine = pixels.view, pixels.affine()
+    exact = pixels.affine(torch.float64)
+    pixels.check_integers(index)
+    # predictions and pixels; backward: also the gradient
+    moved = pixels.bytes(index) + pred.nbytes * (1 if case.direction == "forward" else 2)
+    return Workload(
+        {
+            PUBLISHED: Variant(
+                lambda: published_loss(decoded, inputs.clip, hidden, not_decoded, patch),
+                [decoded],
+                lambda found: found[in_loss].reshape(pred.shape) if found.ndim else found,
+            ),
+            REWRITE: Variant(
+                lambda: rewrites.masked_patch_loss(pred, view(), index, patch, affine), [pred], inexact=pixels.inexact
+            ),
+            OURS: Variant(
+                lambda: vk.masked_patch_loss(
+                    pred, pixels.clip, index, patch, layout=pixels.layout, denormalize=pixels.stats
+                ),
+                [pred],
+            ),
+        },
+        moved,
+        Variant(lambda: rewrites.masked_patch_loss(double, pixels.exact, index, patch, exact), [double]),
+    )
+
+
+BOTH = ("forward", "backward")
+UNPUBLISHED = (REWRITE, COMPILED, OURS)  # the published code has no such step, or its loader takes it
+PIXEL_OPS = (
+    Op("tube_mask_gather", _tube_mask_gather, clips=(*CLIPS, CROPS[0]), variants=UNPUBLISHED),
+    Op("tube_mask_gather", _tube_mask_gather_backward, ("backward",), CLIPS[1:], variants=UNPUBLISHED),
+    Op("embed_tokens", _embed_tokens, BOTH, CLIPS),
+    Op("embed_tokens", _embed_tokens, BOTH, CROPS[:1], variants=UNPUBLISHED),
+    Op("patch_targets", _patch_targets, clips=CLIPS),
+    Op("patch_targets", _patch_targets, clips=CROPS[:1], variants=UNPUBLISHED),
+    Op("masked_patch_loss", _masked_patch_loss, BOTH, CLIPS),
+    Op("masked_patch_loss", _masked_patch_loss, BOTH, CROPS, variants=UNPUBLISHED),
+)

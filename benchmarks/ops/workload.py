@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.agreement import without_tf32
 from benchmarks.harness.counts import count
 from benchmarks.harness.measure import chill, host_seconds, peak_mib, run_ahead
 from benchmarks.inputs import Inputs
+from benchmarks.model.agreement import without_tf32
 from benchmarks.settings import SIZES, Settings
 from videomae_kernels.testing import assert_within_error_budget
 
@@ -27,7 +27,7 @@ THEIR_ULPS = {torch.float32: 64, torch.bfloat16: 8}  # roundings that anything e
 
 
 @dataclass(frozen=True)
-class Case:
+class OpCase:
     """What an op runs on; the inputs are made once for all implementations."""
 
     op: str
@@ -71,7 +71,7 @@ class Variant:
     unavailable: str | None = None  # why it cannot run here
     inexact: float = 0.0  # relative error it may have beyond rounding its result
 
-    def prepare(self, case: Case) -> Callable[[], tuple[Tensor, ...]]:
+    def prepare(self, case: OpCase) -> Callable[[], tuple[Tensor, ...]]:
         """What is to be measured; for a backward case this runs forward first."""
         if case.direction == "forward":
             return lambda: (self.call(),)
@@ -80,7 +80,7 @@ class Variant:
         gradient = torch.randn(output.shape, device=case.device, generator=generator).to(case.dtype).to(output.dtype)
         return lambda: torch.autograd.grad(output, self.leaves, gradient)
 
-    def setup(self, case: Case) -> Callable[[], Callable[[], tuple[Tensor, ...]]]:
+    def setup(self, case: OpCase) -> Callable[[], Callable[[], tuple[Tensor, ...]]]:
         """What goes before every sample: a prepared call, a cold cache, and a GPU too busy to wait for launches."""
         launching = host_seconds(self.prepare(case), case.device)
 
@@ -92,7 +92,7 @@ class Variant:
 
         return ready
 
-    def results(self, case: Case) -> list[Tensor]:
+    def results(self, case: OpCase) -> list[Tensor]:
         """Detached results, in the order of ours, in full precision."""
         with without_tf32():
             return [self.comparable(result.detach()) for result in self.prepare(case)()]
@@ -107,7 +107,7 @@ class Workload:
     truth: Variant | None = None
     check: Callable[[Tensor], None] = lambda result: None
 
-    def error(self, name: str, case: Case) -> float:
+    def error(self, name: str, case: OpCase) -> float:
         """Largest error relative to the largest value; AssertionError if it is more than rounding."""
         found = self.variants[name].results(case)
         if self.truth is None:
@@ -136,14 +136,14 @@ class Op:
     """An op and what it is measured on."""
 
     name: str
-    build: Callable[[Case], Workload]
+    build: Callable[[OpCase], Workload]
     directions: tuple[str, ...] = ("forward",)
     clips: tuple[str, ...] = ("",)
     floating: bool = True
     variants: tuple[str, ...] = (PUBLISHED, REWRITE, COMPILED, OURS)
 
 
-def rows(ops: Sequence[Op], settings: Settings) -> tuple[str, list[tuple[Op, Case, str]], list[str]]:
+def rows(ops: Sequence[Op], settings: Settings) -> tuple[str, list[tuple[Op, OpCase, str]], list[str]]:
     """What a test module's `parametrize` returns."""
     found = []
     batch_size = settings.batch_size(cpu=4)
@@ -152,19 +152,19 @@ def rows(ops: Sequence[Op], settings: Settings) -> tuple[str, list[tuple[Op, Cas
             for precision in settings.precisions(gpu=["bf16", "fp32"]) if op.floating else [""]:
                 for clip in op.clips:
                     for direction in op.directions:
-                        case = Case(op.name, direction, size, clip, precision, batch_size, settings.device)
+                        case = OpCase(op.name, direction, size, clip, precision, batch_size, settings.device)
                         found += [(op, case, variant) for variant in op.variants]
     return "op, case, variant", found, [f"{case.op}-{case.size}-{case}-{variant}" for _, case, variant in found]
 
 
 @lru_cache(maxsize=1)
-def build(op: Op, case: Case) -> Workload:
+def build(op: Op, case: OpCase) -> Workload:
     """The workload of a case; the last one is kept."""
     torch.manual_seed(0)
     return op.build(case)
 
 
-def run(benchmark: Any, settings: Settings, op: Op, case: Case, name: str) -> None:
+def run(benchmark: Any, settings: Settings, op: Op, case: OpCase, name: str) -> None:
     """Check one implementation, measure it, and hand pytest-benchmark the record."""
     workload, device = build(op, case), case.device
     if name == COMPILED:
@@ -189,6 +189,6 @@ def run(benchmark: Any, settings: Settings, op: Op, case: Case, name: str) -> No
     record["peak_mib"] = peak_mib(variant.prepare(case), device)
     if device.type == "cuda" or name != COMPILED:  # on a CPU nobody sees into compiled code
         counts = count(variant.prepare(case), device)
-        record |= {"launches": counts.launches, "syncs": counts.syncs}
+        record |= {"kernel_launches": counts.kernel_launches, "syncs": counts.syncs}
     ready = variant.setup(case)
     benchmark.pedantic(lambda call: call(), setup=lambda: ((ready(),), {}), rounds=settings.rounds(gpu=50, cpu=7))

@@ -4,17 +4,15 @@ Every function is documented in `videomae_kernels.ops.<file>`: mathematics, shap
 """
 
 from ._checks import debug_checks
-from .ops.assemble_decoder_tokens import assemble_decoder_tokens
-from .ops.crop_clips import crop_clips
-from .ops.cropped_clips import CroppedClips, cat_clips
-from .ops.embed_tokens import embed_tokens
-from .ops.gather_tokens import gather_tokens
-from .ops.mask_index import mask_to_index, random_mask_index, tube_mask_index
-from .ops.masked_patch_loss import masked_patch_loss
-from .ops.masked_token_scatter import masked_token_scatter
-from .ops.patch_targets import patch_targets
-from .ops.running_cell_select import running_cell_select
-from .ops.tube_mask_gather import tube_mask_gather
+from .masks.index import mask_to_index, random_mask_index, tube_mask_index
+from .masks.running_cell import running_cell_select
+from .pixels.crops import CroppedClips, cat_clips, crop_clips
+from .pixels.gather import tube_mask_gather
+from .pixels.loss import masked_patch_loss
+from .pixels.targets import patch_targets
+from .tokens.decoder_input import assemble_decoder_tokens
+from .tokens.embed import embed_tokens
+from .tokens.rows import gather_tokens, masked_token_scatter
 
 __all__ = [
     "CroppedClips",

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.agreement import Outcome, check_agreement
 from benchmarks.harness.run import DisagreementError
 from benchmarks.inputs import Inputs
+from benchmarks.model.agreement import Outcome, check_same_gradients
+from benchmarks.model.steps import make_step
 from benchmarks.settings import SIZES
-from benchmarks.steps import make_step
 from videomae_fast.models import VideoMAEForPretraining
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def outcome(name: str, decoder_mask_ratio: float = 0.5, precision: str = "fp32")
 )
 def test_implementations_agree(name: str, decoder_mask_ratio: float, precision: str) -> None:
     expected = outcome("published", decoder_mask_ratio, precision)
-    error = check_agreement(name, outcome(name, decoder_mask_ratio, precision), expected, precision)
+    error = check_same_gradients(name, outcome(name, decoder_mask_ratio, precision), expected, precision)
     assert all(0 <= value < 1 for value in error.values())
 
 
@@ -62,18 +62,18 @@ def test_disagreement(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         DisagreementError, match="'videomae_fast' and the published code disagree, so nothing was timed"
     ):
-        check_agreement("videomae_fast", outcome("videomae_fast"), outcome("published"), "fp32")
+        check_same_gradients("videomae_fast", outcome("videomae_fast"), outcome("published"), "fp32")
 
 
 def test_one_wrong_parameter_is_enough() -> None:
     expected = outcome("published", precision="bf16")
     gradients = expected.gradients | {"mask_token": expected.gradients["mask_token"] * 0.7}
     with pytest.raises(DisagreementError, match="parameter"):
-        check_agreement("wrong", Outcome(expected.loss, gradients), expected, "bf16")
+        check_same_gradients("wrong", Outcome(expected.loss, gradients), expected, "bf16")
 
 
 def test_other_parameters() -> None:
     expected = outcome("published")
     fewer = {name: gradient for name, gradient in expected.gradients.items() if name != "mask_token"}
     with pytest.raises(DisagreementError, match="gradients of other parameters: \\['mask_token'\\]"):
-        check_agreement("fewer", Outcome(expected.loss, fewer), expected, "fp32")
+        check_same_gradients("fewer", Outcome(expected.loss, fewer), expected, "fp32")

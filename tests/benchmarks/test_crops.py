@@ -6,15 +6,15 @@ import torch.nn.functional as F
 
 from benchmarks.baselines import rewrites
 from benchmarks.inputs import Inputs
-from benchmarks.ops import test_pixels
-from benchmarks.ops.pixels import Pixels
-from benchmarks.ops.workload import CROPS, OURS, REWRITE, Case, Op
+from benchmarks.ops.clip import Pixels
+from benchmarks.ops.pixels import PIXEL_OPS
+from benchmarks.ops.workload import CROPS, OURS, REWRITE, Op, OpCase
 from videomae_kernels import CroppedClips, tube_mask_gather
 
 CPU = torch.device("cpu")
 CASES = [
-    (op, Case(op.name, direction, "tiny", clip, precision, 6, CPU))
-    for op in test_pixels.OPS
+    (op, OpCase(op.name, direction, "tiny", clip, precision, 6, CPU))
+    for op in PIXEL_OPS
     for clip in op.clips
     if clip in CROPS
     for direction in op.directions
@@ -24,7 +24,7 @@ cases = pytest.mark.parametrize(("op", "case"), CASES, ids=[f"{case.op}, {case}"
 
 
 @cases
-def test_implementations_agree(op: Op, case: Case) -> None:
+def test_implementations_agree(op: Op, case: OpCase) -> None:
     torch.manual_seed(0)
     workload = op.build(case)
     assert 0 < workload.error(OURS, case) < 0.01
@@ -32,7 +32,7 @@ def test_implementations_agree(op: Op, case: Case) -> None:
 
 
 @pytest.mark.parametrize(("op", "case"), [(op, case) for op, case in CASES if case.precision == "fp32"])
-def test_other_pixels_are_found(op: Op, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_pixels_are_found(op: Op, case: OpCase, monkeypatch: pytest.MonkeyPatch) -> None:
     cropped_clips = Inputs.cropped_clips
 
     def one_pixel_aside(self: Inputs, resize: str) -> CroppedClips:
@@ -47,7 +47,7 @@ def test_other_pixels_are_found(op: Op, case: Case, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_almost_pillow_is_found(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case("masked_patch_loss", "forward", "tiny", "crops pillow", precision, 6, CPU)
+    case = OpCase("masked_patch_loss", "forward", "tiny", "crops pillow", precision, 6, CPU)
     index = case.inputs.plan().predicted
     pixels = Pixels(case, targets=True)
     pixels.__dict__["clip"] = case.inputs.cropped_clips("antialias")  # the same, but for rounding
@@ -63,7 +63,7 @@ def test_almost_pillow_is_found(precision: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("clip", ["crops antialias", "crops bilinear"])
 def test_bytes_are_of_pixels_that_matter(clip: str) -> None:
     """Those to which the listed tokens' pixels have a gradient."""
-    case = Case("tube_mask_gather", "forward", "tiny", clip, "fp32", 6, CPU)
+    case = OpCase("tube_mask_gather", "forward", "tiny", clip, "fp32", 6, CPU)
     inputs, index, needed = case.inputs, case.inputs.plan().visible, 0
     for crop, listed in zip(inputs.crops, index, strict=True):
         planes = crop.permute(0, 3, 1, 2).double().requires_grad_()

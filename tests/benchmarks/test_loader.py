@@ -14,9 +14,9 @@ import torch
 from benchmarks.harness.results import compare
 from benchmarks.harness.run import DisagreementError, run_suites
 from benchmarks.harness.tables import format_results
-from benchmarks.loader import lineup as module
-from benchmarks.loader.agreement import LIMITS, check_agreement, pixels
-from benchmarks.loader.lineup import CONFIG, OURS, PARTS, PUBLISHED, VARIANTS, Case, Lineup, Loader
+from benchmarks.loader import contenders as module
+from benchmarks.loader.agreement import LIMITS, check_same_pixels, pixels
+from benchmarks.loader.contenders import CONFIG, OURS, PARTS, PUBLISHED, VARIANTS, Loader, LoaderCase, LoaderContenders
 from benchmarks.loader.test_loader import parametrize
 from benchmarks.loader.videos import ORIGINAL, SIZES, encode, make_videos
 from benchmarks.settings import Settings
@@ -36,19 +36,19 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def case(own: Path) -> Case:
-    return Case("own", turns=2, videos=2, crops_per_video=2, own=own)
+def case(own: Path) -> LoaderCase:
+    return LoaderCase("own", rounds=2, videos=2, crops_per_video=2, own=own)
 
 
 def settings(**options: object) -> Settings:
     return Settings(Namespace(**{"rounds": None, "batch_size": None, "videos": None} | options))
 
 
-def test_rows_take_turns() -> None:
+def test_rows_go_round_by_round() -> None:
     _, rows, ids = parametrize(settings(rounds=3))
     assert len(ids) == len(set(ids)) == len(rows) == 4 * 3 * len(VARIANTS)
     first = [row[1:] for row in rows[:6]]
-    assert first == [(variant, turn) for turn in range(3) for variant in VARIANTS]
+    assert first == [(variant, number) for number in range(3) for variant in VARIANTS]
     assert [(case.name, case.crops_per_video) for case, *_ in rows[::6]] == [
         *((size, 4) for size in SIZES),
         ("340x256", 1),
@@ -58,30 +58,30 @@ def test_rows_take_turns() -> None:
 
 def test_own_videos_replace_the_others(own: Path) -> None:
     _, rows, _ = parametrize(settings(videos=own / "list.txt", batch_size=5))
-    assert {case for case, *_ in rows} == {Case("list.txt", 6, 5, 4, own / "list.txt")}
+    assert {case for case, *_ in rows} == {LoaderCase("list.txt", 6, 5, 4, own / "list.txt")}
 
 
-def test_every_turn_has_other_clips_and_all_videos_come(case: Case, tmp_path: Path) -> None:
+def test_every_round_has_other_clips_and_all_videos_come(case: LoaderCase, tmp_path: Path) -> None:
     dataset = case.dataset(tmp_path, "antialias")
     first, second = case.pairs(dataset, 0), case.pairs(dataset, 1)
     assert [number for _, number in (*first, *second)] == [0, 1, 2, 3]
     assert sorted(index for index, _ in first) == sorted(index for index, _ in second) == [0, 1]
 
 
-def test_both_make_the_same_clips(case: Case, tmp_path: Path) -> None:
+def test_both_make_the_same_clips(case: LoaderCase, tmp_path: Path) -> None:
     for resize, limit in LIMITS.items():
         dataset = case.dataset(tmp_path, resize)
         published, ours = (Loader(name, dataset)(case.pairs(dataset, 0)) for name in VARIANTS)
         assert published.clip.shape == ours.clips.shape == (4, 3, 16, 224, 224)
         assert torch.equal(ours.sample, torch.arange(4))
-        assert check_agreement(ours.clips, published.clip, CONFIG.patch) <= limit + 1e-3
+        assert check_same_pixels(ours.clips, published.clip, CONFIG.patch) <= limit + 1e-3
     published.clip[3, 2, 15, 223, 223] += 4 / 255 / 0.225  # four units of one pixel of the last
     with pytest.raises(
         DisagreementError, match=r"with resize='antialias' pixels differ by \S+ of 255 from the published"
     ):
-        check_agreement(ours.clips, published.clip, CONFIG.patch)
+        check_same_pixels(ours.clips, published.clip, CONFIG.patch)
     with pytest.raises(DisagreementError, match="pixels differ by nan"):
-        check_agreement(ours.clips, published.clip * torch.nan, CONFIG.patch)
+        check_same_pixels(ours.clips, published.clip * torch.nan, CONFIG.patch)
 
 
 def test_pixels_are_put_back_where_they_came_from() -> None:
@@ -92,7 +92,7 @@ def test_pixels_are_put_back_where_they_came_from() -> None:
     torch.testing.assert_close(pixels(clips, (2, 4, 2)), expected, atol=1e-4, rtol=0)
 
 
-def test_bytes(case: Case, tmp_path: Path) -> None:
+def test_bytes(case: LoaderCase, tmp_path: Path) -> None:
     """Ours: the box around both boxes of each video, or both clips; of each clip where that lies, of its rows and
     columns the first tap and the weights, and its sample number."""
     dataset = case.dataset(tmp_path, "antialias")
@@ -106,7 +106,7 @@ def test_bytes(case: Case, tmp_path: Path) -> None:
     assert found[OURS] < PUBLISHED_BYTES / 4
 
 
-def test_parts_of_the_time(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_the_time(case: LoaderCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = case.dataset(tmp_path, "antialias")
     decode = ClipDataset.decode
 
@@ -126,7 +126,7 @@ def test_parts_of_the_time(case: Case, tmp_path: Path, monkeypatch: pytest.Monke
     assert sum(seconds) == pytest.approx(total, abs=0.05)
 
 
-def test_figures_are_of_one_clip(case: Case, tmp_path: Path) -> None:
+def test_figures_are_of_one_clip(case: LoaderCase, tmp_path: Path) -> None:
     loader = Loader(OURS, case.dataset(tmp_path, "antialias"))
     loader.seconds = {part: [0.1 * n, 0.9, 0.001] for n, part in enumerate(PARTS, 1)}
     loader.sent = [10, 20, 60]
@@ -137,7 +137,7 @@ def test_figures_are_of_one_clip(case: Case, tmp_path: Path) -> None:
 
 
 def test_a_case_is_checked_once_and_before_anything_else(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: LoaderCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[str] = []
 
@@ -145,29 +145,29 @@ def test_a_case_is_checked_once_and_before_anything_else(
         checked.append(ours.resize)  # type: ignore[attr-defined]
         return 0.5
 
-    monkeypatch.setattr(module, "check_agreement", check)
-    lineup = Lineup(tmp_path)
-    records = {name: lineup.turn(case, name)[1] for name in (*VARIANTS, *VARIANTS)}
+    monkeypatch.setattr(module, "check_same_pixels", check)
+    contenders = LoaderContenders(tmp_path)
+    records = {name: contenders.ready(case, name)[1] for name in (*VARIANTS, *VARIANTS)}
     assert checked == ["pillow", "antialias"]
     assert records[OURS]["error"] == {"pillow": 0.5, "antialias": 0.5} and "error" not in records[PUBLISHED]
-    lineup.turn(replace(case, crops_per_video=1), OURS)
+    contenders.ready(replace(case, crops_per_video=1), OURS)
     assert len(checked) == 4
 
 
-def test_disagreement_leaves_nothing(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disagreement_leaves_nothing(case: LoaderCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def disagree(*arguments: object) -> float:
         raise DisagreementError("they disagree")
 
-    monkeypatch.setattr(module, "check_agreement", disagree)
-    lineup = Lineup(tmp_path)
-    for _ in range(2):  # in its second turn too
+    monkeypatch.setattr(module, "check_same_pixels", disagree)
+    contenders = LoaderContenders(tmp_path)
+    for _ in range(2):  # in its second round too
         with pytest.raises(DisagreementError):
-            lineup.turn(case, OURS)
+            contenders.ready(case, OURS)
 
 
 def test_a_bad_video_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    case = Case("bad", 1, 1, 1, tmp_path)
+    case = LoaderCase("bad", 1, 1, 1, tmp_path)
     dataset = case.dataset(tmp_path, "antialias")
     with pytest.raises(UnreadableVideosError, match=r"bad\.mp4"):
         Loader(OURS, dataset)(case.pairs(dataset, 0))

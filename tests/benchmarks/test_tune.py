@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import tune
-from benchmarks.ops.workload import Case, Op
+from benchmarks.ops.workload import Op, OpCase
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -47,7 +47,7 @@ def test_tuning_leaves_the_table_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tune, "_median_ms", measure)
     op = Op("mask_to_index", lambda case: pytest.fail("nothing is built"))
-    case = Case("mask_to_index", "forward", "tiny", "", "", 1, DEVICE)
+    case = OpCase("mask_to_index", "forward", "tiny", "", "", 1, DEVICE)
     found = tune.tune("mask_to_index", op, case, rounds=1)
     assert tried[0] == present and len(tried) == len(set(tried)) > 10
     assert [entry for _, entry in found] == tried[:2] + tried[3:]

@@ -20,7 +20,7 @@ from videomae_kernels import (
     patch_targets,
     tube_mask_gather,
 )
-from videomae_kernels.ops.cropped_clips import RESIZES
+from videomae_kernels.pixels.crops import RESIZES
 from videomae_kernels.testing import assert_within_error_budget, make_index
 
 PATCH, SIZE, FRAMES = (2, 8, 8), (16, 24), 4

@@ -157,7 +157,7 @@ def test_a_bad_argument_is_named(op, argument, spoil, error, words):
 
 def test_other_devices_are_refused_by_name():
     with pytest.raises(NotImplementedError, match="CPU and CUDA"):
-        vk._registration.runs_triton(torch.device("xpu"))
+        vk._custom_op.runs_triton(torch.device("xpu"))
 
 
 def test_float64_is_refused_by_the_kernels(monkeypatch):

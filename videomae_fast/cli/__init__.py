@@ -1,15 +1,14 @@
-"""The `videomae-fast` command: pretrain, gallery, bench, profile, convert, check-data, transcode, env."""
+"""The `videomae-fast` command: pretrain, gallery, convert, check-data, transcode, memory, env."""
 
 import argparse
 import sys
 
-from benchmarks.harness.run import BenchmarkError
-
 from ..data import UnreadableVideosError
-from ..training import NonFiniteLossError
-from .files import add_check_data, add_convert, add_transcode
-from .measuring import add_bench, add_env, add_profile
-from .training import add_gallery, add_pretrain
+from ..engine import NonFiniteLossError
+from .data import add_check_data, add_transcode
+from .machine import add_env, add_memory
+from .runs import add_gallery, add_pretrain
+from .weights import add_convert
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,8 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     add_pretrain(commands)
     add_gallery(commands)
-    add_bench(commands)
-    add_profile(commands)
+    add_memory(commands)
     add_convert(commands)
     add_check_data(commands)
     add_transcode(commands)
@@ -32,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, ImportError, OSError, NonFiniteLossError, UnreadableVideosError, BenchmarkError) as error:
+    except (ValueError, ImportError, OSError, NonFiniteLossError, UnreadableVideosError) as error:
         print(f"videomae-fast {args.command}: error: {error}", file=sys.stderr)
         return 2
     return 0

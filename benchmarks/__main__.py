@@ -1,0 +1,69 @@
+"""`python -m benchmarks`: measure ops, training steps, loading and memory against plain implementations."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.harness.run import SUITES, BenchmarkError, check_regressions, run_suites, write_report
+from benchmarks.harness.tables import format_results
+from videomae_fast.models import CONFIGS
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--suite", default="model", choices=(*SUITES, "all"), help="what to measure (default: %(default)s)"
+    )
+    parser.add_argument("--model", choices=tuple(CONFIGS), help="size (default: the suite's sizes)")
+    parser.add_argument("--batch-size", type=int, help="clips (default: 128 on a GPU, few on a CPU), or videos to load")
+    parser.add_argument("--rounds", type=int, help="timed samples of each implementation (default: the suite's)")
+    parser.add_argument(
+        "--published-repo", type=Path, metavar="PATH", help="also measure a checkout of the public code"
+    )
+    parser.add_argument("--output", type=Path, help="folder of results (default: benchmarks/results)")
+    parser.add_argument(
+        "--report", action="store_true", help="make the tables of docs/benchmarks.md and its plots from all results"
+    )
+    parser.add_argument("--compare", type=Path, metavar="BASE", help="results, or a folder of them: fail if worse")
+    parser.add_argument(
+        "--threshold", type=float, default=0.05, help="how much slower is worse, as a share (default: %(default)s)"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the suites, print their tables, and make the report or compare if asked to."""
+    results = run_suites(
+        SUITES if args.suite == "all" else (args.suite,),
+        size=args.model,
+        batch_size=args.batch_size,
+        rounds=args.rounds,
+        published_repo=args.published_repo,
+        folder=args.output,
+    )
+    print(format_results(results))
+    if args.report:
+        write_report()
+    if args.compare:
+        check_regressions(results, args.compare, args.threshold)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0; or 2 after one line on stderr for what a user can mend, a failed benchmark or a regression. Other errors
+        keep their traceback.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        run(args)
+    except (ValueError, ImportError, OSError, BenchmarkError) as error:
+        print(f"python -m benchmarks: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The clip of a benchmark case, in the form that our ops and the rewrites take it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+import videomae_kernels as vk
+from benchmarks.baselines import rewrites
+from benchmarks.baselines.rewrites import Affine
+from benchmarks.ops.workload import CROPS, OpCase
+from videomae_fast.data import CropBox
+
+INDEX_BYTES = 8
+# F.interpolate in float32 knows to some 1e-5 of a pixel where among hundreds a sample lies; ours knows it exactly.
+SAMPLING_ERROR = 2e-4
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The clip of a case as our ops and the rewrites take it, and what brings its pixels to the values wanted."""
+
+    case: OpCase
+    targets: bool  # whether values in [0, 1] are wanted, or normalised ones
+
+    @cached_property
+    def clip(self) -> Tensor | vk.CroppedClips:
+        inputs = self.case.inputs
+        if self.is_cropped:
+            return inputs.cropped_clips(self._resize)
+        return inputs.frames if self.is_uint8 else inputs.clip
+
+    @cached_property
+    def view(self) -> Callable[[], Tensor]:
+        """Gives the clip as (B, C, T, H, W); crops are resized in every call, as our ops do."""
+        if self.is_cropped:
+            return partial(rewrites.resize_crops, self.case.inputs.crops, self._size, self._resize)
+        view = self.clip.permute(0, 4, 1, 2, 3) if self.is_uint8 else self.clip
+        return lambda: view
+
+    @cached_property
+    def exact(self) -> Tensor:
+        """The same for the truth: crops are resized in float64, or by Pillow itself."""
+        if not self.is_cropped:
+            return self.view()
+        if self._resize != "pillow":
+            return rewrites.resize_crops(self.case.inputs.crops, self._size, self._resize, torch.float64)
+        clips = [[_pillow(frame.cpu().numpy(), self._size) for frame in crop] for crop in self.case.inputs.crops]
+        return torch.from_numpy(np.array(clips)).to(self.case.device, torch.float64).permute(0, 4, 1, 2, 3)
+
+    def check_integers(self, index: Tensor) -> None:
+        """AssertionError if this is Pillow's case and ours or the rewrite make other pixels, which bf16 would hide."""
+        if self.case.clip != "crops pillow":
+            return
+        patch = self.case.inputs.config.patch
+        ours = vk.tube_mask_gather(self.clip, index, patch).mul(255).round().double()
+        assert torch.equal(ours, rewrites.gather_pixels(self.exact, index, patch).flatten(2)), "not Pillow's integers"
+        assert torch.equal(self.view().double(), self.exact), "the rewrite's are not Pillow's integers"
+
+    @property
+    def is_cropped(self) -> bool:
+        return self.case.clip in CROPS
+
+    @property
+    def is_uint8(self) -> bool:
+        """Whether pixels are integers in [0, 255], or were before they were resized."""
+        return not self.case.clip.startswith("float")
+
+    @property
+    def layout(self) -> str:
+        """Of the clip; crops have none."""
+        return "BCTHW" if self.is_cropped else self.case.clip.split()[1]
+
+    @property
+    def stats(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """(mean, std) for our ops: to normalise with, or that the clip was normalised with."""
+        config = self.case.inputs.config
+        return None if self.is_uint8 == self.targets else (config.pixel_mean, config.pixel_std)
+
+    @property
+    def inexact(self) -> float:
+        """What the rewrites may be off beyond rounding, relative to the largest result."""
+        return SAMPLING_ERROR if self.is_cropped and self._resize != "pillow" else 0.0
+
+    def affine(self, dtype: torch.dtype = torch.float32) -> Affine | None:
+        """The same as `stats` for the rewrites; None if the clip holds the values that are wanted."""
+        if self.stats is None and not self.is_uint8:
+            return None
+        unit = 1 / 255 if self.is_uint8 else 1.0
+        mean, std = (torch.tensor(x, dtype=torch.float64) for x in self.stats or ((0.0,) * 3, (1.0,) * 3))
+        scale, shift = (std * unit, mean) if self.targets else (unit / std, -mean / std)
+        return tuple(x.to(self.case.device, dtype).view(-1, 1, 1, 1) for x in (scale, shift))  # type: ignore
+
+    def bytes(self, index: Tensor) -> int:
+        """Of the listed tokens' pixels and of the list.
+
+        Of crops: every pixel of a source that any listed token of a clip is made from, once for that clip; tokens
+        share them along their edges, and clips of the same source do not.
+        """
+        config = self.case.inputs.config
+        if self.is_cropped:
+            area = sum(map(self._touched, self.case.inputs.boxes, index))
+            return area * config.patch[0] * config.in_channels + index.numel() * INDEX_BYTES
+        return index.numel() * (config.patch_dim * self.clip.element_size() + INDEX_BYTES)
+
+    def _touched(self, box: CropBox, index: Tensor) -> int:
+        """Pixels of a box that the listed tokens (K,) are made from, one frame for each row of tokens in time."""
+        config, antialias = self.case.inputs.config, self._resize != "bilinear"
+        listed = torch.zeros(config.num_tokens).index_fill_(0, index.cpu(), 1).view(config.grid)
+        down, across = (
+            rewrites.axis_weights(side, out, antialias).ne(0).unflatten(0, (-1, patch)).any(1).float()
+            for side, out, patch in zip(box[2:], self._size, config.patch[1:], strict=True)
+        )
+        return int(torch.einsum("thw,hy,wx->tyx", listed, down, across).count_nonzero())
+
+    @property
+    def _resize(self) -> str:
+        return self.case.clip.split()[1]
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.case.inputs.config.image_size
+
+
+def _pillow(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resized in width, then in height: the order of Pillow before 13, which takes the cheaper one."""
+    bilinear, image = PIL.Image.Resampling.BILINEAR, PIL.Image.fromarray(frame)
+    return np.asarray(image.resize((size[1], image.height), bilinear).resize(size[::-1], bilinear))

@@ -1,0 +1,111 @@
+"""Ops that make masks. The published code makes them in numpy, one clip at a time, and uploads them.
+
+On a GPU only the upload counts for it, since processes of its loader make the masks meanwhile.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import videomae_kernels as vk
+from benchmarks.baselines import rewrites
+from benchmarks.baselines.published.masks import running_cell_mask, tube_mask
+from benchmarks.ops.workload import COMPILED, OURS, PUBLISHED, REWRITE, Op, OpCase, Variant, Workload
+
+INDEX_BYTES, SEED = 8, 0
+
+
+def _tube_mask_index(case: OpCase) -> Workload:
+    grid, ratio, sample = case.inputs.config.grid, case.inputs.mask_ratio, case.inputs.sample
+    area = grid[1] * grid[2]
+    keep = area - int(ratio * area)
+    random = np.random.default_rng(SEED)
+
+    def published() -> Tensor:
+        masks = np.stack([tube_mask(grid, ratio, random) for _ in range(len(sample))])
+        return torch.from_numpy(masks).to(case.device)
+
+    def check(found: Tensor) -> None:
+        if found.dtype == torch.bool:  # the published form of the same
+            found = (~found).nonzero()[:, 1].view(len(sample), -1)
+        frames = found.view(len(sample), grid[0], keep) - area * torch.arange(grid[0], device=case.device)[:, None]
+        assert torch.equal(frames, frames[:, :1].expand_as(frames)), "not the same positions in every frame"
+        assert (frames.diff() > 0).all() and frames.min() >= 0 and frames.max() < area, "not ascending positions"
+
+    return Workload(
+        {
+            PUBLISHED: Variant(published),
+            REWRITE: Variant(lambda: rewrites.random_index(len(sample), area, keep, grid[0], case.device)),
+            OURS: Variant(lambda: vk.tube_mask_index(sample, grid, ratio, seed=SEED)),
+        },
+        INDEX_BYTES * len(sample) * (grid[0] * keep + 1),
+        check=check,
+    )
+
+
+def _random_mask_index(case: OpCase) -> Workload:
+    number, ratio, sample = case.inputs.config.num_tokens, case.inputs.mask_ratio, case.inputs.sample
+    keep = number - int(ratio * number)
+
+    def check(found: Tensor) -> None:
+        assert found.shape == (len(sample), keep)
+        assert (found.diff() > 0).all() and found.min() >= 0 and found.max() < number, "not ascending positions"
+
+    return Workload(
+        {
+            REWRITE: Variant(lambda: rewrites.random_index(len(sample), number, keep, 1, case.device)),
+            OURS: Variant(lambda: vk.random_mask_index(sample, number, ratio, seed=SEED)),
+        },
+        INDEX_BYTES * len(sample) * (keep + 1),
+        check=check,
+    )
+
+
+def _mask_to_index(case: OpCase) -> Workload:
+    visible, mask = case.inputs.plan().visible, ~case.inputs.hidden
+    batch, count = visible.shape
+    return Workload(
+        {
+            PUBLISHED: Variant(lambda: mask.nonzero()[:, 1].view(batch, count)),
+            REWRITE: Variant(lambda: rewrites.mask_to_index(mask, count)),
+            OURS: Variant(lambda: vk.mask_to_index(mask, count)),
+        },
+        mask.nbytes + INDEX_BYTES * visible.numel(),
+        Variant(lambda: visible),
+    )
+
+
+def _running_cell_select(case: OpCase) -> Workload:
+    plan, grid, ratio = case.inputs.plan(), case.inputs.config.grid, case.inputs.decoder_mask_ratio
+    visible, (batch, count) = plan.visible, plan.decoded.shape
+    phase = torch.arange(batch, device=case.device) % 4
+    phases = phase.tolist()
+
+    def published() -> Tensor:
+        masks = np.stack([running_cell_mask(grid, ratio, start) for start in phases])
+        return torch.from_numpy(masks).to(case.device)
+
+    def in_our_order(found: Tensor) -> Tensor:
+        if found.dtype != torch.bool:
+            return found
+        decoded = (~found).nonzero()[:, 1].view(batch, count)
+        seen = torch.zeros_like(found).scatter(1, visible, True).gather(1, decoded)
+        return decoded.gather(1, seen.to(torch.uint8).argsort(dim=1, descending=True, stable=True))
+
+    return Workload(
+        {
+            PUBLISHED: Variant(published, comparable=in_our_order),
+            REWRITE: Variant(lambda: rewrites.running_cell_select(visible, phase, grid, int(4 * ratio), count)),
+            OURS: Variant(lambda: vk.running_cell_select(visible, phase, grid, ratio)[0]),
+        },
+        INDEX_BYTES * (visible.numel() + batch * (count + 2)),
+        Variant(published, comparable=in_our_order),
+    )
+
+
+MASK_OPS = (
+    Op("tube_mask_index", _tube_mask_index, floating=False),
+    Op("random_mask_index", _random_mask_index, floating=False, variants=(REWRITE, COMPILED, OURS)),
+    Op("mask_to_index", _mask_to_index, floating=False),
+    Op("running_cell_select", _running_cell_select, floating=False),
+)

@@ -1,0 +1,1 @@
+"""Ops that read the pixels of listed tokens."""

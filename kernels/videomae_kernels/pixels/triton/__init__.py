@@ -1,0 +1,1 @@
+"""Triton kernels of the pixel ops; nothing here is imported before a kernel is needed."""

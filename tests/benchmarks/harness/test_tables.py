@@ -1,0 +1,180 @@
+"""Tables and pictures say what was measured on what, compare within one run, and call predictions predictions."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.plots import save_plots
+from benchmarks.harness.tables import NO_GPU, format_report, format_results, shown
+
+ORIGIN = {
+    "versions": {"torch": "9.9", "triton": "8.8"},
+    "threads": 3,
+    "commit": "c0ffee",
+    "date": "2026-01-02T03:04:05",
+}
+GPU = {"device": "Some GPU", "driver": "555.1", "copy_gb_per_s": 2000.0, **ORIGIN}
+CPU = {"device": "Some CPU", "driver": "none", "copy_gb_per_s": None, **ORIGIN}
+
+
+def step(variant: str, ms: float, mib: float, **more: Any) -> dict[str, Any]:
+    record = {"suite": "model", "name": "base", "case": "128 clips, bf16", "variant": variant, "predicted": False}
+    return record | {"p50_ms": ms, "clips_per_s": 128e3 / ms, "peak_mib": mib, **more}
+
+
+def op(variant: str, ms: float, size: str = "base", **more: Any) -> dict[str, Any]:
+    record = {"suite": "ops", "name": "gather", "case": f"ViT-{size}, forward", "size": size, "variant": variant}
+    figures = {
+        "p50_ms": ms,
+        "gb_per_s": 1000 / ms,
+        "roofline": 0.5 / ms,
+        "peak_mib": ms,
+        "kernel_launches": 1,
+        "syncs": 0,
+    }
+    return record | {"predicted": False} | figures | more
+
+
+def loading(variant: str, ms: float, parts: tuple[float, float, float], sent: int, **more: Any) -> dict[str, Any]:
+    record = {
+        "suite": "loader",
+        "name": "340x256",
+        "case": "8 videos, 4 crops per video",
+        "variant": variant,
+        "clips": 32,
+    }
+    record |= {f"{part}_ms": value for part, value in zip(("decode", "augment", "collate"), parts, strict=True)}
+    figures = {"p50_ms": ms, "clips_per_s": 32e3 / ms, "bytes_to_device_per_clip": sent, "processor": "Some processor"}
+    return record | {"predicted": False} | figures | more
+
+
+STEPS = [step("published", 300.0, 4000.0, largest_batch=64), step("videomae_fast", 100.0, 1000.0, total_mib=1500.0)]
+LOADING = [
+    loading("published", 1600.0, (10.0, 30.0, 10.0), 9_658_880),
+    loading("videomae_fast", 400.0, (10.0, 2.0, 0.5), 965_888, error={"pillow": 3e-5, "antialias": 1.25}),
+]
+OPS = [op("published", 4.0), op("rewrite", 3.0), op("rewrite + compile", 2.0), op("videomae_kernels", 1.0)]
+
+
+def rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_steps_are_compared_with_the_first_of_their_run() -> None:
+    header, _, published, ours = rows(format_results({**GPU, "records": STEPS}))
+    table = [dict(zip(header, row, strict=True)) for row in (published, ours)]
+    assert [row["speed"] for row in table] == ["1.00x", "3.00x"]
+    assert [row["memory"] for row in table] == ["1.00x", "0.25x"]
+    assert [row["clips/s"] for row in table] == ["426.67", "1,280.00"]
+    assert [row["largest batch"] for row in table] == ["64", ""]
+    assert [row["peak MiB in all"] for row in table] == ["", "1,500"]
+
+
+def test_loading_shows_where_the_time_goes() -> None:
+    text = format_results(shown({**GPU, "records": LOADING}))
+    header, _, published, ours = rows(text)
+    table = [dict(zip(header, row, strict=True)) for row in (published, ours)]
+    assert [row["clips/s per core"] for row in table] == ["20.0", "80.0"]
+    assert [row["speed"] for row in table] == ["1.00x", "4.00x"]
+    assert [row["CPU ms per clip"] for row in table] == ["50.00", "12.50"]
+    assert [table[1][part] for part in ("decode", "augment", "collate")] == ["10.00", "2.00", "0.50"]
+    assert [row["bytes to the GPU per clip"] for row in table] == ["9,658,880", "965,888"]
+    assert [row["of published"] for row in table] == ["100.0%", "10.0%"]
+    assert "one thread, Some processor" in text and "videos of 340x256, 8 videos, 4 crops per video" in text
+    assert "differ from the published by at most 0.00 (resize pillow), 1.25 (resize antialias)" in text
+
+
+def test_ops_are_compared_with_every_rival() -> None:
+    header, _, row = rows(format_results({**GPU, "records": OPS}))
+    found = dict(zip(header, row, strict=True))
+    assert (found["against published"], found["against rewrite"], found["against rewrite + compile"]) == (
+        "4.00x",
+        "3.00x",
+        "2.00x",
+    )
+    assert (found["GB/s"], found["of copy"], found["ms"]) == ("1,000.0", "50%", "1.000")
+
+
+def test_what_was_not_run_is_listed() -> None:
+    out_of_memory = {k: v for k, v in step("published + SDPA", 1, 1).items() if not k.endswith(("_ms", "_mib", "_s"))}
+    text = format_results({**GPU, "records": [*STEPS, out_of_memory | {"not_run": "out of memory"}]})
+    assert rows(text)[-1][:2] == ["published + SDPA", "not run: out of memory"]
+    backends = [op("sdpa", 1.0, name="attention, encoder"), {"name": "attention, encoder", "not_run": "not installed"}]
+    backends[1] = {k: backends[0][k] for k in ("suite", "case", "size", "predicted")} | {"variant": "x"} | backends[1]
+    assert rows(format_results({**GPU, "records": backends}))[-1][1:3] == ["x", "not run: not installed"]
+
+
+def test_the_reference_may_be_what_was_not_run() -> None:
+    out_of_memory = {k: v for k, v in STEPS[0].items() if k not in ("p50_ms", "clips_per_s", "peak_mib")}
+    text = format_results({**GPU, "records": [out_of_memory | {"not_run": "out of memory"}, STEPS[1]]})
+    assert "not run: out of memory" in text and "1,280.00" in text and "speed" not in text
+
+
+def test_origin_is_stated() -> None:
+    text = format_results({**GPU, "records": STEPS})
+    for part in (
+        "Some GPU",
+        "555.1",
+        "torch 9.9",
+        "triton 8.8",
+        "c0ffee",
+        "2026-01-02",
+        "2,000 GB/s",
+        "128 clips, bf16",
+    ):
+        assert part in text
+    assert "driver" not in format_results({**CPU, "records": STEPS})
+
+
+def test_without_a_gpu_it_says_so() -> None:
+    cpu, gpu = {**CPU, "records": STEPS}, {**GPU, "records": STEPS}
+    assert format_report([cpu]).startswith(NO_GPU)
+    assert NO_GPU not in format_report([cpu, gpu])
+    assert format_report([]) == NO_GPU
+
+
+def test_predictions_are_called_so() -> None:
+    figures = {
+        f"{name}_mib": 1.0 for name in ("peak", "activations", "temporaries", "gradients", "parameters", "optimizer")
+    }
+    record = {
+        "suite": "memory",
+        "name": "base",
+        "case": "128 clips",
+        "variant": "published",
+        "predicted": True,
+        **figures,
+    }
+    text = format_results({"device": "predicted", **ORIGIN, "records": [record]})
+    assert text.startswith("### Predicted\n\nNot measured") and "Predicted memory" in text
+    assert "easured with" not in text
+
+
+def test_a_report_shows_chosen_sizes_and_a_run_all() -> None:
+    everything = {**GPU, "records": [*OPS, op("videomae_kernels", 1.0, "small"), *STEPS]}
+    assert "shapes of ViT-small" in format_results(everything)
+    assert "shapes of ViT-small" not in format_results(shown(everything))
+    assert "shapes of ViT-base" in format_results(shown(everything))
+    assert shown({**GPU, "records": [{**step, "name": "small"} for step in STEPS]})["records"] != []
+
+
+def test_pictures(tmp_path: Path) -> None:
+    predicted = {"suite": "memory", "name": "base", "case": "", "variant": "", "predicted": True}
+    giant = [op("videomae_kernels", 1.0, "giant")]
+    everything = {**GPU, "records": [*STEPS, *LOADING, *OPS, *giant, predicted]}
+    written = save_plots([everything], tmp_path)
+    names = ("ops-base", "ops-giant", "model", "loader")
+    assert [path.name for path in written] == [f"some-gpu-{name}.svg" for name in names]
+    first = [path.read_bytes() for path in written]
+    assert [path.read_bytes() for path in save_plots([everything], tmp_path)] == first
+    for path in written:
+        processor = "Some processor" if "loader" in path.name else "Some GPU"
+        assert f"{processor}, c0ffee" in path.read_text()
+        assert path.name in re.findall(r"\]\(images/(.*?)\)", format_results(everything))
+
+
+@pytest.mark.parametrize("records", [[], [op("sdpa", 1.0, name="attention, encoder")]])
+def test_nothing_to_draw(records: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert save_plots([{**GPU, "records": records}], tmp_path) == []
