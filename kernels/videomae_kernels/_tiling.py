@@ -1,7 +1,7 @@
 """How much one program of each kernel handles: every launcher takes its entry of `TILES` when it launches.
 
 Predicted, not measured: rows in 128-bit accesses, about 4,096 elements for 128 threads, and one warp per token where
-a token has to be summed, so that no warp waits for another. Replace an entry to try something else.
+a token has to be summed, so that warps need not synchronise. Replace an entry to try something else.
 
 Row numbers are int32 in every kernel and offsets are int64: an index of 2³¹ rows would take 16 GiB by itself, while
 clips and token tensors do pass 2³¹ elements; and a 64-bit division is a subroutine call on a GPU.
@@ -70,7 +70,7 @@ def row_tile(kernel: str, width: int) -> dict[str, int]:
 
 
 def token_tile(kernel: str, width: int, row: Tensor) -> dict[str, int]:
-    """Launch options for one row of `width` elements: the tile of `_pixels.row_columns`."""
+    """Launch options for one row of `width` elements: the tile of `pixels.triton.tile.row_columns`."""
     tile = TOKEN_TILES[kernel]
     vector = max(1, tile.access_bytes // row.element_size())
     lanes = WARP_THREADS * tile.num_warps

@@ -26,8 +26,7 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 import videomae_kernels as vk
-from videomae_kernels import _custom_op, _tiling
-from videomae_kernels.pixels.crops import RESIZES
+from videomae_kernels import RESIZES, _custom_op, _tiling
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

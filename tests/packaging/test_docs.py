@@ -43,16 +43,8 @@ SHRUNK = {
     "env": "",
 }
 
-
-def _marks(*commands: str) -> list[pytest.MarkDecorator]:
-    return [needs_the_layout] if any("examples/configs" in command for command in commands) else []
-
-
 ALL = [(page, command) for page in PAGES for command in commands(page)]
-CASES = [  # a command, or a page of them
-    pytest.param(page, command, id=f"{name(page)}: {command[:60]}", marks=_marks(command)) for page, command in ALL
-]
-WHOLE = [pytest.param(page, id=name(page), marks=_marks(*commands(page))) for page in PAGES]
+IDS = [f"{name(page)}: {command[:60]}" for page, command in ALL]
 SITE = "mkdocs build --strict"
 
 
@@ -61,7 +53,7 @@ def test_pages_are_found() -> None:
     assert len(ALL) > 15
 
 
-@pytest.mark.parametrize(("page", "command"), CASES)
+@pytest.mark.parametrize(("page", "command"), ALL, ids=IDS)
 def test_every_command_is_run_somewhere(page: Path, command: str) -> None:
     """By CI as it stands, by `test_commands_run`, by pytest on a folder of tests, or by a test that COVERED names."""
     if is_run_by_ci(command):
@@ -122,7 +114,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", WHOLE)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_run(page: Path, workspace: Path) -> None:
     """The `videomae-fast` commands of a page, from top to bottom in one folder, on a small model and short clips."""
     from videomae_fast.cli import main

@@ -1,12 +1,4 @@
-"""Encoder masks as index lists: tube_mask_index, random_mask_index, mask_to_index.
-
-    key(seed, sample, position, stream) = top 31 bits of Philox4x32-10 at counter (position, sample, stream), key seed
-    kept tokens of a sample = the positions of its smallest keys, ascending
-
-A mask is a pure function of (seed, sample number): the same on every device, for every batch composition and any
-split over ranks. Counts follow the published truncation: int(ratio·S) tokens are hidden. *Tube* draws among the
-H'·W' positions of one frame and repeats the choice in every frame (VideoMAE V2, `TubeMaskingGenerator`).
-"""
+"""Masks as index lists, drawn from a counter: tube_mask_index, random_mask_index, mask_to_index."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -70,40 +62,94 @@ def _select(sample: Tensor, seed: int, stream: int, positions: int, ratio: float
     return _select_op(sample, seed, stream, positions, keep, repeats)
 
 
-def tube_mask_index(
-    sample: Tensor,  # (B,) int64 sample numbers; their device is the result's
-    grid: Sequence[int],  # (T', H', W')
-    ratio: float,  # of positions hidden, in [0, 1)
-    *,
-    seed: int,
-) -> Tensor:  # (B, T'·(S − int(ratio·S))) int64, ascending, with S = H'·W'
-    """Visible tokens of tube masking: the same random positions in every frame."""
+def tube_mask_index(sample: Tensor, grid: Sequence[int], ratio: float, *, seed: int) -> Tensor:
+    """Visible tokens of tube masking: the same random positions in every frame.
+
+        key(position) = top 31 bits of Philox4x32-10 at counter (position, sample, stream 0), key seed
+        visible = {t·S + s : t < T', s among the S − int(ratio·S) positions of the smallest keys},   S = H'·W'
+
+    A mask is a pure function of (seed, sample number): the same on every device, for every batch composition and any
+    split over ranks. Of equal keys the lower position is kept.
+
+    Args:
+        sample: (B,) int64 sample numbers; the result is on their device.
+        grid: (T', H', W') tokens.
+        ratio: mask ratio, the share of positions hidden, in [0, 1). Counts are truncated as published.
+        seed: of the run, in [0, 2⁶³).
+
+    Returns:
+        (B, T'·(S − int(ratio·S))) int64 token numbers in (t, h, w) order, ascending.
+
+    Raises:
+        ValueError: `grid`, `ratio` or `seed` is out of range, or a frame has more than 65,536 positions.
+        TypeError: `sample` is not an int64 vector.
+
+    References:
+        `TubeMaskingGenerator` of VideoMAE V2, masking_generator.py (OpenGVLab/VideoMAEv2); J. Salmon et al.,
+        "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
     frames, height, width = check_grid(grid)
     return _select(sample, seed, 0, height * width, ratio, frames)
 
 
 def random_mask_index(
-    sample: Tensor,  # (B,) int64 sample numbers; their device is the result's
-    num_tokens: int,  # N
-    ratio: float,  # of tokens hidden, in [0, 1)
+    sample: Tensor,
+    num_tokens: int,
+    ratio: float,
     *,
     seed: int,
-    stream: int = 0,  # masks of different streams are independent
-) -> Tensor:  # (B, N − int(ratio·N)) int64, ascending
-    """Visible tokens of random masking over the whole clip."""
+    stream: int = 0,
+) -> Tensor:
+    """Visible tokens of random masking over the whole clip.
+
+        key(token) = top 31 bits of Philox4x32-10 at counter (token, sample, stream), key seed
+        visible = the N − int(ratio·N) tokens of the smallest keys
+
+    A pure function of (seed, stream, sample number), as `tube_mask_index` is.
+
+    Args:
+        sample: (B,) int64 sample numbers; the result is on their device.
+        num_tokens: N, at most 65,536.
+        ratio: mask ratio, the share of tokens hidden, in [0, 1). Counts are truncated as published.
+        seed: of the run, in [0, 2⁶³).
+        stream: masks of different streams are independent.
+
+    Returns:
+        (B, N − int(ratio·N)) int64 token numbers, ascending.
+
+    Raises:
+        ValueError: `num_tokens`, `ratio` or `seed` is out of range.
+        TypeError: `sample` is not an int64 vector.
+
+    References:
+        `random_masking` of MAE (arXiv 2111.06377, section 3); J. Salmon et al., SC 2011, for the generator.
+    """
     if num_tokens < 1:
         raise ValueError(f"num_tokens must be positive, got {num_tokens}")
     return _select(sample, seed, stream, num_tokens, ratio, 1)
 
 
-def mask_to_index(
-    mask: Tensor,  # (B, N) bool
-    count: int,  # True entries in every sample
-) -> Tensor:  # (B, count) int64, ascending
+def mask_to_index(mask: Tensor, count: int) -> Tensor:
     """Positions of the True entries of a mask made elsewhere.
 
-    Equals `mask.nonzero()[:, 1].view(B, count)` without its synchronisation. A sample with another count raises
-    ValueError on CPU and trips a device-side assertion on a GPU, where reading the count would make the host wait.
+        index[b] = ascending positions n with mask[b, n]
+
+    Equals `mask.nonzero()[:, 1].view(B, count)` without its host sync.
+
+    Args:
+        mask: (B, N) bool.
+        count: True entries in every sample, in [1, N].
+
+    Returns:
+        (B, count) int64 positions, ascending.
+
+    Raises:
+        TypeError: `mask` is not a boolean matrix.
+        ValueError: `count` is out of range, or (on a CPU) a sample has another number of True entries. On a GPU such
+            a sample trips a device-side assertion, since reading the number would be a host sync.
+
+    References:
+        Replaces the boolean indexing of VideoMAE V2's models/modeling_pretrain.py (OpenGVLab/VideoMAEv2).
     """
     if mask.dtype != torch.bool or mask.ndim != 2:
         raise TypeError(f"mask must be a boolean (B, N) tensor, got {mask.dtype} {tuple(mask.shape)}")

@@ -1,14 +1,4 @@
-"""running_cell_select: the decoder's tokens under running-cell masking, overlap rows first.
-
-    slot(h, w) = 2·(h mod 2) + (w mod 2);   k = int(4·ratio)
-    token (t, h, w) is decoded  ⇔  (slot + phase + t + 1) mod 4 ≥ k
-
-Each 2×2 cell hides k of its four slots and moves on by one slot every frame; the phase (0…3) is drawn per sample
-(VideoMAE V2, `RunningCellMaskingGenerator`, arXiv 2303.16727 section 3.2). Tokens that the encoder also sees come
-first ("overlap"), the rows of the loss last, each part ascending. Where H' or W' is odd the last cells are cropped
-(the published generator fails there); if then T' is no multiple of 4 the four phases decode different numbers of
-tokens, and every sample is cut to the smallest of them, from the end of the token order, so that counts stay fixed.
-"""
+"""running_cell_select: the decoder's tokens under running-cell masking, overlap rows first."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -24,8 +14,8 @@ from .._custom_op import define_op
 def _decoded(grid: tuple[int, int, int], phase: Tensor, hidden_slots: int) -> Tensor:
     """(B, N) bool: tokens that running-cell masking decodes, before the cut to equal counts."""
     t, h, w = (torch.arange(n, device=phase.device) for n in grid)
-    turn = (2 * (h[:, None] % 2) + w % 2) + t[:, None, None] + 1
-    return ((turn.flatten() + phase[:, None]) % 4) >= hidden_slots
+    slot_offset = (2 * (h[:, None] % 2) + w % 2) + t[:, None, None] + 1
+    return ((slot_offset.flatten() + phase[:, None]) % 4) >= hidden_slots
 
 
 @lru_cache
@@ -67,13 +57,35 @@ def _launch(*args: Any) -> None:
 _op = define_op("running_cell_select", _reference, _allocate, _launch)
 
 
-def running_cell_select(
-    visible: Tensor,  # (B, V) int32/int64, ascending: tokens the encoder sees
-    phase: Tensor,  # (B,) int32/int64 in 0…3
-    grid: Sequence[int],  # (T', H', W')
-    ratio: float,  # of tokens not decoded: 0.25, 0.5 or 0.75 (others are truncated to them)
-) -> tuple[Tensor, Tensor]:  # decode (B, M) int64, n_overlap (B,) int64
-    """Decoded tokens and how many of them lead as overlap; see the module docstring."""
+def running_cell_select(visible: Tensor, phase: Tensor, grid: Sequence[int], ratio: float) -> tuple[Tensor, Tensor]:
+    """Tokens that the decoder gets under running-cell masking, and how many of them the encoder also sees.
+
+        slot(h, w) = 2·(h mod 2) + (w mod 2);   k = int(4·ratio)
+        token (t, h, w) is decoded  ⇔  (slot + phase + t + 1) mod 4 ≥ k
+
+    Each 2×2 cell hides k of its four slots and moves on by one slot every frame. Tokens that the encoder also sees
+    ("overlap") come first, the rows of the loss last. Where H' or W' is odd the last cells are cropped (the published
+    generator fails there). If then T' is no multiple of 4 the four phases decode different numbers of tokens, and
+    every sample is cut to the smallest of them, from the end of the token order, so that counts stay fixed.
+
+    Args:
+        visible: (B, V) int32 or int64 tokens that the encoder sees, ascending.
+        phase: (B,) int32 or int64 in 0…3, drawn per sample.
+        grid: (T', H', W') tokens.
+        ratio: mask ratio of the decoder, the share of tokens not decoded: 0.25, 0.5 or 0.75; others are truncated.
+
+    Returns:
+        decoded: (B, M) int64 token numbers, overlap rows first, each part ascending.
+        num_overlap: (B,) int64 rows of the overlap.
+
+    Raises:
+        ValueError: a shape, device or value is not allowed, or no token would be left to decode.
+        TypeError: an index is not of integers.
+
+    References:
+        VideoMAE V2 (arXiv 2303.16727), section 3.2; `RunningCellMaskingGenerator`, masking_generator.py
+        (OpenGVLab/VideoMAEv2).
+    """
     shape = check_grid(grid)
     hidden_slots = int(4 * ratio)
     if not 1 <= hidden_slots <= 3:

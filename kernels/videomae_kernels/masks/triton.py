@@ -93,7 +93,7 @@ def select_index(sample: Tensor, seed: int, stream: int, positions: int, keep: i
 
 
 def mask_to_index(mask: Tensor, count: int, out: Tensor) -> None:
-    """Launch for ops.mask_to_index; unequal counts trip a device-side assertion, without a synchronisation."""
+    """Launch for mask_to_index; unequal counts trip a device-side assertion, without a host sync."""
     torch._assert_async((mask.sum(dim=1) == count).all(), f"mask must keep {count} tokens in every sample")
     positions, tile = mask.shape[1], TILES["mask_to_index"]
     _mask_to_index_kernel[(mask.shape[0],)](
@@ -125,8 +125,8 @@ def _is_listed(values, token, inside, COUNT: tl.constexpr, STEPS: tl.constexpr):
 def _running_cell_select_kernel(
     visible,  # (B, V) ascending
     phase,  # (B,)
-    decode,  # (B, COUNT) int64
-    n_overlap,  # (B,) int64
+    decoded_tokens,  # (B, COUNT) int64
+    num_overlap,  # (B,) int64
     FRAME_TOKENS: tl.constexpr,  # H'·W'
     WIDTH: tl.constexpr,  # W'
     TOKENS: tl.constexpr,  # N
@@ -137,7 +137,7 @@ def _running_cell_select_kernel(
     BLOCK: tl.constexpr,
 ):
     b = tl.program_id(0).to(tl.int64)
-    turn = tl.load(phase + b).to(tl.int32) + 1
+    phase_offset = tl.load(phase + b).to(tl.int32) + 1
     overlap_total = tl.zeros((1,), tl.int32)
     for write in tl.static_range(2):  # first count the overlap rows, then write both parts
         decoded_before = tl.zeros((1,), tl.int32)
@@ -146,7 +146,7 @@ def _running_cell_select_kernel(
             token = start + tl.arange(0, BLOCK)
             frame, place = token // FRAME_TOKENS, token % FRAME_TOKENS
             slot = place // WIDTH % 2 * 2 + place % WIDTH % 2
-            decoded = (token < TOKENS) & ((slot + frame + turn) % 4 >= HIDDEN_SLOTS)
+            decoded = (token < TOKENS) & ((slot + frame + phase_offset) % 4 >= HIDDEN_SLOTS)
             decoded_rank = decoded_before + tl.cumsum(decoded.to(tl.int32), axis=0) - 1
             decoded = decoded & (decoded_rank < COUNT)
             overlap = _is_listed(visible + b * VISIBLE, token, decoded, VISIBLE, SEARCH_STEPS)
@@ -155,11 +155,11 @@ def _running_cell_select_kernel(
                 # Of the decoded tokens before a loss row, those in the overlap stand in the first part.
                 loss_rank = overlap_total + decoded_rank - (overlap_rank + 1)
                 target = tl.where(overlap, overlap_rank, loss_rank)
-                tl.store(decode + b * COUNT + target, token.to(tl.int64), mask=decoded)
+                tl.store(decoded_tokens + b * COUNT + target, token.to(tl.int64), mask=decoded)
             decoded_before += tl.sum(decoded.to(tl.int32), axis=0)
             overlap_before += tl.sum(overlap.to(tl.int32), axis=0)
         overlap_total = overlap_before
-    tl.store(n_overlap + b + tl.arange(0, 1), overlap_total.to(tl.int64))
+    tl.store(num_overlap + b + tl.arange(0, 1), overlap_total.to(tl.int64))
 
 
 def running_cell_select(
@@ -168,16 +168,16 @@ def running_cell_select(
     grid: Sequence[int],
     hidden_slots: int,
     count: int,
-    decode: Tensor,
-    n_overlap: Tensor,
+    decoded: Tensor,
+    num_overlap: Tensor,
 ) -> None:
-    """Launch for ops.running_cell_select."""
+    """Launch for running_cell_select."""
     tokens, tile = grid[0] * grid[1] * grid[2], TILES["running_cell_select"]
     _running_cell_select_kernel[(visible.shape[0],)](
         visible,
         phase,
-        decode,
-        n_overlap,
+        decoded,
+        num_overlap,
         FRAME_TOKENS=grid[1] * grid[2],
         WIDTH=grid[2],
         TOKENS=tokens,

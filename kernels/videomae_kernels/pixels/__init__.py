@@ -1,1 +1,1 @@
-"""Ops that read the pixels of listed tokens."""
+"""Ops that read pixels of listed tokens, from a tensor or from crop boxes of decoded frames."""

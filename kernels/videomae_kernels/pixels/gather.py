@@ -1,13 +1,4 @@
-"""tube_mask_gather: the pixels of the kept tokens, straight from the clip, ready for the patch embedding's GEMM.
-
-    rows[b, k, ((c·τ + i)·p + y)·p + x] = clip[b, c, t·τ + i, h·p + y, w·p + x]·scale_c + shift_c
-    with (t, h, w) the position of token index[b, k] in the grid (T/τ, H/p, W/p)
-
-The column order is that of a flattened Conv3d weight (D, C, τ, p, p), so `rows @ weight.flatten(1).T` equals the
-convolution (stride = kernel) at those tokens; tokens that are not listed are never read. uint8 pixels become
-[0, 1] and `normalize=(mean, std)` is applied on the way. Source: `PatchEmbed` of VideoMAE V2's
-`models/modeling_pretrain.py`, restricted to visible tokens. Backward to a floating clip scatters the rows.
-"""
+"""tube_mask_gather: the pixels of the kept tokens, straight from the clip, ready for the patch embedding's GEMM."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,56 +6,63 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_index
 from .._custom_op import arithmetic_dtype, define_op
-from . import cropped_pixels
+from .clip import DIMENSIONS, ChannelStats, open_clip
 from .crops import CroppedClips
-from .reference import (
-    ChannelStats,
-    as_bcthw,
-    channel_affine,
-    num_tokens,
-    per_channel,
-    place_token_pixels,
-    token_pixels,
-)
+from .reference import per_channel, place_token_pixels, token_pixels
 
 
 def _reference(
-    clip: Tensor,
+    clip: Sequence[Tensor],
+    shape: Sequence[int],
     index: Tensor,
     patch: Sequence[int],
     scale: Sequence[float],
     shift: Sequence[float],
     dtype: torch.dtype,
 ) -> Tensor:
-    pixels = token_pixels(clip, index, patch).to(arithmetic_dtype(clip))
+    crops_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    pixels = token_pixels(clip, shape, index, patch, crops_dtype)
     if any(s != 1.0 for s in scale):
-        pixels.mul_(per_channel(scale, clip, pixels.dtype))
+        pixels.mul_(per_channel(scale, pixels))
     if any(s != 0.0 for s in shift):
-        pixels.add_(per_channel(shift, clip, pixels.dtype))
+        pixels.add_(per_channel(shift, pixels))
     return pixels.flatten(2).to(dtype)
 
 
 def _allocate(
-    clip: Tensor,
+    clip: Sequence[Tensor],
+    shape: Sequence[int],
     index: Tensor,
     patch: Sequence[int],
     scale: Sequence[float],
     shift: Sequence[float],
     dtype: torch.dtype,
 ) -> Tensor:
-    pixels = clip.shape[1] * patch[0] * patch[1] * patch[2]
-    return clip.new_empty((index.shape[0], index.shape[1], pixels), dtype=dtype)
+    return index.new_empty((*index.shape, shape[1] * patch[0] * patch[1] * patch[2]), dtype=dtype)
+
+
+def _launch(
+    clip: Sequence[Tensor],
+    shape: Sequence[int],
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    dtype: torch.dtype,
+    out: Tensor,
+) -> None:
+    from .triton import launch
+
+    launch("gather", clip, shape, index, patch, scale, shift, out)
 
 
 def _backward_reference(
     grad: Tensor, index: Tensor, patch: Sequence[int], scale: Sequence[float], shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
     clip = grad.new_zeros(shape, dtype=dtype)
-    compute = arithmetic_dtype(grad, clip)
-    grad = grad.unflatten(2, (shape[1], *patch)).to(compute) * per_channel(scale, grad, compute)
-    place_token_pixels(clip, index, patch, grad.to(dtype))
+    grad = grad.unflatten(2, (shape[1], *patch)).to(arithmetic_dtype(grad, clip))
+    place_token_pixels(clip, index, patch, (grad * per_channel(scale, grad)).to(dtype))
     return clip
 
 
@@ -74,60 +72,79 @@ def _allocate_backward(
     return grad.new_empty(shape, dtype=dtype)
 
 
-def _launch(*args: Any) -> None:
-    from .triton.clip import tube_mask_gather
+def _launch_backward(
+    grad: Tensor,
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    out: Tensor,
+) -> None:
+    from .triton.clip import launch_gather_backward
 
-    tube_mask_gather(*args)
+    launch_gather_backward(grad, index, patch, scale, out)
 
 
-def _launch_backward(*args: Any) -> None:
-    from .triton.clip import tube_mask_gather_backward
-
-    tube_mask_gather_backward(*args)
-
-
-_op = define_op("tube_mask_gather", _reference, _allocate, _launch)
-_backward_op = define_op(
-    "tube_mask_gather_backward",
-    _backward_reference,
-    _allocate_backward,
-    _launch_backward,
-)
+gather_op = define_op("tube_mask_gather", _reference, _allocate, _launch)
+_backward_op = define_op("tube_mask_gather_backward", _backward_reference, _allocate_backward, _launch_backward)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    clip, index, ctx.patch, ctx.scale, _, _ = inputs
-    ctx.clip_shape, ctx.clip_dtype = list(clip.shape), clip.dtype
+    clip, ctx.shape, index, ctx.patch, ctx.scale, _, _ = inputs
+    ctx.dtype = clip[0].dtype
     ctx.save_for_backward(index)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    """Of a floating tensor clip: crop boxes are uint8 and have no gradient."""
     (index,) = ctx.saved_tensors
-    grad_clip = _backward_op(grad.contiguous(), index, ctx.patch, ctx.scale, ctx.clip_shape, ctx.clip_dtype)
-    return grad_clip, None, None, None, None, None
+    grad_clip = _backward_op(grad.contiguous(), index, ctx.patch, ctx.scale, ctx.shape, ctx.dtype)
+    return [grad_clip], None, None, None, None, None, None
 
 
-_op.register_autograd(_backward, setup_context=_setup_context)
+gather_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 def tube_mask_gather(
-    clip: Tensor | CroppedClips,  # five dimensions in the order of `layout`, any strides, uint8 or floating
-    index: Tensor,  # (B, K) int32/int64 tokens in (t, h, w) order, unique per sample
-    patch_size: Sequence[int],  # (τ, p, p)
+    clip: Tensor | CroppedClips,
+    index: Tensor,
+    patch: Sequence[int],
     *,
-    layout: str = "BCTHW",
-    normalize: ChannelStats | None = None,  # (mean, std) per channel, for pixels in [0, 1]
-    dtype: torch.dtype | None = None,  # of the result; default: the clip's if floating, else float32
-) -> Tensor:  # (B, K, C·τ·p·p)
-    """Pixels of the listed tokens in the patch embedding's order; see the module docstring."""
+    layout: str = DIMENSIONS,
+    normalize: ChannelStats | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Pixels of the listed tokens, in the column order of the patch embedding's weight.
+
+        rows[b, k, ((c·τ + i)·p + y)·p + x] = clip[b, c, t·τ + i, h·p + y, w·p + x]·scale_c + shift_c
+
+    with (t, h, w) the position of token index[b, k] in the grid (T/τ, H/p, W/p). uint8 pixels become [0, 1]; scale
+    and shift apply `normalize` on the way. The column order is that of a flattened Conv3d weight (D, C, τ, p, p), so
+    `rows @ weight.flatten(1).T` is the convolution (stride = kernel) at those tokens. Other tokens are never read.
+    Differentiable in a floating clip: the gradient is written once, zero at tokens that are not listed.
+
+    Args:
+        clip: uint8 in [0, 255] or floating, of any strides, five dimensions in the order of `layout`; or
+            `CroppedClips`.
+        index: (B, K) int32 or int64 token numbers in (t, h, w) order, w fastest, unique per sample.
+        patch: (τ, p, p) frames, rows and columns of a token.
+        layout: order of the clip's dimensions, a permutation of "BCTHW". `CroppedClips` have no use for it.
+        normalize: (mean, std) of each channel for pixels in [0, 1]; None leaves them as they are.
+        dtype: floating dtype of the result; None is the clip's, or float32 if that is uint8.
+
+    Returns:
+        (B, K, C·τ·p·p) contiguous, of `dtype`. Arithmetic is float32, or float64 on a CPU where the clip is.
+
+    Raises:
+        ValueError: a shape, device or value of an argument is not allowed.
+        TypeError: a dtype of an argument is not allowed.
+
+    References:
+        `PatchEmbed` of VideoMAE V2, models/modeling_pretrain.py (OpenGVLab/VideoMAEv2), at visible tokens only.
+    """
     if dtype is None:
         dtype = clip.dtype if clip.dtype.is_floating_point else torch.float32
     if not dtype.is_floating_point:
         raise TypeError(f"dtype must be floating, got {dtype}")
-    if isinstance(clip, CroppedClips):
-        where = cropped_pixels.arguments(clip, index, patch_size)
-        return cropped_pixels.gather(*where, *channel_affine(clip, normalize, "normalize", inverse=False), dtype)
-    clip = as_bcthw(clip, layout, patch_size)
-    index = check_index(index, "index", batch=clip.shape[0], limit=num_tokens(clip, patch_size), like=clip)
-    scale, shift = channel_affine(clip, normalize, "normalize", inverse=False)
-    return _op(clip, index, [int(n) for n in patch_size], scale, shift, dtype)
+    return gather_op(*open_clip(clip, index, patch, layout, normalize=normalize), dtype)

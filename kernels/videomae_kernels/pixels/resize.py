@@ -1,11 +1,11 @@
-"""Separable resizing of crop boxes: of which lines of its source each line of a clip is made, and with which weights.
+"""Separable resizing of crop boxes: which source lines make each line of a clip, and with which weights.
 
 Weights of an output line o along one axis, for a box side s, an output side S and scale = s / S:
 
     bilinear           two taps around max((o + ½)·scale − ½, 0)
     antialias, pillow  a triangle of half width max(scale, 1) around (o + ½)·scale, cut off at the box, with sum 1
 
-`axis_taps` makes them; `resized_pixels` here and in triton/_resize.py sum what they list.
+`axis_taps` makes them; `resized_pixels`, here and in triton/resize.py, sums the listed pixels.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-FIXED_POINT = 2**22  # Pillow's weights are integers in this unit
+FIXED_BITS = 22  # Pillow's weights are integers in units of 2⁻²²
+FIXED_POINT = 1 << FIXED_BITS
 
 
 @lru_cache(maxsize=2048)
@@ -42,20 +43,18 @@ def axis_taps(side: int, out: int, resize: str) -> tuple[Tensor, Tensor]:
 
 
 def resized_pixels(
-    frames: Tensor,  # these four as in `CroppedClips`
-    geometry: Tensor,
-    first: Tensor,
-    weights: Tensor,
+    clip: Sequence[Tensor],  # `CroppedClips.tensors`
     shape: Sequence[int],  # of the clips, (B, C, T, H, W)
     index: Tensor,  # (B, K)
     patch: Sequence[int],
     dtype: torch.dtype,
 ) -> Tensor:
     """Pixels of the listed tokens, (B, K, C, τ, p, p) in [0, 255], on the CPU."""
+    frames, geometry, first, weights = clip
     with torch.autocast("cpu", enabled=False):  # pixels keep their precision, as in every other op
         sources = (_source(frames, row, shape) for row in geometry.tolist())
-        clips = zip(sources, first, weights, index, strict=True)
-        return torch.stack([_one_clip(*clip, shape, patch, dtype) for clip in clips])
+        of_each_clip = zip(sources, first, weights, index, strict=True)
+        return torch.stack([_one_clip(*one, shape, patch, dtype) for one in of_each_clip])
 
 
 def _source(frames: Tensor, row: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -1,88 +1,105 @@
-"""patch_targets: what the decoder has to predict for the listed tokens.
-
-    u[b, k, q, c] = pixel q = (i·p + y)·p + x of channel c of token index[b, k], in [0, 1]
-    target[b, k, q·C + c] = (u − mean_q u) / (sqrt(var_q u) + 1e-6)     (unbiased variance over the τ·p·p pixels)
-
-Channel fastest, statistics per token and per channel: VideoMAE V2, `engine_for_pretraining.py`, made for the
-listed tokens only. Targets carry no gradient. `masked_patch_loss` uses the same mathematics without storing them.
-"""
+"""patch_targets: what the decoder has to predict for the listed tokens."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from .._checks import check_index
 from .._custom_op import arithmetic_dtype, define_op
-from . import cropped_pixels
+from .clip import DIMENSIONS, ChannelStats, OpenClip, open_clip
 from .crops import CroppedClips
-from .reference import (
-    ChannelStats,
-    as_bcthw,
-    channel_affine,
-    num_tokens,
-    pixel_targets,
-    token_pixels,
-)
-
-
-def channel_targets(
-    clip: Tensor, index: Tensor, patch: Sequence[int], scale: Sequence[float], shift: Sequence[float], normalize: bool
-) -> Tensor:
-    """Targets (B, K, C, τ·p·p), channel slowest, of a (B, C, T, H, W) clip; float64 if the clip is, else float32."""
-    return pixel_targets(token_pixels(clip, index, patch).to(arithmetic_dtype(clip)), scale, shift, normalize)
+from .reference import channel_targets
 
 
 def _reference(
-    clip: Tensor, index: Tensor, patch: Sequence[int], scale: Sequence[float], shift: Sequence[float], normalize: bool
+    clip: Sequence[Tensor],
+    shape: Sequence[int],
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
 ) -> Tensor:
-    targets = channel_targets(clip, index, patch, scale, shift, normalize)
+    targets = channel_targets(clip, shape, index, patch, scale, shift, normalize)
     return targets.transpose(2, 3).flatten(2).contiguous()
 
 
-def _allocate(clip: Tensor, index: Tensor, patch: Sequence[int], *options: Any) -> Tensor:
-    pixels = clip.shape[1] * patch[0] * patch[1] * patch[2]
-    return clip.new_empty((index.shape[0], index.shape[1], pixels), dtype=arithmetic_dtype(clip))
+def _allocate(
+    clip: Sequence[Tensor], shape: Sequence[int], index: Tensor, patch: Sequence[int], *options: Any
+) -> Tensor:
+    values = shape[1] * patch[0] * patch[1] * patch[2]
+    return index.new_empty((*index.shape, values), dtype=arithmetic_dtype(*clip))
 
 
-def _launch(*args: Any) -> None:
-    from .triton.clip import patch_targets
+def _launch(
+    clip: Sequence[Tensor],
+    shape: Sequence[int],
+    index: Tensor,
+    patch: Sequence[int],
+    scale: Sequence[float],
+    shift: Sequence[float],
+    normalize: bool,
+    out: Tensor,
+) -> None:
+    from .triton import launch
 
-    patch_targets(*args)
+    launch("targets", clip, shape, index, patch, scale, shift, out, normalize=normalize)
 
 
 _op = define_op("patch_targets", _reference, _allocate, _launch)
 
 
-def target_arguments(
+def open_target_clip(
     clip: Tensor | CroppedClips,
     index: Tensor,
-    patch_size: Sequence[int],
+    patch: Sequence[int],
     layout: str,
     denormalize: ChannelStats | None,
-    normalize: bool,
-) -> tuple[Any, ...]:
-    """Checked arguments of the target-making ops, in the order of their schema (that of `cropped_pixels` for those)."""
-    if isinstance(clip, CroppedClips):
-        where = cropped_pixels.arguments(clip, index, patch_size)
-    else:
-        clip = as_bcthw(clip, layout, patch_size).detach()
-        index = check_index(index, "index", batch=clip.shape[0], limit=num_tokens(clip, patch_size), like=clip)
-        where = clip, index, [int(n) for n in patch_size]
-    if normalize and patch_size[0] * patch_size[1] * patch_size[2] < 2:
-        raise ValueError(f"normalize_target needs at least 2 pixels per token, got patch_size {tuple(patch_size)}")
-    return *where, *channel_affine(clip, denormalize, "denormalize", inverse=True), normalize
+    normalize_target: bool,
+) -> OpenClip:
+    """`open_clip` for ops that make targets, which carry no gradient to the clip."""
+    opened = open_clip(clip, index, patch, layout, denormalize=denormalize)
+    if normalize_target and max(opened.patch) < 2:
+        raise ValueError(f"normalize_target needs at least 2 pixels per token, got patch {tuple(patch)}")
+    return opened._replace(tensors=[tensor.detach() for tensor in opened.tensors])
 
 
 def patch_targets(
-    clip: Tensor | CroppedClips,  # five dimensions in the order of `layout`, any strides, uint8 or floating
-    index: Tensor,  # (B, K) int32/int64 tokens in (t, h, w) order, unique per sample
-    patch_size: Sequence[int],  # (τ, p, p)
+    clip: Tensor | CroppedClips,
+    index: Tensor,
+    patch: Sequence[int],
     *,
-    layout: str = "BCTHW",
-    denormalize: ChannelStats | None = None,  # (mean, std) a floating clip was normalised with
+    layout: str = DIMENSIONS,
+    denormalize: ChannelStats | None = None,
     normalize_target: bool = True,
-) -> Tensor:  # (B, K, τ·p·p·C) float32
-    """Targets of the listed tokens as a tensor; see the module docstring for the mathematics."""
-    arguments = target_arguments(clip, index, patch_size, layout, denormalize, normalize_target)
-    return cropped_pixels.targets(*arguments) if isinstance(clip, CroppedClips) else _op(*arguments)
+) -> Tensor:
+    """Targets of the listed tokens: their pixels, normalised per token and channel, channel fastest.
+
+        u[b, k, q, c] = pixel q = (i·p + y)·p + x of channel c of token index[b, k], in [0, 1]
+        target[b, k, q·C + c] = (u − mean_q u) / (sqrt(var_q u) + 1e-6)
+
+    with the unbiased variance over the τ·p·p pixels, or target = u without `normalize_target`. Targets carry no
+    gradient. `masked_patch_loss` uses the same mathematics without storing them.
+
+    Args:
+        clip: uint8 in [0, 255] or floating, of any strides, five dimensions in the order of `layout`; or
+            `CroppedClips`.
+        index: (B, K) int32 or int64 token numbers in (t, h, w) order, w fastest, unique per sample.
+        patch: (τ, p, p) frames, rows and columns of a token.
+        layout: order of the clip's dimensions, a permutation of "BCTHW". `CroppedClips` have no use for it.
+        denormalize: (mean, std) of each channel that a floating clip was normalised with; it is undone first.
+        normalize_target: normalise each token and channel, as published.
+
+    Returns:
+        (B, K, τ·p·p·C) float32; float64 on a CPU if the clip is.
+
+    Raises:
+        ValueError: a shape, device or value of an argument is not allowed, `denormalize` comes with a uint8 clip, or
+            `normalize_target` with tokens of one pixel.
+        TypeError: a dtype of an argument is not allowed.
+
+    References:
+        VideoMAE V2 (arXiv 2303.16727), engine_for_pretraining.py (OpenGVLab/VideoMAEv2), for listed tokens only.
+    """
+    opened = open_target_clip(clip, index, patch, layout, denormalize, normalize_target)
+    return _op(*opened, normalize_target)

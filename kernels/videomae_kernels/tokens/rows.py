@@ -1,19 +1,4 @@
-"""gather_tokens: the kept rows of a token tensor.
-
-    out[b, k] = x[b, index[b, k]]
-
-x (B, N, D) of any dtype and strides (a table expanded over the batch is never copied), index (B, K) int32 or
-int64, unique per sample. Equals `x.gather(1, index[..., None].expand(-1, -1, D))` without the repeated index,
-and `x[~mask].reshape(B, K, D)` without its synchronisation. Backward is `masked_token_scatter` into zeros.
-
-masked_token_scatter: tokens put back into the full grid, everything else a mask token.
-
-    out[b, index[b, k]] = tokens[b, k];    out[b, n] = mask_token (or 0) for every other n
-
-tokens (B, K, D), index (B, K) int32 or int64, unique per sample, mask_token (D,) or None. Equals
-`mask_token.expand(B, N, D).clone().scatter(1, index[..., None].expand(-1, -1, D), tokens)` with every row
-written once. Backward: `gather_tokens` for the tokens, the sum over the other rows for the mask token.
-"""
+"""gather_tokens and masked_token_scatter: rows taken from a grid of tokens and put back, each the other's gradient."""
 
 from typing import Any
 
@@ -39,7 +24,7 @@ def _gather_launch(x: Tensor, index: Tensor, out: Tensor) -> None:
     gather_tokens(x, index, out)
 
 
-_gather = define_op("gather_tokens", _gather_reference, _gather_allocate, _gather_launch)
+gather_op = define_op("gather_tokens", _gather_reference, _gather_allocate, _gather_launch)
 
 
 def _gather_setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -52,18 +37,35 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return masked_token_scatter(grad, index, ctx.num_tokens), None
 
 
-_gather.register_autograd(_gather_backward, setup_context=_gather_setup_context)
+gather_op.register_autograd(_gather_backward, setup_context=_gather_setup_context)
 
 
-def gather_tokens(
-    x: Tensor,  # (B, N, D)
-    index: Tensor,  # (B, K) int32/int64, unique per sample
-) -> Tensor:  # (B, K, D), dtype of x
-    """Rows `index` of each sample of `x`; see the module docstring for the mathematics."""
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
+    """The listed rows of a token tensor.
+
+        out[b, k] = x[b, index[b, k]]
+
+    Equals `x.gather(1, index[..., None].expand(-1, -1, D))` without the repeated index, and
+    `x[~mask].reshape(B, K, D)` without its host sync. Differentiable in x, by `masked_token_scatter` into zeros.
+
+    Args:
+        x: (B, N, D) of any dtype and strides; a table expanded over the batch is never copied.
+        index: (B, K) int32 or int64 row numbers in [0, N), unique per sample, in any order.
+
+    Returns:
+        (B, K, D) contiguous, of the dtype of x.
+
+    Raises:
+        ValueError: a shape or device of an argument is not allowed.
+        TypeError: `index` is not of integers.
+
+    References:
+        `x[~mask].reshape(B, -1, C)` of VideoMAE V2, models/modeling_pretrain.py (OpenGVLab/VideoMAEv2).
+    """
     if x.ndim != 3:
         raise ValueError(f"x must have shape (B, N, D), got {tuple(x.shape)}")
     index = check_index(index, "index", batch=x.shape[0], limit=x.shape[1], like=x)
-    return _gather(x, index)
+    return gather_op(x, index)
 
 
 def _scatter_reference(tokens: Tensor, index: Tensor, num_tokens: int, mask_token: Tensor | None) -> Tensor:
@@ -106,13 +108,30 @@ def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None
 _scatter.register_autograd(_scatter_backward, setup_context=_scatter_setup_context)
 
 
-def masked_token_scatter(
-    tokens: Tensor,  # (B, K, D)
-    index: Tensor,  # (B, K) int32/int64, unique per sample
-    num_tokens: int,  # N
-    mask_token: Tensor | None = None,  # (D,), dtype of tokens
-) -> Tensor:  # (B, N, D), dtype of tokens
-    """`tokens` at rows `index` of a (B, N, D) grid filled with `mask_token`; see the module docstring."""
+def masked_token_scatter(tokens: Tensor, index: Tensor, num_tokens: int, mask_token: Tensor | None = None) -> Tensor:
+    """Tokens put back into the full grid, everything else a mask token.
+
+        out[b, index[b, k]] = tokens[b, k];    out[b, n] = mask_token (or 0) for every other n
+
+    Equals `mask_token.expand(B, N, D).clone().scatter(1, index[..., None].expand(-1, -1, D), tokens)` with every row
+    written once. Differentiable in tokens, by `gather_tokens`, and in mask_token, by the sum over the other rows.
+
+    Args:
+        tokens: (B, K, D) of any dtype and strides.
+        index: (B, K) int32 or int64 row numbers in [0, N), unique per sample, in any order.
+        num_tokens: N.
+        mask_token: (D,) of the dtype of `tokens`; None fills with zeros.
+
+    Returns:
+        (B, N, D) contiguous, of the dtype of `tokens`.
+
+    Raises:
+        ValueError: a shape or device of an argument is not allowed.
+        TypeError: `index` is not of integers, or `mask_token` has another dtype than `tokens`.
+
+    References:
+        The decoder input of MAE (arXiv 2111.06377, section 3): mask tokens placed by un-shuffling.
+    """
     if tokens.ndim != 3:
         raise ValueError(f"tokens must have shape (B, K, D), got {tuple(tokens.shape)}")
     index = check_index(index, "index", batch=tokens.shape[0], limit=num_tokens, like=tokens)

@@ -65,14 +65,14 @@ def _copy_rows(src: Tensor, row_map: Tensor, fill: Tensor | None, out: Tensor, h
 
 
 def gather_tokens(x: Tensor, index: Tensor, out: Tensor) -> None:
-    """Launch for `ops.gather_tokens`."""
+    """Launch for `gather_tokens`."""
     _copy_rows(x, index, None, out, holes=False)
 
 
 def masked_token_scatter(
     tokens: Tensor, index: Tensor, num_tokens: int, mask_token: Tensor | None, out: Tensor
 ) -> None:
-    """Launch for `ops.masked_token_scatter`: a gather by the inverse index, so each row is written once."""
+    """Launch for `masked_token_scatter`: a gather by the inverse index, so each row is written once."""
     batch, count = index.shape
     inverse = torch.full((batch, num_tokens), -1, dtype=torch.int32, device=index.device)
     rank = torch.arange(count, dtype=torch.int32, device=index.device).expand(batch, -1)
@@ -86,7 +86,7 @@ def _assemble_decoder_tokens_kernel(
     mask_token,  # (d,)
     position,  # (N, d), any strides
     visible,  # (B, V)
-    decode,  # (B, M)
+    decoded,  # (B, M)
     out,  # (B, V + M, d) contiguous
     num_rows,  # B · (V + M)
     tok_stride_b,
@@ -108,8 +108,8 @@ def _assemble_decoder_tokens_kernel(
     sample, place = (row // (V + M)).to(tl.int64), row % (V + M)
     is_latent = place < V
     at_visible = tl.load(visible + sample * V + place, mask=in_rows & is_latent, other=0).to(tl.int64)
-    at_decode = tl.load(decode + sample * M + (place - V), mask=in_rows & (place >= V), other=0).to(tl.int64)
-    token = tl.where(is_latent, at_visible, at_decode)
+    at_decoded = tl.load(decoded + sample * M + (place - V), mask=in_rows & (place >= V), other=0).to(tl.int64)
+    token = tl.where(is_latent, at_visible, at_decoded)
     where = position + token[:, None] * pos_stride_n + col[None, :] * pos_stride_d
     pos = tl.load(where, mask=inside, other=0.0).to(tl.float32)
     latent = tokens + (sample * tok_stride_b + place * tok_stride_v)[:, None] + col[None, :] * tok_stride_d
@@ -120,9 +120,9 @@ def _assemble_decoder_tokens_kernel(
 
 
 def assemble_decoder_tokens(
-    tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Tensor, decode: Tensor, out: Tensor
+    tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Tensor, decoded: Tensor, out: Tensor
 ) -> None:
-    """Launch for `ops.assemble_decoder_tokens`."""
+    """Launch for `assemble_decoder_tokens`."""
     reject_float64(tokens=tokens, mask_token=mask_token, position=position)
     batch, rows_per_sample, width = out.shape
     tile = row_tile("assemble_decoder_tokens", width)
@@ -132,14 +132,14 @@ def assemble_decoder_tokens(
         mask_token,
         position,
         visible,
-        decode,
+        decoded,
         out,
         batch * rows_per_sample,
         *tokens.stride(),
         mask_token.stride(0),
         *position.stride(),
         V=visible.shape[1],
-        M=decode.shape[1],
+        M=decoded.shape[1],
         WIDTH=width,
         **tile,
     )

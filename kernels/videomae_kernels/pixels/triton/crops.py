@@ -1,7 +1,6 @@
-"""Kernel and launchers of ops.cropped_pixels: one program resizes the pixels of one token, and uses them at once."""
+"""Kernel and launcher of the pixel ops on crops: one program resizes the pixels of one token and uses them at once."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
@@ -9,9 +8,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ..._tiling import reject_float64, token_tile
-from .clip import normalized, rows_contiguous
 from .resize import resized_pixels
-from .tile import channel_steps, channel_table, of_channel, row_columns
+from .tile import channel_steps, channel_table, normalized, of_channel, row_columns, use_row
+
+TILES_OF_MODE = {  # entries of TOKEN_TILES
+    "gather": "cropped_gather",
+    "targets": "cropped_targets",
+    "loss": "cropped_loss",
+    "gradient": "cropped_gradient",
+}
 
 
 @triton.jit(do_not_specialize=["rows_per_sample"])
@@ -28,7 +33,7 @@ def _cropped_pixels_kernel(
     shift,  # (C,) float32
     rows_per_sample,  # K
     pred_stride_b,
-    pred_stride_k: tl.constexpr,  # nearly always P: see masked_patch_loss
+    PRED_STRIDE_K: tl.constexpr,  # nearly always P: see _patch_kernel
     MODE: tl.constexpr,  # "gather", "targets", "loss" or "gradient"
     NORMALIZE: tl.constexpr,
     TAPS: tl.constexpr,
@@ -77,41 +82,41 @@ def _cropped_pixels_kernel(
         PILLOW,
     )
     value = value * of_channel(scale, channel, CHANNELS) + of_channel(shift, channel, CHANNELS)
-    in_row = row.to(tl.int64) * (COUNT * CHANNELS) + column
     if NORMALIZE:
-        step, turn = channel_steps(PARTS, LANES, VECTOR, CHANNELS)
-        value = normalized(tl.where(inside, value, 0.0), inside, step, turn, COUNT, CHANNELS)
-    if MODE == "gather" or MODE == "targets":
-        tl.store(out + in_row, value.to(out.dtype.element_ty), mask=inside)
-    else:
-        in_pred = sample.to(tl.int64) * pred_stride_b + (row % rows_per_sample).to(tl.int64) * pred_stride_k + column
-        error = tl.where(inside, tl.load(pred + in_pred, mask=inside, other=0.0).to(tl.float32) - value, 0.0)
-        if MODE == "loss":
-            total = tl.sum(tl.sum(tl.sum(error * error, axis=2), axis=0), axis=0)
-            tl.store(out + row, total / (COUNT * CHANNELS))
-        else:
-            factor = tl.load(grad + row).to(tl.float32) * (2.0 / (COUNT * CHANNELS))
-            tl.store(out + in_row, (error * factor).to(out.dtype.element_ty), mask=inside)
+        step, lane_offset = channel_steps(PARTS, LANES, VECTOR, CHANNELS)
+        value = normalized(tl.where(inside, value, 0.0), inside, step, lane_offset, COUNT, CHANNELS)
+    use_row(
+        value,
+        inside,
+        column,
+        row,
+        rows_per_sample,
+        pred,
+        pred_stride_b,
+        PRED_STRIDE_K,
+        grad,
+        out,
+        MODE,
+        COUNT * CHANNELS,
+    )
 
 
-def _launch(
+def launch(
     mode: str,
-    pred: Tensor,
-    grad: Tensor,
-    frames: Tensor,
-    geometry: Tensor,
-    first: Tensor,
-    weights: Tensor,
+    clip: Sequence[Tensor],
     shape: Sequence[int],
     index: Tensor,
     patch: Sequence[int],
     scale: Sequence[float],
     shift: Sequence[float],
     normalize: bool,
+    pred: Tensor,
+    grad: Tensor,
     out: Tensor,
 ) -> None:
+    """See `triton.launch`."""
+    frames, geometry, first, weights = clip
     reject_float64(pred=pred, dtype=out)
-    values = shape[1] * patch[0] * patch[1] * patch[2]
     _cropped_pixels_kernel[(index.numel(),)](
         frames,
         geometry,
@@ -125,7 +130,7 @@ def _launch(
         channel_table(tuple(shift), frames.device),
         index.shape[1],
         pred.stride(0),
-        pred.stride(1),
+        PRED_STRIDE_K=pred.stride(1),
         MODE=mode,
         NORMALIZE=normalize,
         TAPS=weights.shape[1],
@@ -136,27 +141,5 @@ def _launch(
         FRAMES=patch[0],
         HEIGHT=patch[1],
         WIDTH=patch[2],
-        **token_tile(f"cropped_{mode}", values, pred),
+        **token_tile(TILES_OF_MODE[mode], shape[1] * patch[0] * patch[1] * patch[2], pred),
     )
-
-
-def tube_mask_gather(*arguments: Any) -> None:
-    """Launch for `tube_mask_gather` of cropped clips: frames, …, shift, dtype, out."""
-    out = arguments[-1]
-    _launch("gather", out, out, *(*arguments[:-2], False, out))
-
-
-def patch_targets(*arguments: Any) -> None:
-    """Launch for `patch_targets` of cropped clips."""
-    out = arguments[-1]
-    _launch("targets", out, out, *arguments)
-
-
-def masked_patch_loss(pred: Tensor, *arguments: Any) -> None:
-    """Launch for the row losses of `masked_patch_loss` of cropped clips."""
-    _launch("loss", rows_contiguous(pred), arguments[-1], *arguments)
-
-
-def masked_patch_loss_backward(grad: Tensor, pred: Tensor, *arguments: Any) -> None:
-    """Launch for the gradient of `pred`."""
-    _launch("gradient", rows_contiguous(pred), grad, *arguments)

@@ -1,10 +1,12 @@
-"""Pixels of a crop box resized by separable filters, made where they are wanted: see ops/_resize.py."""
+"""Pixels of a crop box resized by separable filters, made where they are wanted: see ../resize.py."""
 
 import triton
 import triton.language as tl
 
-FIXED_BITS = tl.constexpr(22)  # of Pillow's integer weights
-FIXED_HALF = tl.constexpr(1 << 21)
+from ..resize import FIXED_BITS
+
+FIXED_SHIFT = tl.constexpr(FIXED_BITS)
+FIXED_HALF = tl.constexpr(1 << FIXED_BITS - 1)
 UNROLLED = tl.constexpr(4)  # taps along an axis up to which the sum is written out
 
 
@@ -65,4 +67,4 @@ def _row(
 @triton.jit
 def _rounded(value):
     """A fixed-point sum as a uint8 value, in int32."""
-    return tl.minimum(tl.maximum((value + FIXED_HALF) >> FIXED_BITS, 0), 255)
+    return tl.minimum(tl.maximum((value + FIXED_HALF) >> FIXED_SHIFT, 0), 255)

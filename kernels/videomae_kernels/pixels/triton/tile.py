@@ -1,4 +1,4 @@
-"""What the pixel kernels share: where a token's pixels lie, and per-channel constants on the device."""
+"""What the pixel kernels share: where a token's pixels lie, a row's tile, its normalisation and its use."""
 
 from functools import lru_cache
 
@@ -7,10 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..reference import EPS
+
+TARGET_EPS = tl.constexpr(EPS)
 # A row's tile is (PARTS, LANES, VECTOR), VECTOR fastest in memory. Neighbouring threads should take neighbouring lanes,
 # never different parts: what the compiler knows of a thread's elements (their channel, whether they lie inside) then
-# costs nothing at run time. Of two dimensions that are not contiguous, Triton spreads threads over the later one since
-# 3.7 and over the earlier one before, so there the tile is (LANES, PARTS, VECTOR). Results do not depend on it.
+# costs nothing at run time. When two dimensions are not contiguous, Triton >= 3.7 spreads threads over the last, older
+# versions over the first; for those the tile is (LANES, PARTS, VECTOR). Results do not depend on it.
 PART_AXIS = tl.constexpr(0 if tuple(int(n) for n in triton.__version__.split(".")[:2]) >= (3, 7) else 1)
 
 
@@ -61,31 +64,77 @@ def row_columns(PARTS: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr):
 
 @triton.jit
 def channel_steps(PARTS: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr, CHANNELS: tl.constexpr):
-    """(step, turn) of a tile's columns where the channel is fastest: channel = (step + turn) % CHANNELS.
+    """(step, lane_offset) of a tile's columns where the channel is fastest: channel = (step + lane_offset) % CHANNELS.
 
-    `step` is known when the kernel is compiled, `turn` (LANES,) depends on the thread alone: see `channel_sum`.
+    `step` is known when the kernel is compiled, `lane_offset` (LANES,) depends on the thread alone: see `channel_sum`.
     """
     step = _along_parts(tl.arange(0, PARTS)) * (LANES * VECTOR) + tl.arange(0, VECTOR)[None, None, :]
     return step % CHANNELS, tl.arange(0, LANES) * VECTOR % CHANNELS
 
 
 @triton.jit
-def channel_of(step, turn, CHANNELS: tl.constexpr):
+def channel_of(step, lane_offset, CHANNELS: tl.constexpr):
     """Channel of each column of a tile."""
-    return (step + _along_lanes(turn)) % CHANNELS
+    return (step + _along_lanes(lane_offset)) % CHANNELS
 
 
 @triton.jit
-def channel_sum(tile, step, turn, channel, CHANNELS: tl.constexpr):
+def channel_sum(tile, step, lane_offset, channel, CHANNELS: tl.constexpr):
     """Sum of a tile over the columns of one channel; each element is added once, whatever the number of channels.
 
     Columns of equal step share a channel within a thread, so they are summed first and given to their channel then.
     """
-    total = tl.zeros(turn.shape, tl.float32)
+    total = tl.zeros(lane_offset.shape, tl.float32)
     for s in tl.static_range(CHANNELS):
         of_step = tl.sum(tl.sum(tl.where(step == s, tile, 0.0), axis=2), axis=PART_AXIS)
-        total += tl.where((turn + s) % CHANNELS == channel, of_step, 0.0)
+        total += tl.where((lane_offset + s) % CHANNELS == channel, of_step, 0.0)
     return tl.sum(total, axis=0)
+
+
+@triton.jit
+def normalized(value, inside, step, lane_offset, COUNT: tl.constexpr, CHANNELS: tl.constexpr):
+    """Per channel: centred, then divided by the unbiased deviation; 0 outside, where `value` must be 0."""
+    channel = channel_of(step, lane_offset, CHANNELS)
+    mean = tl.zeros(value.shape, tl.float32)
+    for c in tl.static_range(CHANNELS):
+        mean = tl.where(channel == c, channel_sum(value, step, lane_offset, c, CHANNELS) / COUNT, mean)
+    centred = tl.where(inside, value - mean, 0.0)
+    factor = tl.zeros(value.shape, tl.float32)
+    for c in tl.static_range(CHANNELS):
+        variance = channel_sum(centred * centred, step, lane_offset, c, CHANNELS) / (COUNT - 1)
+        factor = tl.where(channel == c, 1.0 / (tl.sqrt(variance) + TARGET_EPS), factor)
+    return centred * factor
+
+
+@triton.jit
+def use_row(
+    value,  # a row's tile: pixels of the embedding, or targets
+    inside,
+    column,
+    row,  # number of the row in index
+    rows_per_sample,  # K
+    pred,  # (B, K, P), columns contiguous; "loss" and "gradient" only
+    pred_stride_b,
+    PRED_STRIDE_K: tl.constexpr,
+    grad,  # (B, K) gradient of the row losses; "gradient" only
+    out,  # contiguous: rows (B, K, P), row losses (B, K) or gradient of pred (B, K, P)
+    MODE: tl.constexpr,  # "gather", "targets", "loss" or "gradient"
+    VALUES: tl.constexpr,  # P
+):
+    """The end of every pixel kernel: store a row as it is, compare it with predictions, or make their gradient."""
+    in_row = row.to(tl.int64) * VALUES + column
+    if MODE == "gather" or MODE == "targets":
+        tl.store(out + in_row, value.to(out.dtype.element_ty), mask=inside)
+    else:
+        sample = row // rows_per_sample
+        in_pred = sample.to(tl.int64) * pred_stride_b + (row % rows_per_sample).to(tl.int64) * PRED_STRIDE_K + column
+        error = tl.where(inside, tl.load(pred + in_pred, mask=inside, other=0.0).to(tl.float32) - value, 0.0)
+        if MODE == "loss":
+            total = tl.sum(tl.sum(tl.sum(error * error, axis=2), axis=0), axis=0)
+            tl.store(out + row, total / VALUES)
+        else:
+            factor = tl.load(grad + row).to(tl.float32) * (2.0 / VALUES)
+            tl.store(out + in_row, (error * factor).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -18,7 +18,7 @@ def philox(counter, key):
 
 
 def kept_positions(sample, positions, keep, seed, stream=0):
-    """The definition in the docstring of ops/mask_index.py."""
+    """The definition in the docstrings of masks/index.py."""
     key = seed & MASK32, seed >> 32
     number = sample & MASK32, sample >> 32 & MASK32
     keys = [(philox((n, *number, stream), key)[0] >> 1, n) for n in range(positions)]

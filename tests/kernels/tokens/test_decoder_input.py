@@ -9,20 +9,20 @@ from videomae_kernels.testing import assert_within_error_budget, make_index
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def concatenated(tokens, mask_token, position, visible, decode):
+def concatenated(tokens, mask_token, position, visible, decoded):
     """The published forward: every position of the table gathered, added and concatenated."""
-    return torch.cat([tokens + position[visible.long()], mask_token + position[decode.long()]], dim=1)
+    return torch.cat([tokens + position[visible.long()], mask_token + position[decoded.long()]], dim=1)
 
 
 def make_inputs(
-    device, batch=2, tokens=24, width=7, visible=5, decode=9, dtypes=(torch.float32,) * 3, index=torch.int64
+    device, batch=2, tokens=24, width=7, visible=5, decoded=9, dtypes=(torch.float32,) * 3, index=torch.int64
 ):
     return (
         torch.randn(batch, visible, width, device=device).to(dtypes[0]),
         torch.randn(width, device=device).to(dtypes[1]),
         torch.randn(tokens, width, device=device).to(dtypes[2]),
         make_index(batch, visible, tokens, dtype=index, device=device),
-        make_index(batch, decode, tokens, dtype=index, device=device),
+        make_index(batch, decoded, tokens, dtype=index, device=device),
     )
 
 
@@ -41,11 +41,11 @@ def test_sums_and_promotion(dtypes, index, backend):
     "shape",
     [
         pytest.param({"batch": 1}, id="one_sample"),
-        pytest.param({"visible": 1, "decode": 1}, id="one_token_each"),
-        pytest.param({"visible": 24, "decode": 24}, id="all_tokens"),
+        pytest.param({"visible": 1, "decoded": 1}, id="one_token_each"),
+        pytest.param({"visible": 24, "decoded": 24}, id="all_tokens"),
         pytest.param({"width": 1}, id="width_1"),
-        pytest.param({"width": 1030, "visible": 2, "decode": 2}, id="two_column_blocks"),
-        pytest.param({"width": 64, "batch": 5, "visible": 9, "decode": 17}, id="several_row_blocks"),
+        pytest.param({"width": 1030, "visible": 2, "decoded": 2}, id="two_column_blocks"),
+        pytest.param({"width": 64, "batch": 5, "visible": 9, "decoded": 17}, id="several_row_blocks"),
     ],
 )
 def test_shapes(shape, backend):
@@ -55,7 +55,7 @@ def test_shapes(shape, backend):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gradients(dtype, backend):
-    inputs = make_inputs(backend.device, batch=4, decode=20, dtypes=(dtype,) * 3)
+    inputs = make_inputs(backend.device, batch=4, decoded=20, dtypes=(dtype,) * 3)
     gradient = torch.randn(4, 25, 7, device=backend.device).to(dtype)
 
     def gradients(function, arguments, gradient):
@@ -79,26 +79,26 @@ def test_gradients_keep_the_dtype_of_their_input(backend):
 
 
 def test_any_strides(backend):
-    tokens, mask_token, position, visible, decode = make_inputs(backend.device, width=8)
+    tokens, mask_token, position, visible, decoded = make_inputs(backend.device, width=8)
     strided = (
         tokens.mT.contiguous().mT,
         torch.stack([mask_token, mask_token], 1)[:, 0],
         torch.cat([position, position], 1)[:, :8],
         torch.stack([visible, visible], 2)[..., 0],
-        decode.T.contiguous().T,
+        decoded.T.contiguous().T,
     )
-    expected = assemble_decoder_tokens(tokens, mask_token, position, visible, decode)
+    expected = assemble_decoder_tokens(tokens, mask_token, position, visible, decoded)
     assert torch.equal(assemble_decoder_tokens(*strided), expected)
 
 
 def test_expanded_inputs(backend):
-    tokens, mask_token, position, visible, decode = make_inputs(backend.device)
+    tokens, mask_token, position, visible, decoded = make_inputs(backend.device)
     expanded = (
         tokens[:1].expand(2, -1, -1),
         mask_token[:1].expand(7),
         position[:1].expand(24, -1),
         visible[:1].expand(2, -1),
-        decode[:1].expand(2, -1),
+        decoded[:1].expand(2, -1),
     )
     expected = assemble_decoder_tokens(*(x.contiguous() for x in expanded))
     assert torch.equal(assemble_decoder_tokens(*expanded), expected)

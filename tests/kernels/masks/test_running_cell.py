@@ -39,8 +39,8 @@ def expected(visible, phase, grid, ratio):
 def test_published_phase_patterns(ratio, phase, bits, backend):
     visible = torch.zeros(1, 1, dtype=torch.int64, device=backend.device)
     phases = torch.tensor([phase], device=backend.device)
-    decode, _ = running_cell_select(visible, phases, (8, 2, 2), ratio)
-    decoded = set(decode[0].tolist())
+    index, _ = running_cell_select(visible, phases, (8, 2, 2), ratio)
+    decoded = set(index[0].tolist())
     frames = ["".join("0" if 4 * t + slot in decoded else "1" for slot in range(4)) for t in range(8)]
     assert frames == bits * 2
 
@@ -54,16 +54,16 @@ def test_selection_by_enumeration(grid, ratio, index, backend):
         pytest.skip("nothing to decode")
     visible = make_index(4, max(1, tokens // 5), tokens, dtype=index, device=backend.device)
     phase = torch.tensor([0, 1, 2, 3], dtype=index, device=backend.device)
-    decode, n_overlap = running_cell_select(visible, phase, grid, ratio)
-    assert decode.dtype == n_overlap.dtype == torch.int64
+    decoded, num_overlap = running_cell_select(visible, phase, grid, ratio)
+    assert decoded.dtype == num_overlap.dtype == torch.int64
     for b in range(4):
         overlap, loss = expected(visible[b].tolist(), b, grid, ratio)
-        assert int(n_overlap[b]) == len(overlap)
-        assert decode[b].tolist() == overlap + loss
+        assert int(num_overlap[b]) == len(overlap)
+        assert decoded[b].tolist() == overlap + loss
 
 
 @pytest.mark.parametrize(
-    ("grid", "ratio", "decoded", "overlap"),
+    ("grid", "ratio", "count", "overlap"),
     [
         ((8, 14, 14), 0.25, 1176, 120),
         ((8, 14, 14), 0.5, 784, 80),
@@ -74,54 +74,54 @@ def test_selection_by_enumeration(grid, ratio, index, backend):
         ((16, 14, 14), 0.5, 1568, 160),
     ],
 )
-def test_published_counts(grid, ratio, decoded, overlap):
+def test_published_counts(grid, ratio, count, overlap):
     """Under tube masking of 90 %, the same for every draw and phase when T' is a multiple of 4."""
     samples = torch.arange(64)
     visible = tube_mask_index(samples, grid, 0.9, seed=5)
-    decode, n_overlap = running_cell_select(visible, samples % 4, grid, ratio)
-    assert decode.shape == (64, decoded)
-    assert (n_overlap == overlap).all()
+    decoded, num_overlap = running_cell_select(visible, samples % 4, grid, ratio)
+    assert decoded.shape == (64, count)
+    assert (num_overlap == overlap).all()
 
 
 def test_published_counts_with_the_kernel(backend):
     samples = torch.arange(4, device=backend.device)
     visible = tube_mask_index(samples, (8, 14, 14), 0.9, seed=5)
-    decode, n_overlap = running_cell_select(visible, samples, (8, 14, 14), 0.5)
-    assert decode.shape == (4, 784)
-    assert (n_overlap == 80).all()
+    decoded, num_overlap = running_cell_select(visible, samples, (8, 14, 14), 0.5)
+    assert decoded.shape == (4, 784)
+    assert (num_overlap == 80).all()
 
 
 def test_the_overlap_varies_when_frames_are_no_multiple_of_four():
-    """T' = 6: between 51 and 69 around 60 (the reason that n_overlap is per sample)."""
+    """T' = 6: between 51 and 69 around 60 (the reason that num_overlap is per sample)."""
     samples = torch.arange(400)
     visible = tube_mask_index(samples, (6, 14, 14), 0.9, seed=5)
-    _, n_overlap = running_cell_select(visible, samples % 4, (6, 14, 14), 0.5)
-    assert len(n_overlap.unique()) > 5
-    assert abs(float(n_overlap.double().mean()) - 60) < 1
+    _, num_overlap = running_cell_select(visible, samples % 4, (6, 14, 14), 0.5)
+    assert len(num_overlap.unique()) > 5
+    assert abs(float(num_overlap.double().mean()) - 60) < 1
 
 
 def test_overlap_rows_are_visible_and_loss_rows_are_not(backend):
     visible = make_index(3, 20, 96, device=backend.device)
-    decode, n_overlap = running_cell_select(visible, torch.tensor([0, 3, 1], device=backend.device), (4, 4, 6), 0.5)
+    decoded, num_overlap = running_cell_select(visible, torch.tensor([0, 3, 1], device=backend.device), (4, 4, 6), 0.5)
     for b in range(3):
-        seen = torch.isin(decode[b], visible[b])
-        assert torch.equal(seen, torch.arange(48, device=backend.device) < n_overlap[b])
+        seen = torch.isin(decoded[b], visible[b])
+        assert torch.equal(seen, torch.arange(48, device=backend.device) < num_overlap[b])
 
 
 @pytest.mark.parametrize("kept", [1, 96], ids=["one", "all"])
 def test_extreme_visible_sets(kept, backend):
     visible = make_index(2, kept, 96, device=backend.device)
-    decode, n_overlap = running_cell_select(visible, torch.tensor([2, 0], device=backend.device), (4, 4, 6), 0.5)
+    decoded, num_overlap = running_cell_select(visible, torch.tensor([2, 0], device=backend.device), (4, 4, 6), 0.5)
     for b, phase in enumerate((2, 0)):
         overlap, loss = expected(visible[b].tolist(), phase, (4, 4, 6), 0.5)
-        assert (decode[b].tolist(), int(n_overlap[b])) == (overlap + loss, len(overlap))
+        assert (decoded[b].tolist(), int(num_overlap[b])) == (overlap + loss, len(overlap))
 
 
 def test_samples_do_not_affect_each_other(backend):
     visible = make_index(3, 20, 96, device=backend.device)
     phase = torch.tensor([0, 3, 1], device=backend.device)
-    decode, n_overlap = running_cell_select(visible, phase, (4, 4, 6), 0.5)
+    decoded, num_overlap = running_cell_select(visible, phase, (4, 4, 6), 0.5)
     for b in range(3):
         alone, n_alone = running_cell_select(visible[b : b + 1], phase[b : b + 1], (4, 4, 6), 0.5)
-        assert torch.equal(alone[0], decode[b])
-        assert n_alone[0] == n_overlap[b]
+        assert torch.equal(alone[0], decoded[b])
+        assert n_alone[0] == num_overlap[b]

@@ -6,7 +6,7 @@ from tests.kernels.cases import MEAN_STD
 from videomae_kernels import tube_mask_gather
 from videomae_kernels.testing import MEMORY, assert_within_error_budget, make_clip, make_index
 
-GRIDS = [  # grid, patch_size, kept
+GRIDS = [  # grid, patch, kept
     pytest.param((2, 3, 4), (2, 4, 4), 5, id="plain"),
     pytest.param((2, 2, 2), (2, 16, 16), 3, id="patch_16"),
     pytest.param((1, 2, 3), (2, 14, 14), 4, id="patch_14"),

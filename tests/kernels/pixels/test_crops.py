@@ -26,9 +26,9 @@ from videomae_kernels.testing import assert_within_error_budget, make_index
 PATCH, SIZE, FRAMES = (2, 8, 8), (16, 24), 4
 TOKENS = 2 * 2 * 3
 STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-BOXES = {  # source, (top, left, height, width), mirrored
+BOXES = {  # source, (top, left, height, width), flipped
     "smaller": (0, (3, 5, 40, 61), False),
-    "smaller, mirrored": (0, (0, 0, 50, 70), True),
+    "smaller, flipped": (0, (0, 0, 50, 70), True),
     "much smaller": (2, (1, 0, 60, 75), False),
     "as it is": (0, (7, 9, 16, 24), True),
     "larger": (1, (10, 10, 8, 9), True),
@@ -44,8 +44,8 @@ def sources() -> list[Tensor]:
 
 
 def cropped(resize: str, device: torch.device | str) -> CroppedClips:
-    numbers, boxes, mirrored = zip(*BOXES.values(), strict=True)
-    return crop_clips(sources(), numbers, boxes, mirrored, SIZE, resize).to(device)
+    numbers, boxes, flipped = zip(*BOXES.values(), strict=True)
+    return crop_clips(sources(), numbers, boxes, flipped, SIZE, resize).to(device)
 
 
 def resized(resize: str, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -55,7 +55,7 @@ def resized(resize: str, dtype: torch.dtype = torch.float64) -> Tensor:
 
 def _resize_each(resize: str, dtype: torch.dtype) -> Iterator[Tensor]:
     frames = sources()
-    for number, (top, left, height, width), mirrored in BOXES.values():
+    for number, (top, left, height, width), flipped in BOXES.values():
         crop = frames[number][:, top : top + height, left : left + width]
         if resize == "pillow":
             shown = [np.array(_pillow(PIL.Image.fromarray(frame.numpy()))) for frame in crop]
@@ -64,7 +64,7 @@ def _resize_each(resize: str, dtype: torch.dtype) -> Iterator[Tensor]:
             planes = F.interpolate(
                 crop.permute(0, 3, 1, 2).to(dtype), SIZE, mode="bilinear", antialias=resize == "antialias"
             )
-        yield (planes.flip(3) if mirrored else planes).transpose(0, 1)
+        yield (planes.flip(3) if flipped else planes).transpose(0, 1)
 
 
 def _pillow(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -176,8 +176,8 @@ def test_only_what_lies_around_the_boxes_is_copied() -> None:
 
 def test_a_batch_of_batches(resize: str, backend: Backend) -> None:
     """The same rows whether clips are cut together or apart; the parts stay as they were."""
-    numbers, boxes, mirrored = zip(*BOXES.values(), strict=True)
-    clips = zip(numbers, boxes, mirrored, strict=True)
+    numbers, boxes, flipped = zip(*BOXES.values(), strict=True)
+    clips = zip(numbers, boxes, flipped, strict=True)
     parts = [crop_clips(sources(), [number], [box], [flip], SIZE, resize) for number, box, flip in clips]
     before = [part.geometry.clone() for part in parts]
     index = indices().to(backend.device)
@@ -198,7 +198,7 @@ def test_errors() -> None:
             crop_clips(wrong, [0], [box], [False], size)
     with pytest.raises(ValueError, match="sources must not be empty"):
         crop_clips([], [], [], [], size)
-    with pytest.raises(ValueError, match="source, box and mirrored must have one entry for each clip, got 1, 2 and 1"):
+    with pytest.raises(ValueError, match="source, box and flipped must have one entry for each clip, got 1, 2 and 1"):
         crop_clips(frames, [0], [box, box], [False], size)
     for number in (3, -1):
         with pytest.raises(ValueError, match=rf"source must name sources by numbers in \[0, 3\), got \[{number}\]"):
@@ -222,7 +222,7 @@ def test_errors() -> None:
         name = ("frames", "geometry", "first", "weights")[number]
         with pytest.raises(TypeError, match=rf"{name} must be torch.\w+ of shape \(.*, got {wrong.dtype} of shape"):
             CroppedClips(*tensors[:number], wrong, *tensors[number + 1 :], FRAMES, size)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"clip has W=24, which patch_size \(2, 8, 7\) does not divide"):
+    with pytest.raises(ValueError, match=r"clip has W=24, which patch \(2, 8, 7\) does not divide"):
         tube_mask_gather(clips, torch.zeros(1, 1, dtype=torch.int64), (2, 8, 7))
     with pytest.raises(ValueError, match=r"index must have shape \(1, K\)"):
         tube_mask_gather(clips, torch.zeros(2, 1, dtype=torch.int64), PATCH)
