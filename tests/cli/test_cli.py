@@ -144,6 +144,42 @@ def test_only_the_main_process_draws(configs: list[PretrainConfig], monkeypatch:
     assert main(["pretrain"]) == 0
 
 
+@demo
+def test_a_run_ends_with_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the demo does, in two steps of small clips."""
+    small = ["--image-size", "32", "--num-frames", "4", "--workers", "0", "--max-steps", "2", "--track", "none"]
+    assert main(["pretrain", "--demo", "--output", "run", *small]) == 0
+    assert {path.name for path in Path("run").glob("*.png")} == {"reconstruction.png", "curves.png"}
+    said = capsys.readouterr().out.splitlines()
+    assert f"loss, learning rate, speed: {Path('run', 'curves.png')}" in said
+
+
+def test_help_has_a_group_for_every_section(capsys: pytest.CaptureFixture[str]) -> None:
+    """With all choices of an option, its default, and what a relative path is relative to."""
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--help"])
+    shown = capsys.readouterr().out
+    assert [line[:-1] for line in shown.splitlines() if line in {f"{name}:" for name in vars(PretrainConfig())}] == [
+        "data",
+        "masks",
+        "model",
+        "optim",
+        "run",
+    ]
+    words = " ".join(shown.split())
+    assert "--model {small,base,large,huge,giant}" in words
+    assert "--decoder-mask {running_cell,random,none} mask of the decoder (default: running_cell)" in words
+    assert "default: the folder that holds the list" in words
+    for option in (
+        "--config FILE",
+        "--init INIT",
+        "--accumulate N",
+        "--track TRACK",
+        "--eval-every N",
+    ):
+        assert option in words
+
+
 def test_env(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(environment, "describe", lambda: "what this machine has")
     assert main(["env"]) == 0

@@ -56,8 +56,9 @@ def _add_option(group: Any, each: Field, text: str) -> None:
     if isinstance(default, bool):
         group.add_argument(name, action=argparse.BooleanOptionalAction, help=text)
         return
-    shown = f" (default: {default})" if default != "" and not (default == 0 and "0" in text) else ""
-    metavar = f"{{{','.join(choices)}}}" if choices else each.name.upper()
+    shown = "" if default == "" else f" (default: {default})"
+    metavar = {int: "N", float: "X", str: each.name.upper()}[type(default)]
+    metavar = f"{{{','.join(choices)}}}" if choices else metavar
     group.add_argument(name, type=type(default), help=(text + shown).replace("%", "%%"), metavar=metavar)
 
 
