@@ -89,7 +89,7 @@ def _fused_published_loss(inputs: Inputs, model: nn.Module) -> Callable[[], Tens
 
     def loss() -> Tensor:
         plan = inputs.plan()
-        return pretrain_loss(clip, model(clip, plan), plan, patch_size=patch)
+        return pretrain_loss(clip, model(clip, plan), plan, patch=patch)
 
     return loss
 

@@ -74,13 +74,13 @@ def pixels(clips: CroppedClips) -> torch.Tensor:
     return patch_targets(clips, tokens, (1, *clips.size), normalize_target=False) * 255
 
 
-def test_decodes_once_for_all_repeats(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decodes_once_for_all_crops(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     published = AvVideo.frames
     monkeypatch.setattr(AvVideo, "frames", lambda self, indices: calls.append(1) or published(self, indices))
     sample = dataset_of(clips, crops_per_video=4)[(0, 0)]
     assert len(calls) == 1
-    assert len({clip.numpy().tobytes() for clip in pixels(sample.clips)}) > 1  # each repeat has its own crop
+    assert len({clip.numpy().tobytes() for clip in pixels(sample.clips)}) > 1  # each clip has its own crop
 
 
 @pytest.mark.parametrize("crop", ["multi-scale", "random-resized"])

@@ -14,7 +14,6 @@ from videomae_fast.data import (
     ClipBatch,
     ClipDataset,
     Mixture,
-    StepSampler,
     UnreadableVideosError,
     VideoFile,
     VideoSource,
@@ -23,6 +22,7 @@ from videomae_fast.data import (
     open_video,
     read_annotations,
 )
+from videomae_fast.data.loader import StepSampler
 
 PATHS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in ("", "kernels"))
 OPTIONS = {"num_frames": 2, "frame_stride": 2, "size": (16, 16), "crops_per_video": 2, "seed": 3}

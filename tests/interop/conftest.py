@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.baselines.published import release_classes
-from benchmarks.baselines.published.model import PublishedVideoMAE
+from benchmarks.baselines.published import PublishedVideoMAE, release_classes
 
 TINY = dict(image_size=(16, 16), num_frames=4, patch_size=8, encoder_depth=2, encoder_heads=2, decoder_heads=2)
 MODEL = dict(

@@ -1,4 +1,4 @@
-"""Run the tests of `fuse` and of the weight adapters with other versions of transformers than the one installed.
+"""Run the tests of interop with other versions of transformers than the one installed.
 
 Run: python tests/interop/other_versions.py [FOLDER] [VERSION …]
 

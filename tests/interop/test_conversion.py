@@ -156,3 +156,10 @@ def test_clip_size_of_no_run(text, tmp_path):
     found = clip_size(tmp_path / "checkpoint.pth")
     assert (found.num_frames, found.image_size) == (16, 224) and found.origin.startswith("the published size")
     assert clip_size(tmp_path / "checkpoint.pth", 4, 32).origin == "as given"
+
+
+def test_misshapen_weights(tmp_path):
+    state = checkpoint(CONFIGS["small"], tmp_path / "small.pth")
+    save_published(state | {"mask_token": torch.tensor(0.0)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="not a published pre-training checkpoint"):
+        convert(tmp_path / "other.pth", tmp_path / "x", "huggingface")

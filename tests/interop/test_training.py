@@ -47,7 +47,7 @@ def inline_loss(model: nn.Module, step: int) -> Tensor:
 
 def our_loss(model: nn.Module, step: int) -> Tensor:
     images, hidden, not_decoded = published_masks(step)
-    return pretrain_loss(images, model(images, hidden, not_decoded), hidden, not_decoded, patch_size=PATCH)
+    return pretrain_loss(images, model(images, hidden, not_decoded), hidden, not_decoded, patch=PATCH)
 
 
 def assert_same_training(ours: list[float], theirs: list[float], autocast: bool) -> None:

@@ -47,7 +47,7 @@ def test_compile(expected: dict[str, torch.Tensor], order: str, mask: Any) -> No
 
 @pytest.mark.slow
 def test_compile_in_one_graph(expected: dict[str, torch.Tensor]) -> None:
-    """With a plan there is nothing to wait for; compiled in place, with fuse on either side."""
+    """With a plan there is no host sync; compiled in place, with fuse on either side."""
     for model in (hugging_face(), fuse(hugging_face())):
         model.compile(fullgraph=True, backend="aot_eager")
         fuse(model)

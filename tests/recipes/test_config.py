@@ -10,7 +10,7 @@ from videomae_fast.cli import build_parser
 from videomae_fast.cli.runs import read_config
 from videomae_fast.recipes import DEMO, PretrainConfig
 from videomae_fast.recipes.options import DataOptions, MaskOptions
-from videomae_kernels.ops.cropped_clips import RESIZES
+from videomae_kernels.pixels.crops import RESIZES
 
 toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in Python 3.11")
 

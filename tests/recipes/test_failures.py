@@ -22,13 +22,13 @@ from videomae_fast.recipes import pretrain
 
 def _spoil_loss(monkeypatch: pytest.MonkeyPatch, step: int, value: float) -> None:
     """The loss of `step`, counted from 1, becomes `value`, and its gradient too."""
-    original, calls = VideoMAEForPretraining.loss, []
+    original, calls = VideoMAEForPretraining.forward, []
 
     def loss(self: VideoMAEForPretraining, *arguments: Any) -> Tensor:
         calls.append(step)
         return original(self, *arguments) * (value if len(calls) == step else 1.0)
 
-    monkeypatch.setattr(VideoMAEForPretraining, "loss", loss)
+    monkeypatch.setattr(VideoMAEForPretraining, "forward", loss)
 
 
 @pytest.mark.parametrize(("value", "shown"), [(float("nan"), "nan"), (float("inf"), "inf")])
@@ -69,7 +69,7 @@ def test_weights_ruined_under_a_finite_loss_are_not_saved(
     save_every: int, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gradient of step 4 is NaN, its loss is not."""
-    original, calls = VideoMAEForPretraining.loss, []
+    original, calls = VideoMAEForPretraining.forward, []
 
     def loss(self: VideoMAEForPretraining, *arguments: Any) -> Tensor:
         result = original(self, *arguments)
@@ -78,7 +78,7 @@ def test_weights_ruined_under_a_finite_loss_are_not_saved(
             result.register_hook(lambda gradient: gradient * float("nan"))
         return result
 
-    monkeypatch.setattr(VideoMAEForPretraining, "loss", loss)
+    monkeypatch.setattr(VideoMAEForPretraining, "forward", loss)
     with pytest.raises(NonFiniteLossError, match=r"(after step 4|of step 5 is nan).*step-0000000"):
         pretrain(tiny.settings(videos, tmp_path, save_every=save_every))
     saved = list_checkpoints(tmp_path)

@@ -5,7 +5,7 @@ import sys
 
 from ..data import UnreadableVideosError
 from ..engine import NonFiniteLossError
-from .files import add_check_data, add_transcode
+from .data import add_check_data, add_transcode
 from .machine import add_env, add_memory
 from .runs import add_gallery, add_pretrain
 from .weights import add_convert

@@ -8,7 +8,7 @@ from typing import Any
 
 def add_convert(commands: Any) -> None:
     convert = commands.add_parser(
-        "convert", help="weights between the published layout, which is ours, and Hugging Face's"
+        "convert", help="convert weights between the published layout, which is ours, and Hugging Face's"
     )
     convert.add_argument("source", type=Path, help="a .pth or .safetensors file, or a folder that holds weights")
     convert.add_argument("target", type=Path, help="a file or folder that does not exist yet")

@@ -1,10 +1,13 @@
-"""Video clips for pre-training: annotations, readers, sampling, crops, and a loader that resumes exactly."""
+"""Video clips for training: sources, readers, sampling, crops, and a loader that resumes exactly.
+
+Class labels are kept with the videos. Names of classes and captions are not.
+"""
 
 from .bad_videos import BadVideo, BadVideoLog, UnreadableVideosError
 from .batch import ClipBatch, collate
 from .crops import Crop, CropBox, cut_clips, multi_scale_crop_box, random_resized_crop_box
 from .dataset import ClipDataset, Draw
-from .loader import StepSampler, make_loader
+from .loader import make_loader
 from .readers import DEFAULT_READER, VideoError, VideoReader, open_entry, open_video
 from .sampling import frame_indices
 from .seeding import sample_rng
@@ -25,7 +28,6 @@ __all__ = [
     "Draw",
     "FrameFolder",
     "Mixture",
-    "StepSampler",
     "TarMember",
     "UnreadableVideosError",
     "VideoEntry",

@@ -1,4 +1,4 @@
-"""Videos that could not be read: what travels with a batch, and the report that a run keeps."""
+"""Videos that could not be read: their record in a batch, and the report of a run."""
 
 import os
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class BadVideo(NamedTuple):
 
 
 class BadVideoLog:
-    """Counts how often each bad video was replaced. The training loop keeps one, in the main process.
+    """Counts how often each bad video was replaced. Each process of a run keeps one.
 
     The report has one line per video: path, reason and count, separated by tabs.
 

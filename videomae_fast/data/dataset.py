@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from videomae_kernels.ops.cropped_clips import RESIZES
+from videomae_kernels.pixels.crops import RESIZES
 
 from .bad_videos import BadVideo, UnreadableVideosError
 from .batch import ClipBatch

@@ -1,4 +1,4 @@
-"""A seam: one method of somebody else's module class that the library can replace on an instance, and put back."""
+"""A seam: one method of somebody else's module class that the library can replace on an instance, and restore."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -78,7 +78,9 @@ class VideoMAEForPretraining(FixedPositions):
         """Pixel predictions for the tokens `plan.predicted`.
 
         Args:
-            clip, plan, layout: as `forward` takes them.
+            clip: as `forward` takes it.
+            plan: as `forward` takes it.
+            layout: as `forward` takes it.
 
         Returns:
             (B, R, P) for `plan.predicted` (B, R); P is ordered as `videomae_kernels.patch_targets` orders it.
@@ -95,7 +97,9 @@ class VideoMAEForPretraining(FixedPositions):
 
         Args:
             predictions: (B, R, P), as `predict` returns them.
-            clip, plan, layout: as `forward` takes them.
+            clip: as `forward` takes it.
+            plan: as `forward` takes it.
+            layout: as `forward` takes it.
 
         Returns:
             Scalar float32, or float64 for a float64 clip.

@@ -1,5 +1,6 @@
 import hashlib
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,20 @@ def test_fingerprint_is_what_checkpoints_hold(lists: Path) -> None:
     numbers[1] = numbers[0]
     digest = hashlib.sha256(numbers.tobytes() + b"a.mp4\0\0b.mp4\0\0frames\0\0").hexdigest()[:16]
     assert Annotations(moved).fingerprint() == digest
+
+
+def test_a_list_is_never_held_as_objects(lists: Path) -> None:
+    """Reading takes little more memory than the arrays do: about 70 bytes a line, and growing buffers."""
+    (lists / "videos").mkdir()
+    (lists / "videos" / "000000.mp4").touch()
+    path = write(lists, "".join(f"videos/{i:06}.mp4 0 -1 {i % 400}\n" for i in range(20000)))
+    tracemalloc.start()
+    try:
+        read = read_annotations(path)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(read) == 20000 and held < 20000 * 80 and peak < 20000 * 180
 
 
 def test_labels_take_eight_bytes_each() -> None:

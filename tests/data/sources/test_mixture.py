@@ -15,7 +15,6 @@ from videomae_fast.data import (
     ClipDataset,
     FrameFolder,
     Mixture,
-    StepSampler,
     TarMember,
     VideoFile,
     VideoSource,
@@ -23,6 +22,7 @@ from videomae_fast.data import (
     make_loader,
     read_mixture,
 )
+from videomae_fast.data.loader import StepSampler
 
 
 def source(name: str, videos: int, weight: float = 1.0, **options: object) -> VideoSource:

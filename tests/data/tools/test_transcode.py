@@ -97,7 +97,7 @@ def test_errors(clips: Path, bad_clips: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ValueError, match="holds the originals"):
         transcode(tmp_path / "list.txt", tmp_path, clips)
     (tmp_path / "list.csv").write_text(f"{tmp_path} 1 8\n")
-    with pytest.raises(ValueError, match="is a raw-frame folder: only videos"):
+    with pytest.raises(ValueError, match="is a folder of frames: only videos"):
         transcode(tmp_path / "list.csv", tmp_path / "new")
     (tmp_path / "list.csv").write_text("one/../a.mp4 1\none/a.mp4 1\n")
     (tmp_path / "one").mkdir()

@@ -103,5 +103,5 @@ def test_whole_or_not_at_all(tiny_model, monkeypatch, tmp_path):
 
 
 def test_square_clips_only():
-    with pytest.raises(ValueError, match=r"takes square clips, got image_size \(224, 448\)"):
+    with pytest.raises(ValueError, match=r"needs square images, got \(224, 448\)"):
         huggingface_config(get_config("base", image_size=(224, 448)))

@@ -35,14 +35,14 @@ def step(model: nn.Module, *given: Any, loss: Any = pretrain_loss) -> tuple[Tens
     """Predictions, loss and gradients."""
     images = pixels().requires_grad_()
     outputs = model(images, *given)
-    value = loss(images, outputs, *given, patch_size=PATCH)
+    value = loss(images, outputs, *given, patch=PATCH)
     value.backward()
     return outputs, value, {**gradients(model), "images": images.grad}
 
 
-def inline_loss(images: Tensor, outputs: Tensor, hidden: Tensor, not_decoded: Tensor, patch_size: Any) -> Tensor:
+def inline_loss(images: Tensor, outputs: Tensor, hidden: Tensor, not_decoded: Tensor, patch: Any) -> Tensor:
     """What `train_one_epoch` has in the place of `pretrain_loss`."""
-    return published_loss(outputs, images, hidden, not_decoded, patch_size)
+    return published_loss(outputs, images, hidden, not_decoded, patch)
 
 
 @pytest.mark.parametrize("ops", [None, ["embed_tokens"], ["decode"]], ids=str)
@@ -56,7 +56,7 @@ def test_outputs_loss_and_gradients(model: nn.Module, kind: str, ops: list[str] 
 
 @pytest.mark.parametrize("kind", PLANS)
 def test_plan_in_place_of_masks(model: nn.Module, kind: str) -> None:
-    """Without a wait for counts, and without predictions that the loss does not want."""
+    """Without a host sync for counts, and without predictions that the loss does not want."""
     given = PLANS[kind]
     outputs, loss, grads = step(model, *masks(given), loss=inline_loss)
     ours, our_loss, our_grads = step(fuse(model), given)
@@ -74,7 +74,7 @@ def test_no_decoder_mask_given(model: nn.Module) -> None:
     expected = model(pixels(), hidden, ~hidden)
     outputs = fuse(model)(pixels(), hidden)
     assert_close(outputs, expected, 1e-10)
-    loss = pretrain_loss(pixels(), outputs, hidden, patch_size=PATCH, normalize=False)
+    loss = pretrain_loss(pixels(), outputs, hidden, patch=PATCH, normalize=False)
     wanted = published_loss(expected, pixels(), hidden, ~hidden, PATCH, normalize_target=False)
     assert_close(loss, wanted, 1e-7)
 

@@ -1,4 +1,4 @@
-"""What every reader has in common: the protocol, the error, and the check of indices."""
+"""Shared by all readers: the protocol, the error, and the check of indices."""
 
 import re
 from typing import Protocol

@@ -26,6 +26,18 @@ from .annotations import Annotations, Row, VideoEntry
 from .shards import SHARD_SUFFIX, VIDEO_SUFFIXES, members
 
 FORMATS = ("auto", "v2", "v1", "paths")
+# Help texts of command lines: LIST_HELP for commands that take one source, DATA_HELP where a mixture is allowed too.
+_ONE_SOURCE = "list file (one video per line), folder of videos (searched with its subfolders)"
+LIST_HELP = f"{_ONE_SOURCE} or tar file of videos (.tar)"
+DATA_HELP = f"{_ONE_SOURCE}, tar file of videos (.tar) or mixture of these (.json)"
+ROOT_HELP = (
+    "folder that relative paths in a list file are joined to (default: the folder that holds the list file; no other "
+    "folder is tried)"
+)
+LIST_FORMAT_HELP = (
+    "format of a list file: v2 (path start total [label]), v1 (path label), paths (one path per line), or auto, which "
+    "decides by the first line"
+)
 _CHECKED_PATHS = 8  # if so many leading entries are all missing, the root is called wrong
 _LABEL = re.compile(r"\+?\d{1,18}")  # fits in int64
 
@@ -93,7 +105,7 @@ def read_lines(
 
 
 def _read(source: Path, root: str | os.PathLike | None, list_format: str) -> tuple[Path, Iterable[Line]]:
-    """The folder that paths are relative to, and the lines; those of a list file are read as they are taken."""
+    """The folder that paths are relative to, and the lines. A list file is read lazily."""
     if list_format not in FORMATS:
         raise ValueError(f"list_format must be one of {FORMATS}, got {list_format!r}")
     if source.suffix.lower() == ".json":

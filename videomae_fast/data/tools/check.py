@@ -1,4 +1,4 @@
-"""Check a list of videos before a run: read every one in parallel; report bad ones, what they are like, and speed."""
+"""Check the videos of a list before a run, in parallel: find bad ones, list codecs and sizes, measure decoding."""
 
 import os
 import time

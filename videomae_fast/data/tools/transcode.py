@@ -138,7 +138,7 @@ def _jobs(targets: list[Path], entries: Annotations) -> dict[Path, _Encodable]:
     jobs: dict[Path, _Encodable] = {}
     for target, labelled in zip(targets, entries, strict=True):
         if isinstance(labelled, FrameFolder):
-            raise ValueError(f"{labelled.path} is a raw-frame folder: only videos can be encoded again")
+            raise ValueError(f"{labelled.path} is a folder of frames: only videos can be encoded again")
         entry = labelled._replace(label=None)  # a list may name a video twice, with different labels
         if jobs.setdefault(target, entry) != entry:
             raise ValueError(f"{jobs[target].path} and {entry.path} would both be written to {target}")

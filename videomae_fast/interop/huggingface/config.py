@@ -22,7 +22,7 @@ def huggingface_config(config: VideoMAEConfig) -> dict[str, Any]:
     """
     height, width = config.image_size
     if height != width:
-        raise ValueError(f"Hugging Face's VideoMAE takes square clips, got image_size {config.image_size}")
+        raise ValueError(f"Hugging Face's VideoMAE needs square images, got {config.image_size}")
     return {
         "image_size": height,
         "patch_size": config.patch_size,

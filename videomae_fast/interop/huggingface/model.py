@@ -2,7 +2,7 @@
 
 `VideoMAEEmbeddings` embeds every token, adds a table copied from the host, and selects by a boolean mask;
 `VideoMAEForPreTraining.forward` copies a table expanded over the batch and makes targets of the whole clip. Encoder
-and decoder layers are not touched, whose insides change between versions.
+and decoder layers stay as they are: their insides change between versions.
 """
 
 import sys
@@ -56,16 +56,27 @@ def patch_embeddings_forward(
 
 def pretraining_forward(
     self: Any,
-    pixel_values: Tensor,  # (B, T, C, H, W)
-    bool_masked_pos: Mask | None = None,  # (B, N) bool, True = hidden, or a MaskPlan
+    pixel_values: Tensor,
+    bool_masked_pos: Mask | None = None,
     *,
-    decode_mask: Tensor | None = None,  # (B, N) bool, True = not decoded (VideoMAE V2's dual masking)
+    decode_mask: Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
-    """VideoMAEForPreTraining.forward.
+    """VideoMAEForPreTraining.forward, and the dual masking of VideoMAE V2.
 
-    logits (B, R, P) are those of `plan.predicted`: of the hidden and decoded tokens, ascending. Where samples differ
-    in how many decoded tokens the encoder sees too, those are predicted as well and come first.
+    Args:
+        pixel_values: (B, T, C, H, W) floating, normalised with ImageNet's mean and standard deviation.
+        bool_masked_pos: (B, N) bool, True for tokens hidden from the encoder; or a MaskPlan.
+        decode_mask: (B, N) bool, True for tokens that are not decoded; None decodes exactly the hidden tokens.
+        kwargs: as the original takes them.
+
+    Returns:
+        VideoMAEForPreTrainingOutput. Its logits (B, R, P) predict `plan.predicted`: the tokens that are hidden and
+        decoded, ascending. If samples differ in how many decoded tokens the encoder sees, these tokens are predicted
+        as well and come first.
+
+    Raises:
+        ValueError: there is no mask, or a mask has another shape.
     """
     if bool_masked_pos is None:
         raise ValueError("bool_masked_pos is missing: a boolean mask (B, N), True = hidden, or a MaskPlan")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...models.config import CONFIGS, VideoMAEConfig
 from ..checkpoint import CheckpointError, Source, State, read_weights, unwrap, write_torch
 
-# VideoMAE V1 has other depths and, for ViT-H, a wider decoder: (encoder_dim, decoder_dim) tell the heads of each size.
+# Widths tell the number of heads. VideoMAE V1 has other depths and, for ViT-H, a wider decoder.
 _V1_HUGE = replace(CONFIGS["huge"], decoder_dim=640)
 
 
@@ -98,7 +98,7 @@ def config_of(state: Mapping[str, Tensor], num_frames: int, image_size: int) -> 
         width, channels, tubelet, patch, _ = shapes["encoder.patch_embed.proj.weight"]
         decoder_width = shapes["mask_token"][-1]
         hidden = (shapes["encoder.blocks.0.mlp.fc1.weight"][0], shapes["decoder.blocks.0.mlp.fc1.weight"][0])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(f"not a published pre-training checkpoint: {error} is missing or misshapen") from error
     known = (*CONFIGS.values(), _V1_HUGE)
     heads = {config.encoder_dim: config.encoder_heads for config in known}
