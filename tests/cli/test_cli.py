@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from videomae_fast import environment, recipes
+from videomae_fast import environment
 from videomae_fast.cli import build_parser, main
 from videomae_fast.data import UnreadableVideosError
 from videomae_fast.engine import NonFiniteLossError, RunResult
 from videomae_fast.pictures import gallery, reconstruction
-from videomae_fast.recipes import DEMO, PretrainConfig
+from videomae_fast.recipes import pretrain as pretraining
+from videomae_fast.recipes.pretrain import DEMO, PretrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[PretrainConfig]:
         assert path == Path(config.run.output)
         asked.append(config)
 
-    monkeypatch.setattr(recipes, "pretrain", pretrain)
+    monkeypatch.setattr(pretraining, "pretrain", pretrain)
     monkeypatch.setattr(gallery, "save_gallery", save_gallery)
     return asked
 
@@ -124,7 +125,7 @@ def test_errors_of_the_input_are_one_line(
     def fails(config: PretrainConfig) -> RunResult:
         raise error("it is broken")
 
-    monkeypatch.setattr(recipes, "pretrain", fails)
+    monkeypatch.setattr(pretraining, "pretrain", fails)
     assert main(["pretrain"]) == 2
     assert capsys.readouterr().err == "videomae-fast pretrain: error: it is broken\n"
 
@@ -134,7 +135,7 @@ def test_other_errors_keep_their_traceback(error: type[Exception], monkeypatch: 
     def fails(config: PretrainConfig) -> RunResult:
         raise error("it is broken")
 
-    monkeypatch.setattr(recipes, "pretrain", fails)
+    monkeypatch.setattr(pretraining, "pretrain", fails)
     with pytest.raises(error, match="it is broken"):
         main(["pretrain"])
 

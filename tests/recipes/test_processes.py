@@ -9,7 +9,7 @@ from tests.recipes import tiny
 from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop import load_published
-from videomae_fast.recipes import pretrain
+from videomae_fast.recipes.pretrain import pretrain
 
 
 def _launch(arguments: list[str]) -> str:
