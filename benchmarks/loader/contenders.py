@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,14 @@ class Loader:
 
     def __init__(self, variant: str, dataset: TimedDataset) -> None:
         self.dataset = dataset
-        self.load = dataset.published if variant == PUBLISHED else dataset.__getitem__
-        self.collate = published_collate if variant == PUBLISHED else collate
+        # Samples are what the collate function beside takes, which no type of the pair can say.
+        self.load: Callable[[Pair], Any] = dataset.published if variant == PUBLISHED else dataset.__getitem__
+        self.collate: Callable[[Any], Any] = published_collate if variant == PUBLISHED else collate
         self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}  # of each batch
         self.sent: list[int] = []  # bytes that each batch brings to the GPU
 
-    def __call__(self, pairs: Sequence[Pair]) -> PublishedSample | ClipBatch:
+    def __call__(self, pairs: Sequence[Pair]) -> Any:
+        """A batch: PublishedSample or ClipBatch."""
         decoded, start = self.dataset.decode_seconds, time.process_time()
         videos = [self.load(pair) for pair in pairs]
         loaded, decode = time.process_time(), self.dataset.decode_seconds - decoded

@@ -4,25 +4,84 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from benchmarks.baselines.published import sinusoid_table
 from benchmarks.inputs import Inputs
-from benchmarks.model.steps import ComparedStep, make_step
+from benchmarks.model.steps import IMPLEMENTATIONS, ComparedStep, make_loss, make_step
 from videomae_fast.memory.fake_cuda import DEVICE, known_true
 from videomae_fast.models import VideoMAEConfig
+from videomae_kernels import CroppedClips
 
 # Compiled implementations are not among them: what compiled code allocates is unknown before it is compiled.
-PREDICTABLE = {
-    "published": "published",
-    "published, checkpointed": "published, checkpointed",
-    "published + SDPA": "published + SDPA",
-    "published, fused": "published, fused",
-    "Hugging Face": "Hugging Face",  # with decoder_mask_ratio 0 only
-    "Hugging Face, fused": "Hugging Face, fused",
-    "videomae_fast": "videomae_fast",
-    "videomae_fast, checkpointed": "videomae_fast",
-    "videomae_fast, crops": "videomae_fast, crops",
-}
+PREDICTABLE = (
+    "published",
+    "published, checkpointed",
+    "published + SDPA",
+    "published, fused",
+    "Hugging Face",  # with decoder_mask_ratio 0 only
+    "Hugging Face, fused",
+    "videomae_fast",
+    "videomae_fast, checkpointed",
+    "videomae_fast, crops",
+)
+FORMS = ("frames", "clip", "clip_by_frame", "hidden", "not_decoded", "loaded_clips")  # of `Inputs`
+
+
+class PredictableStep:
+    """A compared step whose batch size can change: what `fake_step` and `StepPredictor` run.
+
+    Args:
+        name: one of IMPLEMENTATIONS.
+        inputs: the first batch, and the settings of those that follow.
+        precision: "fp32" or "bf16".
+        crops: the crops of the first batch, made where nothing is fake; only for "videomae_fast, crops".
+    """
+
+    def __init__(self, name: str, inputs: Inputs, precision: str, crops: CroppedClips | None = None) -> None:
+        self.precision, self.crops = precision, crops
+        if crops is not None:
+            shapes = {part: getattr(crops, part) for part in ("frames", "geometry", "first", "weights")}
+            fake = {
+                part: torch.empty(like.shape, dtype=like.dtype, device=inputs.device) for part, like in shapes.items()
+            }
+            vars(inputs)["loaded_clips"] = replace(crops, **fake)  # type: ignore[arg-type]
+        _declare_masks(inputs)
+        self.batch = inputs
+        self.step: ComparedStep = make_step(name, inputs, precision)
+        _forget_forms(inputs)
+
+    def __call__(self) -> None:
+        self.step()
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Replace the inputs; ValueError for crops, whose boxes cannot be drawn among fake tensors."""
+        if batch_size == self.batch.batch_size:
+            return
+        if self.crops is not None:
+            raise ValueError("crops are predicted at one batch size only: make another step")
+        self.batch = replace(self.batch, batch_size=batch_size)
+        _declare_masks(self.batch)
+        self.step.loss = make_loss(self.name, self.batch, self.model, self.precision)
+        self.step.inputs = IMPLEMENTATIONS[self.name].inputs(self.batch)
+        _forget_forms(self.batch)
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    @property
+    def model(self) -> nn.Module:
+        return self.step.model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.step.optimizer
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, ...]:
+        """What the implementation is handed."""
+        return self.step.inputs
 
 
 def make_predictable(
@@ -33,37 +92,47 @@ def make_predictable(
     decoder_mask_ratio: float = 0.5,
     precision: str = "bf16",
     device: torch.device = DEVICE,  # a GPU, to measure the same step
-) -> Callable[[], ComparedStep]:
-    """What `predict_step` and `fake_step` take: builds the named step. ValueError for one that cannot be predicted."""
+) -> Callable[[], PredictableStep]:
+    """What `predict_step` and `StepPredictor` take: builds the named step.
+
+    Raises:
+        ValueError: `name` is not one of PREDICTABLE.
+    """
     if name not in PREDICTABLE:
-        raise ValueError(f"name must be one of {tuple(PREDICTABLE)}, got '{name}'; compiled code cannot be predicted")
+        raise ValueError(f"name must be one of {PREDICTABLE}, got '{name}'; compiled code cannot be predicted")
     if name == "videomae_fast, checkpointed":
-        config = replace(config, activation_checkpointing=True)
+        name, config = "videomae_fast", replace(config, activation_checkpointing=True)
     for dim in (config.encoder_dim, config.decoder_dim):
         sinusoid_table(config.num_tokens, dim)  # keeps its results, which must not be fake ones
-
     # Boxes, and so sizes, are drawn on the host, where nothing is fake.
-    host = Inputs(config, batch_size, torch.device("cpu")).loaded_clips if name == "videomae_fast, crops" else None
+    crops = Inputs(config, batch_size, torch.device("cpu")).loaded_clips if name == "videomae_fast, crops" else None
 
-    def make() -> ComparedStep:
-        inputs = Inputs(config, batch_size, device, mask_ratio, decoder_mask_ratio)
-        if host is not None:
-            shapes = {part: getattr(host, part) for part in ("frames", "geometry", "first", "weights")}
-            fake = {part: torch.empty(like.shape, dtype=like.dtype, device=device) for part, like in shapes.items()}
-            vars(inputs)["loaded_clips"] = replace(host, **fake)  # type: ignore[arg-type]
-        plan = inputs.plan()
-        known_true(inputs.hidden, inputs.hidden.numel() - plan.visible.numel())
-        known_true(inputs.not_decoded, inputs.not_decoded.numel() - plan.decoded.numel())
-        step = make_step(PREDICTABLE[name], inputs, precision)
-        for form in ("frames", "clip", "clip_by_frame", "hidden", "not_decoded", "loaded_clips"):
-            vars(inputs).pop(form, None)  # the step holds what it was handed: no pipeline has all forms on the device
-        return step
+    def make() -> PredictableStep:
+        return PredictableStep(
+            name, Inputs(config, batch_size, device, mask_ratio, decoder_mask_ratio), precision, crops
+        )
 
     return make
 
 
-def bytes_to_device_per_clip(step: ComparedStep, batch_size: int) -> float:
+def bytes_to_device_per_clip(step: PredictableStep) -> float:
     """Bytes that a step's inputs bring from the host for one clip; the published loader sends masks as float64."""
     mask_bytes = 8 if step.name.startswith("published") else 1
     sizes = [tensor.numel() * mask_bytes if tensor.dtype == torch.bool else tensor.nbytes for tensor in step.inputs]
-    return sum(sizes) / batch_size
+    return sum(sizes) / step.batch.batch_size
+
+
+def _empty_like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+
+def _declare_masks(inputs: Inputs) -> None:
+    plan = inputs.plan()
+    known_true(inputs.hidden, inputs.hidden.numel() - plan.visible.numel())
+    known_true(inputs.not_decoded, inputs.not_decoded.numel() - plan.decoded.numel())
+
+
+def _forget_forms(inputs: Inputs) -> None:
+    """The step holds the forms that it was handed: no pipeline has all of them on the device."""
+    for form in FORMS:
+        vars(inputs).pop(form, None)

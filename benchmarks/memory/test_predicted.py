@@ -13,9 +13,9 @@ from benchmarks.harness.counts import count
 from benchmarks.memory.predictable import bytes_to_device_per_clip, make_predictable
 from benchmarks.model.contenders import StepCase
 from benchmarks.settings import SIZES, Settings
+from videomae_fast.memory import MemoryProfile
 from videomae_fast.memory.fake_cuda import DEVICE
 from videomae_fast.memory.predict import fake_step
-from videomae_fast.memory.profile import MemoryProfile
 from videomae_fast.models import CONFIGS
 
 CLIPS = 128
@@ -64,19 +64,19 @@ def predict(case: StepCase, variant: str) -> dict[str, Any]:
         with MemoryProfile(step.model, step.optimizer) as profile:
             step()
         counts = count(step, DEVICE)
-        to_device = bytes_to_device_per_clip(step, case.batch_size)
-    parts = {f"{category.split()[0]}_mib": size / 2**20 for category, size in profile.breakdown.items()}
-    resident = sum(parts[name] for name in ("parameters_mib", "buffers_mib", "optimizer_mib", "inputs_mib"))
+        to_device = bytes_to_device_per_clip(step)
+    figures = profile.figures
+    parts = {f"{category.split()[0]}_mib": size / 2**20 for category, size in figures.breakdown.items()}
     return {
         "suite": "memory",
         "name": case.size,
         "case": str(case),
         "variant": variant,
         "predicted": True,
-        "peak_mib": profile.peak_bytes / 2**20 - resident,
-        "total_mib": profile.peak_bytes / 2**20,
+        "peak_mib": figures.step_bytes / 2**20,
+        "total_mib": figures.peak_bytes / 2**20,
         **parts,
-        "peak_in": f"{profile.peak.phase}: {profile.peak.module}",
+        "peak_in": f"{figures.peak.phase}: {figures.peak.module}",
         "bytes_to_device_per_clip": to_device,
         "kernel_launches": counts.kernel_launches,
         "syncs": counts.syncs,

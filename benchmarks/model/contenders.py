@@ -91,7 +91,7 @@ class StepContenders:
         gc.collect()
 
     def _prepare(self, case: StepCase, name: str) -> tuple[ComparedStep | None, dict[str, Any]]:
-        record = {
+        record: dict[str, Any] = {
             "suite": "model",
             "name": case.size,
             "case": str(case),

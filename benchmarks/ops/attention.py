@@ -36,7 +36,8 @@ def _attention(case: OpCase, stack: str) -> Workload:
         reason = "not installed" if missing else unavailable_reason(name, case.device)
         if name == "flash-attn" and case.precision == "fp32":
             reason = reason or "flash-attn has no float32"
-        variants[name] = Variant(partial(attention, *qkv, name), qkv, unavailable=reason)
+        q, k, v = qkv
+        variants[name] = Variant(partial(attention, q, k, v, name), qkv, unavailable=reason)
     # forward: q, k, v and the result; backward: those, its gradient and three gradients
     moved = qkv[0].nbytes * (4 if case.direction == "forward" else 8)
     return Workload(variants, moved, Variant(lambda: _truth(*doubles), doubles))

@@ -29,17 +29,14 @@ class Pixels:
 
     @cached_property
     def clip(self) -> Tensor | vk.CroppedClips:
-        inputs = self.case.inputs
-        if self.is_cropped:
-            return inputs.cropped_clips(self._resize)
-        return inputs.frames if self.is_uint8 else inputs.clip
+        return self.case.inputs.cropped_clips(self._resize) if self.is_cropped else self._whole
 
     @cached_property
     def view(self) -> Callable[[], Tensor]:
         """Gives the clip as (B, C, T, H, W); crops are resized in every call, as our ops do."""
         if self.is_cropped:
             return partial(rewrites.resize_crops, self.case.inputs.crops, self._size, self._resize)
-        view = self.clip.permute(0, 4, 1, 2, 3) if self.is_uint8 else self.clip
+        view = self._whole.permute(0, 4, 1, 2, 3) if self.is_uint8 else self._whole
         return lambda: view
 
     @cached_property
@@ -105,7 +102,7 @@ class Pixels:
         if self.is_cropped:
             area = sum(map(self._touched, self.case.inputs.boxes, index))
             return area * config.patch[0] * config.in_channels + index.numel() * INDEX_BYTES
-        return index.numel() * (config.patch_dim * self.clip.element_size() + INDEX_BYTES)
+        return index.numel() * (config.patch_dim * self._whole.element_size() + INDEX_BYTES)
 
     def _touched(self, box: CropBox, index: Tensor) -> int:
         """Pixels of a box that the listed tokens (K,) are made from, one frame for each row of tokens in time."""
@@ -116,6 +113,10 @@ class Pixels:
             for side, out, patch in zip(box[2:], self._size, config.patch[1:], strict=True)
         )
         return int(torch.einsum("thw,hy,wx->tyx", listed, down, across).count_nonzero())
+
+    @property
+    def _whole(self) -> Tensor:
+        return self.case.inputs.frames if self.is_uint8 else self.case.inputs.clip
 
     @property
     def _resize(self) -> str:

@@ -85,7 +85,7 @@ def _embed_tokens(case: OpCase) -> Workload:
 
     def truth() -> Tensor:
         kept = rewrites.tube_mask_gather(pixels.exact, index, patch, pixels.affine(torch.float64), torch.float64)
-        return rewrites.embed_tokens(kept.to(dtype).double(), index, *doubles, position)
+        return rewrites.embed_tokens(kept.to(dtype).double(), index, doubles[0], doubles[1], position)
 
     # pixels, weight and bias, embedded tokens; forward: also the table; backward: the same with gradients for results
     moved = pixels.bytes(index) + dtype.itemsize * (weight.numel() + dim + index.numel() * dim)

@@ -83,7 +83,7 @@ def _assemble(case: OpCase) -> Workload:
         },
         moved,
         Variant(
-            lambda: rewrites.assemble_decoder_tokens(*doubles, position.double(), plan.visible, decode),
+            lambda: rewrites.assemble_decoder_tokens(doubles[0], doubles[1], position.double(), plan.visible, decode),
             doubles,
         ),
     )

@@ -1,5 +1,7 @@
 """`MemoryProfile` counts to the byte: by hand, against PyTorch's own tracker, and against the profiler's events."""
 
+import doctest
+import json
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from videomae_fast.memory import profile as memory
-from videomae_fast.memory.allocations import CATEGORIES
+from videomae_fast.memory.figures import CATEGORIES, MemoryFigures, Moment
 from videomae_fast.memory.profile import MemoryProfile
 
 MIB = 2**20
@@ -60,28 +62,28 @@ def test_forward_and_backward_by_hand() -> None:
         model(x).sum().backward()
     # Backward of the product, its last operation: weight, x, the gradients of exp, of the product and of the weight;
     # and two scalars, the loss and its gradient, which exists before backward begins.
-    assert found.peak_bytes == 4096 + 3 * MIB + 4096 + 2 * BLOCK
-    assert nonzero(found.breakdown) == {
+    assert found.figures.peak_bytes == 4096 + 3 * MIB + 4096 + 2 * BLOCK
+    assert nonzero(found.figures.breakdown) == {
         "parameters": 4096,
         "gradients": 4096,
         "inputs": MIB,
         "activations": 2 * BLOCK,
         "temporaries": 2 * MIB,
     }
-    assert found.activations == {"(outside the model)": 2 * BLOCK}
-    assert (found.peak.phase, found.peak.module, found.peak.op) == ("backward", "Scaled", "aten.sum.dim_IntList")
-    assert found.forward_end_bytes == 4096 + 2 * MIB + 2 * BLOCK  # the product is gone
-    assert max(found.timeline) == found.peak_bytes
-    assert found.timeline[0] == 4096 + MIB
-    assert found.timeline[-1] == 4096 + MIB + 4096  # weight, x, gradient
+    assert found.figures.activations == {"(outside the model)": 2 * BLOCK}
+    assert found.figures.peak == Moment("backward", "Scaled", "aten.sum.dim_IntList")
+    assert found.figures.forward_end_bytes == 4096 + 2 * MIB + 2 * BLOCK  # the product is gone
+    assert max(found.figures.timeline) == found.figures.peak_bytes
+    assert found.figures.timeline[0] == 4096 + MIB
+    assert found.figures.timeline[-1] == 4096 + MIB + 4096  # weight, x, gradient
 
 
 def test_forward_alone_by_hand() -> None:
     model, x = Scaled(), torch.zeros(256, 1024)
     with torch.no_grad(), MemoryProfile(model) as found:
         model(x)
-    assert nonzero(found.breakdown) == {"parameters": 4096, "inputs": MIB, "temporaries": 2 * MIB}
-    assert found.forward_end_bytes is None
+    assert nonzero(found.figures.breakdown) == {"parameters": 4096, "inputs": MIB, "temporaries": 2 * MIB}
+    assert found.figures.forward_end_bytes is None
 
 
 def test_views_and_in_place_operations_take_nothing() -> None:
@@ -90,14 +92,14 @@ def test_views_and_in_place_operations_take_nothing() -> None:
         x.view(-1)[::2].add_(1).mul_(2)
         x.t().expand(2, -1, -1).unbind(0)
         x[:3].zero_()
-    assert found.peak_bytes == 4096 + MIB
-    assert found.peak.phase == "before"
+    assert found.figures.peak_bytes == 4096 + MIB
+    assert found.figures.peak.phase == "before"
 
 
 def test_every_storage_is_whole_blocks() -> None:
     with MemoryProfile(Scaled()) as found:
         kept = [torch.zeros(1), torch.zeros(128), torch.zeros(129), torch.zeros(0)]
-    assert found.peak_bytes == 4096 + BLOCK + BLOCK + 2 * BLOCK
+    assert found.figures.peak_bytes == 4096 + BLOCK + BLOCK + 2 * BLOCK
     del kept
 
 
@@ -105,7 +107,7 @@ def test_a_resized_storage_is_counted_anew() -> None:
     with MemoryProfile(Scaled()) as found:
         out = torch.zeros(128)
         torch.add(torch.zeros(256), 1, out=out.resize_(0))
-    assert found.peak_bytes == 4096 + 2 * 1024
+    assert found.figures.peak_bytes == 4096 + 2 * 1024
 
 
 def test_a_parameter_that_is_emptied_and_filled_stays_one() -> None:
@@ -116,8 +118,8 @@ def test_a_parameter_that_is_emptied_and_filled_stays_one() -> None:
         model.weight.detach()  # is seen
         model.weight.untyped_storage().resize_(4096)
         model.weight.zero_()
-    assert found.timeline[-1] == found.breakdown["parameters"] == 4096
-    assert min(found.timeline) == 0
+    assert found.figures.timeline[-1] == found.figures.breakdown["parameters"] == 4096
+    assert min(found.figures.timeline) == 0
 
 
 def test_gradients_and_optimizer_state_are_told_apart() -> None:
@@ -125,12 +127,12 @@ def test_gradients_and_optimizer_state_are_told_apart() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     with MemoryProfile(model, optimizer) as first:
         train(model, x, optimizer)
-    assert first.timeline[-1] == MIB + 4096 + 4096 + 2 * 4096 + BLOCK  # x, weight, gradient, moments, step
+    assert first.figures.timeline[-1] == MIB + 4096 + 4096 + 2 * 4096 + BLOCK  # x, weight, gradient, moments, step
     with MemoryProfile(model, optimizer) as second:
         train(model, x, optimizer)  # accumulates into the gradient that is there
-    assert second.breakdown["gradients"] == 4096
-    assert second.breakdown["optimizer state"] == 2 * 4096 + BLOCK
-    assert second.timeline[0] == second.timeline[-1] == first.timeline[-1]
+    assert second.figures.breakdown["gradients"] == 4096
+    assert second.figures.breakdown["optimizer state"] == 2 * 4096 + BLOCK
+    assert second.figures.timeline[0] == second.figures.timeline[-1] == first.figures.timeline[-1]
 
 
 def test_the_optimizers_phase() -> None:
@@ -139,10 +141,10 @@ def test_the_optimizers_phase() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
     with MemoryProfile(model, optimizer) as found:
         optimizer.step()
-    assert found.peak.phase == "optimizer"
-    assert found.breakdown["parameters"] == found.breakdown["gradients"] == 4096
-    assert found.breakdown["optimizer state"] >= 2 * 4096
-    assert found.breakdown["activations"] == 0
+    assert found.figures.peak.phase == "optimizer"
+    assert found.figures.breakdown["parameters"] == found.figures.breakdown["gradients"] == 4096
+    assert found.figures.breakdown["optimizer state"] >= 2 * 4096
+    assert found.figures.breakdown["activations"] == 0
 
 
 def test_checkpointing_keeps_less_and_repeated_work_counts_for_its_module() -> None:
@@ -153,11 +155,12 @@ def test_checkpointing_keeps_less_and_repeated_work_counts_for_its_module() -> N
         with MemoryProfile(model) as found[checkpointing]:
             train(model, x)
     block = 512 * (1024 + 1024) * 4  # what GELU and the second Linear save, that is their inputs
-    assert found[False].forward_end_bytes - found[True].forward_end_bytes == 3 * block
-    assert found[True].peak.phase == "backward"
-    repeated = {path: size for path, size in found[True].activations.items() if path.startswith("blocks")}
+    assert found[False].figures.forward_end_bytes - found[True].figures.forward_end_bytes == 3 * block
+    assert found[True].figures.peak.phase == "backward"
+    repeated = {path: size for path, size in found[True].figures.activations.items() if path.startswith("blocks")}
     assert repeated == {"blocks.0.0": block // 2, "blocks.0.1": block // 2}  # where all gradients are there
-    assert found[False].activations["blocks.0.0"] == found[False].activations["blocks.0.1"] == block // 2
+    kept = found[False].figures.activations
+    assert kept["blocks.0.0"] == kept["blocks.0.1"] == block // 2
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -175,9 +178,9 @@ def test_fake_tensors_give_the_same(checkpointing: bool, autocast: bool) -> None
     real = run()
     with FakeTensorMode():
         fake = run()
-    assert fake.breakdown == real.breakdown
-    assert fake.forward_end_bytes == real.forward_end_bytes
-    assert fake.activations == real.activations
+    assert fake.figures.breakdown == real.figures.breakdown
+    assert fake.figures.forward_end_bytes == real.figures.forward_end_bytes
+    assert fake.figures.activations == real.figures.activations
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -201,7 +204,7 @@ def test_against_pytorchs_tracker(checkpointing: bool, monkeypatch: pytest.Monke
     with tracker:
         step()
     theirs = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
-    assert ours.peak_bytes == theirs["Total"]
+    assert ours.figures.peak_bytes == theirs["Total"]
 
 
 def test_against_the_profilers_events() -> None:
@@ -218,7 +221,7 @@ def test_against_the_profilers_events() -> None:
             live += event.nbytes()
             peak = max(peak, live)
     # Ours are whole blocks; the two moments are those of one step, so only rounding differs.
-    assert ours.peak_bytes - ours.timeline[0] == pytest.approx(peak, abs=16 * BLOCK)
+    assert ours.figures.peak_bytes - ours.figures.timeline[0] == pytest.approx(peak, abs=16 * BLOCK)
 
 
 def test_custom_operations() -> None:
@@ -228,7 +231,7 @@ def test_custom_operations() -> None:
     x = torch.zeros(4, 64, 1024)
     with MemoryProfile(model) as found:
         gather_tokens(model(x), index).sum().backward()
-    assert found.activations["Scaled"] == MIB
+    assert found.figures.activations["Scaled"] == MIB
     made_by = {allocation.op for allocation in found._allocations}
     assert {"videomae_kernels.gather_tokens.default", "videomae_kernels.masked_token_scatter.default"} <= made_by
 
@@ -246,12 +249,12 @@ def test_an_error_leaves_nothing_behind() -> None:
         model(torch.zeros(2, 3))  # the wrong width, within a module
     assert count_hooks(model) == 0
     assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
-    before = found.peak_bytes
+    before = found.figures.peak_bytes
     torch.zeros(MIB)  # is nobody's business any more
-    assert found.peak_bytes == before
+    assert found.figures.peak_bytes == before
     with MemoryProfile(model) as again:
         train(model, torch.zeros(4096, 256))
-    assert again.activations["blocks.0.0"] > 0
+    assert again.figures.activations["blocks.0.0"] > 0
 
 
 def test_what_cannot_be_profiled_is_an_error() -> None:
@@ -269,19 +272,20 @@ def test_the_table_adds_up() -> None:
     model = Perceptron()
     with MemoryProfile(model) as found:
         train(model, torch.zeros(4096, 256))
-    head, *rows = found.table(depth=1).splitlines()
+    head, *rows = found.figures.table(depth=1).splitlines()
     figures: dict[str, float] = {}
     for row in rows[3:]:
         label, figure = (cell.strip() for cell in row.strip("|").split("|"))
         figures[label] = float(figure.replace(",", ""))
     assert tuple(figures)[: len(CATEGORIES)] == CATEGORIES
     total = sum(figures[category] for category in CATEGORIES)
-    assert total == pytest.approx(found.peak_bytes / MIB, abs=0.5)
-    assert f"Peak {found.peak_bytes / MIB:,.1f} MiB ({found.peak.phase}, {found.peak.module}" in head
+    assert total == pytest.approx(found.figures.peak_bytes / MIB, abs=0.5)
+    peak = found.figures.peak
+    assert f"Peak {found.figures.peak_bytes / MIB:,.1f} MiB ({peak.phase}, {peak.module}" in head
     split = sum(figure for label, figure in figures.items() if label.startswith("activations of"))
     assert split == pytest.approx(figures["activations"], abs=0.5)
     assert "activations of blocks" in figures and "activations of blocks.0" not in figures
-    assert "| activations of blocks.0 |" in found.table(depth=2)
+    assert "| activations of blocks.0 |" in found.figures.table(depth=2)
 
 
 def test_attention_memory_is_seen() -> None:
@@ -299,4 +303,26 @@ def test_attention_memory_is_seen() -> None:
     model = nn.Sequential(Attention())
     with MemoryProfile(model) as found:
         train(model, torch.zeros(2, 512, 64))
-    assert found.activations["0"] >= 2 * 512 * 512 * 4
+    assert found.figures.activations["0"] >= 2 * 512 * 512 * 4
+
+
+def test_figures_as_json() -> None:
+    model = Perceptron()
+    with MemoryProfile(model) as found:
+        train(model, torch.zeros(64, 256))
+    assert MemoryFigures.from_json(json.loads(json.dumps(found.figures.to_json()))) == found.figures
+    with pytest.raises(TypeError):
+        MemoryFigures.from_json({"peak": {}})
+
+
+def test_step_bytes_leave_out_what_is_there_before() -> None:
+    model, x = Scaled(), torch.zeros(256, 1024)
+    with MemoryProfile(model) as found:
+        model(x).sum().backward()
+    assert found.figures.step_bytes == found.figures.peak_bytes - 4096 - MIB
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    results = doctest.DocTestFinder().find(MemoryProfile, globs={})
+    examples = [case for case in results if case.examples]
+    assert examples and all(doctest.DocTestRunner().run(case).failed == 0 for case in examples)

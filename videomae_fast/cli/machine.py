@@ -1,4 +1,4 @@
-"""`videomae-fast memory` and `env`: what fits on a machine, and what it has."""
+"""`videomae-fast memory` and `env`: what fits on a GPU, and what this machine has."""
 
 import argparse
 from pathlib import Path
@@ -8,16 +8,34 @@ from ..models import CONFIGS
 
 
 def add_memory(commands: Any) -> None:
-    profile = commands.add_parser("memory", help="where the memory of a training step goes, and which batch fits")
-    profile.add_argument("--model", default="base", choices=tuple(CONFIGS), help="size (default: %(default)s)")
-    profile.add_argument("--batch-size", type=int, default=128, help="clips per step (default: %(default)s)")
-    profile.add_argument("--mask-ratio", type=float, default=0.9, help="share of tokens hidden (default: %(default)s)")
-    profile.add_argument(
-        "--decoder-mask-ratio", type=float, default=0.5, help="share of tokens not decoded (default: %(default)s)"
+    memory = commands.add_parser(
+        "memory",
+        help="predict the memory of a pre-training step, and the largest batch for a GPU; needs none",
+        description="Predict where the memory of a pre-training step goes on a GPU, and the largest batch that fits. "
+        "It needs no GPU. `python -m benchmarks.memory` shows the published code beside it.",
     )
-    profile.add_argument("--precision", default="bf16", choices=("bf16", "fp32"), help="default: %(default)s")
-    profile.add_argument("--picture", type=Path, help="also draw it, as .svg or .png")
-    profile.set_defaults(run=_profile)
+    add_memory_options(memory)
+    memory.add_argument("--activation-checkpointing", action="store_true", help="recompute every block in backward")
+    memory.set_defaults(run=_memory)
+
+
+def add_memory_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a memory prediction, here and in `python -m benchmarks.memory`."""
+    parser.add_argument("--model", default="base", choices=tuple(CONFIGS), help="size (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=128, help="clips per step (default: %(default)s)")
+    parser.add_argument(
+        "--mask-ratio", type=float, default=0.9, help="share of tokens hidden from the encoder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--decoder-mask-ratio",
+        type=float,
+        default=0.5,
+        help="share of tokens that are not decoded; 0 for no decoder mask (default: %(default)s)",
+    )
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"), help="default: %(default)s")
+    parser.add_argument("--picture", type=Path, help="also draw it, as .svg or .png")
+    parser.add_argument("--all", action="store_true", help="also compare activation checkpointing and mask ratios")
+    parser.add_argument("--no-cache", action="store_true", help="predict again what an earlier run has predicted")
 
 
 def add_env(commands: Any) -> None:
@@ -26,11 +44,19 @@ def add_env(commands: Any) -> None:
     env.set_defaults(run=_env)
 
 
-def _profile(args: argparse.Namespace) -> None:
-    from benchmarks.memory.report import profile_report
+def _memory(args: argparse.Namespace) -> None:
+    from .pretraining_memory import CHECKPOINTED, OURS, MemoryReport, StepSettings, open_cache
 
-    case = args.model, args.batch_size, args.mask_ratio, args.decoder_mask_ratio, args.precision
-    print(profile_report(*case, args.picture))
+    settings = StepSettings(args.model, args.mask_ratio, args.decoder_mask_ratio, args.precision)
+    asked = CHECKPOINTED if args.activation_checkpointing else OURS
+    report = MemoryReport(
+        (OURS, CHECKPOINTED) if args.all else (asked,),
+        settings,
+        args.batch_size,
+        cache=None if args.no_cache else open_cache(),
+        masked=(asked,) if args.all else (),
+    )
+    print(report.text(args.picture))
 
 
 def _env(args: argparse.Namespace) -> None:

@@ -1,5 +1,16 @@
 """Where the memory of a step goes: measured on any device, or predicted for a GPU without one."""
 
+from .batches import CARDS, largest_batch, largest_batches
+from .figures import MemoryFigures
+from .predict import StepPredictor, predict_step
 from .profile import MemoryProfile
 
-__all__ = ["MemoryProfile"]
+__all__ = [
+    "CARDS",
+    "MemoryFigures",
+    "MemoryProfile",
+    "StepPredictor",
+    "largest_batch",
+    "largest_batches",
+    "predict_step",
+]

@@ -1,50 +1,87 @@
-"""What a training step would take on a GPU, predicted without one: peak memory, and the largest batch that fits.
+"""The memory that a training step would take on a GPU, predicted without one.
 
-The step runs on fake tensors (`fake_cuda`) and every storage is counted (`MemoryProfile`): a few seconds, no data, the
-same bytes every time. Every figure from here is a prediction, and is to be called one. What it cannot know:
+The step runs on fake tensors (`fake_cuda`) and every storage is counted (`MemoryProfile`): about a second, no data, the
+same bytes every time. Every figure from here is a prediction, and is to be called one. It cannot know:
 * workspaces within one operation: flash attention's float32 gradient of the queries, cuBLAS (32 MiB on Hopper),
   cuDNN, sorts; the CUDA context, which is outside the allocator's figures anyway;
 * fragmentation and segment sizes: the prediction is of `torch.cuda.max_memory_allocated`, not of memory reserved;
-* compiled code, whose fusions and buffers do not exist before it is compiled: it cannot be predicted here;
-* an optimizer on CPU tensors loops over parameters where CUDA's default is `foreach`: say `fused` or `foreach`.
+* compiled code, whose fusions and buffers do not exist before it is compiled;
+* the default of an optimizer: on CPU tensors it loops over parameters where on CUDA it is `foreach`: say `fused` or
+  `foreach`.
+
+For any model, write its step as a class and hand a function that makes it to `predict_step`:
+
+    class ClassifierStep:
+        def __init__(self, batch_size):
+            self.model = torchvision.models.vit_b_16()
+            self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
+            self.set_batch_size(batch_size)
+
+        def set_batch_size(self, batch_size):  # only StepPredictor needs it
+            self.images = torch.zeros(batch_size, 3, 224, 224)
+            self.labels = torch.zeros(batch_size, dtype=torch.int64)
+
+        def __call__(self):
+            self.optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):  # "cpu" stands for the GPU
+                loss = F.cross_entropy(self.model(self.images), self.labels)
+            loss.backward()
+            self.optimizer.step()
+
+    print(predict_step(lambda: ClassifierStep(256)).figures.table())
+    with StepPredictor(lambda: ClassifierStep(1)) as predict:
+        print(largest_batches(predict, CARDS))
 """
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol, TypeVar
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
+from .cache import PredictionCache
 from .fake_cuda import ZeroValues, fake_cuda, to_host
+from .figures import MemoryFigures
 from .profile import MemoryProfile
 
 
-class Step(Protocol):
+class TrainingStep(Protocol):
     """A training step: calling it makes one, from zero_grad to the optimizer's step."""
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
 
     def __call__(self) -> Any: ...
 
 
-# Assumptions, not measurements: the capacity is about what PyTorch reports as a card's total memory, in GiB. The
-# allowance is for what is not predicted: a CUDA context of about 0.5 GiB, the rest for workspaces and fragmentation.
-CAPACITY_GIB = {"A100-40": 39.4, "A100-80": 79.1, "H100-80": 79.1, "H200": 139.7}
-ALLOWANCE_GIB = 2.0
-CARDS = {name: int((capacity - ALLOWANCE_GIB) * 2**30) for name, capacity in CAPACITY_GIB.items()}  # usable bytes
+class ResizableStep(TrainingStep, Protocol):
+    """A training step whose batch size can be changed: model and optimizer stay."""
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Replace the inputs by inputs of `batch_size` samples."""
+
+
+AnyStep = TypeVar("AnyStep", bound=TrainingStep)
 
 
 @contextmanager
-def fake_step(make: Callable[[], Step]) -> Iterator[Step]:
-    """A step on fake tensors that has run once, so that optimizer state exists: what `predict_step` profiles.
+def fake_step(make: Callable[[], AnyStep]) -> Iterator[AnyStep]:
+    """A step on fake tensors that has run once, so that its optimizer state exists.
 
-    `make` builds it from tensors made on the device "cpu" (weights may be initialised) and declares boolean masks that
-    index with `known_true`. A tensor that is a plain attribute of a module, which `Module.to` leaves where it is, is in
-    host memory. ValueError for a mask whose count was not declared.
+    Args:
+        make: builds the step, see `predict_step`.
+
+    Yields:
+        The step, which runs within the block only.
+
+    Raises:
+        ValueError: a boolean mask indexes, and the number of its True elements was not declared.
     """
     gc.collect()  # garbage of earlier steps must not be freed in the middle of this one
     with fake_cuda() as fake:
@@ -57,9 +94,83 @@ def fake_step(make: Callable[[], Step]) -> Iterator[Step]:
         yield step
 
 
-def predict_step(make: Callable[[], Step]) -> MemoryProfile:
-    """The memory of a step as it would be on a GPU; see `fake_step` for `make`."""
-    with fake_step(make) as step, MemoryProfile(step.model, step.optimizer) as profile:
+def predict_step(make: Callable[[], TrainingStep]) -> MemoryProfile:
+    """Predict the memory of a training step on a GPU.
+
+    Args:
+        make: builds the step from tensors made on the device "cpu", which stands for the GPU. Weights may be
+            initialised. A boolean mask that indexes is declared with `known_true`. A tensor that is a plain attribute
+            of a module, which `Module.to` leaves where it is, is in host memory.
+
+    Returns:
+        The profile of the second step; `profile.figures` has the peak and what it consists of.
+
+    Raises:
+        ValueError: a boolean mask indexes, and the number of its True elements was not declared.
+        NotImplementedError: the model is cast to another dtype, or attention has a mask.
+    """
+    with fake_step(make) as step:
+        return _profile(step)
+
+
+class StepPredictor:
+    """Predicts one step at several batch sizes, within a `with` block: model and optimizer state are made once.
+
+    Args:
+        make: builds the step; as in `predict_step`, and the step has `set_batch_size`.
+        settings: plain values that, with the sources of the libraries, decide the result: the key of the cache.
+            Without them nothing is cached.
+        cache: where figures are kept between runs.
+        on_prediction: is called after every prediction, known or new.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], ResizableStep],
+        settings: Mapping[str, Any] | None = None,
+        cache: PredictionCache | None = None,
+        on_prediction: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self._make, self._settings, self._on_prediction = make, settings, on_prediction
+        self._cache = cache if settings is not None else None
+        self._known: dict[int, MemoryFigures] = {}
+        self._world = ExitStack()
+        self._step: ResizableStep | None = None
+
+    def __enter__(self) -> "StepPredictor":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._step = None
+        self._world.close()
+
+    def __call__(self, batch_size: int) -> MemoryFigures:
+        """The predicted figures of a step with `batch_size` samples."""
+        if batch_size not in self._known:
+            self._known[batch_size] = self._look_up(batch_size)
+            self._on_prediction()
+        return self._known[batch_size]
+
+    def _look_up(self, batch_size: int) -> MemoryFigures:
+        if self._cache is None or self._settings is None:
+            return self._predict(batch_size)
+        key = {**self._settings, "batch_size": batch_size}
+        found = self._cache.load(key)
+        if found is None:
+            found = self._predict(batch_size)
+            self._cache.save(key, found)
+        return found
+
+    def _predict(self, batch_size: int) -> MemoryFigures:
+        if self._step is None:  # a figure that the cache knows needs no model
+            self._step = self._world.enter_context(fake_step(self._make))
+        self._step.set_batch_size(batch_size)
+        gc.collect()
+        return _profile(self._step).figures
+
+
+def _profile(step: TrainingStep) -> MemoryProfile:
+    with MemoryProfile(step.model, step.optimizer) as profile:
         step()
     return profile
 
@@ -79,33 +190,13 @@ def _leave_on_host(model: nn.Module) -> None:
                 setattr(module, name, to_host(value))
 
 
-def largest_batch(peak_bytes: Callable[[int], int], usable: int) -> int:
-    """The largest batch whose peak is at most `usable` bytes (one of `CARDS`), 0 if none is.
+def measure_step(step: TrainingStep, device: torch.device) -> int:
+    """Measure the peak bytes of a step on a GPU by its allocator: the figure that `predict_step` predicts.
 
-    `peak_bytes` maps a batch size to its predicted peak. That is nearly affine, so a line through two predictions
-    proposes the answer, which is returned only once it is itself predicted to fit and the next batch is not.
+    Args:
+        step: a step on real tensors; it runs twice, and the second run is measured.
+        device: the GPU.
     """
-    peaks = {batch: peak_bytes(batch) for batch in (64, 128)}
-    crawls = False  # the last guess was next to what is known, and was not the answer
-    while True:
-        fits = max((batch for batch, peak in peaks.items() if peak <= usable), default=0)
-        fails = min((batch for batch, peak in peaks.items() if peak > usable), default=None)
-        if fails == fits + 1:
-            return fits
-        known = sorted(peaks)
-        position = len(known) if fails is None else known.index(fails)
-        low, high = known[min(max(position - 1, 0), len(known) - 2) :][:2]
-        rise = peaks[high] - peaks[low]
-        guess = low + (usable - peaks[low]) * (high - low) // rise if rise > 0 else 2 * high
-        batch = max(guess, fits + 1)
-        if fails is not None:
-            batch = (fits + fails) // 2 if crawls else min(batch, fails - 1)
-        crawls = batch == fits + 1 or (fails is not None and batch == fails - 1)
-        peaks[batch] = peak_bytes(batch)
-
-
-def measure_step(step: Step, device: torch.device) -> int:
-    """Peak bytes of a step on a GPU, by its allocator: what `predict_step` predicts. The first step is not counted."""
     step()
     torch.cuda.reset_peak_memory_stats(device)
     step()

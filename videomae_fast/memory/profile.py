@@ -3,16 +3,16 @@
 `MemoryProfile` follows every tensor storage that PyTorch's dispatcher shows, from the operation that makes it until it
 is freed, in the 512-byte blocks of the CUDA caching allocator. Real and fake tensors are counted alike.
 
-What a storage counts as:
-* parameters, buffers, gradients, optimizer state: what the model and the optimizer say; a storage that becomes a
-  gradient is one from the moment it is made;
-* inputs: existed before the block and is used in it. What the block never touches is not counted;
-* activations: made in forward and alive when backward begins, or made when backward repeats checkpointed forward work
-  and alive when it goes on. Autocast's copies of weights, and what the caller's variables hold, are among them;
-* temporaries: everything else, that is, forward's that are gone before backward, and backward's own.
+Categories of storages:
+* parameters, buffers, gradients, optimizer state: as the model and the optimizer say; a storage that becomes a gradient
+  is one from the moment it is made;
+* inputs: existed before the block and are used in it; storages that the block never touches are not counted;
+* activations: made in forward and alive when backward begins, or made when backward recomputes forward work and alive
+  when it goes on. Autocast's copies of weights and tensors that the caller's variables hold are among them;
+* temporaries: all others, such as storages that die within forward, and backward's own.
 
-Not seen: memory that an operation takes and gives back within itself (workspaces), the allocator's fragmentation, and
-what compiled code allocates: profile the model before `torch.compile`.
+Not visible: memory that an operation takes and gives back within itself (workspaces), the allocator's fragmentation,
+and the allocations of compiled code: profile the model before `torch.compile`.
 """
 
 import weakref
@@ -27,18 +27,41 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from .allocations import Allocation, MemoryFigures
+from .figures import Allocation, MemoryFigures
 
 BLOCK = 512  # bytes; the CUDA caching allocator rounds every request up to a multiple
 OUTSIDE = "(outside the model)"
 
 
-class MemoryProfile(TorchDispatchMode, MemoryFigures):
-    """Profiles the block it is entered for: one or more training steps of `model`, on the device of its parameters.
+class MemoryProfile(TorchDispatchMode):
+    """Follows the memory of the block that it is entered for: one or more training steps of a model.
 
-    After the block it has the figures of MemoryFigures, and its `table`; another block needs another profile.
-    ValueError for a model without parameters or with compiled parts.
+    Real and fake tensors are counted alike, on the device of the model's parameters. One profile serves one block.
+
+    Args:
+        model: the model that is trained; its module paths name the activations.
+        optimizer: the optimizer that steps within the block, if one does: its state is then told from temporaries.
+
+    Attributes:
+        figures: the `MemoryFigures` of the block, once it has ended.
+
+    Raises:
+        ValueError: `model` has no parameters, or has compiled parts.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from videomae_fast.memory import MemoryProfile
+        >>> model = nn.Sequential(nn.Linear(256, 1024), nn.GELU(), nn.Linear(1024, 256))
+        >>> optimizer = torch.optim.AdamW(model.parameters())
+        >>> with MemoryProfile(model, optimizer) as profile:
+        ...     model(torch.zeros(512, 256)).square().mean().backward()
+        ...     optimizer.step()
+        >>> print(profile.figures.table(depth=1))  # doctest: +ELLIPSIS
+        Peak 1... MiB (...
     """
+
+    figures: MemoryFigures
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         super().__init__()
@@ -90,13 +113,15 @@ class MemoryProfile(TorchDispatchMode, MemoryFigures):
         for state in self._optimizer_state():
             self._relabel(state, "optimizer state")
         self._live.clear()
-        self._sum_up(self._allocations, self._clock, self._forward_ends)
+        self.figures = MemoryFigures.of(self._allocations, self._clock, self._forward_ends)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         self._notice_phase()
+        if func is torch.ops.prim.device.default:  # autograd asks fake tensors, thrice as often as there are operations
+            return args[0].device
+        kwargs = kwargs or {}
         for tensor in _tensors((args, kwargs)):
             self._follow(tensor, "inputs")
         out = func(*args, **kwargs)

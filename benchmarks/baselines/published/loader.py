@@ -54,7 +54,7 @@ def _clip(images: Sequence[Image.Image], box: Sequence[int], size: tuple[int, in
     top, left, height, width = box
     crops = [image.crop((left, top, left + width, top + height)) for image in images]
     resized = [crop.resize(size[::-1], Image.Resampling.BILINEAR) for crop in crops]
-    stacked = np.concatenate(resized, axis=2)  # (H, W, T * 3)
+    stacked = np.concatenate([np.asarray(image) for image in resized], axis=2)  # (H, W, T * 3)
     planes = torch.from_numpy(stacked).permute(2, 0, 1).contiguous().float().div(255.0)
     for plane, mean, std in zip(planes, IMAGENET_MEAN * len(images), IMAGENET_STD * len(images), strict=True):
         plane.sub_(mean).div_(std)

@@ -1,0 +1,185 @@
+"""The predicted memory of a pre-training step as a report: of our model, and of others beside it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import videomae_kernels
+
+from .._optional import require
+from ..masks import make_masks
+from ..memory import CARDS, MemoryFigures, StepPredictor, largest_batches
+from ..memory.cache import PredictionCache, default_folder
+from ..memory.predict import ResizableStep
+from ..memory.progress import progress_bar
+from ..memory.report import batches_table, breakdown_table, draw_memory, peaks_table
+from ..models import VideoMAEForPretraining, get_config
+
+PACKAGES = (Path(__file__).parents[1], Path(videomae_kernels.__file__).parent)  # whose sources decide our figures
+KNOWN_BATCHES = (64, 128)  # the largest batch is extrapolated from these
+MASK_RATIOS = (0.75, 0.9, 0.95)
+DECODER_MASK_RATIOS = (0.0, 0.25, 0.5, 0.75)
+OURS, CHECKPOINTED = "videomae_fast", "videomae_fast, checkpointed"
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What decides the memory of a step, apart from the implementation and the batch size."""
+
+    model: str  # a key of CONFIGS
+    mask_ratio: float = 0.9
+    decoder_mask_ratio: float = 0.5  # 0: no decoder mask
+    precision: str = "bf16"  # "bf16" (autocast) or "fp32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision must be one of ('bf16', 'fp32'), got '{self.precision}'")
+        for name in ("mask_ratio", "decoder_mask_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    def __str__(self) -> str:
+        decoder = f"decoder mask ratio {self.decoder_mask_ratio}" if self.decoder_mask_ratio else "no decoder mask"
+        return f"{self.precision}, mask ratio {self.mask_ratio}, {decoder}"
+
+
+# By the name of an implementation: what builds its step on fake tensors, with everything real made before.
+StepMaker = Callable[[str, StepSettings], Callable[[], ResizableStep]]
+
+
+class PretrainingStep:
+    """A step of our model as `videomae-fast pretrain` makes it, with the masks made within the step.
+
+    Args:
+        name: OURS, or CHECKPOINTED for activation checkpointing.
+        settings: the model, its masks and its precision.
+    """
+
+    def __init__(self, name: str, settings: StepSettings) -> None:
+        self.settings = settings
+        self.config = get_config(settings.model, activation_checkpointing=name == CHECKPOINTED)
+        self.model = VideoMAEForPretraining(self.config)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
+        self.set_batch_size(KNOWN_BATCHES[0])
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Replace the clips (B, T, H, W, 3) uint8 and their sample numbers (B,)."""
+        config = self.config
+        self.clip = torch.empty(
+            batch_size, config.num_frames, *config.image_size, config.in_channels, dtype=torch.uint8
+        )
+        self.sample = torch.arange(batch_size)
+
+    def __call__(self) -> None:
+        settings = self.settings
+        self.optimizer.zero_grad(set_to_none=True)
+        # Each weight is used once, so autocast's cache would only keep copies: `pretrain` turns it off too.
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16", cache_enabled=False):
+            plan = make_masks(
+                self.sample,
+                self.config.grid,
+                mask_ratio=settings.mask_ratio,
+                decoder_mask="running_cell" if settings.decoder_mask_ratio else "none",
+                decoder_mask_ratio=settings.decoder_mask_ratio,
+            )
+            loss = self.model(self.clip, plan, "BTHWC")
+        loss.backward()
+        self.optimizer.step()
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """A report on one or more implementations of a step, with a progress bar on stderr.
+
+    Args:
+        names: the implementations, in the order of the columns.
+        settings: what they are given.
+        batch_size: clips per step of the breakdown.
+        maker: gives what builds an implementation, for `StepPredictor`.
+        cache: where predictions are kept; None keeps none.
+        masked: the implementations whose peak is also predicted at other mask ratios.
+    """
+
+    names: Sequence[str]
+    settings: StepSettings
+    batch_size: int
+    maker: StepMaker = lambda name, settings: partial(PretrainingStep, name, settings)
+    cache: PredictionCache | None = None
+    masked: Sequence[str] = ()
+
+    def text(self, picture: Path | None = None, measured: dict[str, list[str]] | None = None) -> str:
+        """The report as Markdown.
+
+        Args:
+            picture: also draw the memory of the steps into this file.
+            measured: rows to add below the predicted peak, see `breakdown_table`.
+
+        Raises:
+            ValueError: the batch size is not positive, or an argument of the model or the masks is wrong.
+            ImportError: a picture was asked for, and matplotlib is missing.
+            FileNotFoundError: the folder of the picture does not exist.
+        """
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
+        if picture is not None:
+            require("matplotlib.figure")  # before the long part
+            if not picture.resolve().parent.is_dir():
+                raise FileNotFoundError(f"picture {picture}: its folder does not exist")
+        config, variations = get_config(self.settings.model), dict(self._variations())
+        predictions = len(self.names) * len({self.batch_size, *KNOWN_BATCHES, *CARDS.values()})
+        with progress_bar(predictions + len(variations) * len(self.masked), "predictions") as advance:
+            figures, largest = self._predict(advance)
+            peaks = {
+                title: {name: self._peak(name, settings, advance) for name in self.masked}
+                for title, settings in variations.items()
+            }
+        clip = f"{config.num_frames}x{config.image_size[0]}x{config.image_size[1]}"
+        title = f"ViT-{self.settings.model}, {self.batch_size} clips of {clip}, {self.settings}"
+        sections = [
+            f"{title}: peak memory of a training step (forward, loss, backward, AdamW).",
+            f"Predicted for a GPU, torch {torch.__version__}; rows that say measured are not. In MiB."
+            if measured
+            else f"Predicted for a GPU, torch {torch.__version__}. In MiB.",
+            breakdown_table(figures, measured),
+            "Largest batch, predicted (usable memory is an assumption):",
+            batches_table(largest),
+        ]
+        if peaks:
+            sections += ["Effect of the masks on the peak, predicted, MiB:", peaks_table(peaks)]
+        if picture is not None:
+            draw_memory(figures, title, picture)
+            sections.append(f"Picture: {picture}")
+        return "\n\n".join(sections)
+
+    def _predict(self, advance: Callable[[], None]) -> tuple[dict[str, MemoryFigures], dict[str, dict[str, int]]]:
+        figures, largest = {}, {}
+        for name in self.names:
+            with self._predictor(name, self.settings, advance) as predict:
+                figures[name] = predict(self.batch_size)
+                largest[name] = largest_batches(predict, CARDS, KNOWN_BATCHES)
+        return figures, largest
+
+    def _peak(self, name: str, settings: StepSettings, advance: Callable[[], None]) -> int:
+        with self._predictor(name, settings, advance) as predict:
+            return predict(self.batch_size).peak_bytes
+
+    def _predictor(self, name: str, settings: StepSettings, advance: Callable[[], None]) -> StepPredictor:
+        key = {"step": name, **asdict(settings)}
+        return StepPredictor(self.maker(name, settings), key, self.cache, advance)
+
+    def _variations(self) -> Iterator[tuple[str, StepSettings]]:
+        """Other mask ratios, by the title of their row."""
+        if self.masked:
+            for ratio in MASK_RATIOS:
+                yield f"mask ratio {ratio}", replace(self.settings, mask_ratio=ratio)
+            for ratio in DECODER_MASK_RATIOS:
+                title = f"decoder mask ratio {ratio}" if ratio else "no decoder mask"
+                yield title, replace(self.settings, decoder_mask_ratio=ratio)
+
+
+def open_cache(packages: Sequence[Path] = PACKAGES) -> PredictionCache:
+    """The user's cache of predictions that the sources in `packages` decide."""
+    return PredictionCache(default_folder(), packages)
