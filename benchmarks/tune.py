@@ -30,7 +30,7 @@ CHOICES = {
 
 def tables() -> tuple[dict[str, Any], ...]:
     """The tables that launchers read."""
-    from videomae_kernels.triton import _tiling
+    from videomae_kernels import _tiling
 
     return _tiling.TILES, _tiling.TOKEN_TILES
 

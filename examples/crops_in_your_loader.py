@@ -1,4 +1,4 @@
-"""Your Dataset, DataLoader and ViT: frames and crop boxes travel, and of each clip only the listed patches are made.
+"""Your Dataset, DataLoader and ViT: workers send frames and crop boxes, and the ops make only the listed patches.
 
 Run: python examples/crops_in_your_loader.py
 """
@@ -12,8 +12,8 @@ from videomae_kernels import CroppedClips, crop_clips, embed_tokens, masked_patc
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZE, PATCH, NUM_TOKENS, WIDTH = (64, 64), (2, 16, 16), 64, 96  # of clips of 8 x 64 x 64
-Item = tuple[Tensor, list[tuple[list[int], bool]]]  # frames; (top, left, height, width) and flipped of each clip
+SIZE, PATCH, NUM_TOKENS, WIDTH = (64, 64), (2, 16, 16), 64, 96  # 64 patches in a clip of 8 x 64 x 64
+Item = tuple[Tensor, list[tuple[list[int], bool]]]  # frames; for each clip its box (top, left, height, width) and flip
 
 
 class YourVideos(Dataset[Item]):
@@ -32,14 +32,14 @@ class YourVideos(Dataset[Item]):
 
 
 def collate(items: list[Item]) -> CroppedClips:
-    crops = [(number, *crop) for number, (_, those) in enumerate(items) for crop in those]
+    crops = [(number, *crop) for number, (_, drawn) in enumerate(items) for crop in drawn]
     return crop_clips([frames for frames, _ in items], *zip(*crops, strict=True), SIZE)
 
 
 class TinyMAE(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.patch = nn.Conv3d(3, WIDTH, PATCH, stride=PATCH)  # holds weight and bias; is never called
+        self.patch = nn.Conv3d(3, WIDTH, PATCH, stride=PATCH)  # only holds weight and bias; never called
         self.position = nn.Parameter(0.02 * torch.randn(NUM_TOKENS, WIDTH))
         self.encoder = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, batch_first=True, norm_first=True)
         self.head = nn.Linear(WIDTH, self.patch.weight[0].numel())
@@ -51,12 +51,12 @@ class TinyMAE(nn.Module):
 
 
 def main(videos: list[Tensor]) -> None:
-    """Forward and backward for each batch; then a crop of the first video as the ops sample it and as torch does."""
+    """Forward and backward for each batch; then compare a crop that the ops resize with F.interpolate."""
     torch.manual_seed(0)
     model = TinyMAE().to(DEVICE)
     for batch in DataLoader(YourVideos(videos), 4, collate_fn=collate, pin_memory=DEVICE.type == "cuda"):
         clips = batch.to(DEVICE, non_blocking=True)  # after DataLoader has called batch.pin_memory()
-        tokens = torch.rand(clips.shape[0], NUM_TOKENS, device=DEVICE).argsort(1)  # in another order for each clip
+        tokens = torch.rand(clips.shape[0], NUM_TOKENS, device=DEVICE).argsort(1)  # a random order for each clip
         loss = model(clips, visible=tokens[:, :16], hidden=tokens[:, 16:])
         loss.backward()
         print(f"loss {loss:.3f}, {clips.nbytes:,} bytes sent, {4 * torch.Size(clips.shape).numel():,} as float32 clips")

@@ -27,7 +27,8 @@ class TinyMAE(nn.Module):
         self.head = nn.Linear(WIDTH, 3 * PATCH[0] * PATCH[1] * PATCH[2])
 
     def forward(self, clip: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        x = embed_tokens(clip, visible, self.patch.weight, self.patch.bias, self.position, layout="BTHWC")
+        weight, bias = self.patch.parameters()
+        x = embed_tokens(clip, visible, weight, bias, self.position, layout="BTHWC")
         x = masked_token_scatter(self.encoder(x), visible, NUM_TOKENS, self.mask_token)
         return self.head(self.decoder(x + self.position))
 

@@ -1,18 +1,19 @@
-"""Pre-train from Python on a folder of videos or an annotation file, and load the weights it leaves behind.
+"""Pre-train from Python on a folder of videos or a list file, and load the weights that the run leaves behind.
 
 Run: python examples/pretrain_on_your_videos.py FOLDER_OR_LIST OUTPUT
 """
 
 import sys
+from typing import Any
 
 from videomae_fast import VideoMAEForPretraining
 from videomae_fast.interop import load_published, load_weights
-from videomae_fast.training import PretrainConfig, pretrain
+from videomae_fast.recipes import PretrainConfig, pretrain
 
 
-def main(data: str, output: str, **changes: object) -> VideoMAEForPretraining:
-    """Run the published recipe with your changes; returns the trained model."""
-    config = PretrainConfig(data=data, output=output, **changes)  # type: ignore[arg-type]
+def main(data: str, output: str, **options: Any) -> VideoMAEForPretraining:
+    """Run the published ViT-B pre-training with your options; returns the trained model."""
+    config = PretrainConfig.from_options(data=data, output=output, **options)
     result = pretrain(config)
     model = VideoMAEForPretraining(config.model_config())
     load_weights(model, load_published(result.checkpoint / "model.safetensors"))

@@ -8,6 +8,9 @@ interpreter (fixture `backend` of tests/kernels).
 
 import os
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each, in their subprocesses, too
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
 
 if not torch.cuda.is_available():

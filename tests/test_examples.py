@@ -109,12 +109,21 @@ def test_train_huggingface(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
     sizes = dict(image_size=64, num_frames=8, hidden_size=96, num_hidden_layers=2, num_attention_heads=2)
     decoder = dict(decoder_hidden_size=48, decoder_num_hidden_layers=1, decoder_num_attention_heads=2)
-    plain, fused = load("train_huggingface").main(clips=8, steps=3, **sizes, **decoder)
+    example = load("train_huggingface")
+    plain, fused = example.main(clips=8, steps=4, **sizes, **decoder)
     assert fused.losses == pytest.approx(plain.losses, rel=1e-4)
-    assert 0 < fused.mib < plain.mib
-    out = capsys.readouterr().out
-    gain = f"gain: {plain.seconds / fused.seconds:.2f}x the speed, {fused.mib / plain.mib:.2f}x the memory"
-    assert out.splitlines()[-1] == gain
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["plain", "fused", "gain"]
+    for line, run in zip(lines, (plain, fused), strict=False):
+        assert f" {example.spread(run.seconds[1:4])} s/step" in line  # not the first step, nor that of the memory
+    peaks = [float(re.search(r"peak ([\d,]+) MiB", line)[1].replace(",", "")) for line in lines[:2]]
+    assert 0 < peaks[1] < peaks[0]
+    gains = [before / after for before, after in zip(plain.seconds[1:4], fused.seconds[1:4], strict=True)]
+    assert lines[2].startswith(f"gain: {example.spread(gains)} times the speed, 0.")
+
+
+def test_spread_of_train_huggingface() -> None:
+    assert load("train_huggingface").spread([4.0, 1.0, 3.0, 2.0, 5.0]) == "3 (2 to 4)"
 
 
 def test_pretrain_on_your_videos(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Masked video pre-training (VideoMAE V2) that touches only what the masks keep."""
 
-from .interop.fuse import fuse, pretrain_loss, unfuse
+from .interop import fuse, pretrain_loss, unfuse
 from .masks import MaskPlan, make_masks, masks_from_bool
 from .models import CONFIGS, VideoMAEConfig, VideoMAEForPretraining, get_config
 

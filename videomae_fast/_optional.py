@@ -14,7 +14,7 @@ EXTRAS = {
     "accelerate": "train",
     "safetensors": "train",
     "tensorboard": "train",
-    "matplotlib": "bench",
+    "matplotlib": "train",
     "pytest_benchmark": "bench",
     "tqdm": "train",
     "transformers": "hf",

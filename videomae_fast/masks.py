@@ -1,7 +1,7 @@
 """Masks as index lists: what the encoder sees, what the decoder predicts, and which of those rows enter the loss.
 
 Every plan is a pure function of (seed, sample numbers) and has the same counts for every sample, so shapes never
-depend on data and nothing waits for the GPU. Semantics: VideoMAE V2, arXiv 2303.16727, section 3.2, and its
+depend on data and the host never waits for the GPU. Semantics: VideoMAE V2, arXiv 2303.16727, section 3.2, and its
 `dataset/masking_generator.py`.
 """
 
@@ -20,12 +20,25 @@ _PHASE_STREAM, _DECODER_STREAM = 1, 2  # Philox streams; the encoder's mask uses
 
 @dataclass(frozen=True, eq=False)
 class MaskPlan:
-    """Which tokens of a (T', H', W') grid are used where. Tokens are numbered in (t, h, w) order, w fastest."""
+    """Which tokens of a grid are used where, for a batch of clips or a part of one.
+
+    Tokens are numbered in (t, h, w) order, w fastest.
+
+    Args:
+        grid: (T', H', W') tokens of a clip.
+        visible: (B, V) int64, ascending: tokens the encoder sees.
+        decoded: (B, M) int64: tokens the decoder gets mask tokens for, overlap rows first, each part ascending.
+        num_overlap: leading rows of `decoded` that the encoder also sees, which no loss counts: one int for all
+            samples, or (B,) int64.
+        share: the share of a whole batch's loss rows that this part of it has (`split`), a number or a scalar
+            tensor; None for a whole batch.
+    """
 
     grid: tuple[int, int, int]
-    visible: Tensor  # (B, V) int64, ascending: tokens the encoder sees
-    decoded: Tensor  # (B, M) int64: tokens the decoder predicts, overlap rows first, each part ascending
-    num_overlap: int | Tensor  # leading rows of `decoded` that the encoder also sees: one int, or (B,) int64
+    visible: Tensor
+    decoded: Tensor
+    num_overlap: int | Tensor
+    share: float | Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -39,37 +52,106 @@ class MaskPlan:
 
     @property
     def loss_weight(self) -> Tensor | None:
-        """(B, R) 1 for rows of the loss and 0 for overlap rows among `predicted`; None when all rows count.
+        """The weight of each predicted row in the loss, which is Σ weight·error / Σ weight, times `share` if any.
 
-        ValueError if no row is left, because the encoder sees every decoded token.
+        Returns:
+            (B, R) float32: 1 for rows of the loss, 0 for overlap rows among `predicted`. None if all rows count.
+
+        Raises:
+            ValueError: no row is left, because the encoder sees every decoded token.
         """
         if self._loss_is_slice():
             return None
         if isinstance(self.num_overlap, int):
             raise ValueError(f"no row is left for the loss: the encoder sees all {self.num_overlap} decoded tokens")
         row = torch.arange(self.decoded.shape[1], device=self.decoded.device)
-        return (row >= self.num_overlap[:, None]).float()
+        weight = (row >= self.num_overlap[:, None]).float()
+        if self.share is None:
+            return weight
+        # A part without any row has the share 0. Its mean must be finite, so that 0 times it is 0.
+        return weight + (weight.sum() == 0)
+
+    def to(self, device: torch.device | str) -> "MaskPlan":
+        """The same plan with its tensors on `device`."""
+        num_overlap = self.num_overlap.to(device) if isinstance(self.num_overlap, Tensor) else self.num_overlap
+        share = self.share.to(device) if isinstance(self.share, Tensor) else self.share
+        return MaskPlan(self.grid, self.visible.to(device), self.decoded.to(device), num_overlap, share)
+
+    def split(self, parts: int | Sequence[int]) -> "list[MaskPlan]":
+        """The plan cut along the batch, for gradient accumulation.
+
+        A model's losses of the parts add up to its loss of the whole batch, and so do gradients, also where samples
+        have different numbers of loss rows: `share` is a part's number of loss rows over that of the whole batch.
+
+        Args:
+            parts: into how many parts, as equal as possible; or the sizes of the parts, which add up to B.
+
+        Returns:
+            The parts, in order. The host does not wait for the device.
+
+        Raises:
+            ValueError: more parts than samples, an empty part, or sizes that do not add up to B.
+        """
+        batch = self.visible.shape[0]
+        if isinstance(parts, int):
+            if not 1 <= parts <= batch:
+                raise ValueError(f"parts must be between 1 and the batch size {batch}, got {parts}")
+            sizes = [batch // parts + (number < batch % parts) for number in range(parts)]
+        else:
+            sizes = [int(size) for size in parts]
+            if sum(sizes) != batch or min(sizes, default=0) < 1:
+                raise ValueError(f"parts must be positive sizes that add up to the batch size {batch}, got {sizes}")
+        visible, decoded = self.visible.split(sizes), self.decoded.split(sizes)
+        overlaps: Sequence[int | Tensor]
+        shares: Sequence[float | Tensor]
+        if isinstance(self.num_overlap, Tensor):
+            overlaps = self.num_overlap.split(sizes)
+            rows = (self.decoded.shape[1] - self.num_overlap).double()
+            shares = [part.sum() / rows.sum() for part in rows.split(sizes)]
+        else:
+            overlaps = [self.num_overlap] * len(sizes)
+            shares = [size / batch for size in sizes]
+        whole = 1.0 if self.share is None else self.share
+        cut = zip(visible, decoded, overlaps, shares, strict=True)
+        return [MaskPlan(self.grid, v, d, overlap, share * whole) for v, d, overlap, share in cut]
 
     def _loss_is_slice(self) -> bool:
         return isinstance(self.num_overlap, int) and self.num_overlap < self.decoded.shape[1]
 
-    def to(self, device: torch.device | str) -> "MaskPlan":
-        """The same plan with its tensors on `device`."""
-        num_overlap = self.num_overlap if isinstance(self.num_overlap, int) else self.num_overlap.to(device)
-        return MaskPlan(self.grid, self.visible.to(device), self.decoded.to(device), num_overlap)
-
 
 def make_masks(
-    sample: Tensor,  # (B,) int64 sample numbers; their device is the plan's
-    grid: Sequence[int],  # (T', H', W')
+    sample: Tensor,
+    grid: Sequence[int],
     *,
-    mask: str = "tube",  # one of ENCODER_MASKS
-    mask_ratio: float = 0.9,  # of tokens hidden from the encoder; unused by "none"
-    decoder_mask: str = "running_cell",  # one of DECODER_MASKS; "none" decodes exactly what the encoder does not see
-    decoder_mask_ratio: float = 0.5,  # of tokens not decoded; unused by "none"
+    mask: str = "tube",
+    mask_ratio: float = 0.9,
+    decoder_mask: str = "running_cell",
+    decoder_mask_ratio: float = 0.5,
     seed: int = 0,
 ) -> MaskPlan:
-    """The masks of the given samples: the same on every device and for any split of the samples over ranks."""
+    """The masks of the given samples: the same on every device and for any split of the samples over ranks.
+
+    Args:
+        sample: (B,) int64 sample numbers; their device is the plan's.
+        grid: (T', H', W') tokens of a clip, such as a model's `config.grid`.
+        mask: "tube" hides the same positions in every frame, "random" any tokens, "none" nothing.
+        mask_ratio: share of tokens hidden from the encoder, in [0, 1); int(ratio·count) are. Unused by "none".
+        decoder_mask: "running_cell" decodes a part of each 2 × 2 cell that moves from frame to frame, "random" any
+            tokens, "none" exactly what the encoder does not see.
+        decoder_mask_ratio: share of tokens that are not decoded, in [0, 1). Unused by "none".
+        seed: of all masks, in [0, 2⁶³).
+
+    Returns:
+        The plan. `num_overlap` is an int where it is the same for every sample whatever is drawn.
+
+    Raises:
+        ValueError: an unknown mask, a ratio, seed or grid out of range, or masks that decode nothing.
+        TypeError: sample is not an int64 vector.
+
+    References:
+        VideoMAE V2, section 3.2; `TubeMaskingGenerator` and `RunningCellMaskingGenerator` of
+        dataset/masking_generator.py.
+    """
     if len(grid) != 3:
         raise ValueError(f"grid must be (T', H', W'), got {tuple(grid)}")
     t, h, w = grid
@@ -86,38 +168,47 @@ def make_masks(
     num_overlap: int | Tensor
     if decoder_mask == "running_cell":
         phase = random_mask_index(sample, 4, 0.75, seed=seed, stream=_PHASE_STREAM)[:, 0]
-        decode, num_overlap = running_cell_select(visible, phase, grid, decoder_mask_ratio)
+        decoded, num_overlap = running_cell_select(visible, phase, grid, decoder_mask_ratio)
         if mask == "tube" and t % 4 == 0:
             # A visible position is visible in every frame, and decoded in 4 − k of any 4 consecutive frames.
             num_overlap = visible.shape[1] // 4 * (4 - int(4 * decoder_mask_ratio))
     elif decoder_mask == "random":
-        decode = random_mask_index(sample, num_tokens, decoder_mask_ratio, seed=seed, stream=_DECODER_STREAM)
-        decode, num_overlap = overlap_first(decode, visible, num_tokens)
+        decoded = random_mask_index(sample, num_tokens, decoder_mask_ratio, seed=seed, stream=_DECODER_STREAM)
+        decoded, num_overlap = overlap_first(decoded, visible, num_tokens)
     elif decoder_mask == "none":
         if visible.shape[1] == num_tokens:
-            raise ValueError("decoder mask 'none' predicts what the encoder does not see, but it sees every token")
+            raise ValueError("decoder_mask 'none' predicts what the encoder does not see, but it sees every token")
         hidden = torch.ones(visible.shape[0], num_tokens, dtype=torch.bool, device=visible.device)
         hidden.scatter_(1, visible, False)
-        decode, num_overlap = mask_to_index(hidden, num_tokens - visible.shape[1]), 0
+        decoded, num_overlap = mask_to_index(hidden, num_tokens - visible.shape[1]), 0
     else:
         raise ValueError(f"decoder_mask must be one of {DECODER_MASKS}, got '{decoder_mask}'")
     if mask == "none":
-        num_overlap = decode.shape[1]  # the encoder sees all of them: good for predictions, not for a loss
-    return MaskPlan((t, h, w), visible, decode, num_overlap)
+        num_overlap = decoded.shape[1]  # the encoder sees all of them: good for predictions, not for a loss
+    return MaskPlan((t, h, w), visible, decoded, num_overlap)
 
 
 def masks_from_bool(
-    grid: Sequence[int],  # (T', H', W')
-    hidden: Tensor,  # (B, N) bool, True = hidden from the encoder (published `mask`)
-    not_decoded: Tensor,  # (B, N) bool, True = not predicted (published `decode_mask`)
-    *,
-    num_visible: int,  # False entries of each row of `hidden`
-    num_decoded: int,  # False entries of each row of `not_decoded`
+    grid: Sequence[int], hidden: Tensor, not_decoded: Tensor, *, num_visible: int, num_decoded: int
 ) -> MaskPlan:
-    """A plan from boolean masks made elsewhere; unequal counts are an error (see `mask_to_index`).
+    """A plan from boolean masks made elsewhere.
 
-    How many tokens the two masks share is not looked at, since the host would have to wait: if the encoder sees every
-    decoded token of the batch, the loss is NaN.
+    The host does not look at how many tokens the two masks share, since it would have to wait for the device. If the
+    encoder sees every decoded token of the batch, the loss is therefore NaN, not an error.
+
+    Args:
+        grid: (T', H', W') tokens of a clip.
+        hidden: (B, N) bool, True where the encoder does not see a token (`mask` of the published code).
+        not_decoded: (B, N) bool, True where a token is not predicted (`decode_mask` of the published code).
+        num_visible: False entries in each row of `hidden`.
+        num_decoded: False entries in each row of `not_decoded`.
+
+    Returns:
+        The plan, with one `num_overlap` for each sample.
+
+    Raises:
+        TypeError: a mask that is not boolean.
+        ValueError: a mask of another shape, or whose rows have other counts (`videomae_kernels.mask_to_index`).
     """
     t, h, w = grid
     for mask, name in ((hidden, "hidden"), (not_decoded, "not_decoded")):
@@ -127,23 +218,46 @@ def masks_from_bool(
             expected = (hidden.shape[0], t * h * w)
             raise ValueError(f"{name} must have shape {expected} for grid {(t, h, w)}, got {tuple(mask.shape)}")
     visible = mask_to_index(~hidden, num_visible)
-    decode, num_overlap = overlap_first(mask_to_index(~not_decoded, num_decoded), visible, t * h * w)
-    return MaskPlan((t, h, w), visible, decode, num_overlap)
+    decoded, num_overlap = overlap_first(mask_to_index(~not_decoded, num_decoded), visible, t * h * w)
+    return MaskPlan((t, h, w), visible, decoded, num_overlap)
 
 
-def overlap_first(decode: Tensor, visible: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Ascending `decode` (B, M) with the tokens also in `visible` (B, V) moved to the front, and their number (B,)."""
+def overlap_first(decoded: Tensor, visible: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Order decoded tokens as a plan has them.
+
+    Args:
+        decoded: (B, M) ascending tokens.
+        visible: (B, V) tokens the encoder sees.
+        num_tokens: N.
+
+    Returns:
+        `decoded` with the tokens that are also in `visible` moved to the front, and their number, (B,) int64.
+    """
     seen = torch.zeros(visible.shape[0], num_tokens, dtype=torch.bool, device=visible.device)
-    seen = seen.scatter_(1, visible.long(), True).gather(1, decode.long())
+    seen = seen.scatter_(1, visible.long(), True).gather(1, decoded.long())
     order = seen.logical_not().to(torch.int8).argsort(dim=1, stable=True)
-    return decode.gather(1, order), seen.sum(1)
+    return decoded.gather(1, order), seen.sum(1)
 
 
-Mask = MaskPlan | Tensor  # what fused models take: a plan, boolean masks, or the indices of the visible tokens
+# ---- Masks in the forms that fused models are called with ----
+
+Mask = MaskPlan | Tensor  # a plan, boolean masks, or the index of the visible tokens
 
 
 def visible_tokens(mask: Mask, num_tokens: int, device: torch.device) -> Tensor:
-    """(B, V) int64 from a plan, a boolean mask (B, N) with True = hidden, or the index itself."""
+    """The tokens that an encoder sees.
+
+    Args:
+        mask: a plan; a boolean mask (B, N) with True = hidden, which costs a host sync on a GPU; or the index (B, V).
+        num_tokens: N.
+        device: of the result.
+
+    Returns:
+        (B, V) int64 (int32 where such an index came).
+
+    Raises:
+        TypeError, ValueError: as `check_mask`.
+    """
     if isinstance(mask, MaskPlan):
         return mask.visible.to(device)
     if isinstance(mask, Tensor) and mask.dtype in (torch.int32, torch.int64):
@@ -153,20 +267,44 @@ def visible_tokens(mask: Mask, num_tokens: int, device: torch.device) -> Tensor:
 
 
 def visible_and_decoded(
-    hidden: Tensor,  # (B, N) bool, True = hidden from the encoder
-    not_decoded: Tensor | None,  # (B, N) bool, True = not predicted; None predicts all that is hidden
-    num_tokens: int,
-    device: torch.device,
+    hidden: Tensor, not_decoded: Tensor | None, num_tokens: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Both as ascending indices (B, V) and (B, M); masks that lie on a GPU cost one wait, for their counts."""
+    """Two boolean masks as indices, for one host sync where they are on a GPU: the counts are read from them.
+
+    Args:
+        hidden: (B, N) bool, True = hidden from the encoder.
+        not_decoded: (B, N) bool, True = not predicted; None predicts all that is hidden.
+        num_tokens: N.
+        device: of the result.
+
+    Returns:
+        Visible (B, V) and decoded (B, M) tokens, int64, ascending.
+
+    Raises:
+        TypeError, ValueError: as `check_mask`.
+    """
     hidden = check_mask(hidden, "the mask", num_tokens)
     decoded = hidden if not_decoded is None else ~check_mask(not_decoded, "the decoder mask", num_tokens)
-    visible, decode = _to_index(device, ~hidden, decoded.to(hidden.device))
-    return visible, decode
+    visible, decoded = _to_index(device, ~hidden, decoded.to(hidden.device))
+    return visible, decoded
 
 
 def as_plan(hidden: Mask, not_decoded: Tensor | None, grid: tuple[int, int, int], device: torch.device) -> MaskPlan:
-    """The masks of `visible_and_decoded` as a plan, at the same cost; a plan as it is, without a wait."""
+    """A plan from what a fused model was called with.
+
+    Args:
+        hidden: a plan, which is returned as it is; or (B, N) bool, True = hidden from the encoder.
+        not_decoded: (B, N) bool, True = not predicted; None predicts all that is hidden.
+        grid: (T', H', W') tokens of a clip.
+        device: of the result.
+
+    Returns:
+        The plan. Boolean masks on a GPU cost one host sync, for their counts.
+
+    Raises:
+        ValueError: a decoder mask beside a plan.
+        TypeError, ValueError: as `check_mask`.
+    """
     if isinstance(hidden, MaskPlan):
         no_decoder_mask(not_decoded)
         return hidden.to(device)
@@ -185,7 +323,7 @@ def as_plan(hidden: Mask, not_decoded: Tensor | None, grid: tuple[int, int, int]
 
 
 def encoder_mask(visible: Tensor, num_tokens: int, fused: bool) -> Tensor:
-    """What an encoder takes: the index (B, V) where its own seam is fused too, else the boolean mask (B, N)."""
+    """What an encoder is called with: the index (B, V) if it is fused itself, else the boolean mask (B, N)."""
     if fused:
         return visible
     hidden = torch.ones(visible.shape[0], num_tokens, dtype=torch.bool, device=visible.device)

@@ -11,6 +11,8 @@ from videomae_fast._optional import require
 
 PARTS = {"decode": "#8a8f98", "augment": "#d98e32", "collate": "#1b7f5c"}  # of a loader's work
 COLOURS = {OUR_OP: "#1b7f5c", RIVAL: "#d98e32", PUBLISHED: "#8a8f98"}
+MEMORY_SIZES = ("base", "giant")
+MEMORY_BARS = {PUBLISHED: "#8a8f98", "published + SDPA": "#d98e32", "videomae_fast": "#1b7f5c"}
 
 
 def save_plots(devices: Iterable[Results], folder: Path) -> list[Path]:
@@ -28,6 +30,39 @@ def save_plots(devices: Iterable[Results], folder: Path) -> list[Path]:
                 figure.savefig(folder / name, bbox_inches="tight", metadata={"Date": None, "Creator": None})
                 written.append(folder / name)
     return written
+
+
+def save_memory_bars(predicted: Results, path: Path) -> list[Path]:
+    """Draw the predicted peak of a step with both masks, `MEMORY_SIZES` beside each other: README.md's picture.
+
+    Needs matplotlib (extra "bench"). The same results give the same bytes. Returns the file written; results without
+    one of the bars give none.
+    """
+    matplotlib = require("matplotlib")
+    memory = {size: dual_mask_memory(predicted, size) for size in MEMORY_SIZES}
+    if any(MEMORY_BARS.keys() - bars.keys() for bars in memory.values()):
+        return []
+    with matplotlib.rc_context({"svg.hashsalt": "videomae_fast", "svg.fonttype": "none", "font.size": 8}):
+        figure, axes = _axes(len(MEMORY_SIZES), height=1.6)
+        for axis, (size, bars) in zip(axes, memory.items(), strict=True):
+            gib = [bars[variant]["total_mib"] / 2**10 for variant in MEMORY_BARS]
+            bar = axis.barh(list(MEMORY_BARS), gib, 0.7, color=list(MEMORY_BARS.values()))
+            axis.bar_label(bar, [f"{value:.1f} GiB" for value in gib], padding=3)
+            axis.set_title(f"ViT-{size}, {bars[PUBLISHED]['case'].split(',')[0]}", loc="left")
+            axis.set_xlim(0, 1.2 * max(gib))
+            axis.set_xticks([])
+            axis.spines["bottom"].set_visible(False)
+            axis.invert_yaxis()
+        axes[-1].set_yticks([])
+        figure.suptitle("Predicted peak memory of a training step, bf16, no activation checkpointing")
+        figure.savefig(path, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    return [path]
+
+
+def dual_mask_memory(predicted: Results, size: str) -> dict[str, Record]:
+    """The predictions for a step of `size` with the published encoder and decoder masks, by variant."""
+    found = [r for r in predicted["records"] if r["suite"] == "memory" and r["name"] == size]
+    return {r["variant"]: r for r in found if "no decoder mask" not in r["case"]}
 
 
 def _ops_figure(records: list[Record], results: Results) -> Any:

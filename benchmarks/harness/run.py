@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from benchmarks.harness.results import Results, collect, compare, load_base, load_newest, save
+from benchmarks.harness.results import PREDICTED, Results, collect, compare, load_base, load_newest, save
 from benchmarks.harness.tables import format_report, shown
 from videomae_fast._optional import require
 
@@ -100,11 +100,15 @@ def results_section(root: Path) -> str:
 
 def write_report(root: Path = ROOT) -> None:
     """Make the tables of docs/benchmarks.md and the plots in docs/images anew from the results."""
-    from benchmarks.harness.plots import save_plots
+    from benchmarks.harness.plots import save_memory_bars, save_plots
 
     page, images = root / "docs" / "benchmarks.md", root / "docs" / "images"
     text = page.read_text(encoding="utf-8")
     page.write_text(text[: text.index(START)] + results_section(root) + text[text.index(END) :], encoding="utf-8")
     for plot in images.glob("*.svg"):
         plot.unlink()
-    save_plots(map(shown, load_newest(root / "benchmarks" / "results")), images)
+    newest = load_newest(root / "benchmarks" / "results")
+    save_plots(map(shown, newest), images)
+    for results in newest:
+        if results["device"] == PREDICTED:
+            save_memory_bars(results, images / "memory.svg")

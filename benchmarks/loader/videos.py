@@ -5,7 +5,7 @@ from pathlib import Path
 
 import av
 
-from videomae_fast.data import Annotations, Mixture, VideoEntry, VideoSource, demo_folder
+from videomae_fast.data import Annotations, Mixture, VideoFile, VideoSource, demo_folder
 
 SOURCES = ("bikes.mp4", "bigbuckbunny.mp4")  # 10 s and 5 s at 25 frames/s
 ORIGINAL = "1280x720"  # of the second, which is loaded as it is
@@ -20,7 +20,7 @@ def make_videos(size: str, folder: Path) -> Mixture:
     else:
         width, height = map(int, size.split("x"))
         paths = [encode(path, folder / f"{size}-{path.name}", width, height) for path in originals]
-    return Mixture([VideoSource(Annotations([VideoEntry(str(path)) for path in paths]))])
+    return Mixture([VideoSource(Annotations([VideoFile(str(path)) for path in paths]))])
 
 
 def encode(source: Path, target: Path, width: int, height: int) -> Path:

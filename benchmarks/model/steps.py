@@ -15,8 +15,7 @@ from benchmarks.baselines.huggingface import make_huggingface
 from benchmarks.baselines.published import PublishedVideoMAE, published_loss
 from benchmarks.baselines.published.release_classes import PretrainVisionTransformer, build_published
 from benchmarks.inputs import Inputs
-from videomae_fast.interop import from_huggingface
-from videomae_fast.interop.fuse import fuse, pretrain_loss
+from videomae_fast.interop import from_huggingface, fuse, pretrain_loss
 from videomae_fast.models import VideoMAEForPretraining
 
 PRECISIONS = ("fp32", "bf16")  # bf16: autocast, float32 parameters
@@ -90,7 +89,7 @@ def _fused_published_loss(inputs: Inputs, model: nn.Module) -> Callable[[], Tens
 
     def loss() -> Tensor:
         plan = inputs.plan()
-        return pretrain_loss(clip, model(clip, plan), plan, patch_size=patch)
+        return pretrain_loss(clip, model(clip, plan), plan, patch=patch)
 
     return loss
 

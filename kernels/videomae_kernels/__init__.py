@@ -1,27 +1,34 @@
 """Ops for masked video transformers: only what the masks keep is read, computed and stored.
 
-Every function is documented in `videomae_kernels.ops.<file>`: mathematics, shapes, dtypes, errors and source.
+    import torch
+    import videomae_kernels as vk
+
+    clip = torch.randint(0, 256, (2, 16, 224, 224, 3), dtype=torch.uint8)  # B, T, H, W, C
+    visible = vk.tube_mask_index(torch.arange(2), grid=(8, 14, 14), ratio=0.9, seed=0)  # (2, 160) of 1,568 tokens
+    pixels = vk.tube_mask_gather(clip, visible, (2, 16, 16), layout="BTHWC")  # (2, 160, 1536), nothing else is read
+
+`help(videomae_kernels.<op>)` has an op's equation, arguments, errors and sources.
 """
 
-from ._checks import debug_checks
-from .ops.assemble_decoder_tokens import assemble_decoder_tokens
-from .ops.crop_clips import crop_clips
-from .ops.cropped_clips import CroppedClips, cat_clips
-from .ops.embed_tokens import embed_tokens
-from .ops.gather_tokens import gather_tokens
-from .ops.mask_index import mask_to_index, random_mask_index, tube_mask_index
-from .ops.masked_patch_loss import masked_patch_loss
-from .ops.masked_token_scatter import masked_token_scatter
-from .ops.patch_targets import patch_targets
-from .ops.running_cell_select import running_cell_select
-from .ops.tube_mask_gather import tube_mask_gather
+from ._checks import check_indices
+from ._custom_op import runs_triton
+from .masks.index import mask_to_index, random_mask_index, tube_mask_index
+from .masks.running_cell import running_cell_select
+from .pixels.crops import RESIZES, CroppedClips, cat_clips, crop_clips
+from .pixels.gather import tube_mask_gather
+from .pixels.loss import masked_patch_loss
+from .pixels.targets import patch_targets
+from .tokens.decoder_input import assemble_decoder_tokens
+from .tokens.embed import embed_tokens
+from .tokens.rows import gather_tokens, masked_token_scatter
 
 __all__ = [
+    "RESIZES",
     "CroppedClips",
     "assemble_decoder_tokens",
     "cat_clips",
+    "check_indices",
     "crop_clips",
-    "debug_checks",
     "embed_tokens",
     "gather_tokens",
     "mask_to_index",
@@ -30,6 +37,7 @@ __all__ = [
     "patch_targets",
     "random_mask_index",
     "running_cell_select",
+    "runs_triton",
     "tube_mask_gather",
     "tube_mask_index",
 ]

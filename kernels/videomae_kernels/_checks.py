@@ -1,7 +1,7 @@
 """Argument checks shared by the ops: each raises an error that names the argument, what came and what is allowed.
 
-Checks of shapes, dtypes and devices are always on and cost no synchronisation. Checks of index *values* read
-the device, so they run only inside `debug_checks()`.
+Checks of shapes, dtypes and devices are always on and are no host sync. Checks of index *values* read the device, so
+they run only inside `check_indices()`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,18 +10,29 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-_debug = False
+_checks_values = False
 
 
 @contextmanager
-def debug_checks() -> Iterator[None]:
-    """While active, every op checks that its indices are in range and unique per sample (this synchronises)."""
-    global _debug
-    previous, _debug = _debug, True
+def check_indices() -> Iterator[None]:
+    """Context in which every op checks index values: in range, and unique per sample.
+
+        0 ≤ index[b, k] < N,   index[b, k] ≠ index[b, l] for k ≠ l
+
+    Each check is a host sync, so use it to find a bug, not in training. Contexts may be nested.
+
+    Returns:
+        A context manager.
+
+    Raises:
+        ValueError: from an op inside the context, naming the argument and the values or the sample.
+    """
+    global _checks_values
+    previous, _checks_values = _checks_values, True
     try:
         yield
     finally:
-        _debug = previous
+        _checks_values = previous
 
 
 def check_grid(grid: Sequence[int]) -> tuple[int, int, int]:
@@ -32,7 +43,7 @@ def check_grid(grid: Sequence[int]) -> tuple[int, int, int]:
 
 
 def check_ratio(ratio: float, name: str = "ratio") -> float:
-    """A masking ratio in [0, 1)."""
+    """A mask ratio in [0, 1)."""
     if not 0.0 <= ratio < 1.0:
         raise ValueError(f"{name} must be in [0, 1), got {ratio}")
     return float(ratio)
@@ -49,7 +60,7 @@ def check_index(index: Tensor, name: str, *, batch: int, limit: int, like: Tenso
     if index.shape[1] > limit:
         raise ValueError(f"{name} lists {index.shape[1]} tokens per sample, but there are only {limit}")
     check_device(index, name, like)
-    if _debug:
+    if _checks_values:
         _check_index_values(index, name, limit)
     return index.contiguous()
 

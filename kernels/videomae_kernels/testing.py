@@ -16,7 +16,7 @@ MEMORY = ("contiguous", "channels_last", "sliced", "expanded")
 
 def make_clip(
     grid: Sequence[int],  # (T', H', W') tokens
-    patch_size: Sequence[int],  # (τ, p, p)
+    patch: Sequence[int],  # (τ, p, p)
     *,
     batch: int = 2,
     channels: int = 3,
@@ -35,7 +35,7 @@ def make_clip(
         raise ValueError(f"memory must be one of {MEMORY}, got '{memory}'")
     if sorted(layout) != sorted("BCTHW"):
         raise ValueError(f"layout must be a permutation of 'BCTHW', got '{layout}'")
-    frames, height, width = (tokens * patch for tokens, patch in zip(grid, patch_size, strict=True))
+    frames, height, width = (tokens * side for tokens, side in zip(grid, patch, strict=True))
     size = {"B": batch, "C": channels, "T": frames, "H": height, "W": width}
     if memory == "expanded":
         size["B"] = 1

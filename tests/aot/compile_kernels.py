@@ -26,10 +26,7 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 import videomae_kernels as vk
-import videomae_kernels.triton
-from videomae_kernels import _registration
-from videomae_kernels.ops.cropped_clips import RESIZES
-from videomae_kernels.triton import _tiling
+from videomae_kernels import RESIZES, _custom_op, _tiling
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -73,7 +70,7 @@ def compile_instead_of_launch(target: GPUTarget, compiled: Callable[[str, Any], 
         return kernel
 
     JITFunction.run = compile_only
-    _registration.runs_triton = lambda device: True
+    _custom_op.runs_triton = lambda device: True
 
 
 def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -149,15 +146,15 @@ def backward(output: Tensor) -> None:
 
 
 def full_name(function: Callable[..., Any]) -> str:
-    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    """Such as "tokens.triton._copy_rows_kernel"."""
+    return f"{function.__module__.removeprefix(f'{vk.__name__}.')}.{function.__name__}"
 
 
 def entry_kernels() -> list[str]:
     """The package's @triton.jit functions that no other of them calls."""
-    package = videomae_kernels.triton
-    modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(vk.__path__, f"{vk.__name__}.")]
     found = {f.fn for m in modules for f in vars(m).values() if isinstance(f, JITFunction)}
-    ours = {f: inspect.getsource(f) for f in found if f.__module__.startswith(package.__name__)}
+    ours = {f: inspect.getsource(f) for f in found if f.__module__.startswith(f"{vk.__name__}.")}
     called = {f for f in ours for g in ours if f != g and re.search(rf"\b{f.__name__}\(", ours[g])}
     return sorted(full_name(f) for f in ours.keys() - called)
 

@@ -39,9 +39,9 @@ def test_nothing_spills_and_shared_memory_suffices(target: str) -> None:
     assert [row for row in table.rows(compiled(target)) if row.spills or row.shared > limit] == []
 
 
-ROWS = "token_rows._copy_rows_kernel"
-GATHER = "tube_mask_gather._tube_mask_gather_kernel"
-PATCH = "masked_patch_loss._patch_kernel"
+ROWS = "tokens.triton._copy_rows_kernel"
+GATHER = "pixels.triton.clip._tube_mask_gather_kernel"
+PATCH = "pixels.triton.clip._patch_kernel"
 
 
 @targets

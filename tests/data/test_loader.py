@@ -14,15 +14,15 @@ from videomae_fast.data import (
     ClipBatch,
     ClipDataset,
     Mixture,
-    StepSampler,
     UnreadableVideosError,
-    VideoEntry,
+    VideoFile,
     VideoSource,
     collate,
     make_loader,
     open_video,
     read_annotations,
 )
+from videomae_fast.data.loader import StepSampler
 
 PATHS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in ("", "kernels"))
 OPTIONS = {"num_frames": 2, "frame_stride": 2, "size": (16, 16), "crops_per_video": 2, "seed": 3}
@@ -31,12 +31,12 @@ OPTIONS = {"num_frames": 2, "frame_stride": 2, "size": (16, 16), "crops_per_vide
 @pytest.fixture(scope="module")
 def dataset(clips: Path, bad_clips: Path) -> ClipDataset:
     """Eight good videos and four bad ones."""
-    entries = [VideoEntry(entry.path) for folder in (clips, bad_clips) for entry in read_annotations(folder)]
+    entries = [VideoFile(entry.path) for folder in (clips, bad_clips) for entry in read_annotations(folder)]
     return ClipDataset(Annotations(entries), **OPTIONS)  # type: ignore[arg-type]
 
 
 def videos(count: int) -> Mixture:
-    return Mixture([VideoSource(Annotations([VideoEntry(f"{i}.mp4") for i in range(count)]))])
+    return Mixture([VideoSource(Annotations([VideoFile(f"{i}.mp4") for i in range(count)]))])
 
 
 def test_sampler_shuffles_each_epoch_without_repeats() -> None:
@@ -102,7 +102,7 @@ def assert_equal(ours: list[ClipBatch], theirs: list[ClipBatch]) -> None:
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a.clips.frames, b.clips.frames) and torch.equal(a.clips.geometry, b.clips.geometry)
-        assert torch.equal(a.sample, b.sample) and a.problems == b.problems
+        assert torch.equal(a.sample, b.sample) and a.bad_videos == b.bad_videos
 
 
 def test_batches_are_the_same_for_any_number_of_workers(dataset: ClipDataset, clips: Path) -> None:
@@ -110,7 +110,7 @@ def test_batches_are_the_same_for_any_number_of_workers(dataset: ClipDataset, cl
     open_video(clips / "h264.mp4").frames([3])
     expected = batches(dataset)
     assert expected[0].clips.shape == (6, 3, 2, 16, 16)
-    assert any(batch.problems for batch in expected)  # replacement is part of what must not differ
+    assert any(batch.bad_videos for batch in expected)  # replacement is part of what must not differ
     for workers in (1, 2):
         assert_equal(batches(dataset, workers=workers), expected)
 

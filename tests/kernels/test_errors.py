@@ -16,7 +16,7 @@ def good(name):
     clip = make_clip(GRID, PATCH)
     tokens, row, table = torch.randn(2, KEPT, WIDTH), torch.randn(WIDTH), torch.randn(TOKENS, WIDTH)
     weight = torch.randn(WIDTH, 3, *PATCH)
-    pixel = {"clip": clip, "index": index, "patch_size": PATCH, "layout": "BCTHW"}
+    pixel = {"clip": clip, "index": index, "patch": PATCH, "layout": "BCTHW"}
     arguments = {
         "tube_mask_index": {"sample": torch.arange(2), "grid": GRID, "ratio": 0.5, "seed": 0},
         "random_mask_index": {"sample": torch.arange(2), "num_tokens": TOKENS, "ratio": 0.5, "seed": 0},
@@ -29,7 +29,7 @@ def good(name):
             "mask_token": row,
             "position": table,
             "visible": index,
-            "decode": make_index(2, 9, TOKENS),
+            "decoded": make_index(2, 9, TOKENS),
         },
         "tube_mask_gather": {**pixel, "normalize": MEAN_STD, "dtype": None},
         "embed_tokens": {
@@ -67,7 +67,7 @@ INDEX_OPS = {
     "patch_targets": "index",
     "masked_patch_loss": "index",
     "running_cell_select": "visible",
-    "assemble_decoder_tokens": "decode",
+    "assemble_decoder_tokens": "decoded",
 }
 PIXEL_OPS = ("tube_mask_gather", "patch_targets", "masked_patch_loss")
 CLIP_OPS = (*PIXEL_OPS, "embed_tokens")
@@ -80,13 +80,13 @@ BAD = [  # op, argument, how to spoil it, error, words
     *((op, name, empty, ValueError, "empty") for op, name in INDEX_OPS.items()),
     *((op, name, on_meta, ValueError, "must be on cpu") for op, name in INDEX_OPS.items() if name != "visible"),
     *((op, name, one_sample, ValueError, "must have shape") for op, name in INDEX_OPS.items() if name != "visible"),
-    *((op, "clip", lambda x: x[..., :-1], ValueError, "patch_size") for op in CLIP_OPS),
+    *((op, "clip", lambda x: x[..., :-1], ValueError, "patch") for op in CLIP_OPS),
     *((op, "clip", lambda x: x[0], ValueError, "5 dimensions") for op in CLIP_OPS),
     *((op, "clip", lambda x: x.int(), TypeError, "uint8 or floating") for op in CLIP_OPS),
     *((op, "layout", lambda _: "BCHW", ValueError, "permutation") for op in CLIP_OPS),
-    *((op, "patch_size", lambda _: (2, 4), ValueError, "three positive") for op in PIXEL_OPS),
-    *((op, "patch_size", lambda _: (2, 0, 4), ValueError, "three positive") for op in PIXEL_OPS),
-    *((op, "patch_size", lambda _: (3, 4, 4), ValueError, "T=8") for op in PIXEL_OPS),
+    *((op, "patch", lambda _: (2, 4), ValueError, "three positive") for op in PIXEL_OPS),
+    *((op, "patch", lambda _: (2, 0, 4), ValueError, "three positive") for op in PIXEL_OPS),
+    *((op, "patch", lambda _: (3, 4, 4), ValueError, "T=8") for op in PIXEL_OPS),
     *((op, "normalize", lambda _: TWO_STATS, ValueError, "3 channels") for op in ("tube_mask_gather", "embed_tokens")),
     ("tube_mask_gather", "normalize", lambda _: ZERO_STD, ValueError, "positive"),
     ("tube_mask_gather", "dtype", lambda _: torch.uint8, TypeError, "floating"),
@@ -157,7 +157,7 @@ def test_a_bad_argument_is_named(op, argument, spoil, error, words):
 
 def test_other_devices_are_refused_by_name():
     with pytest.raises(NotImplementedError, match="CPU and CUDA"):
-        vk._registration.runs_triton(torch.device("xpu"))
+        vk._custom_op.runs_triton(torch.device("xpu"))
 
 
 def test_float64_is_refused_by_the_kernels(monkeypatch):

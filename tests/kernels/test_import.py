@@ -81,7 +81,7 @@ def test_a_missing_triton_is_named_with_its_remedy():
         "except ImportError as error:\n"
         "    print(error)\n"
     )
-    assert "pip install 'videomae-fast[triton]'" in run(code)
+    assert "pip install triton" in run(code)
 
 
 def imported_modules(path):
@@ -94,7 +94,7 @@ def imported_modules(path):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_what_a_file_may_import(path):
-    allowed = set(sys.stdlib_module_names) | {"torch", "videomae_kernels"}
-    if path.parent.name == "triton":
+    allowed = set(sys.stdlib_module_names) | {"torch"}  # and its own files by relative imports: it may be vendored
+    if path.parent.name == "triton" or path.name in ("triton.py", "_tiling.py"):
         allowed.add("triton")
     assert {name.split(".")[0] for name in imported_modules(path)} <= allowed

@@ -12,18 +12,18 @@ def token_position(index: Tensor, grid: Sequence[int]) -> tuple[Tensor, Tensor, 
     return index // (grid[1] * grid[2]), index // grid[2] % grid[1], index % grid[2]
 
 
-def pixels(clip: Tensor, index: Tensor, patch_size: Sequence[int], layout: str = "BCTHW") -> Tensor:
+def pixels(clip: Tensor, index: Tensor, patch: Sequence[int], layout: str = "BCTHW") -> Tensor:
     """(B, K, C, τ, p, p) float64 pixels of the listed tokens; uint8 is brought to [0, 1]."""
     video = torch.einsum(f"{layout.lower()}->bcthw", clip.double())
     if clip.dtype == torch.uint8:
         video = video / 255
-    grid = [size // patch for size, patch in zip(video.shape[2:], patch_size, strict=True)]
+    grid = [size // side for size, side in zip(video.shape[2:], patch, strict=True)]
     samples = []
     for b in range(index.shape[0]):
         tokens = []
         for t, h, w in zip(*(x.tolist() for x in token_position(index[b], grid)), strict=True):
-            start = (t * patch_size[0], h * patch_size[1], w * patch_size[2])
-            box = tuple(slice(first, first + size) for first, size in zip(start, patch_size, strict=True))
+            start = (t * patch[0], h * patch[1], w * patch[2])
+            box = tuple(slice(first, first + size) for first, size in zip(start, patch, strict=True))
             tokens.append(video[(b, slice(None), *box)])
         samples.append(torch.stack(tokens))
     return torch.stack(samples)

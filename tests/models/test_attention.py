@@ -12,8 +12,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
 from videomae_fast.models import attention as module
-from videomae_fast.models.attention import BACKENDS, attention, check_backend, unavailable_reason
-from videomae_fast.models.encoder import Attention
+from videomae_fast.models.attention import (
+    BACKENDS,
+    activate_flash_attention,
+    active_flash_attention,
+    attention,
+    check_backend,
+    unavailable_reason,
+)
+from videomae_fast.models.layers import Attention
 
 OPTIONAL = {"flash-attn": ("flash_attn", "flash_attn_func"), "xformers": ("xformers.ops", "memory_efficient_attention")}
 TINY = VideoMAEConfig(16, 1, 2, 16, 2, decoder_depth=1, num_frames=8, image_size=(16, 16), patch_size=8)
@@ -89,6 +96,26 @@ def test_missing_package_names_the_extra(backend: str, monkeypatch: pytest.Monke
 
 
 @optional
+@pytest.mark.parametrize("stand_in", ["nothing", "not callable"])
+def test_package_without_the_function(
+    backend: str, stand_in: str, stand_ins: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installation of another package under the same name: flash-attn-4 is a `flash_attn` without the function."""
+    module_name, function = OPTIONAL[backend]
+    if stand_in == "nothing":
+        monkeypatch.delattr(sys.modules[module_name], function)
+    else:
+        monkeypatch.setattr(sys.modules[module_name], function, None)
+    message = (
+        rf"attention='{backend}' calls {module_name}\.{function}, which .* does not have .*videomae-fast\[{backend}\]"
+    )
+    with pytest.raises(ImportError, match=message):
+        check_backend(backend)
+    reason = unavailable_reason(backend, "cuda")
+    assert reason is not None and function in reason
+
+
+@optional
 def test_optional_backend_needs_cuda(backend: str, stand_ins: list[str]) -> None:
     with pytest.raises(ValueError, match=f"attention='{backend}' runs on CUDA devices only, got tensors on cpu"):
         attention(*qkv(), backend)
@@ -137,6 +164,64 @@ def test_what_a_model_asks_of_a_backend(monkeypatch: pytest.MonkeyPatch) -> None
     visible, rows = plan.visible.shape[1], plan.predicted.shape[1]
     all_rows = (3, visible + plan.decoded.shape[1], 2, 8)
     assert shapes == [((3, visible, 2, 8),) * 3, ((3, rows, 2, 8), all_rows, all_rows)]
+
+
+class Registry:
+    """PyTorch's registry of flash attentions on a machine with a GPU; `installed` can be activated."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, installed: dict[str, Exception | None], major: int) -> None:
+        self.installed, self.active, self.tried = installed, None, []
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
+        for name, function in (
+            ("list_flash_attention_impls", lambda: ["FA3", "FA4"]),
+            ("activate_flash_attention_impl", self.activate),
+            ("current_flash_attention_impl", lambda: self.active),
+        ):
+            monkeypatch.setattr(torch.nn.attention, name, function, raising=False)
+
+    def activate(self, name: str) -> None:
+        self.tried.append(name)
+        error = self.installed.get(name, ModuleNotFoundError(name))
+        if error is not None:
+            raise error
+        self.active = name
+
+
+@pytest.mark.parametrize(
+    "installed, major, tried, active",
+    [
+        (("FA3", "FA4"), 9, ["FA3"], "FA3"),
+        (("FA4",), 9, ["FA3", "FA4"], "FA4"),
+        (("FA3", "FA4"), 10, ["FA4"], "FA4"),
+        (("FA3",), 10, ["FA4"], None),
+        (("FA3", "FA4"), 8, [], None),
+        ((), 9, ["FA3", "FA4"], None),
+    ],
+)
+def test_sdpa_activates_what_is_installed_and_runs_on_the_gpu(
+    installed: tuple[str, ...], major: int, tried: list[str], active: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(monkeypatch, dict.fromkeys(installed), major)
+    assert activate_flash_attention("cuda:0") == active == active_flash_attention()
+    assert registry.tried == tried
+    if active is not None:
+        assert activate_flash_attention("cuda:0") == active and registry.tried == tried  # once is enough
+
+
+def test_a_broken_package_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(monkeypatch, {"FA3": RuntimeError("does not expose FA3 kernels"), "FA4": None}, 9)
+    with pytest.warns(UserWarning, match="FA3 is installed, but PyTorch cannot activate it: does not expose"):
+        assert activate_flash_attention("cuda") == "FA4"
+    assert registry.tried == ["FA3", "FA4"]
+
+
+def test_nothing_is_activated_on_a_cpu_or_by_an_old_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(monkeypatch, {"FA3": None}, 9)
+    assert activate_flash_attention("cpu") is None and active_flash_attention() is None
+    for name in ("activate_flash_attention_impl", "current_flash_attention_impl"):
+        monkeypatch.delattr(torch.nn.attention, name)
+    assert activate_flash_attention("cuda") is None and active_flash_attention() is None
+    assert not registry.tried
 
 
 @pytest.mark.gpu

@@ -115,6 +115,7 @@ def test_get_config() -> None:
         (dict(image_size=(32, 36)), "image_size (32, 36) must be multiples of tubelet_size 2 and patch_size 8"),
         (dict(image_size=(0, 32)), "image_size (0, 32)"),
         (dict(decoder_context="paper"), "decoder_context must be one of ('published', 'disjoint'), got 'paper'"),
+        (dict(recompute="sometimes"), "recompute must be one of ('auto', 'always', 'never'), got 'sometimes'"),
         (dict(pixel_mean=(0.5,)), "pixel_mean and pixel_std need 3 values"),
         (dict(in_channels=1), "pixel_mean and pixel_std need 1 values"),
     ],

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.results import load, slug
+from benchmarks.harness.plots import MEMORY_BARS, MEMORY_SIZES, dual_mask_memory, save_memory_bars
+from benchmarks.harness.results import PREDICTED, load, load_newest, slug
 from benchmarks.harness.run import END, START, results_section
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,17 @@ def test_the_page_shows_the_committed_results_and_no_others() -> None:
 def test_the_page_shows_every_plot_and_no_others() -> None:
     plots = {path.name for path in IMAGES.glob("*.svg")} - {"memory.svg"}  # which README.md shows
     assert set(re.findall(r"\]\(images/([^)]*\.svg)\)", page())) == plots
+
+
+def test_memory_bars_are_the_committed_predictions(tmp_path: Path) -> None:
+    """Every bar carries its figure, in the committed picture as in one drawn now."""
+    (predicted,) = (results for results in load_newest(FOLDER) if results["device"] == PREDICTED)
+    bars = {size: dual_mask_memory(predicted, size) for size in MEMORY_SIZES}
+    wanted = [f"{bars[size][variant]['total_mib'] / 2**10:.1f} GiB" for size in MEMORY_SIZES for variant in MEMORY_BARS]
+    (drawn,) = save_memory_bars(predicted, tmp_path / "memory.svg")
+    for picture in (drawn, IMAGES / "memory.svg"):
+        assert re.findall(r">([\d.]+ GiB)<", picture.read_text(encoding="utf-8")) == wanted
+    assert save_memory_bars({**predicted, "records": []}, tmp_path / "none.svg") == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(FOLDER).as_posix())

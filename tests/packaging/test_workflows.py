@@ -3,16 +3,19 @@
 import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.packaging.pages import ROOT
 from videomae_fast.cli import build_parser
 
 yaml = pytest.importorskip("yaml")
-ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+CI, GPU, RELEASE = (ROOT / ".github" / "workflows" / f"{name}.yml" for name in ("ci", "gpu", "release"))
+MODULES = ("build", "pip", "twine")  # what release.yml runs of others
 
 
 def steps(path: Path) -> list[dict[str, Any]]:
@@ -30,8 +33,8 @@ def commands(path: Path) -> list[list[str]]:
     return [shlex.split(part) for line in lines for part in line.split("&&")]
 
 
-def test_both_are_there() -> None:
-    assert [path.name for path in FILES] == ["ci.yml", "gpu.yml"]
+def test_all_are_there() -> None:
+    assert [path.name for path in FILES] == ["ci.yml", "gpu.yml", "release.yml"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -39,7 +42,7 @@ def test_every_step_does_one_thing(path: Path) -> None:
     for step in steps(path):
         assert ("run" in step) != ("uses" in step), step
         if "uses" in step:
-            assert re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"])
+            assert re.fullmatch(r"actions/[\w-]+@v\d+|pypa/gh-action-pypi-publish@release/v1", step["uses"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -48,10 +51,16 @@ def test_every_command_exists(path: Path) -> None:
         program, arguments = command[0], command[1:]
         if program == ".venv/bin/videomae-fast":
             build_parser().parse_args(arguments)  # SystemExit if it does not take them
+        elif program == ".venv/bin/python" and arguments[:2] == ["-m", "benchmarks"]:
+            from benchmarks.__main__ import build_parser as benchmarks_parser
+
+            benchmarks_parser().parse_args(arguments[2:])
         elif program == ".venv/bin/python":
             _check_pytest(arguments)
         elif program == "python3" and arguments[0] != "-m":
             assert (ROOT / arguments[0]).is_file(), f"{path.name} runs {arguments[0]}, which is not there"
+        elif path == RELEASE:
+            assert program in ("grep", "!") or (arguments[0] == "-m" and arguments[1] in MODULES), command
         elif program in ("python3", ".venv/bin/pip"):
             readme = (ROOT / "README.md").read_text(encoding="utf-8")
             assert " ".join(command) in readme.replace("'", ""), "not the command that README.md installs with"
@@ -69,17 +78,55 @@ def _check_pytest(arguments: list[str]) -> None:
 
 
 def test_the_gpu_workflow_runs_what_needs_a_gpu_and_compares() -> None:
-    lines = [" ".join(command) for command in commands(ROOT / ".github" / "workflows" / "gpu.yml")]
+    lines = [" ".join(command) for command in commands(GPU)]
     assert any("-m gpu" in line for line in lines)
-    benches = [line for line in lines if " bench " in line]
-    assert all("--compare benchmarks/results" in line for line in benches)
-    assert {"ops", "model"} <= {line.split("--suite ")[1].split()[0] for line in benches}
+    runs = [line for line in lines if " -m benchmarks " in line]
+    assert all("--compare benchmarks/results" in line for line in runs)
+    assert {"ops", "model"} <= {line.split("--suite ")[1].split()[0] for line in runs}
 
 
 def test_the_cpu_workflow_runs_ci_and_the_oldest_versions() -> None:
-    file = ROOT / ".github" / "workflows" / "ci.yml"
-    assert [command[:2] for command in commands(file)] == [[".ci/run"], ["python3", "tests/other_torch.py"]]
-    oldest = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"]["versions"]["strategy"]["matrix"]["include"][0]
+    assert [command[:2] for command in commands(CI)] == [[".ci/run"], ["python3", "tests/other_torch.py"]]
+    oldest = yaml.safe_load(CI.read_text(encoding="utf-8"))["jobs"]["versions"]["strategy"]["matrix"]["include"][0]
     asked = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'requires-python = ">={oldest["python"]}"' in asked
     assert f'"torch>={oldest["torch"].removesuffix(".0")}"' in asked
+
+
+def test_the_release_is_checked_and_needs_no_token() -> None:
+    """Only tags publish; what is published was built and checked by a job without rights; no secret is named."""
+    text = RELEASE.read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow[True] == {"push": {"tags": ["v*"]}}
+    assert workflow["permissions"] == {"contents": "read"}
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    assert "permissions" not in build
+    assert publish["needs"] == "build" and publish["permissions"] == {"id-token": "write"}
+    assert not re.search(r"secrets\.|password|token:\s*\$", text)
+    lines = [" ".join(command) for command in commands(RELEASE)]
+    assert lines.index("python3 -m build") < lines.index("python3 -m twine check --strict dist/*")
+
+
+@pytest.mark.parametrize(
+    ("version", "owner", "passes"),
+    [("1.2.3", "somebody", True), ("1.2.4", "somebody", False), ("1.2.3", "OWNER", False)],
+)
+def test_a_release_with_another_version_or_the_placeholder_stops(
+    version: str, owner: str, passes: bool, tmp_path: Path
+) -> None:
+    """The two checks of release.yml, run on files that stand in for the project's."""
+    for name in ("pyproject.toml", "README.md", "mkdocs.yml", "CITATION.cff"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        text, places = re.subn(r"github\.com/[\w-]+/videomae_fast", f"github.com/{owner}/videomae_fast", text)
+        text = re.sub(r"[\w-]+\.github\.io", f"{owner}.github.io", text)
+        assert places, f"{name} does not say where the repository is"
+        text = re.sub(r'^version = ".*"$', 'version = "1.2.3"', text, flags=re.MULTILINE)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    checks = [step["run"] for step in steps(RELEASE) if "grep" in step.get("run", "")]
+    assert len(checks) == 2
+    environment = {**os.environ, "GITHUB_REF_NAME": f"v{version}"}
+    statuses = [
+        subprocess.run(["bash", "-eo", "pipefail", "-c", check], cwd=tmp_path, env=environment).returncode
+        for check in checks
+    ]
+    assert (max(statuses) == 0) == passes

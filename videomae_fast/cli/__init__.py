@@ -4,10 +4,11 @@ import argparse
 import sys
 
 from ..data import UnreadableVideosError
-from ..training import NonFiniteLossError
-from .files import add_check_data, add_convert, add_transcode
+from ..engine import NonFiniteLossError
+from .data import add_check_data, add_transcode
 from .machine import add_env, add_memory
-from .training import add_gallery, add_pretrain
+from .runs import add_gallery, add_pretrain
+from .weights import add_convert
 
 
 def build_parser() -> argparse.ArgumentParser:

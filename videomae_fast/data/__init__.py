@@ -1,13 +1,17 @@
-"""Video clips for pre-training: annotations, readers, sampling, crops, and a loader that resumes exactly."""
+"""Video clips for training: sources, readers, sampling, crops, and a loader that resumes exactly.
 
-from .bad_videos import ProblemLog, UnreadableVideosError, VideoProblem
+Class labels are kept with the videos. Names of classes and captions are not.
+"""
+
+from .bad_videos import BadVideo, BadVideoLog, UnreadableVideosError
+from .batch import ClipBatch, collate
 from .crops import Crop, CropBox, cut_clips, multi_scale_crop_box, random_resized_crop_box
-from .dataset import ClipBatch, ClipDataset, Draw, collate
-from .loader import StepSampler, make_loader
+from .dataset import ClipDataset, Draw
+from .loader import make_loader
 from .readers import DEFAULT_READER, VideoError, VideoReader, open_entry, open_video
 from .sampling import frame_indices
 from .seeding import sample_rng
-from .sources.annotations import Annotations, VideoEntry
+from .sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
 from .sources.demo import demo_folder
 from .sources.lists import read_annotations
 from .sources.mixture import Mixture, VideoSource, read_mixture
@@ -15,18 +19,20 @@ from .sources.mixture import Mixture, VideoSource, read_mixture
 __all__ = [
     "DEFAULT_READER",
     "Annotations",
+    "BadVideo",
+    "BadVideoLog",
     "ClipBatch",
     "ClipDataset",
     "Crop",
     "CropBox",
     "Draw",
+    "FrameFolder",
     "Mixture",
-    "ProblemLog",
-    "StepSampler",
+    "TarMember",
     "UnreadableVideosError",
     "VideoEntry",
     "VideoError",
-    "VideoProblem",
+    "VideoFile",
     "VideoReader",
     "VideoSource",
     "collate",

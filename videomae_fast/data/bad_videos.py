@@ -1,63 +1,92 @@
-"""Videos that could not be read: what travels with a sample, and the report a run keeps of them."""
+"""Videos that could not be read: their record in a batch, and the report of a run."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-_FIRST_LOOK = 200  # samples: below that, a few bad videos say little about the share of them
+from .._files import atomic_write
+
+_FIRST_LOOK = 200  # samples: with fewer, a few bad videos say little about their share
 
 
 class UnreadableVideosError(RuntimeError):
-    """Too many videos could not be read; the message names them with their reasons, or the report that does."""
+    """Too many videos could not be read. The message lists them with reasons, or names the report that does."""
 
 
-class VideoProblem(NamedTuple):
-    """A video that was replaced, and why."""
+class BadVideo(NamedTuple):
+    """A video that was replaced because it cannot be read.
+
+    Attributes:
+        path: the video's path; of a member of a tar file, the tar file's path and the member's name.
+        reason: why it cannot be read, in one line.
+    """
 
     path: str
     reason: str
 
 
-class ProblemLog:
-    """Counts how often each unreadable video came up; kept by the training loop, in the main process.
+class BadVideoLog:
+    """Counts how often each bad video was replaced. Each process of a run keeps one.
 
-    With a `path`, the report of an earlier part of the run is read first, so that a resumed run goes on counting.
     The report has one line per video: path, reason and count, separated by tabs.
+
+    Args:
+        path: file of the report; None keeps the counts in memory only. If the file exists, an earlier part of the run
+            wrote it, and counting continues from it.
+
+    Attributes:
+        path: as given.
+        counts: how often each bad video was replaced.
     """
 
     def __init__(self, path: str | os.PathLike | None = None) -> None:
         self.path = None if path is None else Path(path)
-        self.counts: dict[VideoProblem, int] = {}
+        self.counts: dict[BadVideo, int] = {}
         if self.path is not None and self.path.is_file():
             for line in self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
                 video, reason, count = line.rsplit("\t", 2)
-                self.counts[VideoProblem(video, reason)] = int(count)
+                self.counts[BadVideo(video, reason)] = int(count)
 
     def __len__(self) -> int:
         """The number of distinct bad videos."""
-        return len({problem.path for problem in self.counts})
+        return len({bad_video.path for bad_video in self.counts})
 
     @property
     def replaced(self) -> int:
         """How many times a video was replaced."""
         return sum(self.counts.values())
 
-    def add(self, problems: Iterable[VideoProblem]) -> list[VideoProblem]:
-        """Count `problems`, rewrite the report if there were any, and return those not seen before."""
-        problems = list(problems)
-        new = [problem for problem in dict.fromkeys(problems) if problem not in self.counts]
-        for problem in problems:
-            self.counts[problem] = self.counts.get(problem, 0) + 1
-        if problems and self.path is not None:
+    def add(self, bad_videos: Iterable[BadVideo]) -> list[BadVideo]:
+        """Count bad videos, and rewrite the report if there are any.
+
+        Args:
+            bad_videos: one element for each replacement, as `ClipBatch.bad_videos` lists them.
+
+        Returns:
+            The bad videos that were not seen before, without repetition.
+        """
+        bad_videos = list(bad_videos)
+        new = [bad_video for bad_video in dict.fromkeys(bad_videos) if bad_video not in self.counts]
+        for bad_video in bad_videos:
+            self.counts[bad_video] = self.counts.get(bad_video, 0) + 1
+        if bad_videos and self.path is not None:
             self._write(self.path)
         return new
 
     def check_share(self, max_share: float, seen: int, num_videos: int) -> None:
-        """Raise `UnreadableVideosError` when more than `max_share` of the videos seen so far are bad.
+        """Stop a run when too many videos are bad.
 
-        seen: samples taken so far, by this process; the share is that among min(num_videos, max(seen, 200)) videos,
-            so that a small data set is judged as a whole and a large one not by its first batch.
+        The share is the number of distinct bad videos among min(num_videos, max(seen, 200)) videos, so that a small
+        data set is judged as a whole and a large one not by its first batch.
+
+        Args:
+            max_share: the largest share that is allowed, in [0, 1].
+            seen: samples that this process has taken so far.
+            num_videos: videos in the data set.
+
+        Raises:
+            UnreadableVideosError: the share is larger than `max_share`.
         """
         videos = min(num_videos, max(seen, _FIRST_LOOK))
         if len(self) > max_share * videos:
@@ -69,6 +98,5 @@ class ProblemLog:
     def _write(self, path: Path) -> None:
         lines = [f"{video}\t{reason}\t{count}\n" for (video, reason), count in sorted(self.counts.items())]
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".part")
-        unfinished.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-        os.replace(unfinished, path)  # a run killed here leaves the previous report, whole
+        with atomic_write(path) as partial:  # a run killed here leaves the previous report, whole
+            partial.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Crop boxes of clips, and the fewest bytes from which an op can make the cropped clips."""
+"""Crop boxes, and the fewest bytes from which an op can make the cropped clips."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,16 +14,18 @@ from videomae_kernels import CroppedClips, crop_clips
 from .._optional import require
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
-MAX_DISTORTION = 1  # how far apart the scale indices of height and width may be: 10 pairs
+MAX_DISTORTION = 1  # largest difference of the scale indices of height and width: 10 pairs
 SNAP = 3  # a side closer than this to the wanted size becomes the wanted size (published: abs(x - size) < 3)
 # Positions (down, right) in quarters of the free space: corners, centre, edge centres, quarter points.
 OFFSETS = (*product((0, 2, 4), repeat=2), *product((1, 3), repeat=2))
-AREAS = (0.5, 1.0)  # of a random-resized crop, as shares of the frame
-ASPECTS = (3 / 4, 4 / 3)  # of a random-resized crop, relative to that of the clip
+AREAS = (0.5, 1.0)  # of a random-resized crop, as fractions of the frame
+ASPECTS = (3 / 4, 4 / 3)  # of a random-resized crop, relative to the aspect ratio of the clip
 TRIES = 10
 
 
 class CropBox(NamedTuple):
+    """A rectangle of a frame, in pixels: rows [top, top + height), columns [left, left + width)."""
+
     top: int
     left: int
     height: int
@@ -31,21 +33,39 @@ class CropBox(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """What a clip shows of its frames."""
+    """The part of the frames that a clip shows.
+
+    Attributes:
+        box: the rectangle, the same in all frames.
+        flipped: whether it is flipped horizontally.
+    """
 
     box: CropBox
-    flipped: bool  # left to right
+    flipped: bool
 
 
 def multi_scale_crop_box(height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> CropBox:
-    """Draw one of 10 box shapes and one of 13 positions in frames of `height` x `width`; `size` is (H, W).
+    """Draw one of 10 box shapes at one of 13 positions: the published multi-scale crop.
 
-    The base is the largest box with the aspect ratio of `size` that fits (a square of the shorter side if H == W, as
-    published). Each side is scaled by one of `SCALES`, the two scale indices at most one apart, and snapped to `size`
-    when less than 3 pixels from it -- here only if that fits the frame; the published code pads with black instead.
+    The base is the largest box with the aspect ratio of `size` that fits the frame; if H = W, a square of the shorter
+    side. Each side of the base is scaled by 1, 0.875, 0.75 or 0.66; the two scales are equal or neighbours. A side that
+    is within 2 pixels of the wanted one snaps to it, if it then fits the frame; the published code pads the frame with
+    black instead. Positions are the corners, the centre, the middles of the edges and the quarter points.
 
-    Errors: ValueError if a side is not positive.
-    Source: GroupMultiScaleCrop(224, [1, .875, .75, .66]) in datasets/transforms.py of VideoMAEv2.
+    Args:
+        height: of the frames, in pixels.
+        width: of the frames, in pixels.
+        size: (H, W) of the clip, in pixels.
+        rng: draws the shape, then the position.
+
+    Returns:
+        A box inside the frames.
+
+    Raises:
+        ValueError: a side is not positive.
+
+    References:
+        GroupMultiScaleCrop(224, [1, .875, .75, .66]) in datasets/transforms.py of VideoMAE V2.
     """
     if min(height, width, *size) < 1:
         raise ValueError(f"sides must be at least 1, got frames of {height} x {width} and size {tuple(size)}")
@@ -70,12 +90,27 @@ def _side(base: int, scale: float, wanted: int, limit: int) -> int:
 
 
 def random_resized_crop_box(height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> CropBox:
-    """Draw a box of 0.5 to 1 of the frame's area, its aspect ratio within 3/4 to 4/3 of that of `size`, anywhere.
+    """Draw a box of random area, aspect ratio and position.
 
-    The area is uniform, the ratio log-uniform. If none of 10 draws fits, the largest box at the frame's centre whose
-    aspect ratio is allowed.
-    Errors: ValueError if a side is not positive.
-    Source: RandomResizedCrop of torchvision; areas as in MAE for video, Feichtenhofer et al. 2022, appendix A.
+    The area is uniform in [0.5, 1] of the frame's area. The aspect ratio (width / height) divided by that of `size` is
+    log-uniform in [3/4, 4/3]. If none of 10 draws fits the frame, the box is the largest one at the centre with an
+    allowed aspect ratio.
+
+    Args:
+        height: of the frames, in pixels.
+        width: of the frames, in pixels.
+        size: (H, W) of the clip, in pixels.
+        rng: draws area and aspect ratio until they fit, then the position.
+
+    Returns:
+        A box inside the frames.
+
+    Raises:
+        ValueError: a side is not positive.
+
+    References:
+        RandomResizedCrop of torchvision; areas as in Feichtenhofer et al., Masked autoencoders as spatiotemporal
+        learners, NeurIPS 2022, appendix A.
     """
     if min(height, width, *size) < 1:
         raise ValueError(f"sides must be at least 1, got frames of {height} x {width} and size {tuple(size)}")
@@ -92,7 +127,7 @@ def random_resized_crop_box(height: int, width: int, size: tuple[int, int], rng:
     return CropBox((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
-# By the names that a run chooses from; each is a function of (height, width, size, rng).
+# By the names of the option `crop`; each is a function of (height, width, size, rng).
 CROP_BOXES: dict[str, Callable[[int, int, tuple[int, int], np.random.Generator], CropBox]] = {
     "multi-scale": multi_scale_crop_box,
     "random-resized": random_resized_crop_box,
@@ -100,16 +135,30 @@ CROP_BOXES: dict[str, Callable[[int, int, tuple[int, int], np.random.Generator],
 
 
 def cut_clips(
-    frames: torch.Tensor,  # uint8 (T, height, width, 3)
+    frames: torch.Tensor,
     crops: Sequence[Crop],
-    size: tuple[int, int],  # (H, W)
+    size: tuple[int, int],
     resize: str = "antialias",
 ) -> CroppedClips:
-    """The clips of `crops` in as few bytes as they can be made from.
+    """Cut the clips of one video, in as few bytes as they can be made from.
 
-    That is the rectangle of the frames around all boxes, which an op resizes later; or, of frames so large that their
-    crops at `size` are fewer bytes, those crops, resized here and rounded to uint8 as the published ones are.
-    Errors: ValueError for a box outside the frames or an unknown `resize`.
+    The clips hold one region of the frames that covers all boxes, and the ops resize what they need of it. If the
+    resized crops are smaller than the region (very large frames), the clips hold the crops instead, resized here and
+    rounded to uint8, as the published crops are.
+
+    Args:
+        frames: uint8 (T, height, width, 3), on the CPU.
+        crops: B crops, at least one.
+        size: (H, W) of the clips, in pixels.
+        resize: "bilinear", "antialias" or "pillow", as in `CroppedClips`.
+
+    Returns:
+        B clips, of shape (B, 3, T, H, W).
+
+    Raises:
+        ValueError: a box is not inside the frames, or `resize` is unknown.
+        TypeError: `frames` are not uint8, and the crops are resized here.
+        ImportError: crops are resized here by "pillow", and Pillow is missing.
     """
     boxes, flipped = [crop.box for crop in crops], [crop.flipped for crop in crops]
     if _area_around(boxes) <= len(crops) * size[0] * size[1]:
@@ -125,10 +174,21 @@ def _area_around(boxes: Sequence[CropBox]) -> int:
 
 
 def crop_resize(frames: torch.Tensor, box: CropBox, size: tuple[int, int], resize: str = "antialias") -> torch.Tensor:
-    """Cut `box` from frames uint8 (T, H, W, 3) and resize to `size`: uint8 (T, *size, 3), contiguous.
+    """Cut a box from frames and resize it.
 
-    resize: as in `CroppedClips`; "antialias" is equal to "pillow", which the pillow package does, within 1 of 255.
-    Errors: TypeError if frames are not uint8; ValueError for another shape or a box outside the frames.
+    Args:
+        frames: uint8 (T, height, width, 3), on the CPU.
+        box: the rectangle to cut.
+        size: (H, W) of the result, in pixels.
+        resize: "bilinear", "antialias" or "pillow", as in `CroppedClips`. "antialias" equals "pillow" within 1 of 255.
+
+    Returns:
+        uint8 (T, H, W, 3), contiguous.
+
+    Raises:
+        TypeError: `frames` are not uint8.
+        ValueError: `frames` have another shape, or the box is not inside them.
+        ImportError: `resize` is "pillow", and Pillow is missing.
     """
     if frames.dtype != torch.uint8:
         raise TypeError(f"frames must be uint8, got {frames.dtype}")
@@ -145,7 +205,7 @@ def crop_resize(frames: torch.Tensor, box: CropBox, size: tuple[int, int], resiz
     if resize == "pillow":
         image = require("PIL.Image")
         shown = (image.fromarray(frame.numpy()) for frame in cut)
-        # First in width, then in height: the order of Pillow before 13, which takes the cheaper one.
+        # Width first, then height, as Pillow did before 13; since then it takes the cheaper order.
         wide = (frame.resize((size[1], height), image.Resampling.BILINEAR) for frame in shown)
         done = (frame.resize(size[::-1], image.Resampling.BILINEAR) for frame in wide)
         return torch.stack([torch.from_numpy(np.array(frame)) for frame in done])

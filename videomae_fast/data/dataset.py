@@ -1,18 +1,17 @@
-"""Clips for pre-training: decode a video once, draw several crops of it, replace what cannot be read."""
+"""Clips for training: decode a video once, draw several crops of it, replace a video that cannot be read."""
 
 import time
-from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from videomae_kernels import CroppedClips, cat_clips
-from videomae_kernels.ops.cropped_clips import RESIZES
+from videomae_kernels.pixels.crops import RESIZES
 
-from .bad_videos import UnreadableVideosError, VideoProblem
+from .bad_videos import BadVideo, UnreadableVideosError
+from .batch import ClipBatch
 from .crops import CROP_BOXES, Crop, cut_clips
 from .readers import DEFAULT_READER, VideoError, check_reader, open_entry
 from .sampling import frame_indices
@@ -21,63 +20,53 @@ from .sources.annotations import Annotations
 from .sources.mixture import Mixture, VideoSource
 
 
-@dataclass(frozen=True)
-class ClipBatch:
-    """B clips, as every pixel op and the model take them, their sample numbers and what was replaced among them."""
-
-    clips: CroppedClips
-    sample: torch.Tensor  # (B,) int64
-    problems: list[VideoProblem] = field(default_factory=list)
-    seconds: float = 0.0  # of work that it took to make
-
-    def pin_memory(self) -> "ClipBatch":
-        return replace(self, clips=self.clips.pin_memory(), sample=self.sample.pin_memory())
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ClipBatch":
-        sample = self.sample.to(device, non_blocking=non_blocking)
-        return replace(self, clips=self.clips.to(device, non_blocking), sample=sample)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draw:
-    """What chance made a sample of: some frames of a video, and the crops of them."""
+    """The random choices of one sample: some frames of a video, and crops of them.
 
-    index: int  # of the video
-    frame_numbers: np.ndarray  # (T,) int64
-    frames: torch.Tensor  # uint8 (T, height, width, 3)
-    crops: list[Crop]  # R
-    problems: list[VideoProblem]  # of the videos that this one replaces
+    Attributes:
+        index: number of the video in the data set.
+        frame_numbers: (T,) int64, the frames of the video.
+        frames: uint8 (T, height, width, 3), their pixels.
+        crops: the crops of the sample, one for each clip.
+        bad_videos: the videos that this one replaces.
+    """
 
-
-def collate(batches: Sequence[ClipBatch]) -> ClipBatch:
-    """One batch of several."""
-    return ClipBatch(
-        cat_clips([batch.clips for batch in batches]),
-        torch.cat([batch.sample for batch in batches]),
-        [problem for batch in batches for problem in batch.problems],
-        sum(batch.seconds for batch in batches),
-    )
+    index: int
+    frame_numbers: np.ndarray
+    frames: torch.Tensor
+    crops: list[Crop]
+    bad_videos: list[BadVideo]
 
 
 class ClipDataset(Dataset[ClipBatch]):
-    """`dataset[(index, sample_number)]` -> `ClipBatch` of video `index`; its length is the samples of an epoch.
+    """`dataset[(index, sample_number)]` is a `ClipBatch` of the R = `crops_per_video` clips of video `index`.
 
-    Everything random (start frame, crops, replacement) is a function of (seed, sample_number) alone, whatever the
-    number of workers or ranks. The R clips of a sample get the numbers sample_number * R + r, which the masks use.
+    Everything random (start frame, crops, replacement of a bad video) is a function of (seed, sample_number) alone,
+    for any number of workers and ranks. The clips have the sample numbers sample_number · R + r, r in [0, R); masks
+    are a function of these. A video that cannot be read is replaced by another, and listed in `bad_videos` of the
+    sample. `len(dataset)` is the number of samples of an epoch.
 
-    annotations: what `read_annotations` or `read_mixture` returns.
-    num_frames, frame_stride: T frames, `frame_stride` apart (see `frame_indices`) unless their source says otherwise.
-    size: (H, W) of the clips.
-    crops_per_video: R crops per decoded clip (repeated augmentation).
-    crop: how boxes are drawn, a name in `CROP_BOXES`.
-    hflip: show half of the crops flipped, left to right.
-    resize: how boxes become clips of `size`: see `CroppedClips`.
-    reader, short_side: see `open_video`.
-    max_replacements: how many other videos to try when one cannot be read, before giving up.
+    Args:
+        annotations: the videos, as `read_annotations` or `read_mixture` returns them.
+        num_frames: T, the frames of a clip.
+        frame_stride: frames from one frame of a clip to the next, unless the source of the video says otherwise.
+        size: (H, W) of the clips, in pixels.
+        crops_per_video: R, the clips of each decoded video (repeated augmentation).
+        seed: in [0, 2**64).
+        crop: how crop boxes are drawn: "multi-scale" or "random-resized".
+        hflip: flip half of the crops horizontally.
+        resize: how a crop becomes a clip: "bilinear", "antialias" or "pillow", as in `CroppedClips`.
+        reader: a key of READERS: "av", "decord" or "torchcodec".
+        short_side: pixels; if positive, larger frames are scaled down to this shorter side, as in `open_video`.
+        max_replacements: how many other videos to try when one cannot be read.
 
-    Errors: ValueError for a bad argument; on reading, `UnreadableVideosError` when the video and `max_replacements`
-    others (or all there are) cannot be read. Each video that was replaced is listed in the sample's `problems`.
-    Source: HybridVideoMAE in datasets/pretrain_datasets.py of VideoMAEv2, which replaces without saying so.
+    Raises:
+        ValueError: an argument is out of range or unknown, or `annotations` is empty.
+        UnreadableVideosError: from `dataset[...]`, if the video and `max_replacements` others (or all) are unreadable.
+
+    References:
+        HybridVideoMAE in datasets/pretrain_datasets.py of VideoMAE V2, which replaces bad videos without a report.
     """
 
     def __init__(
@@ -111,7 +100,7 @@ class ClipDataset(Dataset[ClipBatch]):
             if choice not in known:
                 raise ValueError(f"{name} must be one of {known}, got {choice!r}")
         check_reader(reader, short_side)
-        sample_rng(seed, 0)  # a seed out of range is an error now rather than in a worker
+        sample_rng(seed, 0)  # so that a seed out of range is an error here and not in a worker
         self.annotations = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
         self.num_frames, self.frame_stride, self.size = num_frames, frame_stride, (int(size[0]), int(size[1]))
         self.crops_per_video, self.seed = crops_per_video, seed
@@ -128,12 +117,24 @@ class ClipDataset(Dataset[ClipBatch]):
         clips = cut_clips(drawn.frames, drawn.crops, self.size, self.resize)
         first = sample_number * self.crops_per_video
         numbers = torch.arange(first, first + self.crops_per_video)
-        return ClipBatch(clips, numbers, drawn.problems, time.perf_counter() - start)
+        labels = self._labels(drawn.index)
+        return ClipBatch(clips, numbers, labels, self.crops_per_video, drawn.bad_videos, time.perf_counter() - start)
 
     def draw(self, index: int, sample_number: int) -> Draw:
-        """The frames and crops of a sample, from video `index` or, if that cannot be read, from another."""
+        """Decode the frames and draw the crops of a sample.
+
+        Args:
+            index: the video to try first.
+            sample_number: number of the sample; with the seed it decides everything random.
+
+        Returns:
+            Frames and crops, of video `index` or, if that one cannot be read, of another.
+
+        Raises:
+            UnreadableVideosError: video `index` and `max_replacements` others (or all) cannot be read.
+        """
         tried: set[int] = set()
-        problems: list[VideoProblem] = []
+        bad_videos: list[BadVideo] = []
         for attempt in range(min(self.max_replacements + 1, len(self.annotations))):
             rng = sample_rng(self.seed, sample_number, attempt)
             while index in tried:
@@ -141,15 +142,26 @@ class ClipDataset(Dataset[ClipBatch]):
             try:
                 numbers, frames = self.decode(index, rng)
             except VideoError as error:
-                problems.append(VideoProblem(error.path, error.reason))
+                bad_videos.append(BadVideo(error.path, error.reason))
                 tried.add(index)
                 continue
-            return Draw(index, numbers, frames, self._draw_crops(frames, rng), problems)
-        listed = "".join(f"\n  {problem.path}: {problem.reason}" for problem in problems)
-        raise UnreadableVideosError(f"{len(problems)} videos in a row could not be read:{listed}")
+            return Draw(index, numbers, frames, self._draw_crops(frames, rng), bad_videos)
+        listed = "".join(f"\n  {bad_video.path}: {bad_video.reason}" for bad_video in bad_videos)
+        raise UnreadableVideosError(f"{len(bad_videos)} videos in a row could not be read:{listed}")
 
     def decode(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor]:
-        """Numbers (T,) and pixels uint8 (T, height, width, 3) of a clip's frames; `VideoError` if unreadable."""
+        """Decode the frames of one clip.
+
+        Args:
+            index: number of the video.
+            rng: draws the first frame.
+
+        Returns:
+            The numbers (T,) int64 of the frames, and their pixels uint8 (T, height, width, 3).
+
+        Raises:
+            VideoError: the video cannot be read.
+        """
         source = self.annotations.source(index)
         with closing(open_entry(self.annotations[index], self.reader, self.short_side, source.template)) as video:
             numbers = frame_indices(video.num_frames, self.num_frames, source.frame_stride or self.frame_stride, rng)
@@ -162,3 +174,10 @@ class ClipDataset(Dataset[ClipBatch]):
             Crop(box(height, width, self.size, rng), self.hflip and bool(rng.integers(2)))
             for _ in range(self.crops_per_video)
         ]
+
+    def _labels(self, index: int) -> torch.Tensor | None:
+        """The label of a video, once for each of its clips."""
+        if not self.annotations.has_labels:
+            return None
+        label = self.annotations[index].label
+        return torch.full((self.crops_per_video,), -1 if label is None else label, dtype=torch.int64)

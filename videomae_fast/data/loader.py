@@ -1,4 +1,4 @@
-"""The order of training: which (video, sample number) pairs make the batch of a step, on a rank."""
+"""The order of training: which videos make the batch of a step, on each rank."""
 
 import os
 from collections.abc import Iterator
@@ -6,21 +6,30 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from .dataset import ClipBatch, ClipDataset, collate
+from .batch import ClipBatch, collate
+from .dataset import ClipDataset
 from .sources.mixture import Mixture
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Yields, per step, the `batch_size` pairs (index, sample_number) of this rank.
+    """Yields for each step the `batch_size` pairs (index, sample_number) of this rank.
 
-    The order of an epoch, `mixture.order(seed, epoch)`, has L = `mixture.epoch_length` videos; what is left over after
-    `steps_per_epoch = L // (batch_size * world_size)` full steps is dropped, as published. A pair's sample_number is
-    epoch * L + its position in the order. Ranks take consecutive slices of the global
-    batch, so the same global batch is made however it is split. Starting at `start_step` gives the tail of the
-    sequence from 0.
+    The order of an epoch, `mixture.order(seed, epoch)`, has L = `mixture.epoch_length` videos. It is cut into
+    `steps_per_epoch` = L // (batch_size · world_size) steps, and the rest is dropped, as published. A sample number is
+    epoch · L + the position in the order. Ranks take consecutive slices of the global batch, so any number of ranks
+    makes the same global batches. With `start_step`, the sequence continues as if it had started at 0.
 
-    num_steps: how many steps to yield, counted from `start_step`; None: without end.
-    Errors: ValueError if no full step fits in an epoch, or for an argument out of range.
+    Args:
+        mixture: the videos.
+        batch_size: videos per rank and step.
+        seed: in [0, 2**64).
+        rank: in [0, world_size).
+        world_size: number of ranks.
+        start_step: the first step to yield.
+        num_steps: steps to yield; None: without end.
+
+    Raises:
+        ValueError: an epoch has no full step, or an argument is out of range.
     """
 
     def __init__(
@@ -68,20 +77,36 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 def make_loader(
     dataset: ClipDataset,
-    batch_size: int,  # videos per rank and step; a batch has batch_size * dataset.crops_per_video clips
+    batch_size: int,
     *,
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
     start_step: int = 0,
     num_steps: int | None = None,
-    timeout: float = 300.0,  # seconds a worker may take for one batch
+    timeout: float = 300.0,
 ) -> DataLoader[ClipBatch]:
-    """A DataLoader of `ClipBatch` in the order of `StepSampler`, shuffled by the dataset's seed.
+    """Make a loader that yields the batches of training in an exactly repeatable order.
 
-    Batches are pinned when CUDA is available. With workers, one that hangs inside native decoder code, where no Python
-    exception or signal handler can reach it, ends the loop with DataLoader's RuntimeError after `timeout` seconds.
-    Errors: ValueError as `StepSampler`, or if `workers` is negative.
+    The order depends on the dataset, its seed and the global batch size (batch_size · world_size), not on the number
+    of workers or ranks: see `StepSampler`. Batches are in page-locked memory if CUDA is available.
+
+    Args:
+        dataset: the clips.
+        batch_size: videos per rank and step; a batch has batch_size · dataset.crops_per_video clips.
+        rank: of this process, in [0, world_size).
+        world_size: number of processes that share a global batch.
+        workers: processes that decode; 0 decodes in this one.
+        start_step: the first step to yield, for resuming.
+        num_steps: steps to yield; None: without end.
+        timeout: seconds that a worker may take for one batch. No Python exception or signal handler reaches a worker
+            that hangs inside native decoder code; the loop then ends with DataLoader's RuntimeError.
+
+    Returns:
+        A DataLoader of `ClipBatch`.
+
+    Raises:
+        ValueError: an epoch has no full step, or an argument is out of range.
     """
     sampler = StepSampler(dataset.annotations, batch_size, dataset.seed, rank, world_size, start_step, num_steps)
     return DataLoader(
@@ -97,7 +122,7 @@ def make_loader(
 
 
 def _leave_process_group(worker: int) -> None:
-    # A SIGTERM or Ctrl-C for the whole group is the main process's to answer, which saves and ends its workers. One
-    # that died first would raise in the middle of a training step. Workers still end when they are told to, or alone.
+    # The main process answers a SIGTERM or Ctrl-C for the whole group: it saves and then ends its workers. A worker
+    # that died first would raise in the middle of a training step. Workers still end when told to, or when orphaned.
     if hasattr(os, "setsid"):
         os.setsid()

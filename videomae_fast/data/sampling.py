@@ -4,14 +4,27 @@ import numpy as np
 
 
 def frame_indices(total: int, num_frames: int, frame_stride: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices (num_frames,) int64 of frames `frame_stride` apart, from a start drawn uniformly.
+    """Draw the frames of a clip by the published rule.
 
-    With `span = num_frames * frame_stride`: `total > span` draws the start from [0, total - span], inclusive; a shorter
-    video starts at 0 and repeats the last index that the published rule reaches, the largest `start + k * frame_stride`
-    that is at most `total - 2` (8 frames, stride 4: 0, 4, 4, ...; up to 5 frames: all 0).
+    With S = frame_stride and span = num_frames · S: if total > span, the start s is uniform in [0, total - span], both
+    ends included; otherwise s = 0. Frame k of the clip is s + S · min(k, last), where last is the largest j >= 0 with
+    s + j · S <= total - 2 (0 if there is none). So a short video repeats its last index that the rule reaches: 8 frames
+    at stride 4 give 0, 4, 4, ...; up to 5 frames give 0, 0, ...
 
-    Errors: ValueError if `total`, `num_frames` or `frame_stride` is not positive.
-    Source: HybridVideoMAE._sample_train_indices and get_frame_id_list in datasets/pretrain_datasets.py of VideoMAEv2.
+    Args:
+        total: frames of the video.
+        num_frames: T, frames of the clip.
+        frame_stride: frames of the video from one frame of the clip to the next.
+        rng: draws the start.
+
+    Returns:
+        (T,) int64 indices in [0, total), ascending.
+
+    Raises:
+        ValueError: `total`, `num_frames` or `frame_stride` is not positive.
+
+    References:
+        HybridVideoMAE._sample_train_indices and get_frame_id_list in datasets/pretrain_datasets.py of VideoMAE V2.
     """
     for name, value in (("total", total), ("num_frames", num_frames), ("frame_stride", frame_stride)):
         if value < 1:

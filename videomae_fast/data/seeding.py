@@ -1,6 +1,6 @@
-"""Random generators that depend on numbers, never on who draws or in what order.
+"""Random generators that are functions of numbers, so that workers, ranks and the order of draws do not matter.
 
-Philox is counter-based: (seed, number) is its key, so any sample's randomness can be made anywhere, at any time.
+Philox is counter-based with the key (seed, number): the random numbers of any sample can be made anywhere, at any time.
 """
 
 import numpy as np
@@ -9,7 +9,22 @@ _LIMIT = 2**64
 
 
 def sample_rng(seed: int, sample: int, attempt: int = 0) -> np.random.Generator:
-    """The generator of sample number `sample`; `attempt` counts the replacements of unreadable videos."""
+    """Make the random generator of one sample.
+
+    Args:
+        seed: of the run, in [0, 2**64).
+        sample: number of the sample, in [0, 2**64).
+        attempt: how many videos of the sample could not be read so far.
+
+    Returns:
+        A Philox generator that depends on the three numbers alone.
+
+    Raises:
+        ValueError: a number is out of range.
+
+    References:
+        Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011.
+    """
     return _philox(seed, sample, purpose=0, stream=attempt)
 
 
@@ -18,9 +33,9 @@ def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
     return _philox(seed, epoch, purpose=1, stream=0)
 
 
-def pass_rng(seed: int, turn: int, source: int) -> np.random.Generator:
-    """The generator that shuffles the videos of source number `source` for its pass number `turn`."""
-    return _philox(seed, turn, purpose=2, stream=source)
+def pass_rng(seed: int, number: int, source: int) -> np.random.Generator:
+    """The generator that shuffles the videos of source number `source` for its pass number `number`."""
+    return _philox(seed, number, purpose=2, stream=source)
 
 
 def _philox(seed: int, number: int, purpose: int, stream: int) -> np.random.Generator:

@@ -1,11 +1,13 @@
-"""What this library knows of other people's models and weights: fuse a model, load, save and convert checkpoints."""
+"""What this library knows of other people's models and weights: fuse a model; load, save and convert checkpoints."""
 
-from .convert import convert
-from .fuse import FusionError, fuse, unfuse
+from .checkpoint import CheckpointError, load_weights
+from .conversion import convert
+from .fusion import FusionError, fuse, unfuse
 from .huggingface.loading import load_huggingface
 from .huggingface.weights import from_huggingface, to_huggingface
+from .initialization import init_weights
 from .official.model import pretrain_loss
-from .official.weights import CheckpointError, load_published, load_weights, save_published
+from .official.weights import load_published, save_published
 
 __all__ = [
     "CheckpointError",
@@ -13,6 +15,7 @@ __all__ = [
     "convert",
     "from_huggingface",
     "fuse",
+    "init_weights",
     "load_huggingface",
     "load_published",
     "load_weights",

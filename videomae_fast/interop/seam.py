@@ -1,6 +1,6 @@
-"""A seam: one method of somebody else's module class that the library can replace on an instance, and put back."""
+"""A seam: one method of somebody else's module class that the library can replace on an instance, and restore."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, NoReturn
@@ -98,6 +98,15 @@ def is_attached(module: nn.Module) -> bool:
 def position_table(table: Tensor, like: Tensor) -> Tensor:
     """A table (1, N, D) as (N, D) in the dtype of `like`, which is what adding `table.type_as(like)` sees."""
     return table[0].to(device=like.device, dtype=like.dtype)
+
+
+def example_clip(weight: Tensor, num_tokens: int, image_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Two random clips (2, C, T, H, W) and boolean masks (2, N) that hide 90 %, for a patch projection's `weight`."""
+    _, channels, tubelet, *patch = weight.shape
+    height, width = image_size
+    frames = num_tokens // ((height // patch[0]) * (width // patch[1])) * tubelet
+    hidden = torch.rand(2, num_tokens, device=weight.device).argsort(1) >= max(1, num_tokens // 10)
+    return torch.randn(2, channels, frames, height, width, device=weight.device, dtype=weight.dtype), hidden
 
 
 def _methods(seam: Seam) -> dict[str, Callable[..., Any]]:

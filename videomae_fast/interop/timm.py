@@ -1,4 +1,4 @@
-"""The seam of timm's token dropping (timm/layers/patch_dropout.py), which any of its ViTs can have."""
+"""The seams of timm's token dropping (timm/layers/patch_dropout.py), which any of its ViTs can have."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ TESTED = "timm 1.0.31"
 
 
 def patch_dropout_forward(self: Any, x: Tensor) -> Tensor:
-    """PatchDropout.forward: a random share of the tokens (B, L, D) after the prefix tokens, in one gather."""
+    """PatchDropout.forward: the prefix tokens and a random share of the others, of (B, L, D), in one gather."""
     return _drop(self, x)[0]
 
 

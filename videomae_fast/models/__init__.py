@@ -1,6 +1,8 @@
 """Thin VideoMAE models over the ops."""
 
 from .config import CONFIGS, VideoMAEConfig, get_config
+from .memory_budget import choose_recompute
 from .pretrain import VideoMAEForPretraining
+from .stochastic_depth import stochastic_depth
 
-__all__ = ["CONFIGS", "VideoMAEConfig", "VideoMAEForPretraining", "get_config"]
+__all__ = ["CONFIGS", "VideoMAEConfig", "VideoMAEForPretraining", "choose_recompute", "get_config", "stochastic_depth"]

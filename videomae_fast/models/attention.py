@@ -1,12 +1,19 @@
-"""Scaled dot-product attention by backend name. A backend that cannot run is an error, never another backend."""
+"""Scaled dot-product attention by backend name. A backend that cannot run is an error, never another backend.
 
+"sdpa" is PyTorch's own attention. Where FlashAttention 3 or 4 is installed, `activate_flash_attention` makes it the
+flash kernel of PyTorch, with autograd and torch.compile intact.
+"""
+
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.attention
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._optional import require
+from .._optional import EXTRAS, require
 
 # Every backend takes q (B, n_q, h, d) and k, v (B, n_k, h, d) and returns (B, n_q, h, d); scale d^-1/2, no mask.
 
@@ -16,11 +23,11 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _flash_attn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return require("flash_attn").flash_attn_func(q, k, v)
+    return _function("flash-attn")(q, k, v)
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return require("xformers.ops").memory_efficient_attention(q, k, v)
+    return _function("xformers")(q, k, v)
 
 
 BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -28,34 +35,135 @@ BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "flash-attn": _flash_attn,
     "xformers": _xformers,
 }
-_MODULES = {"flash-attn": "flash_attn", "xformers": "xformers.ops"}
+_FUNCTIONS = {
+    "flash-attn": ("flash_attn", "flash_attn_func"),
+    "xformers": ("xformers.ops", "memory_efficient_attention"),
+}
+# What PyTorch can activate, and the GPUs that run it, by the major number of their compute capability
+# (torch/nn/attention/_fa3.py and _fa4.py). The first that can run is activated.
+_FLASH_IMPLEMENTATIONS = {"FA3": (9,), "FA4": (9, 10)}
+
+
+def _function(backend: str) -> Callable[..., Any]:
+    """The function of a backend's package. An installation may have the package without it."""
+    module, name = _FUNCTIONS[backend]
+    function = getattr(require(module), name, None)
+    if not callable(function):
+        raise ImportError(
+            f"attention='{backend}' calls {module}.{name}, which the installed '{module}' does not have (another "
+            "package, such as flash-attn-4, or a broken one, may own the name). "
+            f"Install it with: pip install 'videomae-fast[{EXTRAS[module.partition('.')[0]]}]'"
+        )
+    return function
 
 
 def check_backend(name: str) -> str:
-    """`name` if it is a backend; ValueError otherwise, ImportError if its package is missing."""
+    """Make sure that a backend exists and that its package has the function it calls.
+
+    Args:
+        name: a key of BACKENDS.
+
+    Returns:
+        `name`.
+
+    Raises:
+        ValueError: another name.
+        ImportError: the package is missing, cannot be imported, or lacks the function; the message names the extra.
+    """
     if name not in BACKENDS:
         raise ValueError(f"attention must be one of {tuple(BACKENDS)}, got '{name}'")
-    if name in _MODULES:
-        require(_MODULES[name])
+    if name in _FUNCTIONS:
+        _function(name)
     return name
 
 
 def unavailable_reason(name: str, device: torch.device | str) -> str | None:
-    """Why a backend cannot run on a device, or None if it can."""
+    """Why a backend cannot run on a device, or None if it can.
+
+    Args:
+        name: a key of BACKENDS.
+        device: of the tensors.
+
+    Returns:
+        The reason in words, or None.
+
+    Raises:
+        ValueError: another name.
+    """
     try:
         check_backend(name)
     except ImportError as error:
         return str(error)
-    if name in _MODULES and torch.device(device).type != "cuda":
+    if name in _FUNCTIONS and torch.device(device).type != "cuda":
         return f"{name} runs on CUDA devices only"
     return None
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
-    """Attention of q (B, n_q, h, d) over k, v (B, n_k, h, d) by the named backend: (B, n_q, h, d)."""
-    if backend in _MODULES:
+    """Scaled dot-product attention by the named backend.
+
+        out[b, i, h] = Σ_j softmax_j(q[b, i, h] · k[b, j, h] / √d) v[b, j, h]
+
+    Args:
+        q: (B, n_q, h, d) floating.
+        k: (B, n_k, h, d), as q.
+        v: (B, n_k, h, d), as q.
+        backend: a key of BACKENDS.
+
+    Returns:
+        (B, n_q, h, d), in the dtype of q.
+
+    Raises:
+        ValueError: tensors that are not on a GPU, for a backend that needs one.
+        TypeError: another dtype than float16 or bfloat16, for "flash-attn".
+        ImportError: as `check_backend`.
+    """
+    if backend in _FUNCTIONS:
         if q.device.type != "cuda":
             raise ValueError(f"attention='{backend}' runs on CUDA devices only, got tensors on {q.device}")
         if backend == "flash-attn" and q.dtype not in (torch.float16, torch.bfloat16):
             raise TypeError(f"attention='flash-attn' needs float16 or bfloat16, got {q.dtype}: use autocast")
     return BACKENDS[backend](q, k, v)
+
+
+def active_flash_attention() -> str | None:
+    """The FlashAttention that "sdpa" runs in place of PyTorch's own: "FA3", "FA4", or None."""
+    current = getattr(torch.nn.attention, "current_flash_attention_impl", None)
+    return None if current is None else current()
+
+
+def activate_flash_attention(device: torch.device | str) -> str | None:
+    """Let "sdpa" run FlashAttention 3 or 4 where PyTorch can activate it.
+
+    This changes what `F.scaled_dot_product_attention` runs in the whole process, so the library never calls it by
+    itself: a program does, once, before its first step. What somebody has activated before stays.
+
+    Args:
+        device: the GPU that the model runs on.
+
+    Returns:
+        What is active now: "FA3" or "FA4"; None where PyTorch's own flash attention stays, because this version of
+        PyTorch offers no activation, no package is installed, or the GPU is another. An installed package that cannot
+        be activated is a warning.
+
+    References:
+        `torch.nn.attention.activate_flash_attention_impl`.
+    """
+    activate = getattr(torch.nn.attention, "activate_flash_attention_impl", None)
+    device = torch.device(device)
+    if activate is None or device.type != "cuda" or active_flash_attention() is not None:
+        return active_flash_attention()
+    offered = torch.nn.attention.list_flash_attention_impls()
+    major, _ = torch.cuda.get_device_capability(device)
+    for name, majors in _FLASH_IMPLEMENTATIONS.items():
+        if name not in offered or major not in majors:
+            continue
+        try:
+            activate(name)
+        except ModuleNotFoundError:
+            continue  # not installed
+        except (ImportError, OSError, RuntimeError) as error:
+            warnings.warn(f"{name} is installed, but PyTorch cannot activate it: {error}", stacklevel=2)
+            continue
+        break
+    return active_flash_attention()

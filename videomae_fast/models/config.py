@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from .constants import IMAGENET_MEAN, IMAGENET_STD
+
 DECODER_CONTEXTS = ("published", "disjoint")
+RECOMPUTE = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class VideoMAEConfig:
     norm_eps: float = 1e-6
     attention: str = "sdpa"  # a key of models.attention.BACKENDS
     activation_checkpointing: bool = False  # keep only the input of each block and repeat the block in backward
+    # "always" repeats norms and GELUs in backward, "never" keeps their results. A model built with "auto" repeats them:
+    # to decide by predicted memory, ask `choose_recompute` before it is built.
+    recompute: str = "auto"
     # Whether mask tokens at positions the encoder also sees take part in the decoder ("published"), or are left
     # out ("disjoint": the paper's set; fewer tokens, other results).
     decoder_context: str = "published"
@@ -37,6 +41,8 @@ class VideoMAEConfig:
     def __post_init__(self) -> None:
         if self.decoder_context not in DECODER_CONTEXTS:
             raise ValueError(f"decoder_context must be one of {DECODER_CONTEXTS}, got '{self.decoder_context}'")
+        if self.recompute not in RECOMPUTE:
+            raise ValueError(f"recompute must be one of {RECOMPUTE}, got '{self.recompute}'")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
         if isinstance(self.image_size, int) or len(self.image_size) != 2:

@@ -12,9 +12,11 @@ from videomae_kernels import CroppedClips, assemble_decoder_tokens, masked_patch
 
 from ..masks import MaskPlan
 from .config import VideoMAEConfig
-from .encoder import Encoder, init_transformer, make_blocks, recompute, sinusoid_table
+from .encoder import Encoder, FixedPositions, init_transformer, make_blocks
+from .layers import linear, recompute
 
 Clip = Tensor | CroppedClips
+DIMENSIONS = "BCTHW"
 
 
 class Decoder(nn.Module):
@@ -22,9 +24,11 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VideoMAEConfig) -> None:
         super().__init__()
-        self.blocks = make_blocks(config, config.decoder_dim, config.decoder_depth, config.decoder_heads)
+        sizes = config.decoder_dim, config.decoder_depth, config.decoder_heads
+        self.blocks = make_blocks(config, *sizes, first_layer=config.encoder_depth)
         self.norm = nn.LayerNorm(config.decoder_dim, eps=config.norm_eps)
         self.head = nn.Linear(config.decoder_dim, config.patch_dim)
+        self.recompute = config.recompute
         self.apply(init_transformer)
 
     def forward(self, x: Tensor, last_rows: int) -> Tensor:
@@ -32,80 +36,122 @@ class Decoder(nn.Module):
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        return recompute(lambda x: self.head(self.norm(x)), last(x, last_rows))
+        return recompute(lambda x: linear(self.norm(x), self.head), last(x, last_rows), self.recompute)
 
 
-class VideoMAEForPretraining(nn.Module):
+class VideoMAEForPretraining(FixedPositions):
     """Masked video autoencoder. Its state_dict has the keys and shapes of a published pre-training checkpoint."""
 
-    position: Tensor
-
     def __init__(self, config: VideoMAEConfig) -> None:
-        super().__init__()
+        super().__init__(config.num_tokens, config.decoder_dim)
         self.config = config
         self.encoder = Encoder(config)
         self.encoder_to_decoder = nn.Linear(config.encoder_dim, config.decoder_dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_dim))
         self.decoder = Decoder(config)
-        self.register_buffer("position", sinusoid_table(config.num_tokens, config.decoder_dim), persistent=False)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
-    def forward(self, clip: Clip, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
-        """The pre-training loss, scalar float32 (float64 for a float64 clip).
+    def forward(self, clip: Clip, plan: MaskPlan, layout: str = DIMENSIONS) -> Tensor:
+        """The pre-training loss: `loss(predict(clip, plan), clip, plan)`.
 
-        clip: five dimensions in the order of `layout`, of the size the model was built for; uint8, or floating and
-        normalised with the configuration's pixel_mean and pixel_std. Or `CroppedClips`, which have no layout.
+        Args:
+            clip: five dimensions in the order of `layout`, any strides, of the size the model was built for; uint8,
+                or floating and normalised with the configuration's pixel_mean and pixel_std. Or CroppedClips, which
+                have no layout.
+            plan: masks of these clips on the grid of the model, on their device.
+            layout: a permutation of "BCTHW".
+
+        Returns:
+            Scalar float32, or float64 for a float64 clip.
+
+        Raises:
+            ValueError: a clip or plan of another size, or a wrong layout; the message names what came.
+            TypeError: a clip that is neither uint8 nor floating.
+
+        References:
+            VideoMAE V2, arXiv 2303.16727, section 3; engine_for_pretraining.py.
         """
-        return self.loss(self.predict(clip, plan, layout), clip, plan, layout)
+        clip = self._open(clip, plan, layout)
+        return self._loss(self._predict(clip, plan), clip, plan)
 
-    def predict(self, clip: Clip, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
-        """Predictions (B, R, P) for the tokens `plan.predicted` (B, R), P ordered as `patch_targets` orders it."""
-        self._check(clip, plan, layout)
-        decode, rows = plan.decoded, plan.predicted.shape[1]
-        if self.config.decoder_context == "disjoint":
-            decode = self._without_overlap(plan)
-        latent = self.encoder_to_decoder(self.encoder(clip, plan.visible, layout))
+    def predict(self, clip: Clip, plan: MaskPlan, layout: str = DIMENSIONS) -> Tensor:
+        """Pixel predictions for the tokens `plan.predicted`.
+
+        Args:
+            clip: as `forward` takes it.
+            plan: as `forward` takes it.
+            layout: as `forward` takes it.
+
+        Returns:
+            (B, R, P) for `plan.predicted` (B, R); P is ordered as `videomae_kernels.patch_targets` orders it.
+
+        Raises:
+            ValueError, TypeError: as `forward`.
+        """
+        return self._predict(self._open(clip, plan, layout), plan)
+
+    def loss(self, predictions: Tensor, clip: Clip, plan: MaskPlan, layout: str = DIMENSIONS) -> Tensor:
+        """Mean squared error where the encoder saw nothing; targets are each token's pixels, normalised.
+
+            loss = share · Σ w · mean_p (prediction − target)² / Σ w
+
+        Args:
+            predictions: (B, R, P), as `predict` returns them.
+            clip: as `forward` takes it.
+            plan: as `forward` takes it.
+            layout: as `forward` takes it.
+
+        Returns:
+            Scalar float32, or float64 for a float64 clip.
+
+        Raises:
+            ValueError, TypeError: as `forward`; ValueError also if `plan` leaves no row for the loss.
+        """
+        return self._loss(predictions, self._open(clip, plan, layout), plan)
+
+    def _predict(self, clip: Clip, plan: MaskPlan) -> Tensor:
+        decoded = self._without_overlap(plan) if self.config.decoder_context == "disjoint" else plan.decoded
+        latent = linear(self.encoder(clip, plan.visible), self.encoder_to_decoder)
         mask_token = self.mask_token.flatten()
-        tokens = assemble_decoder_tokens(latent, mask_token, self.position, plan.visible, decode)
-        return self.decoder(tokens, rows)
+        tokens = assemble_decoder_tokens(latent, mask_token, self.position, plan.visible, decoded)
+        return self.decoder(tokens, last_rows=plan.predicted.shape[1])
 
-    def loss(self, predictions: Tensor, clip: Clip, plan: MaskPlan, layout: str = "BCTHW") -> Tensor:
-        """Scalar: mean squared error of `predictions` (B, R, P) where the encoder saw nothing."""
+    def _loss(self, predictions: Tensor, clip: Clip, plan: MaskPlan) -> Tensor:
         stats = None if clip.dtype == torch.uint8 else (self.config.pixel_mean, self.config.pixel_std)
-        return masked_patch_loss(
-            predictions,
-            clip,
-            plan.predicted,
-            self.config.patch,
-            layout=layout,
-            denormalize=stats,
-            weight=plan.loss_weight,
+        loss = masked_patch_loss(
+            predictions, clip, plan.predicted, self.config.patch, denormalize=stats, weight=plan.loss_weight
         )
+        if plan.share is None:
+            return loss
+        return loss * (plan.share.to(loss.dtype) if isinstance(plan.share, Tensor) else plan.share)
 
-    def _check(self, clip: Clip, plan: MaskPlan, layout: str) -> None:
+    def _open(self, clip: Clip, plan: MaskPlan, layout: str) -> Clip:
+        """The clip as (B, C, T, H, W), a view, once it is known to fit the model and the plan."""
         if plan.grid != self.config.grid:
             raise ValueError(f"plan is for grid {plan.grid}, the model was built for {self.config.grid}")
-        if sorted(layout) != sorted("BCTHW"):
-            raise ValueError(f"layout must be a permutation of 'BCTHW' such as 'BTHWC', got '{layout}'")
+        if sorted(layout) != sorted(DIMENSIONS):
+            raise ValueError(f"layout must be a permutation of '{DIMENSIONS}' such as 'BTHWC', got '{layout}'")
+        shape = tuple(clip.shape)
         if isinstance(clip, CroppedClips):
-            layout = "BCTHW"
+            layout = DIMENSIONS
         elif clip.ndim != 5:
-            raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {tuple(clip.shape)}")
-        size = dict(zip(layout, clip.shape, strict=True))
-        expected = {"T": self.config.num_frames, "H": self.config.image_size[0], "W": self.config.image_size[1]}
-        for name, value in expected.items():
-            if size[name] != value:
-                raise ValueError(
-                    f"clip must have {name}={value} as the model was built for, got {tuple(clip.shape)} as {layout}"
-                )
-        if size["B"] != plan.visible.shape[0]:
-            raise ValueError(f"clip has a batch of {size['B']}, plan of {plan.visible.shape[0]}")
+            raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {shape}")
+        else:
+            clip = clip.permute([layout.index(dimension) for dimension in DIMENSIONS])
+        batch, _, *size = clip.shape
+        expected = self.config.num_frames, *self.config.image_size
+        for name, value, came in zip("THW", expected, size, strict=True):
+            if came != value:
+                raise ValueError(f"clip must have {name}={value} as the model was built for, got {shape} as {layout}")
+        if batch != plan.visible.shape[0]:
+            raise ValueError(f"clip has a batch of {batch}, plan of {plan.visible.shape[0]}")
+        return clip
 
     @staticmethod
     def _without_overlap(plan: MaskPlan) -> Tensor:
         if not isinstance(plan.num_overlap, int):
             raise ValueError(
                 "decoder_context='disjoint' needs the same number of overlap rows in every sample: tube masking "
-                "with a number of token frames that is a multiple of 4, or decoder mask 'none'"
+                "with a number of token frames that is a multiple of 4, or decoder_mask 'none'"
             )
         return plan.predicted

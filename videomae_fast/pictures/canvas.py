@@ -36,29 +36,29 @@ def outline(picture: Any, box: Sequence[float], colour: tuple[int, int, int], wi
 
 def beside(pictures: Sequence[Any], gap: int) -> Any:
     """Left to right, `gap` pixels apart."""
-    sheet = _blank(sum(p.width + gap for p in pictures) - gap, max(p.height for p in pictures))
+    canvas = _blank(sum(p.width + gap for p in pictures) - gap, max(p.height for p in pictures))
     left = 0
     for picture in pictures:
-        sheet.paste(picture, (left, 0))
+        canvas.paste(picture, (left, 0))
         left += picture.width + gap
-    return sheet
+    return canvas
 
 
 def below(pictures: Sequence[Any], gap: int) -> Any:
     """Top to bottom, `gap` pixels apart."""
-    sheet = _blank(max(p.width for p in pictures), sum(p.height + gap for p in pictures) - gap)
+    canvas = _blank(max(p.width for p in pictures), sum(p.height + gap for p in pictures) - gap)
     top = 0
     for picture in pictures:
-        sheet.paste(picture, (0, top))
+        canvas.paste(picture, (0, top))
         top += picture.height + gap
-    return sheet
+    return canvas
 
 
 def framed(picture: Any, margin: int) -> Any:
     """With a margin all around."""
-    sheet = _blank(picture.width + 2 * margin, picture.height + 2 * margin)
-    sheet.paste(picture, (margin, margin))
-    return sheet
+    canvas = _blank(picture.width + 2 * margin, picture.height + 2 * margin)
+    canvas.paste(picture, (margin, margin))
+    return canvas
 
 
 def _blank(width: int, height: int) -> Any:

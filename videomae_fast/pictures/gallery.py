@@ -23,14 +23,13 @@ from videomae_kernels import CroppedClips, patch_targets
 from .._optional import require
 from ..data import Crop, Draw, cut_clips
 from ..masks import MaskPlan
-from ..training.config import PretrainConfig
-from ..training.setup import make_dataset, plan_for
+from ..recipes import PretrainConfig
 from .canvas import below, beside, framed, outline, text, to_image
 from .reconstruction import on_grey, to_frames
 
 ROWS, FRAMES = 4, 4  # crops and frames shown at most; frames stand two by two
 CLIP_SIDE = 224  # smaller clips are shown as many whole times larger as fit in this
-SHEET_WIDTH = 2000  # source frames take what the clips leave of it, but are at least as wide as a clip
+CANVAS_WIDTH = 2000  # source frames take what the clips leave of it, but are at least as wide as a clip
 COLOURS = ((255, 140, 0), (0, 170, 255), (255, 80, 170), (90, 200, 40))  # of the crops
 DARK, TINT = 0.3, 0.35  # brightness left of hidden tokens; share of the crop's colour in predicted ones
 GAP = 4  # between frames; three times as much between rows, four times between panels and around all
@@ -56,19 +55,18 @@ def save_gallery(config: PretrainConfig, path: Path) -> None:
     image.init()
     if image.registered_extensions().get(path.suffix.lower()) not in image.SAVE:
         raise ValueError(f"output must name a picture that Pillow writes, .png or .jpg for example, got '{path}'")
-    draw_sheet(first_sample(config)).save(path)
+    draw_canvas(first_sample(config)).save(path)
 
 
 def first_sample(config: PretrainConfig) -> Sample:
     """Sample number 0 of the run."""
-    dataset = make_dataset(config)
-    drawn = dataset.draw(int(dataset.annotations.order(config.seed, 0)[0]), 0)
+    dataset, seed = config.data.dataset(config.run.seed), config.run.seed
+    drawn = dataset.draw(int(dataset.annotations.order(seed, 0)[0]), 0)
     clips = cut_clips(drawn.frames, drawn.crops, dataset.size, dataset.resize)
-    entry = dataset.annotations[drawn.index]
-    path = f"{entry.path}/{entry.member}" if entry.member else entry.path  # a tar file and its member, or a video
-    return Sample(
-        clips, plan_for(config, torch.arange(config.crops_per_video)), config.model_config().patch, drawn, path
-    )
+    path = dataset.annotations[drawn.index].name
+    model = config.model_config()
+    plan = config.masks.plan(torch.arange(config.data.crops_per_video), model.grid, seed)
+    return Sample(clips, plan, model.patch, drawn, path)
 
 
 def token_map(crop: Crop, frame: Sequence[int], shown: Sequence[int], grid: Sequence[int]) -> Tensor:
@@ -111,13 +109,13 @@ def clips_on_grey(sample: Sample, index: Tensor) -> list[Tensor]:
     return [to_frames(clip, plan.grid, patch) for clip in on_grey(rows, index, plan.num_tokens)]
 
 
-def draw_sheet(sample: Sample) -> Any:
+def draw_canvas(sample: Sample) -> Any:
     """The whole picture, a `PIL.Image.Image`."""
     plan, last = sample.plan, len(sample.drawn.frames) - 1
     times = torch.linspace(0, last, min(FRAMES, last + 1)).round().int().tolist()
     zoom = max(1, CLIP_SIDE // max(sample.clips.size))
     height, width = (zoom * side for side in sample.clips.size)
-    room = max(width, (SHEET_WIDTH - 4 * width - 19 * GAP) // 2)  # 19 gaps lie from edge to edge
+    room = max(width, (CANVAS_WIDTH - 4 * width - 19 * GAP) // 2)  # 19 gaps lie from edge to edge
     scale = min(height / sample.drawn.frames.shape[1], room / sample.drawn.frames.shape[2])
     made = clips_on_grey(sample, plan.visible), clips_on_grey(sample, plan.predicted)
     of_all = f"of {plan.num_tokens} tokens"
@@ -172,5 +170,5 @@ def describe(sample: Sample) -> list[str]:
         "bright: seen by the encoder; dark: hidden from it; tinted: predicted by the decoder",
         f"{sample.path}: {width} x {height}, frames {', '.join(map(str, sample.drawn.frame_numbers))}",
         f"resize {clips.resize}, to {clips.size[1]} x {clips.size[0]}; {sent:,} bytes sent per clip",
-        *(f"instead of {problem.path}: {problem.reason}" for problem in sample.drawn.problems),
+        *(f"instead of {bad.path}: {bad.reason}" for bad in sample.drawn.bad_videos),
     ]

@@ -1,7 +1,6 @@
 """The picture of a trained model at work: original | what the encoder sees | reconstruction."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,8 +11,7 @@ from videomae_kernels import CroppedClips, gather_tokens, masked_token_scatter, 
 from ..interop import load_published, load_weights
 from ..masks import MaskPlan
 from ..models import VideoMAEForPretraining
-from ..training.config import PretrainConfig
-from ..training.setup import make_dataset, plan_for
+from ..recipes import PretrainConfig
 from .canvas import to_image
 
 FRAMES_SHOWN = 8
@@ -27,8 +25,9 @@ def save_reconstruction(config: PretrainConfig, weights: Path, path: Path) -> No
     """
     model = VideoMAEForPretraining(config.model_config()).eval()
     load_weights(model, load_published(weights))
-    sample = make_dataset(replace(config, crops_per_video=1))[(0, 0)]
-    plan = plan_for(replace(config, decoder_mask="none"), sample.sample)
+    config = config.with_options(crops_per_video=1, decoder_mask="none")
+    sample = config.data.dataset(config.run.seed)[(0, 0)]
+    plan = config.masks.plan(sample.sample, model.config.grid, config.run.seed)
     with torch.no_grad():
         predictions = model.predict(sample.clips, plan)
     rows = reconstruct(sample.clips, predictions, plan, model.config.patch)

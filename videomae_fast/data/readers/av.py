@@ -1,10 +1,10 @@
 """Frames through PyAV, which carries a current FFmpeg: the default reader, and the only one that skips exactly.
 
-Opening reads the packets of the best video stream once, without decoding: their times, sorted, number the shown frames.
-A clip is then decoded from the last key frame at or before each of its frames, one thread, and of the packets on the
-way those are left out that no other frame refers to (H.264 in MP4, Matroska and MOV marks them): the frames are the
-same, the work is less. Where packets have no times (AVI with B-frames, MPEG program streams) the file is decoded from
-its start, twice: once to count.
+Opening reads the packets of the best video stream once, without decoding: their sorted times number the shown frames.
+A clip is then decoded from the last key frame at or before each of its frames, with one thread, skipping packets that
+no other frame references (H.264 in MP4, Matroska and MOV marks them): the frames are the same, the work is less. Where
+packets have no times (AVI with B-frames, MPEG program streams), the file is decoded from its start, once more to count
+its frames.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ _SEEK_LOOK = 64  # packets that may follow a seek before one is recognised
 class AvVideo:
     """`VideoReader` on PyAV. `url` is what FFmpeg opens; `short_side` > 0 scales larger frames down to it.
 
-    `codec` is FFmpeg's name of it, `seconds` how long the file says that it plays (0: it does not say).
+    `codec` is FFmpeg's name of the codec. `seconds` is the playing time that the file states; 0 if it states none.
     """
 
     def __init__(self, path: str, url: str, short_side: int = 0) -> None:
@@ -44,8 +44,8 @@ class AvVideo:
             raise
 
     def close(self) -> None:
-        # By hand and in this order: a container and its streams refer to each other, and a generator that still waits
-        # for its next packet when the container is gone keeps memory.
+        # Explicitly and in this order: a container and its streams refer to each other, and a generator that outlives
+        # its container keeps memory.
         for part in (self._demuxer, self._container):
             if part is not None:
                 part.close()
@@ -75,15 +75,15 @@ class AvVideo:
         if self._demuxer is not None:
             self._demuxer.close()
         self._demuxer = self._container.demux(self._stream)
-        self._ahead: list[Any] = []  # what was taken from it to see where it is
+        self._ahead: list[Any] = []  # packets taken to see where the demuxer is
 
     def _count_frames(self) -> None:
         found = [PacketInfo(p.pts, p.dts, p.is_keyframe, p.is_discard) for p in self._demuxer if p.size]
         self.codec, self.seconds = self._stream.codec.canonical_name, (self._container.duration or 0) / 1e6
         self._nal_length_bytes = nal_length_bytes(self.codec, self._decoder.extradata)
         self._next = -1  # nowhere: the packets have been read
-        # AVI has times of decoding only and MPEG program streams not one for each frame: FFmpeg's guesses at the rest
-        # are wrong where frames are reordered.
+        # AVI has decoding times only, and MPEG program streams lack times for some frames. FFmpeg guesses the rest, and
+        # guesses wrongly where frames are reordered.
         guessed = self._container.format.name in ("avi", "mpeg") and self._decoder.has_b_frames
         self._index = PacketIndex([] if guessed else found, has_hidden=self.codec == "vp8")
         self.num_frames = len(self._index.times)
@@ -108,7 +108,7 @@ class AvVideo:
             groups.setdefault(self._index.key_before(time), {})[time] = index
         images: dict[int, np.ndarray] = {}
         for key, index_at in groups.items():
-            # Where a stream refreshes its picture bit by bit, a key frame is none: begin at the beginning instead.
+            # With intra refresh a marked key frame is not decodable alone: start from the beginning instead.
             for start in (key, 0):
                 images.update(self._group(start, index_at))
                 missing = set(index_at.values()) - images.keys()

@@ -1,12 +1,18 @@
-"""What every reader has in common: the protocol, the error, and the check of indices."""
+"""Shared by all readers: the protocol, the error, and the check of indices."""
 
+import re
 from typing import Protocol
 
 import numpy as np
 
 
 class VideoError(Exception):
-    """A video that cannot be read: `path` and a one-line `reason`."""
+    """A video that cannot be read.
+
+    Attributes:
+        path: the video's path; of a member of a tar file, the tar file's path and the member's name.
+        reason: why it cannot be read, in one line.
+    """
 
     def __init__(self, path: str, reason: str) -> None:
         self.path, self.reason = path, " ".join(reason.split())
@@ -17,17 +23,35 @@ class VideoError(Exception):
 
 
 class VideoReader(Protocol):
-    """`num_frames`, and `frames(indices)` -> uint8 RGB (len(indices), height, width, 3) for any order of indices.
+    """Random access to the frames of one open video.
 
-    Index n is the n-th frame that is shown. A reader belongs to the process that opened it; `close` it after use.
+    Index n is the n-th frame that a player shows, with rotation applied. A reader belongs to the process that opened
+    it. Close it after use.
     """
 
     @property
-    def num_frames(self) -> int: ...
+    def num_frames(self) -> int:
+        """The number of frames that a player shows."""
+        ...
 
-    def frames(self, indices: np.ndarray) -> np.ndarray: ...
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        """Decode frames.
 
-    def close(self) -> None: ...
+        Args:
+            indices: (n,) integers in [0, num_frames), in any order; an index may repeat.
+
+        Returns:
+            The frames in the order of `indices`: uint8 RGB (n, height, width, 3).
+
+        Raises:
+            ValueError: `indices` is empty or out of range.
+            VideoError: a frame cannot be decoded, or frames differ in size.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the decoder. A second call does nothing."""
+        ...
 
 
 def check_indices(indices: np.ndarray, num_frames: int) -> np.ndarray:
@@ -44,3 +68,12 @@ def in_order(path: str, indices: np.ndarray, images: dict[int, np.ndarray]) -> n
     if len(shapes) > 1:
         raise VideoError(path, f"frames of several sizes: {sorted(shapes)}")
     return np.stack([images[index] for index in indices.tolist()])
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message, so that equal causes read the same.
+
+    Later lines hold a C++ stack, and decord begins the first one with a clock and a place in its source.
+    """
+    lines = str(error).strip().splitlines()
+    return re.sub(r"^\[[\d:]+\] \S+: ", "", lines[0]) if lines else type(error).__name__

@@ -1,6 +1,5 @@
-"""Frames through decord (or decord2, which has the same import name): what published results were made with."""
+"""Frames through decord, the reader of the published results (or decord2, which has the same import name)."""
 
-import re
 from types import ModuleType
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 import torch  # noqa: F401
 
 from ..._optional import require
-from .base import VideoError, check_indices
+from .base import VideoError, check_indices, first_line
 
 _NO_TIME = -1e9  # seconds; FFmpeg marks an unknown time by the smallest integer
 
@@ -17,8 +16,8 @@ _NO_TIME = -1e9  # seconds; FFmpeg marks an unknown time by the smallest integer
 class DecordVideo:
     """`VideoReader` on decord's CPU decoder with one thread.
 
-    Frames are exact except where decord itself seeks to a neighbour: a few frames off in HEVC with open GOPs (x265's
-    default) and WMV, off by the first group of pictures in MPEG-TS.
+    decord seeks inexactly in some formats, and frames are then wrong: by a few in WMV and in HEVC with open groups of
+    pictures (x265's default), by the first group of pictures in MPEG-TS.
     """
 
     def __init__(self, path: str, url: str) -> None:
@@ -28,9 +27,9 @@ class DecordVideo:
             self._video = decord.VideoReader(url, ctx=decord.cpu(0), num_threads=1)
             times = self._video.get_frame_timestamp(np.arange(len(self._video)))[:, 0]
         except Exception as error:
-            raise VideoError(path, f"decord cannot open it ({_first_line(error)})") from error
-        # decord counts packets. Those cut off by an edit list have negative times, and alternate reference packets
-        # share one with a neighbour: neither is shown. Packets without a time (AVI with B-frames) may all be.
+            raise VideoError(path, f"decord cannot open it ({first_line(error)})") from error
+        # decord counts packets. A packet that an edit list cuts off has a negative time, and an alternate reference
+        # has the time of its neighbour: neither is shown. Where packets have no times (AVI with B-frames), all count.
         timed = not np.any(times < _NO_TIME)
         self.num_frames = len(np.unique(times[times >= 0])) if timed else len(times)
         self._seekable = timed and self.num_frames == len(times)
@@ -47,7 +46,7 @@ class DecordVideo:
                 return self._video.get_batch(indices).asnumpy()
             return self._frames_from_start(indices)
         except Exception as error:
-            raise VideoError(self.path, f"decord cannot decode it ({_first_line(error)})") from error
+            raise VideoError(self.path, f"decord cannot decode it ({first_line(error)})") from error
 
     def _frames_from_start(self, indices: np.ndarray) -> np.ndarray:
         """Decode every frame from 0: decord seeks and skips by packets, and would land on another frame."""
@@ -60,11 +59,5 @@ class DecordVideo:
 
 def _decord() -> ModuleType:
     decord = require("decord")
-    decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's chatter; what matters comes as an exception
+    decord.logging.set_level(decord.logging.QUIET)  # silences FFmpeg: real errors come as exceptions
     return decord
-
-
-def _first_line(error: Exception) -> str:
-    """The message without decord's C++ stack, clock and source position, so that equal causes read the same."""
-    lines = str(error).strip().splitlines()
-    return re.sub(r"^\[[\d:]+\] \S+: ", "", lines[0]) if lines else type(error).__name__

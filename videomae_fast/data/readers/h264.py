@@ -1,18 +1,18 @@
-"""Which packets of an H.264 stream no other frame refers to. Source: ITU-T H.264 §7.3.1, §7.4.1; ISO/IEC 14496-15."""
+"""Which packets of an H.264 stream no other frame references (ITU-T H.264 §7.3.1, §7.4.1; ISO/IEC 14496-15)."""
 
 _SLICES = (1, 2, 3, 4, 5)  # NAL unit types that hold a picture
-_HARMLESS = (6, 9, 12)  # supplemental information, delimiter, filler: nothing that a later frame needs
+_HARMLESS = (6, 9, 12)  # supplemental information, delimiter, filler: no later frame needs them
 
 
 def nal_length_bytes(codec: str, extradata: bytes | None) -> int:
-    """Bytes of the length before each NAL unit, as the avcC record says; 0 for anything but H.264 stored that way."""
+    """Bytes of the length field before each NAL unit, from the avcC record; 0 if the stream is not H.264 with one."""
     if codec != "h264" or not extradata or len(extradata) < 7 or extradata[0] != 1:
         return 0
     return (extradata[4] & 3) + 1
 
 
 def is_disposable(packet: memoryview, length_bytes: int) -> bool:
-    """Whether a packet holds slices with nal_ref_idc 0 only, so that leaving it out changes no other frame."""
+    """Whether all slices of a packet have nal_ref_idc 0, so that skipping it changes no other frame."""
     position, slices = 0, 0
     while position + length_bytes < len(packet):
         header = packet[position + length_bytes]

@@ -1,11 +1,11 @@
-"""Raw-frame folders: a video stored as one image per frame."""
+"""Folders of frames: a video stored as one image per frame."""
 
 import os
 
 import numpy as np
 
 from ..._optional import require
-from .base import VideoError, check_indices, in_order
+from .base import VideoError, check_indices, first_line, in_order
 
 IMAGE_TEMPLATE = "img_{:05}.jpg"  # the published --fname_tmpl
 
@@ -13,8 +13,8 @@ IMAGE_TEMPLATE = "img_{:05}.jpg"  # the published --fname_tmpl
 class ImageFolder:
     """`VideoReader` on a folder of images: frame n is `template.format(n + start)`."""
 
-    def __init__(self, path: str, start: int, total: int, template: str = IMAGE_TEMPLATE) -> None:
-        self.path, self.start, self.num_frames, self.template = path, start, total, template
+    def __init__(self, path: str, start: int, num_frames: int, template: str = IMAGE_TEMPLATE) -> None:
+        self.path, self.start, self.num_frames, self.template = path, start, num_frames, template
         if not os.path.isdir(path):
             raise VideoError(path, "no such folder of frames")
 
@@ -33,5 +33,5 @@ class ImageFolder:
         except ImportError:
             raise
         except Exception as error:
-            reason = "no such frame" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+            reason = "no such frame" if isinstance(error, FileNotFoundError) else first_line(error)
             raise VideoError(self.path, f"{name}: {reason}") from error

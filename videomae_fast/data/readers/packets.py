@@ -1,4 +1,4 @@
-"""Which packets of a video show which frames, from their times alone: nothing is decoded."""
+"""Which packets of a video show which frames, from packet times alone: nothing is decoded."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class PacketInfo(NamedTuple):
-    """What a container says of a packet: times of showing and of decoding, and two marks."""
+    """What a container says about a packet: presentation and decoding times, and two marks."""
 
     pts: int | None
     dts: int | None
@@ -17,7 +17,9 @@ class PacketInfo(NamedTuple):
 class PacketIndex:
     """Packets in the order of the file.
 
-    times: of the shown frames, rising; empty if the packets do not tell, and only decoding can count them.
+    Attributes:
+        times: ascending presentation times of the shown frames; empty if packets do not tell and only decoding can
+            count the frames.
     """
 
     def __init__(self, packets: Sequence[PacketInfo], has_hidden: bool) -> None:
@@ -30,7 +32,7 @@ class PacketIndex:
             self._keys = sorted((packet.pts or 0, number) for number, packet in enumerate(packets) if packet.is_key)
 
     def key_before(self, time: int) -> int:
-        """Number of the last key packet, in the order of showing, that is shown at `time` or before."""
+        """Number of the last key packet, in presentation order, that is shown at `time` or before."""
         return self._keys[bisect_right(self._keys, (time, len(self._times_of))) - 1][1]
 
     def last_of(self, times: Sequence[int]) -> int:
@@ -38,7 +40,7 @@ class PacketIndex:
         return max(self._number_at[time] for time in times)
 
     def times_of(self, number: int) -> list[int]:
-        """The times, for showing and for decoding, of a packet, as far as it has them."""
+        """The presentation and decoding times of a packet, as far as it has them."""
         return [time for time in self._times_of[number] if time is not None]
 
     def number_of(self, pts: int | None, dts: int | None) -> int | None:
@@ -49,10 +51,10 @@ class PacketIndex:
 def _shown_times(packets: Sequence[PacketInfo], has_hidden: bool) -> list[int]:
     order = [packet.dts for packet in packets if packet.dts is not None]
     first = next((number for number, packet in enumerate(packets) if packet.is_key), None)
-    # Times that start again belong to streams put one after another.
+    # Times start again where streams were concatenated.
     if first is None or order != sorted(order) or any(packet.pts is None for packet in packets):
         return []
-    # What comes before the first key frame has nothing to be decoded from.
+    # Frames before the first key frame cannot be decoded.
     shown = [pts for pts, _, _, discard in packets[first:] if pts is not None and not discard]
     shown = [pts for pts in shown if pts >= (packets[first].pts or 0)]
     times = sorted(set(shown))

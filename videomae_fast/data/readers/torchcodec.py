@@ -1,9 +1,9 @@
-"""Frames through torchcodec's CPU decoder, in exact mode: the approximate one misnumbers VFR and Matroska files."""
+"""Frames through torchcodec's CPU decoder, in exact mode: approximate mode misnumbers VFR and Matroska files."""
 
 import numpy as np
 
 from ..._optional import require
-from .base import VideoError, check_indices
+from .base import VideoError, check_indices, first_line
 
 
 class TorchcodecVideo:
@@ -15,7 +15,7 @@ class TorchcodecVideo:
         try:
             self._video = decoders.VideoDecoder(url, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         except Exception as error:
-            raise VideoError(path, f"torchcodec cannot open it ({_first_line(error)})") from error
+            raise VideoError(path, f"torchcodec cannot open it ({first_line(error)})") from error
         self.num_frames = len(self._video)
         if self.num_frames == 0:
             raise VideoError(path, "has no frames")
@@ -28,8 +28,4 @@ class TorchcodecVideo:
         try:
             return self._video.get_frames_at(indices.tolist()).data.numpy()
         except Exception as error:
-            raise VideoError(self.path, f"torchcodec cannot decode it ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise VideoError(self.path, f"torchcodec cannot decode it ({first_line(error)})") from error

@@ -1,1 +1,1 @@
-"""Which videos a run reads: annotation lists, folders, tar shards, mixtures, the demo clips."""
+"""Which videos a run reads: list files, folders, tar files, mixtures, the demo clips."""

@@ -1,16 +1,16 @@
-"""Several sources of videos, mixed: which video comes when.
+"""Weighted mixtures of sources: which video comes when.
 
-A mixture file is JSON (Python 3.10 reads no TOML by itself), a list of sources:
+A mixture file is a JSON list of sources:
 
     [{"data": "k400/train.csv", "root": "/data/k400"},
      {"data": "ssv2/train.csv", "weight": 0.5, "frame_stride": 2, "template": "img_{:05}.jpg"},
      {"data": "webvid/"}]
 
-``data``      a list, a folder or a tar file, relative to the mixture file: see `read_annotations`.
-``root``, ``format``  as `root` and `list_format` of `read_annotations`; `root` is relative to the mixture file.
-``weight``    how often each video of the source comes in an epoch (1): 2 is twice, 0.5 every other epoch.
-``frame_stride``    frames between two frames of a clip, instead of that of the run.
-``template``  names of the images in raw-frame folders (``img_{:05}.jpg``).
+* ``data``: a list file, a folder or a tar file, relative to the mixture file (see `read_annotations`).
+* ``root``, ``format``: `root` and `list_format` of `read_annotations`; `root` is relative to the mixture file.
+* ``weight``: how often each video of the source comes in an epoch (default 1): 2 is twice, 0.5 every other epoch.
+* ``frame_stride``: frames from one frame of a clip to the next (default: the run's).
+* ``template``: names of the images in folders of frames (default ``img_{:05}.jpg``).
 """
 
 import hashlib
@@ -34,7 +34,17 @@ _KEYS = {"data": str, "root": str, "format": str, "weight": (int, float), "frame
 
 @dataclass(frozen=True)
 class VideoSource:
-    """Videos that are sampled alike; `frame_stride` None is the run's. Errors: ValueError for a value out of range."""
+    """Videos that are sampled alike.
+
+    Attributes:
+        annotations: the videos, at least one.
+        weight: how often each video comes in an epoch, positive.
+        frame_stride: frames from one frame of a clip to the next; None: as the dataset says.
+        template: names of the images in folders of frames, with one place for the frame's number.
+
+    Raises:
+        ValueError: a value is out of range, or the template has not exactly one place.
+    """
 
     annotations: Annotations
     weight: float = 1.0
@@ -59,15 +69,28 @@ class VideoSource:
 
     @property
     def epoch_length(self) -> int:
+        """Samples of the source in an epoch, at least 1: weight · number of videos, rounded."""
         return max(1, round(self.weight * len(self.annotations)))
 
 
 class Mixture:
-    """Videos of all sources, numbered through; `order(seed, epoch)` is a function of its arguments alone.
+    """The videos of all sources, with one numbering, and their order in training.
 
-    Each source is gone through without repetition, in an order drawn anew for each pass, and carries on in the next
-    epoch where it stopped; within an epoch the sources are shuffled together.
-    Source: the UnlabeledHybrid list of VideoMAE V2 is several data sets one after another, which weights of 1 give.
+    Each source is passed through without repetition, in a new random order for each pass, and continues in the next
+    epoch where it stopped. Within an epoch the sources are shuffled together.
+
+    Args:
+        sources: at least one.
+
+    Attributes:
+        sources: as given.
+        epoch_length: samples of an epoch, over all sources.
+
+    Raises:
+        ValueError: there is no source.
+
+    References:
+        The UnlabeledHybrid list of VideoMAE V2 is several data sets one after another, as weights of 1 give.
     """
 
     def __init__(self, sources: Sequence[VideoSource]) -> None:
@@ -77,33 +100,61 @@ class Mixture:
         self._ends = np.cumsum([len(source.annotations) for source in sources])
         self.epoch_length = sum(source.epoch_length for source in sources)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether any video has a label. Equal labels in two sources need not mean the same class."""
+        return any(source.annotations.has_labels for source in self.sources)
+
     def __len__(self) -> int:
         """The number of videos."""
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> VideoEntry:
-        """Video `index` in [0, len)."""
+        """Video `index` in [0, len); IndexError if there is none."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} videos")
         number = self._number(index)
         return self.sources[number].annotations[index - int(self._ends[number])]  # counted from the source's end
 
     def fingerprint(self) -> str:
-        """Equal if the same videos are drawn in the same order with the same strides; their folder may have moved."""
+        """A digest of what `order` draws from.
+
+        Returns:
+            16 hexadecimal digits: equal if the same videos come in the same order with the same frame strides, also if
+            the folders of the videos have moved.
+        """
         parts = [
             (source.annotations.fingerprint(), float(source.weight), source.frame_stride) for source in self.sources
         ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def source(self, index: int) -> VideoSource:
-        """The source that video `index` belongs to."""
+        """The source of a video.
+
+        Args:
+            index: number of the video, in [0, len).
+
+        Returns:
+            One of `sources`.
+        """
         return self.sources[self._number(index)]
 
     def _number(self, index: int) -> int:
         return int(np.searchsorted(self._ends, index, side="right"))
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """The videos (epoch_length,) int64 of epoch `epoch`, in order."""
+        """Draw the order of an epoch, a function of the arguments alone.
+
+        Args:
+            seed: in [0, 2**64).
+            epoch: at least 0.
+
+        Returns:
+            (epoch_length,) int64, the numbers of the videos.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
         videos = np.concatenate([self._draws(number, seed, epoch) for number in range(len(self.sources))])
         return videos[epoch_rng(seed, epoch).permutation(self.epoch_length)]
 
@@ -112,16 +163,35 @@ class Mixture:
         length, size = source.epoch_length, len(source.annotations)
         passes, places = np.divmod(np.arange(epoch * length, (epoch + 1) * length), size)
         shuffled = [
-            pass_rng(seed, turn, number).permutation(size)[places[passes == turn]] for turn in np.unique(passes)
+            pass_rng(seed, current, number).permutation(size)[places[passes == current]]
+            for current in np.unique(passes)
         ]
         return np.concatenate(shuffled) + self._ends[number] - size
 
 
 def read_mixture(data: str | os.PathLike, root: str | os.PathLike | None = None, list_format: str = "auto") -> Mixture:
-    """Read a mixture file (``.json``), or anything that `read_annotations` reads as a mixture of one source.
+    """Read a mixture file, or one source.
 
-    Errors: as `read_annotations` and `VideoSource`; ValueError naming the source for a mixture file that is malformed,
-    or when `root` or `list_format` is given with one.
+    A mixture file is a JSON list of sources; each is an object with these keys, of which only "data" is required:
+
+    * "data": a list file, folder or tar file, relative to the mixture file.
+    * "root", "format": `root` and `list_format` of `read_annotations`; "root" is relative to the mixture file.
+    * "weight": how often each video of the source comes in an epoch (1): 2 is twice, 0.5 every other epoch.
+    * "frame_stride": frames from one frame of a clip to the next (the dataset's).
+    * "template": names of the images in folders of frames ("img_{:05}.jpg").
+
+    Args:
+        data: a mixture file (.json), or anything that `read_annotations` reads: a mixture of one source.
+        root: as in `read_annotations`; not for a mixture file.
+        list_format: as in `read_annotations`; not for a mixture file.
+
+    Returns:
+        The mixture.
+
+    Raises:
+        FileNotFoundError: as `read_annotations`.
+        ValueError: as `read_annotations` and `VideoSource`; also if the mixture file is malformed (the message names
+            the source), or `root` or `list_format` is given with it.
     """
     path = Path(data)
     if path.suffix.lower() != ".json":

@@ -1,9 +1,9 @@
-"""Videos inside tar files, as WebDataset lays them out: where each one lies, so that it is read by position.
+"""Videos inside tar files, as WebDataset lays them out: their positions, so that each one can be read in place.
 
-Python's `tarfile` lists the members; FFmpeg then reads a video where it lies in the tar file. The `webdataset` package
-itself only streams a shard from its beginning: sampling by number, exact resume and any split over ranks would each
-cost reading up to the sample. Shards written by it (or by `tar`) are what is read here; of a sample's files the videos
-are taken, and captions, labels and the like are left.
+Python's `tarfile` lists the members; FFmpeg then reads a video at its position in the tar file. The `webdataset`
+package streams a shard from its beginning: sampling by number, exact resume and a split over any number of ranks would
+each read up to the sample. Shards written by it (or by `tar`) can be read here. Only the videos of a sample are used;
+its captions, labels and other files are not.
 """
 
 import os
@@ -19,23 +19,30 @@ VIDEO_SUFFIXES = (  # lower case
 
 
 class Member(NamedTuple):
-    """A video in a tar file: the fields of `VideoEntry` after its path."""
+    """Position of a video in a tar file: its name there, its first byte and its bytes."""
 
-    start: int
-    total: int
-    size: int
     member: str
+    start: int
+    size: int
 
 
 def members(path: Path) -> list[Member]:
-    """The videos in a tar file, in its order; only headers are read.
+    """List the videos in a tar file; only headers are read.
 
-    Errors: FileNotFoundError; ValueError for a file that is no tar file, is compressed, ends early or has no videos.
+    Args:
+        path: an uncompressed tar file.
+
+    Returns:
+        The positions of the videos, in the order of the tar file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no tar file, is compressed, ends early or has no videos.
     """
     try:
-        with tarfile.open(path, "r:") as shard:  # uncompressed only: the others have no positions to read at
+        with tarfile.open(path, "r:") as shard:  # a compressed tar file has no positions to read at
             found = [
-                Member(info.offset_data, -1, info.size, info.name)
+                Member(info.name, info.offset_data, info.size)
                 for info in shard
                 if info.isreg() and os.path.splitext(info.name)[1].lower() in VIDEO_SUFFIXES
             ]

@@ -1,1 +1,1 @@
-"""Work on whole lists of videos: check them, transcode them."""
+"""Tools for whole lists of videos: check them, encode them again."""

@@ -1,4 +1,4 @@
-"""Read a list of videos once, in parallel, before a run does: what is bad, what is there, how fast it decodes."""
+"""Check the videos of a list before a run, in parallel: find bad ones, list codecs and sizes, measure decoding."""
 
 import os
 import time
@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..._files import atomic_write
 from ..readers import DEFAULT_READER, IMAGE_TEMPLATE, AvVideo, VideoError, check_reader, open_entry
 from ..sampling import frame_indices
 from ..seeding import sample_rng
-from ..sources.annotations import VideoEntry
+from ..sources.annotations import FrameFolder, TarMember, VideoEntry
 from ..sources.lists import read_lines
 from ..sources.mixture import read_mixture
 from .process_pool import parallel_map
@@ -21,39 +22,50 @@ from .process_pool import parallel_map
 
 @dataclass(frozen=True)
 class VideoCheck:
-    """One video; `problem` is empty if it can be read, and all else is 0 or empty if it cannot be opened."""
+    """The check of one video. If it cannot be opened, all but `path` and `reason` is 0 or empty.
+
+    Attributes:
+        path: the video's path; of a member of a tar file, the tar file's path and the member's name.
+        reason: why it cannot be read, in one line; empty if it can.
+        codec: FFmpeg's name of the codec; "images" for a folder of frames.
+        width, height: pixels, with rotation applied.
+        frames: frames that a player shows.
+        seconds: playing time; 0 if the file does not state it.
+        decode_seconds: processor time to open the video and decode one clip.
+    """
 
     path: str
-    problem: str = ""
-    codec: str = ""  # "images" for a raw-frame folder
-    width: int = 0  # as shown: rotation applied
+    reason: str = ""
+    codec: str = ""
+    width: int = 0
     height: int = 0
     frames: int = 0
-    seconds: float = 0.0  # how long it plays; 0: unknown
-    decode_seconds: float = 0.0  # processor time to open it and decode one clip
+    seconds: float = 0.0
+    decode_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class DataCheck:
-    """All videos of a list, in its order."""
+    """The check of all videos of a list, in its order."""
 
     videos: list[VideoCheck]
 
     @property
     def bad(self) -> list[VideoCheck]:
-        return [video for video in self.videos if video.problem]
+        """The videos that cannot be read."""
+        return [video for video in self.videos if video.reason]
 
     @property
     def clips_per_second(self) -> float:
         """Clips that one core opens and decodes in a second, one from each readable video."""
-        good = [video.decode_seconds for video in self.videos if not video.problem]
+        good = [video.decode_seconds for video in self.videos if not video.reason]
         return len(good) / max(sum(good), 1e-9)
 
     def summary(self) -> str:
         """A few lines for the console; each bad video has its own."""
-        good = [video for video in self.videos if not video.problem]
+        good = [video for video in self.videos if not video.reason]
         lines = [f"{len(self.videos)} videos, {len(self.bad)} bad"]
-        lines += [f"  bad: {video.path}: {video.problem}" for video in self.bad]
+        lines += [f"  bad: {video.path}: {video.reason}" for video in self.bad]
         if good:
             frames, sides = sorted(v.frames for v in good), sorted(min(v.width, v.height) for v in good)
             codecs = Counter(video.codec for video in good).most_common()
@@ -67,10 +79,15 @@ class DataCheck:
         return "\n".join(lines)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Write one line per video, fields separated by tabs, the names of the fields first."""
+        """Write a table: one line per video, fields separated by tabs, under a line of the fields' names.
+
+        Args:
+            path: the file to make or replace.
+        """
         rows = [[f.name for f in fields(VideoCheck)], *([str(v) for v in asdict(x).values()] for x in self.videos)]
-        text = "".join("\t".join(row) + "\n" for row in rows)
-        Path(path).write_text(text, encoding="utf-8", errors="surrogateescape")
+        with atomic_write(Path(path)) as partial:
+            text = "".join("\t".join(row) + "\n" for row in rows)
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def check_data(
@@ -81,18 +98,36 @@ def check_data(
     reader: str = DEFAULT_READER,
     num_frames: int = 16,
     frame_stride: int = 4,
-    workers: int = 0,  # processes; 0 reads in this one, which a video that crashes its decoder then ends
-    clean: str | os.PathLike | None = None,  # also write the list without its bad lines to this file
-    progress: Callable[[int, int], None] | None = None,  # called with the videos done and those in all
+    workers: int = 0,
+    clean: str | os.PathLike | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> DataCheck:
-    """Open every video of what `read_mixture` reads, decode one clip of it from a random place and its last frame.
+    """Open every video, decode one clip from a random place and the last frame.
 
-    `clean` keeps the rest of each line, labels included, and the order (tar files last). In the folder that paths are
-    relative to it keeps paths as they are, elsewhere it makes them absolute. A line that names a tar file stays unless
-    all videos in it are bad.
-    A video that crashes its decoder is a bad one, if it is read in a process other than this one.
-    Errors: as `read_mixture`; ValueError for an unknown reader, or a `clean` that could not be read back;
-    FileExistsError if `clean` exists.
+    Args:
+        data: anything that `read_mixture` reads.
+        root: as in `read_mixture`.
+        list_format: as in `read_mixture`.
+        reader: a key of READERS: "av", "decord" or "torchcodec".
+        num_frames: frames of the clip.
+        frame_stride: frames from one frame of the clip to the next, unless the mixture says otherwise.
+        workers: processes; 0 reads in this process, which then dies with a video that crashes its decoder. Other
+            processes are replaced, and the video is reported as bad.
+        clean: file for the list without its bad lines; it must not exist, and `data` must not be a mixture. Lines keep
+            what follows the path, labels included, and their order; lines of tar files come last. In the folder that
+            paths are relative to, paths stay as they are; elsewhere they become absolute. A line that names a tar file
+            stays unless all its videos are bad.
+        progress: called after each video with the number of videos done and of all videos.
+
+    Returns:
+        The checks of all videos.
+
+    Raises:
+        FileNotFoundError: as `read_mixture`.
+        ValueError: as `read_mixture`; also if a number is out of range, the reader is unknown, or the list in `clean`
+            could not be read back.
+        ImportError: the reader's package is missing.
+        FileExistsError: `clean` exists.
     """
     check_reader(reader)
     mixture = read_mixture(data, root, list_format)
@@ -118,7 +153,7 @@ def check_video(
     num_frames: int = 16,
     frame_stride: int = 4,
 ) -> VideoCheck:
-    """Check one video, as `check_data` does; never raises for what the file is like."""
+    """Check one video as `check_data` does; whatever is wrong with the file is a `reason`, not an error."""
     start = time.process_time()
     try:
         with closing(open_entry(entry, reader, template=template)) as video:
@@ -130,16 +165,12 @@ def check_video(
         codec, seconds = _codec_and_seconds(entry)
     except VideoError as error:
         return unreadable(entry, error.reason)
-    return VideoCheck(_name(entry), "", codec, width, height, frames, seconds, spent)
+    return VideoCheck(entry.name, "", codec, width, height, frames, seconds, spent)
 
 
 def unreadable(entry: VideoEntry, reason: str) -> VideoCheck:
-    """What is known of a video that cannot be read."""
-    return VideoCheck(_name(entry), reason)
-
-
-def _name(entry: VideoEntry) -> str:
-    return f"{entry.path}/{entry.member}" if entry.member else entry.path
+    """The check of a video that cannot be read."""
+    return VideoCheck(entry.name, reason)
 
 
 def _check_task(task: tuple[VideoEntry, str, str, int, int]) -> VideoCheck:
@@ -147,7 +178,7 @@ def _check_task(task: tuple[VideoEntry, str, str, int, int]) -> VideoCheck:
 
 
 def _codec_and_seconds(entry: VideoEntry) -> tuple[str, float]:
-    if entry.total >= 0:
+    if isinstance(entry, FrameFolder):
         return "images", 0.0
     video = open_entry(entry, "av")
     assert isinstance(video, AvVideo)
@@ -156,20 +187,25 @@ def _codec_and_seconds(entry: VideoEntry) -> tuple[str, float]:
 
 
 class _CleanList:
-    """Where the good lines of a list go; everything that can be wrong with it is found before the work begins."""
+    """The file for the good lines of a list; whatever can be wrong with it is found before the work begins."""
 
     def __init__(self, path: Path, data: str | os.PathLike, root: str | os.PathLike | None, list_format: str) -> None:
-        if path.exists():
-            raise FileExistsError(f"clean: {path} exists and is not overwritten")
         self.path = path
+        self._check_absent()
         folder, self.lines = read_lines(data, root, list_format)
         self.prefix = "" if path.parent.resolve() == folder.resolve() else str(folder.resolve())
         if len(self.prefix.split()) > 1:
             raise ValueError(f"clean: paths in {self.prefix!r} have spaces, so it cannot name them: write it there")
 
     def write(self, videos: list[VideoCheck]) -> None:
-        good = [pair for pair, video in zip(self.lines, videos, strict=True) if not video.problem]
-        files = [line for line, entry in good if not entry.member]
-        shards = dict.fromkeys(line for line, entry in good if entry.member)
-        with open(self.path, "x", encoding="utf-8", errors="surrogateescape") as file:
-            file.writelines(f"{os.path.join(self.prefix, line)}\n" for line in (*files, *shards))
+        good = [pair for pair, video in zip(self.lines, videos, strict=True) if not video.reason]
+        files = [line for line, entry in good if not isinstance(entry, TarMember)]
+        shards = dict.fromkeys(line for line, entry in good if isinstance(entry, TarMember))
+        self._check_absent()  # the check may have taken hours
+        with atomic_write(self.path) as partial:
+            text = "".join(f"{os.path.join(self.prefix, line)}\n" for line in (*files, *shards))
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+    def _check_absent(self) -> None:
+        if self.path.exists():
+            raise FileExistsError(f"clean: {self.path} exists and is not overwritten")

@@ -1,49 +1,55 @@
-"""Encode one video once more so that it decodes fast.
+"""Encode one video again so that it decodes fast.
 
-Through PyAV, not the `ffmpeg` program: its wheels bring FFmpeg with x264, so nothing else has to be installed, and
-frames are taken and counted as the readers take them.
+Through PyAV, not the `ffmpeg` program: PyAV's wheels bring FFmpeg with x264, so nothing else has to be installed, and
+frames are decoded and counted as the readers do it.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ..._files import atomic_write
 from ..._optional import require
 from ..readers import VideoError, locate, open_video
-from ..sources.annotations import VideoEntry
+from ..sources.annotations import TarMember, VideoFile
 
 _CRF = "20"  # a little finer than x264's default of 23, because these pixels were compressed before
 _LIMITED = 1  # AVCOL_RANGE_MPEG: luma from 16 to 235
-_ANY_TYPE = 0  # AV_PICTURE_TYPE_NONE: the encoder chooses, whatever the source had there
-_TURNS = {90: ("cclock",), -90: ("clock",), 180: ("clock", "clock"), -180: ("clock", "clock")}
+_ANY_TYPE = 0  # AV_PICTURE_TYPE_NONE: the encoder chooses the frame type, whatever the source had
+_TRANSPOSES = {90: ("cclock",), -90: ("clock",), 180: ("clock", "clock"), -180: ("clock", "clock")}  # by rotation
 
 
-def encode_video(entry: VideoEntry, target: Path, short_side: int, gop: int) -> None:
-    """Write `entry` as H.264 in MP4 to `target`, which is complete or absent.
+def encode_video(entry: VideoFile | TarMember, target: Path, short_side: int, gop: int) -> None:
+    """Write a video as H.264 in MP4.
 
-    One frame for each that is shown, with its time; rotation applied; no sound; sides even, the shorter one at most
-    `short_side`; a key frame every `gop` frames; x264's `fastdecode` tuning (no loop filter, no CABAC).
-    Errors: `VideoError` if it cannot be read to its end, or if the result does not have its number of frames.
+    The new video has one frame for each frame that a player shows, with its time; rotation is applied; there is no
+    sound. x264's tuning is `fastdecode` (no loop filter, no CABAC).
+
+    Args:
+        entry: the video.
+        target: the file to write; it is complete or absent at every moment.
+        short_side: pixels; larger videos are scaled down so that their shorter side is about this. Sides are even.
+        gop: frames from one key frame to the next, at most.
+
+    Raises:
+        ImportError: PyAV is missing.
+        VideoError: the video cannot be read to its end, or the result has another number of frames.
     """
     av = require("av")
     name, url = locate(entry)
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(target.name + ".part")
     try:
-        with av.open(url) as source, av.open(str(unfinished), "w", format="mp4") as container:
-            count = _encode(av, source, container, short_side, gop)
-        if count == 0:
-            raise VideoError(name, "has no frames")
-        with closing(open_video(unfinished)) as written:
-            if written.num_frames != count:
-                raise VideoError(name, f"{count} frames became {written.num_frames}")
-        os.replace(unfinished, target)
+        with atomic_write(target) as partial:
+            with av.open(url) as source, av.open(str(partial), "w", format="mp4") as container:
+                count = _encode(av, source, container, short_side, gop)
+            if count == 0:
+                raise VideoError(name, "has no frames")
+            with closing(open_video(partial)) as written:
+                if written.num_frames != count:
+                    raise VideoError(name, f"{count} frames became {written.num_frames}")
     except av.FFmpegError as error:
         raise VideoError(name, f"cannot be encoded again ({error.strerror})") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _encode(av: Any, source: Any, container: Any, short_side: int, gop: int) -> int:
@@ -54,17 +60,17 @@ def _encode(av: Any, source: Any, container: Any, short_side: int, gop: int) -> 
     stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
     reformatter = av.video.reformatter.VideoReformatter()
     output: Any = None
-    turned: Any = None
+    rotate: Any = None
     count, start, last = 0, 0, -1
     for shown in source.decode(stream):
-        turned = turned or _turn(av, stream, shown.rotation)
-        frame = turned(shown)
+        rotate = rotate or _rotation(av, stream, shown.rotation)
+        frame = rotate(shown)
         if output is None:
             output, start = _add_output(container, stream, frame, short_side, gop), frame.pts or 0
         small = reformatter.reformat(
             frame, output.width, output.height, "yuv420p", interpolation="BICUBIC", dst_color_range=_LIMITED, threads=1
         )
-        # AVI's times are guesses that need not rise; what counts is the order.
+        # AVI's times are guesses that need not rise; only their order counts.
         last = max(last + 1, last + 1 if frame.pts is None else frame.pts - start)
         small.pts, small.time_base, small.pict_type = last, stream.time_base, _ANY_TYPE
         container.mux(output.encode(small))
@@ -86,17 +92,17 @@ def _add_output(container: Any, stream: Any, frame: Any, short_side: int, gop: i
     return output
 
 
-def _turn(av: Any, stream: Any, rotation: int) -> Callable[[Any], Any]:
-    """What turns frames as a player does for `rotation` degrees."""
-    if rotation not in _TURNS:
+def _rotation(av: Any, stream: Any, degrees: int) -> Callable[[Any], Any]:
+    """A function that rotates frames by `degrees` as a player does."""
+    if degrees not in _TRANSPOSES:
         return lambda frame: frame
     graph = av.filter.Graph()
-    graph.threads = 1  # it lives on until garbage is collected, maybe in a process forked since, where threads do not
-    turns = [graph.add("transpose", direction) for direction in _TURNS[rotation]]
-    graph.link_nodes(graph.add_buffer(template=stream), *turns, graph.add("buffersink")).configure()
+    graph.threads = 1  # the garbage collector may free it in a forked process, where its threads do not exist
+    steps = [graph.add("transpose", direction) for direction in _TRANSPOSES[degrees]]
+    graph.link_nodes(graph.add_buffer(template=stream), *steps, graph.add("buffersink")).configure()
 
-    def turned(frame: Any) -> Any:
+    def rotate(frame: Any) -> Any:
         graph.vpush(frame)
         return graph.vpull()
 
-    return turned
+    return rotate

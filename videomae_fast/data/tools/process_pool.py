@@ -1,6 +1,6 @@
-"""One function over many items in several processes, in order, without holding all of the items' results back.
+"""A process pool that survives crashes: apply a function to many items, in order, a few items ahead.
 
-Video decoders are native code, and a damaged file can crash one. That costs the process, but no other item.
+Video decoders are native code, and a damaged file can crash one. This costs one process, but no other item.
 """
 
 import multiprocessing
@@ -23,12 +23,23 @@ def parallel_map(
     workers: int,
     on_death: Callable[[Item, str], Result],
 ) -> Iterator[Result]:
-    """`map(function, items)` in `workers` processes; 0 runs in this one, which a crash then ends.
+    """`map(function, items)` in several processes.
 
-    on_death: called here with an item whose process died, and the reason; what it returns is the item's result. Only an
-        item that kills a process of its own counts. When one dies, the items that were under way are done again, one
-        after the other until that one is found, so `function` must bear being interrupted and repeated.
-    Errors: ValueError if `workers` is negative; BrokenProcessPool if processes die before they are given an item.
+    When a process dies, the items in progress are repeated one after the other, each in a process of its own, until one
+    of them kills its process: that item is to blame.
+
+    Args:
+        function: applied to each item; it may be interrupted and repeated. It must be picklable, as items and results.
+        items: taken only a few ahead of the results.
+        workers: processes; 0 runs in this process, which a crash then ends.
+        on_death: called in this process with the item to blame and the reason; returns the item's result.
+
+    Yields:
+        The results, in the order of the items. An exception of `function` is raised in the place of its result.
+
+    Raises:
+        ValueError: `workers` is negative.
+        BrokenProcessPool: processes die before they are given an item.
     """
     if workers < 0:
         raise ValueError(f"workers must not be negative, got {workers}")
@@ -48,7 +59,7 @@ def parallel_map(
 
 
 class _Queue(Generic[Item, Result]):
-    """Items in a pool of processes, first in first out; a pool that an item broke is replaced."""
+    """Items in a process pool, first in, first out; a pool that an item broke is replaced."""
 
     def __init__(
         self, function: Callable[[Item], Result], workers: int, on_death: Callable[[Item, str], Result]
@@ -61,7 +72,7 @@ class _Queue(Generic[Item, Result]):
         self.tasks.append((item, self._submit(item)))
 
     def get(self) -> Result:
-        """The result of the first item, which leaves; raises what `function` raised."""
+        """Take the first item out and return its result; raises what `function` raised."""
         if _is_lost(self.tasks[0][1]):
             self._recover()
         return self.tasks.popleft()[1].result()
@@ -69,16 +80,16 @@ class _Queue(Generic[Item, Result]):
     def _submit(self, item: Item) -> Future[Result]:
         try:
             return self.pool.submit(self.function, item)
-        except BrokenProcessPool as error:  # noticed here only; `get` deals with it when the first lost item is due
+        except BrokenProcessPool as error:  # `get` recovers when it comes to the first lost item
             future: Future[Result] = Future()
             future.set_exception(error)
             return future
 
     def _recover(self) -> None:
         """Find the item that broke the pool, and give the other lost ones to a new pool."""
-        self.pool.shutdown()  # first, because to fork while the threads of a pool run is not safe
+        self.pool.shutdown()  # first: forking while the threads of a pool run is not safe
         lost = [index for index, (_, future) in enumerate(self.tasks) if _is_lost(future)]
-        for index in lost[: self.workers]:  # items start in order, so those that were under way are the first
+        for index in lost[: self.workers]:  # items start in order, so the first ones were in progress
             item = self.tasks[index][0]
             future, survived = self._alone(item)
             self.tasks[index] = (item, future)
@@ -88,9 +99,9 @@ class _Queue(Generic[Item, Result]):
         self.tasks = deque((item, self._submit(item) if _is_lost(future) else future) for item, future in self.tasks)
 
     def _alone(self, item: Item) -> tuple[Future[Result], bool]:
-        """The result for an item that gets a process of its own, and whether that survived."""
+        """Run an item in a process of its own; returns its result and whether the process survived."""
         with ProcessPoolExecutor(1) as pool:
-            number = pool.submit(os.getpid).result()  # it waits for work, so it is among the children
+            number = pool.submit(os.getpid).result()  # it waits for work, so it is a child now
             process = next(child for child in multiprocessing.active_children() if child.pid == number)
             future = pool.submit(self.function, item)
         if not _is_lost(future):

@@ -2,7 +2,7 @@
 
 `VideoMAEEmbeddings` embeds every token, adds a table copied from the host, and selects by a boolean mask;
 `VideoMAEForPreTraining.forward` copies a table expanded over the batch and makes targets of the whole clip. Encoder
-and decoder layers are not touched, whose insides change between versions.
+and decoder layers stay as they are: their insides change between versions.
 """
 
 import sys
@@ -15,7 +15,7 @@ from videomae_kernels import assemble_decoder_tokens, embed_tokens, masked_patch
 
 from ...masks import Mask, as_plan, encoder_mask, visible_tokens
 from ...models.config import IMAGENET_MEAN, IMAGENET_STD
-from ..seam import Seam, is_attached, position_table
+from ..seam import Seam, example_clip, is_attached, position_table
 
 TESTED = "transformers 4.45 to 5.23"
 LAYOUT = "BTCHW"
@@ -56,16 +56,27 @@ def patch_embeddings_forward(
 
 def pretraining_forward(
     self: Any,
-    pixel_values: Tensor,  # (B, T, C, H, W)
-    bool_masked_pos: Mask | None = None,  # (B, N) bool, True = hidden, or a MaskPlan
+    pixel_values: Tensor,
+    bool_masked_pos: Mask | None = None,
     *,
-    decode_mask: Tensor | None = None,  # (B, N) bool, True = not decoded (VideoMAE V2's dual masking)
+    decode_mask: Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
-    """VideoMAEForPreTraining.forward.
+    """VideoMAEForPreTraining.forward, and the dual masking of VideoMAE V2.
 
-    logits (B, R, P) are those of `plan.predicted`: of the hidden and decoded tokens, ascending. Where samples differ
-    in how many decoded tokens the encoder sees too, those are predicted as well and come first.
+    Args:
+        pixel_values: (B, T, C, H, W) floating, normalised with ImageNet's mean and standard deviation.
+        bool_masked_pos: (B, N) bool, True for tokens hidden from the encoder; or a MaskPlan.
+        decode_mask: (B, N) bool, True for tokens that are not decoded; None decodes exactly the hidden tokens.
+        kwargs: as the original takes them.
+
+    Returns:
+        VideoMAEForPreTrainingOutput. Its logits (B, R, P) predict `plan.predicted`: the tokens that are hidden and
+        decoded, ascending. If samples differ in how many decoded tokens the encoder sees, these tokens are predicted
+        as well and come first.
+
+    Raises:
+        ValueError: there is no mask, or a mask has another shape.
     """
     if bool_masked_pos is None:
         raise ValueError("bool_masked_pos is missing: a boolean mask (B, N), True = hidden, or a MaskPlan")
@@ -118,14 +129,9 @@ def _module_of(model: Any) -> Any:
     return sys.modules[PRETRAINING.original_class(model).__module__]
 
 
-def _example_clip(patches: Any) -> tuple[Tensor, Tensor]:
-    weight = patches.projection.weight
-    frames = patches.num_patches * patches.tubelet_size
-    for size, patch in zip(patches.image_size, patches.patch_size, strict=True):
-        frames //= size // patch
-    hidden = torch.rand(2, patches.num_patches, device=weight.device).argsort(1) >= max(1, patches.num_patches // 10)
-    clip = torch.randn((2, frames, patches.num_channels, *patches.image_size), device=weight.device, dtype=weight.dtype)
-    return clip, hidden
+def _example(patches: Any) -> tuple[Tensor, Tensor]:
+    clip, hidden = example_clip(patches.projection.weight, patches.num_patches, patches.image_size)
+    return clip.transpose(1, 2), hidden
 
 
 PATCH_EMBEDDINGS = Seam(
@@ -142,7 +148,7 @@ PATCH_EMBEDDINGS = Seam(
         "num_patches": int,
     },
     forward=patch_embeddings_forward,
-    example=lambda module: _example_clip(module)[:1],
+    example=lambda module: _example(module)[:1],
     tested=TESTED,
 )
 EMBEDDINGS = Seam(
@@ -151,7 +157,7 @@ EMBEDDINGS = Seam(
     package="transformers",
     needs={"patch_embeddings": nn.Module, "position_embeddings": Tensor},
     forward=embeddings_forward,
-    example=lambda module: _example_clip(module.patch_embeddings),
+    example=lambda module: _example(module.patch_embeddings),
     tables=("position_embeddings",),
     tested=TESTED,
 )
@@ -171,7 +177,7 @@ PRETRAINING = Seam(
         "config.patch_size": int,
     },
     forward=pretraining_forward,
-    example=lambda module: _example_clip(module.videomae.embeddings.patch_embeddings),
+    example=lambda module: _example(module.videomae.embeddings.patch_embeddings),
     tables=("position_embeddings",),
     tested=TESTED,
 )

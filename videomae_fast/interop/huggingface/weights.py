@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..official.weights import CheckpointError, State, key_problems
+from ..checkpoint import CheckpointError, State, key_problems
 
 BiasLayout = Literal["q_bias", "qkv", "qv"]
 
@@ -49,16 +49,25 @@ _MODULES = (
 _SAME = ("mask_token", "encoder_to_decoder.weight")
 
 
-def from_huggingface(state: Mapping[str, Tensor]) -> State:
-    """The published layout of a `VideoMAEForPreTraining` state dict in any bias layout, which is recognised.
+def from_huggingface(state: Mapping[str, Tensor], strict: bool = True) -> State:
+    """The published layout of the weights of a `VideoMAEForPreTraining`.
 
-    `key.bias` of the "qkv" layout is dropped whatever its values are: it adds q·b to all scores of a query alike,
+    `key.bias` of the "qkv" bias layout is dropped whatever its values are: it adds q·b to all scores of a query alike,
     and softmax does not change when a constant is added to its row.
 
-    CheckpointError names the keys that are missing or not known; a model built with `use_mean_pooling=True` has no
-    final encoder LayerNorm, which the published model needs, and is refused.
+    Args:
+        state: state dict of a `VideoMAEForPreTraining` with `use_mean_pooling=False`, in any bias layout.
+        strict: whether `state` must have all its names and no others. If not, any of transformers' VideoMAE models
+            will do: what is there is renamed, and unknown names stay as they are.
+
+    Returns:
+        {published name: tensor}. Tensors are those of `state` but for `qkv`, which joins three.
+
+    Raises:
+        CheckpointError: names are missing or not known; or the model was built with `use_mean_pooling=True` and has
+            no final encoder LayerNorm, which the published model needs.
     """
-    if "videomae.layernorm.weight" not in state and any(key.startswith("videomae.encoder.") for key in state):
+    if strict and "videomae.layernorm.weight" not in state and any(k.startswith("videomae.encoder.") for k in state):
         raise CheckpointError(
             "state has no 'videomae.layernorm': the model was built with use_mean_pooling=True and has no final "
             "encoder LayerNorm, which the published pre-training model has (encoder.norm); only a model with "
@@ -67,25 +76,35 @@ def from_huggingface(state: Mapping[str, Tensor]) -> State:
     blocks = _blocks(state, hf=True)
     renames = _renames(blocks)
     q_bias, k_bias, v_bias = _BIASES[bias_layout(state)]
-    attention = [*_QKV, *filter(None, (q_bias, k_bias, v_bias))]
-    expected = {hf for _, hf in renames} | {hf + _ATTENTION + name for _, hf in blocks for name in attention}
-    _check_names(state, expected, "a VideoMAEForPreTraining state dict")
-    result = {published: state[hf] for published, hf in renames}
+    attention = {hf + _ATTENTION + name for _, hf in blocks for name in filter(None, (*_QKV, q_bias, k_bias, v_bias))}
+    known = attention | {hf for _, hf in renames}
+    other = state.keys() - known
+    if strict:
+        _check_names(known - state.keys(), other, "a VideoMAEForPreTraining state dict")
+    _check_names(attention - state.keys(), (), "a VideoMAE state dict")
+    result = {published: state[hf] for published, hf in renames if hf in state}
     for published, hf in blocks:
         hf += _ATTENTION
         result[f"{published}attn.qkv.weight"] = torch.cat([state[hf + name] for name in _QKV])
         result[f"{published}attn.q_bias"] = state[hf + q_bias]
         result[f"{published}attn.v_bias"] = state[hf + v_bias]
-    return result
+    return result | {name: state[name] for name in other}
 
 
 def to_huggingface(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
-    """The `VideoMAEForPreTraining` state dict, in the bias layout asked for, of published-layout weights.
+    """The weights of a `VideoMAEForPreTraining` with `use_mean_pooling=False`, from the published layout.
 
-    "qv" is what transformers reads from 5.18 on, which reads "q_bias" too; 5.5 to 5.16 need "qkv", whose `key.bias`
-    becomes zeros, the published model's constant. The model must have `use_mean_pooling=False`.
-    Tensors are not copied: q, k and v are views of `qkv`.
-    CheckpointError names the keys that are missing or not known.
+    Args:
+        state: published pre-training weights.
+        layout: where the biases of q, k and v go. "qv" is what transformers reads from 5.18 on, which reads "q_bias"
+            too; 5.5 to 5.16 need "qkv", whose `key.bias` becomes zeros, the published model's constant.
+
+    Returns:
+        {transformers' name: tensor}. Tensors are not copied: q, k and v are views of `qkv`.
+
+    Raises:
+        ValueError: `layout` is unknown.
+        CheckpointError: names are missing or not known, or the rows of `qkv` do not fit its biases.
     """
     if layout not in _BIASES:
         raise ValueError(f"layout is {layout!r}; allowed: {', '.join(map(repr, get_args(BiasLayout)))}")
@@ -94,7 +113,7 @@ def to_huggingface(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
     renames = _renames(blocks)
     attention = ("attn.qkv.weight", "attn.q_bias", "attn.v_bias")
     expected = {name for name, _ in renames} | {block + name for block, _ in blocks for name in attention}
-    _check_names(state, expected, "a published pre-training state dict")
+    _check_names(expected - state.keys(), state.keys() - expected, "a published pre-training state dict")
     result = {hf: state[published] for published, hf in renames}
     for published, hf in blocks:
         hf += _ATTENTION
@@ -161,7 +180,7 @@ def bias_layout(state: Iterable[str]) -> BiasLayout:
     raise CheckpointError(f"state has biases {sorted(found)} below '{_ATTENTION}'; known layouts are {known}")
 
 
-def _check_names(state: Mapping[str, Tensor], expected: set[str], what: str) -> None:
-    problems = key_problems(expected - state.keys(), state.keys() - expected)
+def _check_names(missing: Iterable[str], unexpected: Iterable[str], what: str) -> None:
+    problems = key_problems(missing, unexpected)
     if problems:
         raise CheckpointError(f"state is not {what}: " + "; ".join(problems))

@@ -8,7 +8,6 @@ model but of `train_one_epoch` (engine_for_pretraining.py): `pretrain_loss` repl
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,13 +15,16 @@ from videomae_kernels import assemble_decoder_tokens, embed_tokens, masked_patch
 
 from ...masks import Mask, MaskPlan, encoder_mask, no_decoder_mask, visible_and_decoded, visible_tokens
 from ...models.config import IMAGENET_MEAN, IMAGENET_STD
-from ..seam import Seam, is_attached, position_table
+from ..seam import Seam, example_clip, is_attached, position_table
 
 TESTED = "OpenGVLab/VideoMAEv2 at 29eab1e and MCG-NJU/VideoMAE"
 
 
 def encoder_features(self: Any, x: Tensor, mask: Mask) -> Tensor:
-    """PretrainVisionTransformerEncoder.forward_features: clip (B, C, T, H, W), mask (B, N) bool, True = hidden."""
+    """PretrainVisionTransformerEncoder.forward_features: tokens (B, V, D) of a clip (B, C, T, H, W).
+
+    mask (B, N) bool is True for hidden tokens; a MaskPlan or the visible tokens' index (B, V) will do as well.
+    """
     proj, size = self.patch_embed.proj, tuple(self.patch_embed.img_size)
     if x.shape[-2:] != size:
         raise ValueError(f"the clip must be (B, C, T, {size[0]}, {size[1]}), got {tuple(x.shape)}")
@@ -55,15 +57,42 @@ def model_forward(self: Any, x: Tensor, mask: Mask, decode_mask: Tensor | None =
 
 
 def pretrain_loss(
-    images: Tensor,  # (B, 3, T, H, W) normalised with ImageNet's mean and std, as the model got them
-    outputs: Tensor,  # (B, M, P) the model's predictions
-    bool_masked_pos: Mask,  # (B, N) bool, True = hidden from the encoder; or the MaskPlan the model got
-    decode_masked_pos: Tensor | None = None,  # (B, N) bool, True = not decoded; None: what is hidden was decoded
+    images: Tensor,
+    outputs: Tensor,
+    bool_masked_pos: Mask,
+    decode_masked_pos: Tensor | None = None,
     *,
-    patch_size: Sequence[int] = (2, 16, 16),
-    normalize: bool = True,  # targets per token and channel (`--normlize_target`)
-) -> Tensor:  # scalar float32
-    """The loss of the published `train_one_epoch`: squared error over decoded tokens that the encoder did not see."""
+    patch: Sequence[int] = (2, 16, 16),
+    normalize: bool = True,
+) -> Tensor:
+    """The loss of the published training loop, without its targets of the whole clip.
+
+    With predictions y (B, M, P) and the pixels x of the decoded tokens, un-normalised and, by default, normalised per
+    token and channel,
+
+        loss = Σ w (y − x)² / (P Σ w),    w = 1 for tokens hidden from the encoder, 0 for others.
+
+    Args:
+        images: (B, 3, T, H, W) floating, normalised with ImageNet's mean and standard deviation, as the model got
+            them.
+        outputs: (B, M, P) predictions of the model, P = 3·T_p·H_p·W_p; M as the masks say.
+        bool_masked_pos: (B, N) bool, True for tokens hidden from the encoder; or the MaskPlan that the model got.
+            Boolean masks on a GPU cost a host sync for their counts.
+        decode_masked_pos: (B, N) bool, True for tokens that are not decoded; None if exactly the hidden tokens are.
+        patch: pixels of a token, (frames, height, width).
+        normalize: whether targets are normalised per token and channel (the published `--normlize_target`).
+
+    Returns:
+        Scalar float32; float64 for float64 inputs.
+
+    Raises:
+        TypeError: a mask is not boolean.
+        ValueError: shapes do not fit, samples have different counts, or both a MaskPlan and `decode_masked_pos` are
+            given.
+
+    References:
+        engine_for_pretraining.py (`train_one_epoch`) of OpenGVLab/VideoMAEv2@29eab1e.
+    """
     if isinstance(bool_masked_pos, MaskPlan):
         no_decoder_mask(decode_masked_pos)
         plan = bool_masked_pos.to(images.device)
@@ -78,7 +107,7 @@ def pretrain_loss(
         outputs,
         images,
         decode,
-        patch_size,
+        patch,
         denormalize=(IMAGENET_MEAN, IMAGENET_STD),
         normalize_target=normalize,
         weight=weight,
@@ -86,12 +115,7 @@ def pretrain_loss(
 
 
 def _example(encoder: Any) -> tuple[Tensor, Tensor]:
-    proj, tokens = encoder.patch_embed.proj, encoder.pos_embed.shape[1]
-    height, width = encoder.patch_embed.img_size
-    frames = tokens // ((height // proj.kernel_size[1]) * (width // proj.kernel_size[2])) * proj.kernel_size[0]
-    hidden = torch.rand(2, tokens, device=proj.weight.device).argsort(1) >= max(1, tokens // 10)
-    shape = (2, proj.in_channels, frames, height, width)
-    return torch.randn(shape, device=proj.weight.device, dtype=proj.weight.dtype), hidden
+    return example_clip(encoder.patch_embed.proj.weight, encoder.pos_embed.shape[1], encoder.patch_embed.img_size)
 
 
 ENCODER = Seam(

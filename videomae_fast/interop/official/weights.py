@@ -1,69 +1,69 @@
-"""Checkpoints in the layout of the VideoMAE V2 release (https://github.com/OpenGVLab/VideoMAEv2).
+"""The layout of published checkpoints (https://github.com/OpenGVLab/VideoMAEv2), which is this library's own.
 
 A published `checkpoint-{epoch}.pth` is a dict whose `model` holds the weights, next to `optimizer`, `epoch`, `scaler`
 and `args`; DeepSpeed puts the weights under `module`. The models here have the published names, so that reading
 a checkpoint is a matter of unwrapping it, and nothing is renamed.
 """
 
-import argparse
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from ..._optional import require
+from ...models.config import CONFIGS, VideoMAEConfig
+from ..checkpoint import CheckpointError, Source, State, read_weights, unwrap, write_torch
 
-State = dict[str, Tensor]
-
-_WRAPPERS = ("model", "module")
-_PREFIXES = ("_orig_mod.", "module.", "backbone.")  # of torch.compile, of DDP and DeepSpeed, of downstream code
-
-# What published training files hold beside tensors and plain values. `args` is a Namespace. The learning rates in the
-# optimizer's parameter groups are numpy numbers, whose constructor numpy < 2 pickled under another module name.
-_scalar = np.float64(0).__reduce__()[0]
-_SAFE: list[Any] = [
-    argparse.Namespace,
-    np.dtype,
-    type(np.dtype(np.float64)),
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_scalar, "numpy._core.multiarray.scalar"),
-]
+# Widths tell the number of heads. VideoMAE V1 has other depths and, for ViT-H, a wider decoder.
+_V1_HUGE = replace(CONFIGS["huge"], decoder_dim=640)
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read, or does not fit."""
+def load_published(source: Source) -> State:
+    """The weights of a published checkpoint on the CPU, without wrappers and prefixes.
 
+    Wrappers are the keys `model` and `module`; prefixes are `_orig_mod.`, `module.` and `backbone.`. Files are read
+    with `weights_only=True`: unpickling one runs no code of its author's.
 
-def load_published(source: str | os.PathLike[str] | Mapping[str, Any]) -> State:
-    """The weights of a checkpoint on the CPU, {published name: tensor}, without wrappers and prefixes.
+    Args:
+        source: a file that `torch.save` wrote, a `.safetensors` file, or the dict that such a file holds, whose
+            tensors are returned as they are.
 
-    `source` is a file that `torch.save` wrote, a `.safetensors` file, or the dict that such a file holds (whose
-    tensors are then returned as they are). Wrappers are the keys `model` and `module`, prefixes `_orig_mod.`,
-    `module.` and `backbone.`. Files are read with `weights_only=True`: unpickling one runs no code of its author's.
+    Returns:
+        {name: tensor}, as `load_weights` takes it.
 
-    FileNotFoundError if there is no such file; CheckpointError if it is damaged, holds arbitrary Python objects, or
-    does not come down to a dict of tensors.
+    Raises:
+        FileNotFoundError: `source` is not a file.
+        CheckpointError: the file is damaged, holds arbitrary Python objects, or does not come down to a dict of
+            tensors.
+
+    References:
+        utils.py (`save_model`) of OpenGVLab/VideoMAEv2@29eab1e.
     """
-    if isinstance(source, Mapping):
-        return _unwrap(source, "the checkpoint given")
-    path = Path(source)
-    if not path.is_file():
-        kind = "is a directory, not a file" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"checkpoint {str(path)!r} {kind}")
-    return _unwrap(_read(path), f"checkpoint {str(path)!r}")
+    if not isinstance(source, Mapping) and Path(source).is_dir():
+        raise FileNotFoundError(f"checkpoint {str(source)!r} is a directory, not a file")
+    return read_weights(source)
 
 
 def save_published(
     model_or_state: nn.Module | Mapping[str, Any], path: str | os.PathLike[str], epoch: int | None = None
 ) -> None:
-    """Write {"model": weights} (and "epoch", which the release counts from 0) to `path`, wholly or not at all.
+    """Write a checkpoint as the published code does, {"model": weights}, whole or not at all.
 
-    The weights are those that `load_published` would find in `model_or_state`: a model wrapped for training is
-    saved under plain names. The directory must exist (FileNotFoundError).
+    Args:
+        model_or_state: a model, also one wrapped for training (DDP, torch.compile), or its state dict. The names are
+            written without wrappers' prefixes.
+        path: the file to make or replace; its folder exists.
+        epoch: written beside the weights as "epoch" if given; the published code counts from 0.
+
+    Raises:
+        FileNotFoundError: the folder of `path` does not exist.
+        ValueError: `path` ends in `.safetensors`, which is another format.
+        CheckpointError: `model_or_state` holds something else than tensors.
+
+    References:
+        utils.py (`save_model`) of OpenGVLab/VideoMAEv2@29eab1e.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -74,93 +74,60 @@ def save_published(
         raise FileNotFoundError(f"path is {str(path)!r}; its directory does not exist")
     given = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
     # clone: torch.save writes the whole storage of a tensor that is a view of a larger one.
-    state = {name: t.detach().cpu().clone() for name, t in _unwrap(given, "model_or_state").items()}
-    checkpoint: dict[str, Any] = {"model": state} if epoch is None else {"model": state, "epoch": epoch}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    state = {name: t.detach().cpu().clone() for name, t in unwrap(given, "model_or_state").items()}
+    write_torch({"model": state} if epoch is None else {"model": state, "epoch": epoch}, path)
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> tuple[list[str], list[str]]:
-    """Copy `state` into `model`, which stays untouched if anything does not fit; returns (missing, unexpected) names.
+def config_of(state: Mapping[str, Tensor], num_frames: int, image_size: int) -> VideoMAEConfig:
+    """The configuration of the model that published pre-training weights belong to.
 
-    CheckpointError names the tensors whose shapes differ and, if `strict`, those that the checkpoint lacks or the
-    model does not have. With `strict=False` the latter two are left to the caller, in the result.
+    Args:
+        state: weights of one of the published sizes, VideoMAE V1's too, at any depth.
+        num_frames: frames of a clip; the weights do not tell, since the position tables are fixed.
+        image_size: height and width of a clip in pixels, for the same reason.
+
+    Returns:
+        The configuration; what does not show in weights (drop path, attention, …) is the default.
+
+    Raises:
+        CheckpointError: these are not pre-training weights, or their widths are of no published size.
+        ValueError: the clip does not divide into patches.
     """
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{name} is {tuple(state[name].shape)} in the checkpoint, {tuple(own[name].shape)} in the model"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    problems = key_problems(missing, unexpected) if strict else []
-    if shapes:
-        problems.append(f"of another shape, as in a checkpoint of another size: {_some(shapes)}")
-    if problems:
-        raise CheckpointError(f"the checkpoint does not fit {type(model).__name__}: " + "; ".join(problems))
-    model.load_state_dict(state, strict=False)
-    return missing, unexpected
-
-
-def key_problems(missing: Iterable[str], unexpected: Iterable[str]) -> list[str]:
-    """Phrases for an error message that name the keys that are missing and those that are not known."""
-    named = (("missing", sorted(missing)), ("unexpected", sorted(unexpected)))
-    return [f"{problem}: {_some(names)}" for problem, names in named if names]
-
-
-def _some(items: list[str], limit: int = 8) -> str:
-    rest = f", and so on ({len(items)} in all)" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + rest
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        safetensors, load_file = require("safetensors"), require("safetensors.torch").load_file
-        try:
-            return load_file(path)
-        except safetensors.SafetensorError as error:
-            raise CheckpointError(f"checkpoint {str(path)!r} is damaged: {error}") from error
-    with open(path, "rb") as file, torch.serialization.safe_globals(_SAFE):
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file can fail anywhere in the unpickler, and with anything
-            failure = error
-    lines = str(failure).splitlines() or [""]
-    reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
-    raise CheckpointError(
-        f"checkpoint {str(path)!r} is damaged, or holds objects other than tensors, plain values, argparse.Namespace "
-        f"and numpy numbers, which are not loaded from a file: {type(failure).__name__}: {reason}"
-    ) from failure
-
-
-def _unwrap(checkpoint: Any, what: str) -> State:
-    while isinstance(checkpoint, Mapping):
-        inner = next((checkpoint[key] for key in _WRAPPERS if isinstance(checkpoint.get(key), Mapping)), None)
-        if inner is None:
-            break
-        checkpoint = inner
-    if not isinstance(checkpoint, Mapping) or not checkpoint:
-        found = "an empty dict" if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
-        raise CheckpointError(f"{what} should hold a dict of tensors, perhaps under 'model' or 'module'; found {found}")
-    others = [f"{key!r} ({type(value).__name__})" for key, value in checkpoint.items() if not isinstance(value, Tensor)]
-    if others:
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    try:
+        width, channels, tubelet, patch, _ = shapes["encoder.patch_embed.proj.weight"]
+        decoder_width = shapes["mask_token"][-1]
+        hidden = (shapes["encoder.blocks.0.mlp.fc1.weight"][0], shapes["decoder.blocks.0.mlp.fc1.weight"][0])
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"not a published pre-training checkpoint: {error} is missing or misshapen") from error
+    known = (*CONFIGS.values(), _V1_HUGE)
+    heads = {config.encoder_dim: config.encoder_heads for config in known}
+    decoder_heads = {config.decoder_dim: config.decoder_heads for config in known}
+    if width not in heads or decoder_width not in decoder_heads:
         raise CheckpointError(
-            f"{what} should hold tensors only, perhaps under 'model' or 'module'; found {_some(others)}"
+            f"encoder and decoder are {width} and {decoder_width} wide, which tells no number of attention heads: "
+            f"known are {', '.join(map(str, heads))} and {', '.join(map(str, decoder_heads))}"
         )
-    state = {_strip(str(key)): tensor for key, tensor in checkpoint.items()}
-    if len(state) < len(checkpoint):
-        raise CheckpointError(f"{what} holds some names twice, with and without one of the prefixes {_PREFIXES}")
-    return state
+    ratio = hidden[0] / width
+    if channels != 3 or hidden[1] != int(decoder_width * ratio):
+        raise CheckpointError(
+            f"the model takes {channels} channels, and its MLPs are {hidden[0]} and {hidden[1]} wide in encoder and "
+            f"decoder: published models take 3, and have one ratio ({int(decoder_width * ratio)} in this decoder)"
+        )
+    return VideoMAEConfig(
+        encoder_dim=width,
+        encoder_depth=_depth(shapes, "encoder"),
+        encoder_heads=heads[width],
+        decoder_dim=decoder_width,
+        decoder_heads=decoder_heads[decoder_width],
+        decoder_depth=_depth(shapes, "decoder"),
+        mlp_ratio=ratio,
+        patch_size=patch,
+        tubelet_size=tubelet,
+        num_frames=num_frames,
+        image_size=(image_size, image_size),
+    )
 
 
-def _strip(name: str) -> str:
-    while name.startswith(_PREFIXES):
-        name = name.split(".", 1)[1]
-    return name
+def _depth(names: Mapping[str, Any], part: str) -> int:
+    return len({name.split(".")[2] for name in names if name.startswith(f"{part}.blocks.")})

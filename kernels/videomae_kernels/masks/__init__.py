@@ -1,0 +1,1 @@
+"""Masks as lists of token numbers."""

@@ -1,0 +1,158 @@
+"""Masks as index lists, drawn from a counter: tube_mask_index, random_mask_index, mask_to_index."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_grid, check_ratio
+from .._custom_op import define_op
+from ._philox import philox_keys
+
+MAX_POSITIONS = 65536  # what one Triton program ranks at once
+
+
+def _select_reference(sample: Tensor, seed: int, stream: int, positions: int, keep: int, repeats: int) -> Tensor:
+    keys = philox_keys(sample, seed, stream, positions)
+    kept = keys.argsort(dim=1, stable=True)[:, :keep].sort(dim=1).values
+    frames = torch.arange(repeats, device=sample.device) * positions
+    return (kept[:, None, :] + frames[:, None]).flatten(1)
+
+
+def _allocate_select(sample: Tensor, seed: int, stream: int, positions: int, keep: int, repeats: int) -> Tensor:
+    return sample.new_empty((sample.shape[0], repeats * keep), dtype=torch.int64)
+
+
+def _mask_to_index_reference(mask: Tensor, count: int) -> Tensor:
+    counts = mask.sum(dim=1)
+    if not bool((counts == count).all()):
+        raise ValueError(f"mask must keep {count} tokens in every sample, got counts {counts.tolist()}")
+    return (mask.flatten().nonzero().flatten() % mask.shape[1]).view(mask.shape[0], count)
+
+
+def _allocate_mask_to_index(mask: Tensor, count: int) -> Tensor:
+    return mask.new_empty((mask.shape[0], count), dtype=torch.int64)
+
+
+def _launch_select(*args: Any) -> None:
+    from .triton import select_index
+
+    select_index(*args)
+
+
+def _launch_mask_to_index(*args: Any) -> None:
+    from .triton import mask_to_index
+
+    mask_to_index(*args)
+
+
+_select_op = define_op("select_index", _select_reference, _allocate_select, _launch_select)
+_mask_to_index_op = define_op("mask_to_index", _mask_to_index_reference, _allocate_mask_to_index, _launch_mask_to_index)
+
+
+def _select(sample: Tensor, seed: int, stream: int, positions: int, ratio: float, repeats: int) -> Tensor:
+    if sample.ndim != 1 or sample.dtype != torch.int64:
+        raise TypeError(f"sample must be an int64 vector of sample numbers, got {sample.dtype} {tuple(sample.shape)}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be in [0, 2**63), got {seed}")
+    if positions > MAX_POSITIONS:
+        raise ValueError(f"at most {MAX_POSITIONS} positions can be masked at once, got {positions}")
+    keep = positions - int(check_ratio(ratio) * positions)
+    return _select_op(sample, seed, stream, positions, keep, repeats)
+
+
+def tube_mask_index(sample: Tensor, grid: Sequence[int], ratio: float, *, seed: int) -> Tensor:
+    """Visible tokens of tube masking: the same random positions in every frame.
+
+        key(position) = top 31 bits of Philox4x32-10 at counter (position, sample, stream 0), key seed
+        visible = {t·S + s : t < T', s among the S − int(ratio·S) positions of the smallest keys},   S = H'·W'
+
+    A mask is a pure function of (seed, sample number): the same on every device, for every batch composition and any
+    split over ranks. Of equal keys the lower position is kept.
+
+    Args:
+        sample: (B,) int64 sample numbers; the result is on their device.
+        grid: (T', H', W') tokens.
+        ratio: mask ratio, the share of positions hidden, in [0, 1). Counts are truncated as published.
+        seed: of the run, in [0, 2⁶³).
+
+    Returns:
+        (B, T'·(S − int(ratio·S))) int64 token numbers in (t, h, w) order, ascending.
+
+    Raises:
+        ValueError: `grid`, `ratio` or `seed` is out of range, or a frame has more than 65,536 positions.
+        TypeError: `sample` is not an int64 vector.
+
+    References:
+        `TubeMaskingGenerator` of VideoMAE V2, masking_generator.py (OpenGVLab/VideoMAEv2); J. Salmon et al.,
+        "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    frames, height, width = check_grid(grid)
+    return _select(sample, seed, 0, height * width, ratio, frames)
+
+
+def random_mask_index(
+    sample: Tensor,
+    num_tokens: int,
+    ratio: float,
+    *,
+    seed: int,
+    stream: int = 0,
+) -> Tensor:
+    """Visible tokens of random masking over the whole clip.
+
+        key(token) = top 31 bits of Philox4x32-10 at counter (token, sample, stream), key seed
+        visible = the N − int(ratio·N) tokens of the smallest keys
+
+    A pure function of (seed, stream, sample number), as `tube_mask_index` is.
+
+    Args:
+        sample: (B,) int64 sample numbers; the result is on their device.
+        num_tokens: N, at most 65,536.
+        ratio: mask ratio, the share of tokens hidden, in [0, 1). Counts are truncated as published.
+        seed: of the run, in [0, 2⁶³).
+        stream: masks of different streams are independent.
+
+    Returns:
+        (B, N − int(ratio·N)) int64 token numbers, ascending.
+
+    Raises:
+        ValueError: `num_tokens`, `ratio` or `seed` is out of range.
+        TypeError: `sample` is not an int64 vector.
+
+    References:
+        `random_masking` of MAE (arXiv 2111.06377, section 3); J. Salmon et al., SC 2011, for the generator.
+    """
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens must be positive, got {num_tokens}")
+    return _select(sample, seed, stream, num_tokens, ratio, 1)
+
+
+def mask_to_index(mask: Tensor, count: int) -> Tensor:
+    """Positions of the True entries of a mask made elsewhere.
+
+        index[b] = ascending positions n with mask[b, n]
+
+    Equals `mask.nonzero()[:, 1].view(B, count)` without its host sync.
+
+    Args:
+        mask: (B, N) bool.
+        count: True entries in every sample, in [1, N].
+
+    Returns:
+        (B, count) int64 positions, ascending.
+
+    Raises:
+        TypeError: `mask` is not a boolean matrix.
+        ValueError: `count` is out of range, or (on a CPU) a sample has another number of True entries. On a GPU such
+            a sample trips a device-side assertion, since reading the number would be a host sync.
+
+    References:
+        Replaces the boolean indexing of VideoMAE V2's models/modeling_pretrain.py (OpenGVLab/VideoMAEv2).
+    """
+    if mask.dtype != torch.bool or mask.ndim != 2:
+        raise TypeError(f"mask must be a boolean (B, N) tensor, got {mask.dtype} {tuple(mask.shape)}")
+    if not 0 < count <= mask.shape[1]:
+        raise ValueError(f"count must be in [1, {mask.shape[1]}], got {count}")
+    return _mask_to_index_op(mask.contiguous(), count)

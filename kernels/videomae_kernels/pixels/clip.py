@@ -1,0 +1,126 @@
+"""The one door for a clip: `open_clip` checks everything about it once, and every pixel op starts from its result."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._checks import check_index
+from .crops import CroppedClips
+
+DIMENSIONS = "BCTHW"
+ChannelStats = tuple[Sequence[float], Sequence[float]]  # (mean, std) of each channel, for pixels in [0, 1]
+
+
+class OpenClip(NamedTuple):
+    """The arguments that the schema of every pixel op begins with, checked."""
+
+    tensors: list[Tensor]  # a tensor clip as (B, C, T, H, W), alone; or `CroppedClips.tensors`, contiguous
+    shape: list[int]  # (B, C, T, H, W)
+    listed: Tensor  # (B, K) index of the listed tokens, contiguous
+    patch: list[int]  # (τ, p, p)
+    scale: list[float]  # (C,): pixel · scale + shift is the wanted value
+    shift: list[float]  # (C,)
+
+    @property
+    def num_tokens(self) -> int:
+        """N = T/τ · H/p · W/p."""
+        return _num_tokens(self.shape, self.patch)
+
+    @property
+    def patch_dim(self) -> int:
+        """P = C·τ·p·p, the pixel values of a token."""
+        return self.shape[1] * self.patch[0] * self.patch[1] * self.patch[2]
+
+
+def open_clip(
+    clip: Tensor | CroppedClips,
+    index: Tensor,
+    patch: Sequence[int],
+    layout: str = DIMENSIONS,
+    *,
+    normalize: ChannelStats | None = None,
+    denormalize: ChannelStats | None = None,
+) -> OpenClip:
+    """Check a clip, its patch, index and channel statistics; errors name the argument.
+
+    Args:
+        clip: uint8 or floating, five dimensions in the order of `layout`; or crop boxes, whose order is their own.
+        index: (B, K) int32 or int64 token numbers.
+        patch: (τ, p, p) frames, rows and columns of a token.
+        layout: a permutation of "BCTHW".
+        normalize: (mean, std) to normalise pixels with, (x − mean) / std.
+        denormalize: (mean, std) that a floating clip was normalised with, to undo it: x·std + mean.
+
+    Returns:
+        What a pixel op is called with.
+
+    Raises:
+        ValueError, TypeError: an argument has another shape, dtype or device, or another value than is allowed.
+    """
+    if isinstance(clip, CroppedClips):
+        tensors, shape = [tensor.contiguous() for tensor in clip.tensors], list(clip.shape)
+    else:
+        clip = _as_bcthw(clip, layout)
+        tensors, shape = [clip], list(clip.shape)
+    sides = _check_patch(patch, shape[2:])
+    index = check_index(index, "index", batch=shape[0], limit=_num_tokens(shape, sides), like=tensors[0])
+    if denormalize is not None:
+        scale, shift = _denormalizing(shape[1], tensors[0].dtype, denormalize)
+    else:
+        scale, shift = _normalizing(shape[1], tensors[0].dtype, normalize)
+    return OpenClip(tensors, shape, index, sides, scale, shift)
+
+
+def _as_bcthw(clip: Tensor, layout: str) -> Tensor:
+    if sorted(layout) != sorted(DIMENSIONS):
+        raise ValueError(f"layout must be a permutation of '{DIMENSIONS}' such as 'BTHWC', got '{layout}'")
+    if clip.ndim != 5:
+        raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {tuple(clip.shape)}")
+    if not (clip.is_floating_point() or clip.dtype == torch.uint8):
+        raise TypeError(f"clip must be uint8 or floating, got {clip.dtype}")
+    return clip.permute([layout.index(d) for d in DIMENSIONS])
+
+
+def _check_patch(patch: Sequence[int], size: Sequence[int]) -> list[int]:
+    """(τ, p, p) as ints that divide (T, H, W)."""
+    if len(patch) != 3 or any(int(n) < 1 for n in patch):
+        raise ValueError(f"patch must be three positive ints (frames, height, width), got {tuple(patch)}")
+    for name, length, side in zip("THW", size, patch, strict=True):
+        if length % side or length == 0:
+            raise ValueError(f"clip has {name}={length}, which patch {tuple(patch)} does not divide")
+    return [int(n) for n in patch]
+
+
+def _num_tokens(shape: Sequence[int], patch: Sequence[int]) -> int:
+    t, h, w = (size // side for size, side in zip(shape[2:], patch, strict=True))
+    return t * h * w
+
+
+def _normalizing(channels: int, dtype: torch.dtype, stats: ChannelStats | None) -> tuple[list[float], list[float]]:
+    """(scale, shift) that bring uint8 pixels to [0, 1] and then normalise."""
+    unit = 1 / 255 if dtype == torch.uint8 else 1.0
+    if stats is None:
+        return [unit] * channels, [0.0] * channels
+    mean, std = _check_stats(channels, stats, "normalize")
+    return [unit / s for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+
+
+def _denormalizing(channels: int, dtype: torch.dtype, stats: ChannelStats) -> tuple[list[float], list[float]]:
+    """(scale, shift) that bring normalised pixels back to [0, 1]."""
+    mean, std = _check_stats(channels, stats, "denormalize")
+    if dtype == torch.uint8:
+        raise ValueError("denormalize undoes a normalisation, which a uint8 clip cannot have; leave it out")
+    return [float(s) for s in std], [float(m) for m in mean]
+
+
+def _check_stats(channels: int, stats: ChannelStats, name: str) -> ChannelStats:
+    mean, std = stats
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(
+            f"{name} needs a mean and a std for each of {channels} channels, got {len(mean)} and {len(std)}"
+        )
+    if any(s <= 0 for s in std):
+        raise ValueError(f"{name} needs positive standard deviations, got {tuple(std)}")
+    return mean, std

@@ -1,0 +1,100 @@
+"""assemble_decoder_tokens: the decoder's input sequence, written once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_device, check_floating, check_index, check_shape
+from .._custom_op import define_op
+from .rows import masked_token_scatter
+
+
+def _reference(tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Tensor, decoded: Tensor) -> Tensor:
+    out = _allocate(tokens, mask_token, position, visible, decoded)
+    split = visible.shape[1]
+    torch.add(tokens, position[visible], out=out[:, :split])
+    torch.add(mask_token, position[decoded], out=out[:, split:])
+    return out
+
+
+def _allocate(tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Tensor, decoded: Tensor) -> Tensor:
+    dtype = torch.promote_types(torch.promote_types(tokens.dtype, mask_token.dtype), position.dtype)
+    rows = visible.shape[1] + decoded.shape[1]
+    return tokens.new_empty((tokens.shape[0], rows, tokens.shape[2]), dtype=dtype)
+
+
+def _launch(*args: Any) -> None:
+    from .triton import assemble_decoder_tokens
+
+    assemble_decoder_tokens(*args)
+
+
+_op = define_op("assemble_decoder_tokens", _reference, _allocate, _launch)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    tokens, mask_token, position, visible, decoded = inputs
+    ctx.dtypes = tokens.dtype, mask_token.dtype, position.dtype
+    ctx.num_tokens = position.shape[0]
+    ctx.save_for_backward(visible, decoded)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    visible, decoded = ctx.saved_tensors
+    of_tokens, of_masks = grad[:, : visible.shape[1]], grad[:, visible.shape[1] :]
+    grads: list[Tensor | None] = [None] * 5
+    if ctx.needs_input_grad[0]:
+        grads[0] = of_tokens.to(ctx.dtypes[0])
+    if ctx.needs_input_grad[1]:
+        grads[1] = of_masks.sum(dim=(0, 1)).to(ctx.dtypes[1])
+    if ctx.needs_input_grad[2]:
+        placed = masked_token_scatter(of_tokens, visible, ctx.num_tokens).sum(0)
+        placed += masked_token_scatter(of_masks, decoded, ctx.num_tokens).sum(0)
+        grads[2] = placed.to(ctx.dtypes[2])
+    return tuple(grads)
+
+
+_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def assemble_decoder_tokens(
+    tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Tensor, decoded: Tensor
+) -> Tensor:
+    """The decoder's input: encoder outputs, then mask tokens, each with its position.
+
+        out = concat([tokens + position[visible], mask_token + position[decoded]], dim=1)
+
+    Visible tokens come first, without un-shuffling. Differentiable in the three floating tensors: a slice for the
+    tokens, a sum in fixed order for the mask token, per-sample scatters for a learnable table.
+
+    Args:
+        tokens: (B, V, d) floating encoder outputs, of any strides.
+        mask_token: (d,) floating.
+        position: (N, d) floating, one table for the batch, fixed or learnable.
+        visible: (B, V) int32 or int64 token numbers of `tokens`, unique per sample.
+        decoded: (B, M) int32 or int64 token numbers to predict, unique per sample.
+
+    Returns:
+        (B, V + M, d) contiguous, of the dtype that PyTorch promotes the three floating inputs to.
+
+    Raises:
+        ValueError: a shape or device of an argument is not allowed.
+        TypeError: a dtype of an argument is not allowed.
+
+    References:
+        `PretrainVisionTransformer.forward` of VideoMAE V2, models/modeling_pretrain.py (OpenGVLab/VideoMAEv2).
+    """
+    if tokens.ndim != 3:
+        raise ValueError(f"tokens must have shape (B, V, d), got {tuple(tokens.shape)}")
+    batch, _, width = tokens.shape
+    check_shape(mask_token, "mask_token", (width,))
+    check_shape(position, "position", (position.shape[0], width))
+    for tensor, name in ((tokens, "tokens"), (mask_token, "mask_token"), (position, "position")):
+        check_floating(tensor, name)
+    check_device(mask_token, "mask_token", tokens)
+    check_device(position, "position", tokens)
+    visible = check_index(visible, "visible", batch=batch, limit=position.shape[0], like=tokens)
+    check_shape(visible, "visible", tokens.shape[:2])
+    decoded = check_index(decoded, "decoded", batch=batch, limit=position.shape[0], like=tokens)
+    return _op(tokens, mask_token, position, visible, decoded)

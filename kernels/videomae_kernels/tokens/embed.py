@@ -1,0 +1,69 @@
+"""embed_tokens: the patch embedding of the kept tokens, with their positions, and of no others."""
+
+import torch
+from torch import Tensor
+
+from .._checks import check_device, check_floating, check_shape
+from ..pixels.clip import DIMENSIONS, ChannelStats, open_clip
+from ..pixels.crops import CroppedClips
+from ..pixels.gather import gather_op as gather_pixels
+from .rows import gather_op as gather_rows
+
+
+def embed_tokens(
+    clip: Tensor | CroppedClips,
+    index: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    position: Tensor,
+    *,
+    layout: str = DIMENSIONS,
+    normalize: ChannelStats | None = None,
+) -> Tensor:
+    """Patch embedding and positions of the listed tokens.
+
+        out[b, k] = weight.flatten(1) @ pixels(b, index[b, k]) + bias + position[index[b, k]]
+
+    Equals `(F.conv3d(clip, weight, bias, stride=patch).flatten(2).mT + position)[~mask].reshape(B, K, D)`. Bias and
+    position rows are laid down first and one GEMM accumulates into them: `tube_mask_gather`, `gather_tokens`,
+    `torch.addmm`. Autocast applies as to `F.linear`. Differentiable in every floating tensor.
+
+    Args:
+        clip: uint8 in [0, 255] or floating, of any strides, five dimensions in the order of `layout`; or
+            `CroppedClips`.
+        index: (B, K) int32 or int64 token numbers in (t, h, w) order, w fastest, unique per sample.
+        weight: (D, C, τ, p, p) floating, as Conv3d's; its last three sizes are the patch.
+        bias: (D,) floating.
+        position: (N, D) floating, fixed or learnable.
+        layout: order of the clip's dimensions, a permutation of "BCTHW". `CroppedClips` have no use for it.
+        normalize: (mean, std) of each channel for pixels in [0, 1]; None leaves them as they are.
+
+    Returns:
+        (B, K, D) in the dtype of `weight`, or in the autocast dtype.
+
+    Raises:
+        ValueError: a shape, device or value of an argument is not allowed.
+        TypeError: a dtype of an argument is not allowed.
+
+    References:
+        `PretrainVisionTransformerEncoder.forward_features` of VideoMAE V2, models/modeling_pretrain.py
+        (OpenGVLab/VideoMAEv2).
+    """
+    check_floating(weight, "weight")
+    if weight.ndim != 5:
+        raise ValueError(f"weight must have shape (D, C, τ, p, p), got {tuple(weight.shape)}")
+    width, channels, *patch = weight.shape
+    opened = open_clip(clip, index, patch, layout, normalize=normalize)
+    if opened.shape[1] != channels:
+        raise ValueError(f"clip has {opened.shape[1]} channels, weight expects {channels}")
+    for tensor, name in ((weight, "weight"), (bias, "bias"), (position, "position")):
+        check_device(tensor, name, opened.listed)
+    check_shape(bias, "bias", (width,))
+    check_shape(position, "position", (opened.num_tokens, width))
+    dtype, device = weight.dtype, weight.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    rows = gather_pixels(*opened, dtype)
+    base = gather_rows(position.to(dtype).expand(opened.shape[0], -1, -1), opened.listed) + bias.to(dtype)
+    out = torch.addmm(base.flatten(0, 1), rows.flatten(0, 1), weight.flatten(1).t().to(dtype))
+    return out.unflatten(0, base.shape[:2])

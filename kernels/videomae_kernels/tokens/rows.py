@@ -1,0 +1,144 @@
+"""gather_tokens and masked_token_scatter: rows taken from a grid of tokens and put back, each the other's gradient."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_device, check_index, check_shape
+from .._custom_op import arithmetic_dtype, define_op
+
+
+def _gather_reference(x: Tensor, index: Tensor) -> Tensor:
+    sample = torch.arange(x.shape[0], device=x.device)[:, None]
+    return x[sample, index].contiguous()
+
+
+def _gather_allocate(x: Tensor, index: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], index.shape[1], x.shape[2]))
+
+
+def _gather_launch(x: Tensor, index: Tensor, out: Tensor) -> None:
+    from .triton import gather_tokens
+
+    gather_tokens(x, index, out)
+
+
+gather_op = define_op("gather_tokens", _gather_reference, _gather_allocate, _gather_launch)
+
+
+def _gather_setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.num_tokens = inputs[0].shape[1]
+    ctx.save_for_backward(inputs[1])
+
+
+def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    (index,) = ctx.saved_tensors
+    return masked_token_scatter(grad, index, ctx.num_tokens), None
+
+
+gather_op.register_autograd(_gather_backward, setup_context=_gather_setup_context)
+
+
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
+    """The listed rows of a token tensor.
+
+        out[b, k] = x[b, index[b, k]]
+
+    Equals `x.gather(1, index[..., None].expand(-1, -1, D))` without the repeated index, and
+    `x[~mask].reshape(B, K, D)` without its host sync. Differentiable in x, by `masked_token_scatter` into zeros.
+
+    Args:
+        x: (B, N, D) of any dtype and strides; a table expanded over the batch is never copied.
+        index: (B, K) int32 or int64 row numbers in [0, N), unique per sample, in any order.
+
+    Returns:
+        (B, K, D) contiguous, of the dtype of x.
+
+    Raises:
+        ValueError: a shape or device of an argument is not allowed.
+        TypeError: `index` is not of integers.
+
+    References:
+        `x[~mask].reshape(B, -1, C)` of VideoMAE V2, models/modeling_pretrain.py (OpenGVLab/VideoMAEv2).
+    """
+    if x.ndim != 3:
+        raise ValueError(f"x must have shape (B, N, D), got {tuple(x.shape)}")
+    index = check_index(index, "index", batch=x.shape[0], limit=x.shape[1], like=x)
+    return gather_op(x, index)
+
+
+def _scatter_reference(tokens: Tensor, index: Tensor, num_tokens: int, mask_token: Tensor | None) -> Tensor:
+    out = _scatter_allocate(tokens, index, num_tokens, mask_token)
+    out.copy_(mask_token) if mask_token is not None else out.zero_()
+    sample = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
+    out[sample, index] = tokens
+    return out
+
+
+def _scatter_allocate(tokens: Tensor, index: Tensor, num_tokens: int, mask_token: Tensor | None) -> Tensor:
+    return tokens.new_empty((tokens.shape[0], num_tokens, tokens.shape[2]))
+
+
+def _scatter_launch(*args: Any) -> None:
+    from .triton import masked_token_scatter
+
+    masked_token_scatter(*args)
+
+
+_scatter = define_op("masked_token_scatter", _scatter_reference, _scatter_allocate, _scatter_launch)
+
+
+def _scatter_setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, Tensor | None], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None]:
+    (index,) = ctx.saved_tensors
+    needs_tokens, _, _, needs_mask_token = ctx.needs_input_grad
+    of_tokens = gather_tokens(grad, index)
+    of_mask_token = None
+    if needs_mask_token:
+        # All rows less the listed ones: no (B, N, D) temporary, and torch's sums repeat bitwise.
+        dtype = arithmetic_dtype(grad)
+        of_mask_token = (grad.sum((0, 1), dtype=dtype) - of_tokens.sum((0, 1), dtype=dtype)).to(grad.dtype)
+    return of_tokens if needs_tokens else None, None, None, of_mask_token
+
+
+_scatter.register_autograd(_scatter_backward, setup_context=_scatter_setup_context)
+
+
+def masked_token_scatter(tokens: Tensor, index: Tensor, num_tokens: int, mask_token: Tensor | None = None) -> Tensor:
+    """Tokens put back into the full grid, everything else a mask token.
+
+        out[b, index[b, k]] = tokens[b, k];    out[b, n] = mask_token (or 0) for every other n
+
+    Equals `mask_token.expand(B, N, D).clone().scatter(1, index[..., None].expand(-1, -1, D), tokens)` with every row
+    written once. Differentiable in tokens, by `gather_tokens`, and in mask_token, by the sum over the other rows.
+
+    Args:
+        tokens: (B, K, D) of any dtype and strides.
+        index: (B, K) int32 or int64 row numbers in [0, N), unique per sample, in any order.
+        num_tokens: N.
+        mask_token: (D,) of the dtype of `tokens`; None fills with zeros.
+
+    Returns:
+        (B, N, D) contiguous, of the dtype of `tokens`.
+
+    Raises:
+        ValueError: a shape or device of an argument is not allowed.
+        TypeError: `index` is not of integers, or `mask_token` has another dtype than `tokens`.
+
+    References:
+        The decoder input of MAE (arXiv 2111.06377, section 3): mask tokens placed by un-shuffling.
+    """
+    if tokens.ndim != 3:
+        raise ValueError(f"tokens must have shape (B, K, D), got {tuple(tokens.shape)}")
+    index = check_index(index, "index", batch=tokens.shape[0], limit=num_tokens, like=tokens)
+    check_shape(index, "index", tokens.shape[:2])
+    if mask_token is not None:
+        check_shape(mask_token, "mask_token", tokens.shape[2:])
+        check_device(mask_token, "mask_token", tokens)
+        if mask_token.dtype != tokens.dtype:
+            raise TypeError(f"mask_token must have the dtype of tokens, {tokens.dtype}, got {mask_token.dtype}")
+    return _scatter(tokens, index, num_tokens, mask_token)

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from videomae_fast.data import FrameFolder, VideoError, open_entry
+from videomae_fast.data.readers import IMAGE_TEMPLATE, ImageFolder
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    for number in range(5, 15):
+        image = Image.fromarray(np.full((40, 50, 3), number * 10, dtype=np.uint8))
+        image.save(tmp_path / IMAGE_TEMPLATE.format(number), quality=95)
+    return tmp_path
+
+
+def test_image_folder(image_folder: Path) -> None:
+    video = open_entry(FrameFolder(str(image_folder), 5, 10))
+    assert isinstance(video, ImageFolder) and video.num_frames == 10
+    frames = video.frames(np.array([9, 0, 0]))
+    assert frames.dtype == np.uint8 and frames.shape == (3, 40, 50, 3)
+    np.testing.assert_allclose(frames.mean((1, 2, 3)), [140, 50, 50], atol=1)
+    video.close()
+
+
+def test_names_by_template(image_folder: Path) -> None:
+    Image.new("RGB", (50, 40), (200, 0, 0)).save(image_folder / "image_000005.png")
+    video = open_entry(FrameFolder(str(image_folder), 5, 1), template="image_{:06}.png")
+    assert video.frames(np.array([0])).mean((0, 1, 2)).tolist() == [200, 0, 0]
+
+
+def test_image_folder_errors(image_folder: Path) -> None:
+    with pytest.raises(VideoError, match="no such folder of frames"):
+        open_entry(FrameFolder(str(image_folder / "gone"), 1, 3))
+    with pytest.raises(VideoError, match=r"img_00015.jpg: no such frame"):
+        ImageFolder(str(image_folder), 5, 11).frames(np.array([10]))
+    Image.new("L", (30, 30)).save(image_folder / "img_00006.jpg")
+    with pytest.raises(VideoError, match=r"several sizes: \[\(30, 30\), \(40, 50\)\]"):
+        ImageFolder(str(image_folder), 5, 10).frames(np.array([0, 1]))
+    (image_folder / "img_00007.jpg").write_bytes(b"no image")
+    with pytest.raises(VideoError, match=r"img_00007.jpg: cannot identify"):
+        ImageFolder(str(image_folder), 5, 10).frames(np.array([2]))

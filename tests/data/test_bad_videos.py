@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from videomae_fast.data import (
+    BadVideo,
+    BadVideoLog,
+    UnreadableVideosError,
+)
+
+
+def test_bad_video_log(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "bad_videos.tsv"
+    first, second = BadVideo("b.mp4", "gone"), BadVideo("a b.mp4", "empty")
+    log = BadVideoLog(path)
+    assert log.add([]) == [] and not path.exists()
+    assert log.add([first, second, first]) == [first, second]
+    assert log.add([first]) == []
+    assert (len(log), log.replaced) == (2, 4)
+    assert path.read_text() == "a b.mp4\tempty\t1\nb.mp4\tgone\t3\n"
+    resumed = BadVideoLog(path)
+    assert resumed.add([first]) == [] and resumed.counts == {first: 4, second: 1}
+    assert [file.name for file in path.parent.iterdir()] == ["bad_videos.tsv"]
+
+
+def test_share_of_bad_videos(tmp_path: Path) -> None:
+    log = BadVideoLog(tmp_path / "bad.tsv")
+    log.add([BadVideo(f"{i}.mp4", "gone") for i in range(20)] * 3)  # a video counts once
+    log.check_share(0.1, seen=5, num_videos=10**6)  # 20 of the first 200
+    log.check_share(0.02, seen=1000, num_videos=10**6)
+    log.check_share(0.5, seen=10**6, num_videos=40)
+    for share, seen, videos in ((0.099, 5, 10**6), (0.019, 1000, 10**6), (0.49, 10**6, 40), (0.0, 0, 10**6)):
+        with pytest.raises(UnreadableVideosError, match=rf"20 of about \d+ videos .* {share:g} .*bad.tsv"):
+            log.check_share(share, seen, videos)
+    BadVideoLog().check_share(0.0, 0, 1)

@@ -1,0 +1,5 @@
+"""Fixtures of the engine's tests: those of the recipes' tests."""
+
+from tests.recipes.conftest import fresh_accelerate, one_thread, tiny_size, videos
+
+__all__ = ["fresh_accelerate", "one_thread", "tiny_size", "videos"]

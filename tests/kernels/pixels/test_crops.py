@@ -1,0 +1,230 @@
+"""Clips that exist only as crop boxes: equal to cropping, resizing and mirroring first, with torch and with Pillow."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.kernels import truth
+from tests.kernels.conftest import Backend
+from videomae_kernels import (
+    CroppedClips,
+    cat_clips,
+    crop_clips,
+    embed_tokens,
+    masked_patch_loss,
+    patch_targets,
+    tube_mask_gather,
+)
+from videomae_kernels.pixels.crops import RESIZES
+from videomae_kernels.testing import assert_within_error_budget, make_index
+
+PATCH, SIZE, FRAMES = (2, 8, 8), (16, 24), 4
+TOKENS = 2 * 2 * 3
+STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+BOXES = {  # source, (top, left, height, width), flipped
+    "smaller": (0, (3, 5, 40, 61), False),
+    "smaller, flipped": (0, (0, 0, 50, 70), True),
+    "much smaller": (2, (1, 0, 60, 75), False),
+    "as it is": (0, (7, 9, 16, 24), True),
+    "larger": (1, (10, 10, 8, 9), True),
+    "larger one way only": (1, (0, 2, 33, 11), False),
+    "one pixel": (1, (32, 40, 1, 1), False),
+}
+
+
+def sources() -> list[Tensor]:
+    torch.manual_seed(0)
+    shapes = (50, 70), (33, 41), (62, 80)
+    return [torch.randint(0, 256, (FRAMES, *shape, 3), dtype=torch.uint8) for shape in shapes]
+
+
+def cropped(resize: str, device: torch.device | str) -> CroppedClips:
+    numbers, boxes, flipped = zip(*BOXES.values(), strict=True)
+    return crop_clips(sources(), numbers, boxes, flipped, SIZE, resize).to(device)
+
+
+def resized(resize: str, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The same clips (B, 3, T, H, W) in [0, 1], made by torch or Pillow from the crops."""
+    return torch.stack(list(_resize_each(resize, dtype))) / 255
+
+
+def _resize_each(resize: str, dtype: torch.dtype) -> Iterator[Tensor]:
+    frames = sources()
+    for number, (top, left, height, width), flipped in BOXES.values():
+        crop = frames[number][:, top : top + height, left : left + width]
+        if resize == "pillow":
+            shown = [np.array(_pillow(PIL.Image.fromarray(frame.numpy()))) for frame in crop]
+            planes = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).to(dtype)
+        else:
+            planes = F.interpolate(
+                crop.permute(0, 3, 1, 2).to(dtype), SIZE, mode="bilinear", antialias=resize == "antialias"
+            )
+        yield (planes.flip(3) if flipped else planes).transpose(0, 1)
+
+
+def _pillow(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Resized in width, then in height: the order of Pillow before 13, which takes the cheaper one."""
+    bilinear = PIL.Image.Resampling.BILINEAR
+    return image.resize((SIZE[1], image.height), bilinear).resize(SIZE[::-1], bilinear)
+
+
+@pytest.fixture(params=RESIZES)
+def resize(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def indices() -> Tensor:
+    return make_index(len(BOXES), 2, TOKENS)
+
+
+@pytest.mark.parametrize("normalize", [None, STATS])
+def test_gather(resize: str, normalize: tuple | None, backend: Backend) -> None:
+    index = indices()
+    clips = cropped(resize, backend.device)
+    ours = tube_mask_gather(clips, index.to(backend.device), PATCH, normalize=normalize)
+    plain, expected = (
+        truth.normalized(truth.pixels(resized(resize, dtype), index, PATCH), normalize).flatten(2)
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert_within_error_budget(ours.cpu(), plain.float(), expected, ulps=8)
+
+
+def test_pillow_pixels_are_pillows(backend: Backend) -> None:
+    """Not to rounding, but the same integers."""
+    index = indices()
+    ours = tube_mask_gather(cropped("pillow", backend.device), index.to(backend.device), PATCH) * 255
+    expected = truth.pixels(resized("pillow"), index, PATCH).flatten(2) * 255
+    assert torch.equal(ours.cpu().round().double(), expected.round())
+    assert (ours.cpu() - expected).abs().max() < 1e-3
+
+
+def test_antialiased_pixels_are_pillows_without_its_roundings(backend: Backend) -> None:
+    index = indices()
+    ours = tube_mask_gather(cropped("antialias", backend.device), index.to(backend.device), PATCH) * 255
+    difference = (ours.cpu() - truth.pixels(resized("pillow"), index, PATCH).flatten(2) * 255).abs()
+    assert 0.1 < difference.mean() < 0.4 and difference.max() <= 1.001
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_targets(resize: str, normalize: bool, backend: Backend) -> None:
+    index = indices()
+    ours = patch_targets(
+        cropped(resize, backend.device), index.to(backend.device), PATCH, normalize_target=normalize
+    ).cpu()
+    pixels = truth.pixels(resized(resize), index, PATCH)
+    error = (ours - truth.targets(pixels, normalize)).unflatten(2, (-1, 3)).abs().amax(2)
+    # Enlarged boxes make nearly constant tokens, and normalising those magnifies every rounding.
+    contrast = pixels.flatten(3).std(3).clamp_min(1e-6) if normalize else torch.ones_like(error)
+    assert (error <= 2e-6 / contrast).all()
+
+
+def test_loss_and_its_gradient(resize: str, backend: Backend) -> None:
+    index = indices()
+    weight = torch.rand(index.shape)
+    pred = torch.randn(*index.shape, 3 * 2 * 8 * 8)
+    exact, ours = pred.double().requires_grad_(), pred.to(backend.device).requires_grad_()
+    clips = cropped(resize, backend.device)
+    loss = masked_patch_loss(
+        ours, clips, index.to(backend.device), PATCH, weight=weight.to(backend.device), normalize_target=False
+    )
+    targets = truth.targets(truth.pixels(resized(resize), index, PATCH), normalize=False)
+    expected = ((exact - targets).square().mean(2) * weight).sum() / weight.double().sum()
+    loss.backward()
+    expected.backward()
+    assert ours.grad is not None and exact.grad is not None
+    torch.testing.assert_close(loss.cpu().double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours.grad.cpu().double(), exact.grad, rtol=1e-5, atol=1e-9)
+
+
+def test_loss_is_that_of_the_targets(backend: Backend) -> None:
+    index, clips = indices().to(backend.device), cropped("antialias", backend.device)
+    pred = torch.randn(*index.shape, 3 * 2 * 8 * 8, device=backend.device, requires_grad=True)
+    loss = masked_patch_loss(pred, clips, index, PATCH)
+    (gradient,) = torch.autograd.grad(loss, pred)
+    expected = (pred - patch_targets(clips, index, PATCH)).square().mean()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, pred)[0])
+
+
+def test_embedding(backend: Backend) -> None:
+    index, clips = indices().to(backend.device), cropped("antialias", backend.device)
+    weight, bias = torch.randn(5, 3, *PATCH, device=backend.device), torch.randn(5, device=backend.device)
+    position = torch.randn(TOKENS, 5, device=backend.device)
+    rows = tube_mask_gather(clips, index, PATCH, normalize=STATS)
+    expected = rows @ weight.flatten(1).T + bias + position[index]
+    ours = embed_tokens(clips, index, weight, bias, position, normalize=STATS)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_only_what_lies_around_the_boxes_is_copied() -> None:
+    frames = sources()
+    boxes = [(10, 20, 30, 16), (4, 30, 8, 40), (5, 6, 7, 8)]
+    clips = crop_clips(frames, [0, 0, 2], boxes, [False, True, False], SIZE)
+    around = frames[0][:, 4:40, 20:70], frames[2][:, 5:12, 6:14]
+    assert torch.equal(clips.frames, torch.cat([part.flatten() for part in around]))
+    assert clips.geometry.tolist() == [
+        [0, 36, 50],
+        [0, 36, 50],
+        [around[0].numel(), 7, 8],
+    ]
+
+
+def test_a_batch_of_batches(resize: str, backend: Backend) -> None:
+    """The same rows whether clips are cut together or apart; the parts stay as they were."""
+    numbers, boxes, flipped = zip(*BOXES.values(), strict=True)
+    clips = zip(numbers, boxes, flipped, strict=True)
+    parts = [crop_clips(sources(), [number], [box], [flip], SIZE, resize) for number, box, flip in clips]
+    before = [part.geometry.clone() for part in parts]
+    index = indices().to(backend.device)
+    together = cat_clips(parts).to(backend.device)
+    expected = tube_mask_gather(cropped(resize, backend.device), index, PATCH)
+    assert torch.equal(tube_mask_gather(together, index, PATCH), expected)
+    assert all(torch.equal(part.geometry, old) for part, old in zip(parts, before, strict=True))
+
+
+def test_errors() -> None:
+    frames = sources()
+    box, size = (0, 0, 16, 24), SIZE
+    with pytest.raises(ValueError, match=r"box \(40, 0, 16, 24\) does not lie in frames of 50 x 70"):
+        crop_clips(frames, [0], [(40, 0, 16, 24)], [False], size)
+    for wrong in ([frames[0], frames[1][:2]], [frames[0][0]], [frames[0].float()]):
+        found = rf"{wrong[-1].dtype} \({', '.join(map(str, wrong[-1].shape))}\)"
+        with pytest.raises(ValueError, match=rf"sources must be uint8 \(T, height, width, C\), .*, got {found}"):
+            crop_clips(wrong, [0], [box], [False], size)
+    with pytest.raises(ValueError, match="sources must not be empty"):
+        crop_clips([], [], [], [], size)
+    with pytest.raises(ValueError, match="source, box and flipped must have one entry for each clip, got 1, 2 and 1"):
+        crop_clips(frames, [0], [box, box], [False], size)
+    for number in (3, -1):
+        with pytest.raises(ValueError, match=rf"source must name sources by numbers in \[0, 3\), got \[{number}\]"):
+            crop_clips(frames, [number], [box], [False], size)
+    with pytest.raises(ValueError, match="resize must be one of"):
+        crop_clips(frames, [0], [box], [False], size, "bicubic")
+    clips = crop_clips(frames, [0], [box], [False], size)
+    other = crop_clips(frames, [0], [box], [False], (24, 16))
+    with pytest.raises(ValueError, match=r"clips must be alike, got .*\(3, 4, 16, 24\).*, then \(3, 4, 24, 16\)"):
+        cat_clips([clips, other])
+    tensors = clips.frames, clips.geometry, clips.first, clips.weights
+    for number, wrong in (
+        (0, clips.frames.float()),
+        (0, clips.frames[None]),
+        (1, clips.geometry[:, :2]),
+        (2, clips.first[:, 1:]),
+        (2, clips.first.long()),
+        (3, clips.weights[0]),
+        (3, clips.weights.int()),
+    ):
+        name = ("frames", "geometry", "first", "weights")[number]
+        with pytest.raises(TypeError, match=rf"{name} must be torch.\w+ of shape \(.*, got {wrong.dtype} of shape"):
+            CroppedClips(*tensors[:number], wrong, *tensors[number + 1 :], FRAMES, size)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"clip has W=24, which patch \(2, 8, 7\) does not divide"):
+        tube_mask_gather(clips, torch.zeros(1, 1, dtype=torch.int64), (2, 8, 7))
+    with pytest.raises(ValueError, match=r"index must have shape \(1, K\)"):
+        tube_mask_gather(clips, torch.zeros(2, 1, dtype=torch.int64), PATCH)
+    with pytest.raises(ValueError, match="denormalize undoes a normalisation"):
+        patch_targets(clips, torch.zeros(1, 1, dtype=torch.int64), PATCH, denormalize=STATS)

@@ -1,0 +1,281 @@
+"""Blocks against the formulas, and blocks of which only the last rows are wanted."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videomae_fast import get_config
+from videomae_fast.models.layers import Block, LayerScale, Linear, linear, make_norm
+
+
+def make_block(mlp_ratio: float, drop_path: float) -> Block:
+    """Three heads of four."""
+    return Block(12, 3, int(12 * mlp_ratio), drop_path=drop_path)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Every parameter away from its initial 0 or 1."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return module.double()
+
+
+def gradients(output: Tensor, module: nn.Module, x: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Gradients of Σ weight·output with respect to `x` and every parameter."""
+    wanted = {"x": x, **dict(module.named_parameters())}
+    return dict(zip(wanted, torch.autograd.grad((output * weight).sum(), list(wanted.values())), strict=True))
+
+
+def assert_same_gradients(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    for name, gradient in first.items():
+        assert gradient.abs().max() > 0, name
+        torch.testing.assert_close(gradient, second[name], rtol=1e-10, atol=1e-12, msg=name)
+
+
+def written_out(block: Block, x: Tensor) -> Tensor:
+    """The published block of three heads: keys without bias, scores over sqrt(head_dim), GELU with erf, no padding."""
+    attn, mlp = block.attn, block.mlp
+    batch, rows, dim = x.shape
+    normed = F.layer_norm(x, (dim,), block.norm1.weight, block.norm1.bias, 1e-6)
+    q, k, v = (normed @ attn.qkv.weight.T).view(batch, rows, 3, 3, dim // 3).permute(2, 0, 3, 1, 4)
+    q, v = q + attn.q_bias.view(3, 1, -1), v + attn.v_bias.view(3, 1, -1)
+    mixed = (q @ k.mT / (dim // 3) ** 0.5).softmax(-1) @ v
+    x = x + attn.proj(mixed.transpose(1, 2).reshape(x.shape))
+    hidden = mlp.fc1(F.layer_norm(x, (dim,), block.norm2.weight, block.norm2.bias, 1e-6))
+    return x + mlp.fc2(hidden * (1 + torch.erf(hidden / 2**0.5)) / 2)
+
+
+@pytest.mark.parametrize("hidden", [2234, 48, 1])
+def test_block_written_out(hidden: int) -> None:
+    """Where hidden sizes are padded, outside of the block nobody can tell."""
+    block = randomise(make_block((hidden + 0.5) / 12, 0.0))
+    assert block.mlp.fc1.weight.shape == (hidden, 12) and block.mlp.fc2.weight.shape == (12, hidden)
+    x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
+    ours, expected = block(x), written_out(block, x)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(expected)
+    assert_same_gradients(gradients(ours, block, x, weight), gradients(expected, block, x, weight))
+
+
+@pytest.mark.parametrize("hidden, computed", [(2234, 2240), (24, 24), (1, 8)])
+def test_blocks_compute_a_multiple_of_eight_hidden_units(
+    hidden: int, computed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[int] = []
+    gelu = F.gelu
+
+    def record(x: Tensor) -> Tensor:
+        widths.append(x.shape[-1])
+        return gelu(x)
+
+    monkeypatch.setattr(F, "gelu", record)
+    make_block((hidden + 0.5) / 12, 0.0)(torch.randn(1, 2, 12))
+    assert widths == [computed]
+
+
+def test_only_the_decoder_of_giant_is_padded() -> None:
+    config = get_config("giant")
+    assert int(config.decoder_dim * config.mlp_ratio) == 2234 and int(config.encoder_dim * config.mlp_ratio) == 6144
+
+
+@pytest.mark.parametrize("last_rows", [1, 4, 9])
+@pytest.mark.parametrize("mlp_ratio", [4.0, 3.3])
+def test_block_on_its_last_rows_is_the_slice_of_the_whole(last_rows: int, mlp_ratio: float) -> None:
+    block = randomise(make_block(mlp_ratio, 0.0))
+    x = torch.randn(2, 9, 12, dtype=torch.float64, requires_grad=True)
+    whole, part = block(x)[:, -last_rows:], block(x, last_rows)
+    assert part.shape == (2, last_rows, 12)
+    torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(whole)
+    assert_same_gradients(gradients(part, block, x, weight), gradients(whole, block, x, weight))
+
+
+def test_last_rows_attend_to_all_rows() -> None:
+    block = randomise(make_block(4.0, 0.0))
+    x = torch.randn(1, 9, 12, dtype=torch.float64)
+    other = x.clone()
+    other[:, 0] *= -1
+    assert (block(x, 2) - block(other, 2)).abs().max() > 1e-3
+
+
+class LowRank(nn.Module):
+    """What a LoRA library puts in a layer's place: the layer's own result and that of two thin matrices."""
+
+    def __init__(self, layer: nn.Linear, rank: int = 2) -> None:
+        super().__init__()
+        self.base_layer = layer
+        self.down = nn.Linear(layer.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, layer.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + self.up(self.down(x))
+
+    def merged(self) -> nn.Linear:
+        """The layer alone, with the sum of both weights."""
+        self.base_layer.weight.data += self.up.weight @ self.down.weight
+        return self.base_layer
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+PLACES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+
+
+def wrap(block: Block, place: str, wrapper: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    """Put wrapper(layer) in the place of a layer of the block."""
+    parent, name = place.split(".")
+    part = getattr(block, parent)
+    setattr(part, name, wrapper(getattr(part, name)))
+    return getattr(part, name)
+
+
+@pytest.mark.parametrize("last_rows", [None, 3])
+@pytest.mark.parametrize("places", [(place,) for place in PLACES] + [PLACES], ids=str)
+def test_a_layer_in_the_place_of_another_acts(places: tuple[str, ...], last_rows: int | None) -> None:
+    """A block whose layers were replaced equals the block whose weights have what the new layers add; also padded."""
+    block = make_block(3.3, 0.0)
+    for place in places:
+        wrap(block, place, LowRank)
+    randomise(block)
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    ours = block(x, last_rows)
+    ours.square().sum().backward()
+    for place in places:
+        for name, parameter in block.get_submodule(place).named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, (place, name)
+        wrap(block, place, lambda wrapped: wrapped.merged())
+    torch.testing.assert_close(ours, block(x, last_rows), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("last_rows", [None, 3])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_parametrised_weight_acts(place: str, last_rows: int | None) -> None:
+    block = randomise(make_block(3.3, 0.0))
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    expected = copy.deepcopy(block)
+    expected.get_submodule(place).weight.data *= 2
+    nn.utils.parametrize.register_parametrization(block.get_submodule(place), "weight", Doubled())
+    assert torch.equal(block(x, last_rows), expected(x, last_rows))
+
+
+@pytest.mark.parametrize("last_rows, calls", [(None, 1), (3, 2)])
+def test_forward_hooks_are_called(last_rows: int | None, calls: int) -> None:
+    """For the last rows of a block, queries are one product, and keys and values another."""
+    block = make_block(3.3, 0.0)
+    called: list[str] = []
+    for place in PLACES:
+        block.get_submodule(place).register_forward_hook(lambda *_, place=place: called.append(place))
+    block(torch.randn(2, 5, 12), last_rows)
+    assert called == ["attn.qkv"] * calls + list(PLACES[1:])
+
+
+@pytest.mark.parametrize("wrapper", [lambda layer: layer, lambda layer: nn.Sequential(layer)], ids=["ours", "another"])
+def test_linear(wrapper: Callable[[nn.Module], nn.Module]) -> None:
+    """A part of the outputs and a bias from elsewhere, whoever computes the product."""
+    own = Linear(4, 6, bias=False).double()
+    x, bias = torch.randn(3, 4, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+    expected = x @ own.weight[1:3].T + bias
+    torch.testing.assert_close(linear(x, wrapper(own), bias=bias, out=slice(1, 3)), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_linear_keeps_the_autocast_dtype() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(torch.randn(3, 4), nn.Linear(4, 2), bias=torch.ones(2)).dtype == torch.bfloat16
+
+
+def test_linear_pads_its_own_layers_only() -> None:
+    x = torch.randn(3, 4)
+    padded = linear(x, Linear(4, 6), padding=2)
+    assert padded.shape == (3, 8) and not padded[:, 6:].any()
+    with pytest.raises(TypeError, match=r"padding needs a .*Linear, got Sequential"):
+        linear(x, nn.Sequential(nn.Linear(4, 6)), padding=2)
+
+
+@pytest.mark.parametrize("mlp_ratio", [4.0, 3.3])
+@pytest.mark.parametrize("last_rows", [None, 3])
+def test_recomputation_changes_no_bit(last_rows: int | None, mlp_ratio: float) -> None:
+    block = randomise(make_block(mlp_ratio, 0.0))
+    x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
+    results, kept = [], []
+    for block.recompute in ("always", "auto", "never"):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            out = block(x, last_rows)
+        kept.append(sum(sizes))
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
+    assert kept[0] == kept[1] < kept[2]
+
+
+@pytest.mark.parametrize("name", ["layernorm", "rmsnorm"])
+def test_norms(name: str) -> None:
+    norm = randomise(make_norm(name, 12, 1e-3))
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    if name == "layernorm":
+        centred = x - x.mean(-1, keepdim=True)
+        expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight + norm.bias
+    else:
+        expected = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight
+    torch.testing.assert_close(norm(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_unknown_norm() -> None:
+    with pytest.raises(ValueError, match=r"norm must be one of \('layernorm', 'rmsnorm'\), got 'batchnorm'"):
+        make_norm("batchnorm", 12, 1e-6)
+
+
+def test_layer_scale_computes_in_float32_at_least() -> None:
+    scale = LayerScale(3, 0.1)
+    scale.gamma.data = torch.tensor([1 / 3, 2.0, -1.0])
+    x = torch.randn(2, 3)
+    half = scale.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half, (x.bfloat16().float() * scale.gamma.float()).bfloat16())
+    x = torch.randn(2, 3, dtype=torch.float64)
+    assert torch.equal(scale.double()(x), x * scale.gamma)
+
+
+@pytest.mark.parametrize("last_rows", [None, 3])
+@pytest.mark.parametrize("recompute", ["always", "never"])
+def test_block_of_internvideo2_written_out(last_rows: int | None, recompute: str) -> None:
+    """RMSNorm without a mean, no biases of queries and values, QK-norm over all heads together, LayerScale."""
+    block = Block(12, 3, 40, norm="rmsnorm", qkv_bias=False, qk_norm=True, layer_scale=1e-5, recompute=recompute)
+    assert block.ls1.gamma.tolist() == block.ls2.gamma.tolist() == pytest.approx([1e-5] * 12)
+    assert set(block.state_dict()) == {
+        *("norm1.weight", "norm2.weight", "attn.qkv.weight", "attn.q_norm.weight", "attn.k_norm.weight", "ls1.gamma"),
+        *(
+            "attn.proj.weight",
+            "attn.proj.bias",
+            "ls2.gamma",
+            *(f"mlp.fc{i}.{p}" for i in "12" for p in ("weight", "bias")),
+        ),
+    }
+    randomise(block)
+
+    def rms(x: Tensor, norm: nn.Module) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+
+    def written_out(x: Tensor) -> Tensor:
+        q, k, v = (rms(x, block.norm1) @ block.attn.qkv.weight.T).chunk(3, -1)
+        q, k = rms(q, block.attn.q_norm), rms(k, block.attn.k_norm)
+        q, k, v = (t.view(2, 5, 3, 4).transpose(1, 2) for t in (q, k, v))
+        mixed = (q @ k.mT / 2).softmax(-1) @ v
+        x = x + block.ls1.gamma * block.attn.proj(mixed.transpose(1, 2).reshape(x.shape))
+        hidden = block.mlp.fc1(rms(x, block.norm2))
+        return x + block.ls2.gamma * block.mlp.fc2(hidden * (1 + torch.erf(hidden / 2**0.5)) / 2)
+
+    x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
+    expected = written_out(x) if last_rows is None else written_out(x)[:, -last_rows:]
+    ours = block(x, last_rows)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(expected)
+    assert_same_gradients(gradients(ours, block, x, weight), gradients(expected, block, x, weight))

@@ -1,0 +1,210 @@
+"""What README.md and docs/ tell people to type works, and everything that they link to or name exists."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.pages import (
+    DOCS,
+    FENCE,
+    PAGES,
+    ROOT,
+    arguments,
+    ci_script,
+    commands,
+    is_run_by_ci,
+    links,
+    name,
+    named_paths,
+    needs_the_layout,
+)
+
+# Commands that take too long here, each by its first words, with the test that runs it (file name, function).
+COVERED = {
+    "torchrun --nproc-per-node 8 -m videomae_fast pretrain": ("test_processes.py", "test_two_processes_equal_one"),
+    "python -m benchmarks.tune": ("test_tune.py", "test_cases_are_found_and_timed"),
+    "python -m benchmarks --suite ops": ("test_suites.py", "test_every_public_op_is_measured"),
+    "python -m benchmarks --suite all": ("test_suites.py", "test_results_are_json_tables_and_pictures"),
+    "python -m benchmarks --suite memory": ("test_suites.py", "test_predicted_records_are_apart"),
+}
+# Appended to commands that are run here, so that each takes seconds: the last value of an option counts.
+SMALLER = "--model small --num-frames 4 --image-size 32 --frame-stride 1 --crops-per-video 1 --batch-size 1"
+SHRUNK = {
+    "pretrain": f"{SMALLER} --workers 0 --warmup-epochs 1 --max-steps 1",
+    "gallery": SMALLER,
+    "memory": "--model small --batch-size 2",
+    "check-data": "--workers 0",
+    "transcode": "--workers 0 --short-side 64",
+    "convert": "",
+    "env": "",
+}
+
+ALL = [(page, command) for page in PAGES for command in commands(page)]
+IDS = [f"{name(page)}: {command[:60]}" for page, command in ALL]
+SITE = "mkdocs build --strict"
+
+
+def test_pages_are_found() -> None:
+    assert {"README.md", "docs/training.md", "docs/exactness.md"} <= {name(page) for page in PAGES}
+    assert len(ALL) > 15
+
+
+@pytest.mark.parametrize(("page", "command"), ALL, ids=IDS)
+def test_every_command_is_run_somewhere(page: Path, command: str) -> None:
+    """By CI as it stands, by `test_commands_run`, by pytest on a folder of tests, or by a test that COVERED names."""
+    if is_run_by_ci(command):
+        return
+    own = arguments(command)
+    if own:
+        from videomae_fast.cli import build_parser
+
+        build_parser().parse_args(own)  # SystemExit if an option has another name
+        assert own[0] in SHRUNK or any(map(command.startswith, COVERED)), f"nothing runs `{command}`"
+    elif command.startswith("python -m benchmarks"):
+        _parse_benchmarks(shlex.split(command)[2:])
+        assert any(map(command.startswith, COVERED)), f"nothing runs `{command}`"
+    else:
+        assert _is_pytest_on_tests(shlex.split(command)), f"neither CI nor a test runs `{command}`"
+
+
+def _parse_benchmarks(words: list[str]) -> None:
+    if words[0] == "benchmarks":
+        from benchmarks.__main__ import build_parser
+
+        build_parser().parse_args(words[1:])
+    else:
+        assert (ROOT / f"{words[0].replace('.', '/')}.py").is_file(), f"there is no module {words[0]}"
+
+
+def _is_pytest_on_tests(words: list[str]) -> bool:
+    if words[:3] != ["python", "-m", "pytest"]:
+        return False
+    paths = [word for word in words[3:] if "/" in word]
+    return bool(paths) and all((ROOT / path).exists() for path in paths)
+
+
+@pytest.mark.parametrize("start", COVERED)
+def test_no_exception_is_stale(start: str) -> None:
+    """The command is on a page, and the test that is said to cover it exists."""
+    file, function = COVERED[start]
+    assert any(command.startswith(start) for _, command in ALL), f"no page has `{start}`"
+    (path,) = (ROOT / "tests").rglob(file)
+    assert f"def {function}(" in path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what a reader of the pages has: videos, a list of them, a checkpoint, the shipped settings."""
+    from videomae_fast import VideoMAEForPretraining, get_config, interop
+    from videomae_fast.data import demo_folder
+
+    pytest.importorskip("av")
+    pytest.importorskip("accelerate")
+    (tmp_path / "videos").mkdir()
+    files = [shutil.copy(file, tmp_path / "videos") for file in sorted(demo_folder().glob("*.mp4"))]
+    (tmp_path / "videos" / "list.txt").write_text("".join(f"{Path(file).name}\n" for file in files))
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    interop.save_published(VideoMAEForPretraining(get_config("small")), "checkpoint.pth")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_run(page: Path, workspace: Path) -> None:
+    """The `videomae-fast` commands of a page, from top to bottom in one folder, on a small model and short clips."""
+    from videomae_fast.cli import main
+
+    for command in commands(page):
+        own = arguments(command)
+        if own is None or is_run_by_ci(command) or any(map(command.startswith, COVERED)):
+            continue
+        if own[0] == "pretrain" and "--resume" not in own:
+            shutil.rmtree(workspace / "runs", ignore_errors=True)
+        steps = ["--max-steps", "2"] if "--resume" in own else []
+        assert main([*own, *shlex.split(SHRUNK[own[0]]), *steps]) == 0, f"failed: {command}"
+        for option in ("--output", "--clean"):
+            if option in own:
+                assert (workspace / own[own.index(option) + 1]).exists(), f"wrote nothing: {command}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")], ids=name)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, in one namespace, as a reader would paste them."""
+    monkeypatch.chdir(tmp_path)
+    text, namespace = page.read_text(encoding="utf-8"), {"__name__": "page"}
+    for block in FENCE.finditer(text):
+        if block[1] == "python":
+            line = text.count("\n", 0, block.start(2))
+            exec(compile("\n" * line + block[2], str(page), "exec"), namespace)
+
+
+def test_the_mixture_on_the_data_page_is_one() -> None:
+    from videomae_fast.data.sources.mixture import _KEYS
+
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    (block,) = (code for language, code in FENCE.findall(text) if language == "json")
+    sources = json.loads(block)
+    assert all("data" in source and source.keys() <= _KEYS.keys() for source in sources)
+    below = text[text.index(block) + len(block) :].partition("\n## ")[0]
+    assert set(re.findall(r"`(\w+)`", below)) == _KEYS.keys()
+
+
+@needs_the_layout
+def test_the_training_page_has_every_option() -> None:
+    from videomae_fast.cli import build_parser
+
+    choices = next(action.choices for action in build_parser()._actions if action.dest == "command")
+    parser = choices["pretrain"]
+    options = {action.option_strings[0] for action in parser._actions}  # not the --no-… of a switch
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(--[\w-]+)` \|", text, re.MULTILINE)) == options - {"-h"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    missing = [target for target in links(page) if not (page.parent / target).exists()]
+    assert missing == []
+
+
+@needs_the_layout
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_named_paths_exist(page: Path) -> None:
+    """A `path/like/this` is one from the root of the repository, or from the page's folder."""
+    top = {path.name for path in ROOT.iterdir()}
+    named = [path for path in named_paths(page) if path.split("/")[0] in top or path.endswith(".py")]
+    assert [path for path in named if not ((ROOT / path).exists() or (page.parent / path).exists())] == []
+
+
+@needs_the_layout
+def test_the_api_page_names_what_is_public() -> None:
+    """Every op and every public name of the library stands on it; a name that is gone fails the site's build."""
+    import videomae_fast
+    import videomae_kernels
+
+    named = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(set(named)) == len(named)
+    assert {f"videomae_kernels.{public}" for public in videomae_kernels.__all__} <= set(named)
+    assert {f"videomae_fast.{public}" for public in videomae_fast.__all__ if public != "CONFIGS"} <= set(named)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^  - [^:]+: ([\w-]+\.md)$", text[text.index("\nnav:") :], re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in DOCS)
+
+
+def test_published_is_defined_where_a_page_first_uses_it() -> None:
+    """Each page of docs/ that calls something published links to, or gives, the definition."""
+    for page in DOCS:
+        text = page.read_text(encoding="utf-8")
+        if "published" in text.lower():
+            assert re.search(r"OpenGVLab/VideoMAEv2@29eab1e|\]\(exactness\.md\)", text), name(page)
+
+
+def test_the_site_is_built_by_ci() -> None:
+    assert SITE in ci_script()

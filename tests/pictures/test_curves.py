@@ -1,0 +1,51 @@
+"""The curves are those of the log."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from videomae_fast.engine.log import COLUMNS, EVALUATIONS
+from videomae_fast.pictures.curves import draw_curves, save_curves
+
+
+def _steps(count: int) -> list[dict[str, str]]:
+    return [
+        dict(zip(COLUMNS, map(str, (n, 0, 1 / n, n / 10, 5 + n, 0.25, 99)), strict=True)) for n in range(1, count + 1)
+    ]
+
+
+def test_every_panel_has_its_column() -> None:
+    steps = _steps(4)
+    loss, rate, speed, wait = draw_curves(steps, []).axes
+    for axes, column in ((loss, "loss"), (rate, "lr"), (speed, "clips_per_second"), (wait, "data_wait")):
+        (line,) = axes.get_lines()
+        assert list(line.get_xdata()) == [1, 2, 3, 4]
+        assert list(line.get_ydata()) == [float(row[column]) for row in steps]
+    assert loss.get_legend() is None
+
+
+def test_evaluations_are_dots_beside_the_loss() -> None:
+    loss, *others = draw_curves(_steps(4), [{"step": "2", "loss": "0.75"}, {"step": "4", "loss": "0.5"}]).axes
+    _, dots = loss.get_lines()
+    assert (list(dots.get_xdata()), list(dots.get_ydata())) == ([2, 4], [0.75, 0.5])
+    assert dots.get_linestyle() == "None" and loss.get_legend() is not None
+    assert all(len(axes.get_lines()) == 1 for axes in others)
+
+
+@pytest.mark.parametrize("count", [0, 1, 30])
+def test_the_files_of_a_run(count: int, tmp_path: Path) -> None:
+    rows = "".join(",".join(row.values()) + "\n" for row in _steps(count))
+    (tmp_path / "log.csv").write_text(",".join(COLUMNS) + "\n" + rows)
+    (tmp_path / EVALUATIONS).write_text("step,loss\n1,0.5\n")
+    save_curves(tmp_path, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 1000
+        assert len(set(picture.convert("L").tobytes())) > 2
+
+
+def test_missing_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'videomae-fast\[train\]'"):
+        save_curves(tmp_path, tmp_path / "curves.png")

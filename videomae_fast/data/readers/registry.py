@@ -1,0 +1,117 @@
+"""Readers by name, and opening whatever an entry of a list names."""
+
+import os
+from collections.abc import Callable
+
+from ..sources.annotations import FrameFolder, TarMember, VideoEntry, VideoFile
+from .av import AvVideo
+from .base import VideoError, VideoReader
+from .decord import DecordVideo
+from .images import IMAGE_TEMPLATE, ImageFolder
+from .torchcodec import TorchcodecVideo
+
+# Named after their packages; each is called with the name for messages and the URL that FFmpeg opens.
+READERS: dict[str, Callable[..., VideoReader]] = {
+    "av": AvVideo,
+    "decord": DecordVideo,
+    "torchcodec": TorchcodecVideo,
+}
+# The only reader that is right on every kind of file that was tried; no other is faster by more than 15 %.
+DEFAULT_READER = "av"
+_REDUCING = ("av",)  # readers that can scale frames while they decode
+
+
+def check_reader(reader: str, short_side: int = 0) -> None:
+    """Check the name of a reader and what it is asked to do.
+
+    Args:
+        reader: a key of READERS.
+        short_side: pixels, as in `open_video`.
+
+    Raises:
+        ValueError: the reader is unknown, `short_side` is negative, or the reader cannot scale frames.
+    """
+    if reader not in READERS:
+        raise ValueError(f"reader must be one of {sorted(READERS)}, got {reader!r}")
+    if short_side < 0:
+        raise ValueError(f"short_side must not be negative, got {short_side}")
+    if short_side and reader not in _REDUCING:
+        raise ValueError(f"short_side needs reader {' or '.join(_REDUCING)}, got {reader!r}")
+
+
+def open_video(path: str | os.PathLike, reader: str = DEFAULT_READER, short_side: int = 0) -> VideoReader:
+    """Open a video file for random access to its frames.
+
+    Args:
+        path: a video file.
+        reader: a key of READERS: "av", "decord" or "torchcodec".
+        short_side: pixels. If positive, a frame whose shorter side is larger is scaled down to it during the
+            conversion to RGB. This saves work on large videos and changes pixels, because crops are then cut from
+            scaled frames. 0 keeps the size. Only reader "av" can scale.
+
+    Returns:
+        The open reader. It belongs to this process: open one for each sample, inside the worker that needs it, and
+        close it. A decoder that is kept over a fork hangs.
+
+    Raises:
+        ValueError: `reader` or `short_side` is not possible.
+        ImportError: the reader's package is missing; the message names the extra that installs it.
+        VideoError: the file is missing, is empty, cannot be decoded or has no frames.
+    """
+    check_reader(reader, short_side)
+    return _open(*locate(VideoFile(os.fspath(path))), reader, short_side)
+
+
+def open_entry(
+    entry: VideoEntry, reader: str = DEFAULT_READER, short_side: int = 0, template: str = IMAGE_TEMPLATE
+) -> VideoReader:
+    """Open the video that an entry of a list names: a video file, a member of a tar file, or a folder of frames.
+
+    Args:
+        entry: an element of `Annotations`.
+        reader: as in `open_video`; a folder of frames is always read with Pillow.
+        short_side: as in `open_video`; images of a folder keep their size.
+        template: names of the images in a folder of frames, with one place for the frame's number.
+
+    Returns:
+        The open reader, as `open_video` returns it.
+
+    Raises:
+        ValueError: as `open_video`.
+        ImportError: as `open_video`.
+        VideoError: as `open_video`; also if the folder of frames is missing, or a tar file is shorter than it was.
+    """
+    check_reader(reader, short_side)
+    if isinstance(entry, FrameFolder):
+        return ImageFolder(entry.path, entry.start, entry.num_frames, template)
+    return _open(*locate(entry), reader, short_side)
+
+
+def locate(entry: VideoFile | TarMember) -> tuple[str, str]:
+    """Find the bytes of a video.
+
+    Args:
+        entry: a video file or a member of a tar file.
+
+    Returns:
+        The name of the video in messages, and the URL that FFmpeg opens.
+
+    Raises:
+        VideoError: the file is missing, is a folder or is empty, or a tar file ends before its member does.
+    """
+    path, name, url = entry.path, entry.name, os.path.abspath(entry.path)  # FFmpeg takes 'a:b.mp4' for a protocol
+    if not os.path.isfile(path):
+        raise VideoError(name, "is a folder, not a file" if os.path.isdir(path) else "no such file")
+    size = os.path.getsize(path)
+    if size == 0:
+        raise VideoError(name, "the file is empty (0 bytes)")
+    if isinstance(entry, VideoFile):
+        return name, url
+    end = entry.start + entry.size
+    if size < end or entry.size == 0:
+        raise VideoError(name, "is empty" if entry.size == 0 else f"the tar file has {size} bytes, it ends at {end}")
+    return name, f"subfile,,start,{entry.start},end,{end},,:{url}"  # read in place: nothing is unpacked
+
+
+def _open(name: str, url: str, reader: str, short_side: int) -> VideoReader:
+    return READERS[reader](name, url, short_side) if short_side else READERS[reader](name, url)

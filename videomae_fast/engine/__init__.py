@@ -1,0 +1,6 @@
+"""The training loop. It knows no model, no mask and no video: a recipe (videomae_fast/recipes) gives it those."""
+
+from .health import NonFiniteLossError
+from .loop import Recipe, RunResult, run
+
+__all__ = ["NonFiniteLossError", "Recipe", "RunResult", "run"]

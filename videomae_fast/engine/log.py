@@ -1,0 +1,172 @@
+"""What a run writes down: CSV files that survive interruptions, Accelerate's trackers, the progress bar's figures."""
+
+import csv
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .._files import atomic_write
+from .._optional import require
+
+COLUMNS = ("step", "epoch", "loss", "lr", "clips_per_second", "data_wait", "peak_memory_mib")
+LOG, EVALUATIONS = "log.csv", "eval.csv"
+PROJECT = "videomae-fast"
+# Accelerate's trackers: the package that each needs.
+TRACKERS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "trackio": "trackio",
+    "comet_ml": "comet_ml",
+    "aim": "aim",
+    "clearml": "clearml",
+    "dvclive": "dvclive",
+    "swanlab": "swanlab",
+}
+
+
+def tracker_names(track: str) -> list[str]:
+    """The trackers that `--track` names.
+
+    Args:
+        track: names with commas between them, or "none".
+
+    Returns:
+        The names, each once, in their order.
+
+    Raises:
+        ValueError: a name that is not in `TRACKERS`.
+    """
+    names = list(dict.fromkeys(name.strip() for name in track.split(",") if name.strip()))
+    if names == ["none"]:
+        return []
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"track must be none, or some of {', '.join(TRACKERS)}; got '{name}'")
+    return names
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Find out before a run begins whether its trackers can work.
+
+    Args:
+        names: what `tracker_names` returned.
+
+    Raises:
+        ImportError: the package of a tracker is missing, or the installed Accelerate does not know the tracker.
+    """
+    accelerate = require("accelerate")
+    for name in names:
+        try:
+            importlib.import_module(TRACKERS[name])
+        except ImportError as error:
+            hint = "'videomae-fast[train]'" if name == "tensorboard" else TRACKERS[name].replace("_", "-")
+            raise ImportError(
+                f"--track {name} needs the package '{TRACKERS[name]}' ({error}): pip install {hint}"
+            ) from error
+        if name not in {str(known) for known in accelerate.utils.LoggerType}:
+            raise ImportError(f"--track {name} needs a newer Accelerate than {accelerate.__version__}")
+
+
+def read_log(output: Path, name: str = LOG) -> list[dict[str, str]]:
+    """The complete rows of a run's log.csv or eval.csv.
+
+    Args:
+        output: folder of the run.
+        name: `LOG` or `EVALUATIONS`.
+
+    Returns:
+        A dictionary per row, oldest first; empty if there is no such file.
+    """
+    path = output / name
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        # A killed run may leave half a line.
+        return [row for row in reader if reader.fieldnames and row[reader.fieldnames[-1]]]
+
+
+class _Csv:
+    """A CSV file that a continued run goes on with: rows of later steps are dropped, rows of earlier steps kept."""
+
+    def __init__(self, output: Path, name: str, columns: Sequence[str], start_step: int) -> None:
+        rows = [row for row in read_log(output, name) if int(row["step"]) <= start_step]
+        with atomic_write(output / name) as partial, partial.open("w", newline="") as file:
+            kept = csv.DictWriter(file, columns, extrasaction="ignore")
+            kept.writeheader()
+            kept.writerows(rows)
+        self.file = (output / name).open("a", newline="")
+        self.writer = csv.DictWriter(self.file, columns)
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        self.writer.writerows(rows)
+        self.file.flush()
+
+
+class RunLog:
+    """`log.csv`, `eval.csv` and the trackers of a run; the main process has one."""
+
+    def __init__(
+        self, accelerator: Any, output: Path, start_step: int, numbers: Sequence[str] = (), settings: dict | None = None
+    ) -> None:
+        """Open the files, keep the rows up to `start_step`, and start the trackers of `accelerator`.
+
+        Args:
+            accelerator: what `make_accelerator` returned.
+            output: folder of the run.
+            start_step: finished steps of the run.
+            numbers: columns of log.csv after `COLUMNS`.
+            settings: the options of the run by name, for trackers that show them.
+        """
+        self.accelerator, self.output, self.start_step = accelerator, output, start_step
+        self.steps = _Csv(output, LOG, (*COLUMNS, *numbers), start_step)
+        self.evaluations: _Csv | None = None
+        by_tracker = {
+            "tensorboard": {"purge_step": start_step + 1},
+            "wandb": {"name": output.name, "dir": str(output)},
+            "mlflow": {"run_name": output.name},
+        }
+        accelerator.init_trackers(PROJECT, init_kwargs=by_tracker)
+        for tracker in accelerator.trackers:
+            if tracker.name != "tensorboard":  # which would make another event file of them
+                tracker.store_init_configuration(settings or {})
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows of steps, as `Timing.flush` returns them."""
+        self.steps.write(rows)
+        for row in rows:
+            shown = {f"train/{name}": value for name, value in row.items() if name not in COLUMNS[:2]}
+            self.accelerator.log(shown, step=row["step"])
+
+    def write_evaluation(self, step: int, results: dict[str, float]) -> None:
+        """Append a row to eval.csv.
+
+        Args:
+            step: finished steps.
+            results: figures by name, the same names every time.
+        """
+        if self.evaluations is None:
+            self.evaluations = _Csv(self.output, EVALUATIONS, ("step", *results), self.start_step)
+        self.evaluations.write([{"step": step, **results}])
+        self.accelerator.log({f"eval/{name}": value for name, value in results.items()}, step=step)
+
+    def close(self) -> None:
+        """Close the files; `accelerator.end_training` ends the trackers."""
+        self.steps.file.close()
+        if self.evaluations is not None:
+            self.evaluations.file.close()
+
+
+def say(line: str) -> None:
+    """Print a line above the progress bar."""
+    require("tqdm").tqdm.write(line)
+
+
+def summary(row: dict[str, Any]) -> str:
+    """A row as the progress bar shows it."""
+    return (
+        f"loss {row['loss']:.4f}, {row['clips_per_second']:.1f} clips/s, "
+        f"data wait {row['data_wait']:.0%}, peak {row['peak_memory_mib']:,.0f} MiB"
+    )

@@ -1,0 +1,247 @@
+"""The loop of every training run: batches in, one optimizer step each, logs, checkpoints, an exact resume.
+
+A recipe gives the engine its model, batches and step; see `Recipe`. Data order and whatever else is random in a step
+are pure functions of (seed, step), so a run continued from any checkpoint computes what it would have computed
+without the interruption.
+"""
+
+import math
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .._optional import require
+from .checkpoint import list_checkpoints, load_checkpoint, prepare_output, save_checkpoint
+from .health import check_finite, check_finite_weights
+from .log import RunLog, check_trackers, say, summary, tracker_names
+from .optim import learning_rate
+from .parallel import last_part, make_accelerator
+from .timing import Timing
+
+
+class Recipe(ABC):
+    """A training task: what the loop needs of it. recipes/pretrain.py is one."""
+
+    name: str  # of the command; the progress bar shows it
+    numbers: tuple[str, ...] = ()  # what `step` returns beside the loss: further columns of log.csv
+    config: Any  # sections `optim` and `run` as in recipes/options.py, `save` and `check_continues`
+    workers = 0  # processes that load for each training process
+    samples_per_epoch: int  # samples are what a batch is made of: videos, say
+    clips_per_sample = 1
+
+    @abstractmethod
+    def build(self, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
+        """Make the model and its optimizer. The seed is set; afterwards `samples_per_epoch` is known.
+
+        Args:
+            say: prints a line, in the main process only.
+        """
+
+    @abstractmethod
+    def order(self, samples_per_step: int) -> dict[str, Any]:
+        """What the order of samples depends on besides the configuration. A run only continues with the same."""
+
+    @abstractmethod
+    def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[Any, None, None]:
+        """The batches of one rank, from step `start_step` on: each has batch_size · accumulate samples.
+
+        The attribute `seconds` of a batch is how long it took to make. Closing the generator ends its workers.
+        """
+
+    @abstractmethod
+    def parts(self, batch: Any, count: int, device: torch.device) -> Iterable[Any]:
+        """The batch in `count` parts, each on the device with what it needs to know of the whole batch."""
+
+    @abstractmethod
+    def step(self, model: nn.Module, part: Any, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (scalar) and `numbers` of one part in step `number`, counted from 0.
+
+        Over the parts of a batch they add up to those of the batch.
+        """
+
+    def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
+        """For each figure Σ weight · value and Σ weight, float64 (2,), over this rank's share of the evaluation."""
+        raise NotImplementedError(f"recipe {self.name} has no evaluation")
+
+    def report(self) -> list[str]:
+        """Lines to print when the run ends."""
+        return []
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended on this process."""
+
+    checkpoint: Path  # the last one, complete
+    step: int  # finished steps
+    is_main_process: bool
+
+
+def run(recipe: Recipe) -> RunResult:
+    """Train to the end, to `max_steps`, or until SIGTERM; each of these leaves a checkpoint.
+
+    Args:
+        recipe: the task, not built yet.
+
+    Returns:
+        The last checkpoint and step.
+
+    Raises:
+        ValueError: settings, data or output that cannot work.
+        ImportError: a missing package, named.
+        NonFiniteLossError: the loss or a weight is not finite.
+    """
+    options = recipe.config.run
+    output = prepare_output(options.output, options.resume)
+    trackers = tracker_names(options.track)
+    check_trackers(trackers)
+    accelerator = make_accelerator(options.precision, trackers, output / "tensorboard")
+    torch.manual_seed(options.seed)
+    model, optimizer = recipe.build(accelerator.print)
+    state = _Run(recipe, output, accelerator, model, optimizer)
+    previous = signal.signal(signal.SIGTERM, state.on_sigterm)
+    try:
+        return state.run()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        state.close()
+
+
+class _Run:
+    """State of one run; `run` is the loop."""
+
+    def __init__(self, recipe: Recipe, output: Path, accelerator: Any, model: nn.Module, optimizer: Optimizer) -> None:
+        self.recipe, self.output, self.accelerator = recipe, output, accelerator
+        self.options, self.optim = recipe.config.run, recipe.config.optim
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        self.samples_per_step = self.optim.batch_size * self.optim.accumulate * world_size
+        self.steps_per_epoch = recipe.samples_per_epoch // self.samples_per_step
+        self.order = recipe.order(self.samples_per_step)
+        self.step = self._resume() if self.options.resume else 0
+        total = self.optim.epochs * self.steps_per_epoch
+        self.last = min(total, self.options.max_steps or total)
+        self.batches = recipe.batches(rank, world_size, self.step, max(0, self.last - self.step))
+        main = accelerator.is_main_process
+        settings = recipe.config.flat() if main else None
+        self.log = RunLog(accelerator, output, self.step, recipe.numbers, settings) if main else None
+        tqdm = require("tqdm").tqdm
+        self.bar = tqdm(total=total, initial=self.step, desc=recipe.name, unit="step", disable=not main)
+        self.terminated = False
+        clips = self.samples_per_step * recipe.clips_per_sample
+        self.timing = Timing(accelerator, clips, self.steps_per_epoch, recipe.workers)
+
+    def run(self) -> RunResult:
+        save_every, eval_every = self.options.save_every or self.steps_per_epoch, self.options.eval_every
+        while self.step < self.last and not self._stops():
+            with self.timing.waiting():
+                batch = next(self.batches)
+            self._train_step(batch)
+            self.step += 1
+            self.bar.update()
+            saves, evaluates = self.step % save_every == 0, eval_every and self.step % eval_every == 0
+            if saves or evaluates or self.step % self.options.log_every == 0:
+                self._write_log()
+            if saves:
+                self._save()
+            if evaluates:
+                self._evaluate()
+        self._write_log()
+        checkpoint = self._save()
+        if self.step < self.last:
+            self.accelerator.print(f"stopped by SIGTERM after step {self.step}; continue with --resume")
+        for line in self.recipe.report():
+            self.accelerator.print(line)
+        return RunResult(checkpoint, self.step, self.accelerator.is_main_process)
+
+    def _train_step(self, batch: Any) -> None:
+        lr = learning_rate(self.step, self.optim, self.steps_per_epoch, self.samples_per_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        count, losses, numbers = self.optim.accumulate, [], []
+        for place, part in enumerate(self.recipe.parts(batch, count, self.accelerator.device), 1):
+            with last_part(self.accelerator, self.model, place == count):
+                loss, others = self.recipe.step(self.model, part, self.step)
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
+            numbers.append(others)
+        if self.optim.clip_grad:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.optim.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        totals = {name: _sum([each[name].detach() for each in numbers]) for name in numbers[0]}
+        self.timing.add(_sum(losses), lr, batch.seconds, totals)
+
+    def _write_log(self) -> None:
+        rows, hint = self.timing.flush(self.step)
+        if not rows:
+            return
+        if self.log is not None:
+            self.log.write(rows)
+            if hint:
+                say(hint)
+        self.bar.set_postfix_str(summary(rows[-1]))
+        check_finite(rows, list_checkpoints(self.output))
+
+    def _save(self) -> Path:
+        check_finite_weights(self.model, self.step, list_checkpoints(self.output))
+        config, keep = self.recipe.config, self.options.keep_checkpoints
+        return save_checkpoint(self.accelerator, self.output, self.step, config, self.order, keep)
+
+    def _evaluate(self) -> None:
+        """Every rank has its share; sums and weights are added up before they are divided."""
+        self.model.eval()
+        with torch.no_grad():
+            shares = self.recipe.evaluate(self.model, self.accelerator.process_index, self.accelerator.num_processes)
+        self.model.train()
+        totals = self.accelerator.reduce(torch.stack(list(shares.values())), reduction="sum").tolist()
+        results = {
+            name: total / weight if weight else math.nan for name, (total, weight) in zip(shares, totals, strict=True)
+        }
+        if self.log is not None:
+            self.log.write_evaluation(self.step, results)
+            say(f"step {self.step}: " + ", ".join(f"eval {name} {value:.4f}" for name, value in results.items()))
+        self.timing.restart()
+
+    def _resume(self) -> int:
+        checkpoints = list_checkpoints(self.output)
+        if not checkpoints:
+            self.accelerator.print(f"no checkpoint in {self.output} yet: starting from the beginning")
+            return 0
+        step = load_checkpoint(self.accelerator, checkpoints[-1], self.recipe.config, self.order)
+        self.accelerator.print(f"continuing after step {step} from {checkpoints[-1]}")
+        return step
+
+    def _stops(self) -> bool:
+        """Whether SIGTERM asked to stop; ranks agree at log intervals, where they meet anyway."""
+        if self.accelerator.num_processes == 1:
+            return self.terminated
+        if self.step % self.options.log_every:
+            return False
+        if self.terminated:
+            self.accelerator.set_trigger()
+        self.terminated = bool(self.accelerator.check_trigger())
+        return self.terminated
+
+    def on_sigterm(self, number: int, frame: Any) -> None:
+        """Remember to stop after the current step."""
+        self.terminated = True
+
+    def close(self) -> None:
+        """Close files and progress bar, end the workers, and leave the process group."""
+        self.bar.close()
+        if self.log is not None:
+            self.log.close()
+        self.batches.close()
+        self.accelerator.end_training()
+
+
+def _sum(values: list[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(values).sum()

@@ -1,0 +1,175 @@
+"""Files of weights, whatever their layout: read and unwrap one, write one whole or not at all, copy it into a model."""
+
+import argparse
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._files import atomic_write
+from .._optional import require
+
+State = dict[str, Tensor]
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # the weights in a folder of transformers or of a run
+_WRAPPERS = ("model", "module")
+_PREFIXES = ("_orig_mod.", "module.", "backbone.")  # of torch.compile, of DDP and DeepSpeed, of downstream code
+
+# What published training files hold beside tensors and plain values. `args` is a Namespace. The learning rates in the
+# optimizer's parameter groups are numpy numbers, whose constructor numpy < 2 pickled under another module name.
+_scalar = np.float64(0).__reduce__()[0]
+_SAFE: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, or does not fit."""
+
+
+def read_weights(source: Source) -> State:
+    """The weights of a file or folder on the CPU, under the names that it has, without wrappers and prefixes.
+
+    Args:
+        source: a file that `torch.save` wrote, a `.safetensors` file, a folder that holds one of FOLDER_FILES, or the
+            dict that such a file holds, whose tensors are returned as they are.
+
+    Returns:
+        {name: tensor}.
+
+    Raises:
+        FileNotFoundError: `source` does not exist.
+        CheckpointError: the folder holds no weights; or the file is damaged, holds Python objects other than plain
+            values, or does not come down to a dict of tensors.
+    """
+    if isinstance(source, Mapping):
+        return unwrap(source, "the checkpoint given")
+    path = weights_file(Path(source))
+    return unwrap(_read(path), f"checkpoint {str(path)!r}")
+
+
+def weights_file(path: Path) -> Path:
+    """`path` if it is a file, or the file of weights in the folder `path`; raises as `read_weights`."""
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist")
+    if not path.is_dir():
+        return path
+    found = [file for name in FOLDER_FILES if (file := path / name).is_file()]
+    if not found:
+        raise CheckpointError(f"folder {str(path)!r} has none of {', '.join(FOLDER_FILES)}")
+    return found[0]
+
+
+def unwrap(checkpoint: Any, what: str) -> State:
+    """The tensors in what `torch.save` was given: below `model` or `module`, without prefixes of wrappers.
+
+    Raises:
+        CheckpointError: it is something else; `what` names it in the message.
+    """
+    while isinstance(checkpoint, Mapping):
+        inner = next((checkpoint[key] for key in _WRAPPERS if isinstance(checkpoint.get(key), Mapping)), None)
+        if inner is None:
+            break
+        checkpoint = inner
+    if not isinstance(checkpoint, Mapping) or not checkpoint:
+        found = "an empty dict" if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
+        raise CheckpointError(f"{what} should hold a dict of tensors, perhaps under 'model' or 'module'; found {found}")
+    others = [f"{key!r} ({type(value).__name__})" for key, value in checkpoint.items() if not isinstance(value, Tensor)]
+    if others:
+        raise CheckpointError(
+            f"{what} should hold tensors only, perhaps under 'model' or 'module'; found {_some(others)}"
+        )
+    state = {_strip(str(key)): tensor for key, tensor in checkpoint.items()}
+    if len(state) < len(checkpoint):
+        raise CheckpointError(f"{what} holds some names twice, with and without one of the prefixes {_PREFIXES}")
+    return state
+
+
+def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights alone, whole or not at all, with the `format` that transformers asks for."""
+    with atomic_write(path) as partial:
+        require("safetensors.torch").save_file(dict(state), partial, metadata={"format": "pt"})
+
+
+def write_torch(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """`torch.save`, whole or not at all, even if the machine stops."""
+    with atomic_write(path) as partial, open(partial, "wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> tuple[list[str], list[str]]:
+    """Copy weights into a model, which stays untouched if they do not fit.
+
+    Args:
+        model: any module; its tensors keep their dtype and device.
+        state: {name: tensor} with the names of `model.state_dict()`.
+        strict: whether every name must be in both. Shapes must always be equal.
+
+    Returns:
+        (missing, unexpected): sorted names that only the model has, and that only `state` has; both empty if `strict`.
+
+    Raises:
+        CheckpointError: shapes differ, or names do and `strict` is set; the message names the tensors.
+    """
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} in the checkpoint, {tuple(own[name].shape)} in the model"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    problems = key_problems(missing, unexpected) if strict else []
+    if shapes:
+        problems.append(f"of another shape, as in a checkpoint of another size: {_some(shapes)}")
+    if problems:
+        raise CheckpointError(f"the checkpoint does not fit {type(model).__name__}: " + "; ".join(problems))
+    model.load_state_dict(state, strict=False)
+    return missing, unexpected
+
+
+def key_problems(missing: Iterable[str], unexpected: Iterable[str]) -> list[str]:
+    """Phrases for a message: the keys that are missing, and the keys that are not known."""
+    named = (("missing", sorted(missing)), ("unexpected", sorted(unexpected)))
+    return [f"{problem}: {_some(names)}" for problem, names in named if names]
+
+
+def _some(items: list[str], limit: int = 8) -> str:
+    rest = f", and so on ({len(items)} in all)" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + rest
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        safetensors, load_file = require("safetensors"), require("safetensors.torch").load_file
+        try:
+            return load_file(path)
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"checkpoint {str(path)!r} is damaged: {error}") from error
+    with open(path, "rb") as file, torch.serialization.safe_globals(_SAFE):
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can fail anywhere in the unpickler, and with anything
+            failure = error
+    lines = str(failure).splitlines() or [""]
+    reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
+    raise CheckpointError(
+        f"checkpoint {str(path)!r} is damaged, or holds objects other than tensors, plain values, argparse.Namespace "
+        f"and numpy numbers, which are not loaded from a file: {type(failure).__name__}: {reason}"
+    ) from failure
+
+
+def _strip(name: str) -> str:
+    while name.startswith(_PREFIXES):
+        name = name.split(".", 1)[1]
+    return name

@@ -1,0 +1,55 @@
+"""The curves of a run: loss, learning rate, speed and the share of waiting, from what it logged."""
+
+from pathlib import Path
+from typing import Any
+
+from .._optional import require
+from ..engine.log import EVALUATIONS, read_log
+
+PANELS = (
+    ("loss", "loss"),
+    ("lr", "learning rate"),
+    ("clips_per_second", "clips per second"),
+    ("data_wait", "share of the time that waits for data"),
+)
+
+
+def save_curves(output: Path, path: Path) -> None:
+    """Draw log.csv, and eval.csv where there is one, into a picture.
+
+    Args:
+        output: folder of a run.
+        path: the picture, of a kind that its suffix names: .png or .svg, for example.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    draw_curves(read_log(output), read_log(output, EVALUATIONS)).savefig(path, dpi=120)
+
+
+def draw_curves(steps: list[dict[str, str]], evaluations: list[dict[str, str]]) -> Any:
+    """The curves as a figure, a panel for each of `PANELS`.
+
+    Args:
+        steps: rows of log.csv.
+        evaluations: rows of eval.csv; their losses are dots beside the loss of the steps.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    figure = require("matplotlib.figure").Figure(figsize=(11, 6), layout="constrained")
+    for axes, (column, title) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        axes.plot(_values(steps, "step"), _values(steps, column), linewidth=1, label="training")
+        if column == "loss" and evaluations and column in evaluations[0]:
+            axes.plot(_values(evaluations, "step"), _values(evaluations, column), "o", markersize=4, label="evaluation")
+            axes.legend()
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step", fontsize=8)
+        axes.grid(alpha=0.3)
+        if column == "data_wait":
+            axes.set_ylim(0, 1)
+    return figure
+
+
+def _values(rows: list[dict[str, str]], column: str) -> list[float]:
+    return [float(row[column]) for row in rows]

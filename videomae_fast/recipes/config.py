@@ -1,0 +1,169 @@
+"""A recipe's configuration: sections of options, from keywords, a file or the command line.
+
+A section is a dataclass whose fields carry their help, choices and range, and whether they may differ between a run
+and its continuation. The command line, configuration files and all checks are made from the fields.
+"""
+
+import difflib
+import importlib
+import json
+import math
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+C = TypeVar("C", bound="Config")
+
+
+def option(
+    default: Any, help: str, *, choices: Collection[str] = (), least: int | None = None, free: bool = False
+) -> Any:
+    """A field of a section.
+
+    Args:
+        default: its default; its type is the field's.
+        help: one line for `--help`.
+        choices: all allowed values.
+        least: the smallest allowed value, 0 or 1.
+        free: whether it may differ between a run and its continuation, because it changes nothing that is computed.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "free": free})
+
+
+@dataclass(frozen=True)
+class Section:
+    """Options that belong together. Checks their choices and ranges; raises ValueError naming the option."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, choices, least = getattr(self, each.name), each.metadata["choices"], each.metadata["least"]
+            if choices and value not in choices:
+                raise ValueError(f"{each.name} must be one of {', '.join(choices)}, got '{value}'")
+            if least is not None and value < least:
+                raise ValueError(
+                    f"{each.name} must {f'be at least {least}' if least else 'not be negative'}, got {value}"
+                )
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{each.name} must be finite, got {value}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of a recipe's configuration: a frozen dataclass whose fields are sections.
+
+    No two sections have an option of the same name, so an option can be named without its section.
+    """
+
+    @classmethod
+    def options(cls) -> Iterator[tuple[str, Field]]:
+        """Every option with the name of its section, in order."""
+        for section in fields(cls):
+            for each in fields(section.default_factory):  # type: ignore[arg-type]
+                yield section.name, each
+
+    @classmethod
+    def from_options(cls: type[C], **options: Any) -> C:
+        """The defaults with some options changed: `from_options(data="videos", lr=5e-4)`.
+
+        Raises:
+            TypeError: an option that no section has.
+            ValueError: a value that is not allowed, or values that do not fit together.
+        """
+        return cls().with_options(**options)
+
+    def with_options(self: C, **options: Any) -> C:
+        """A copy with some options changed; raises as `from_options`."""
+        section_of = {each.name: section for section, each in self.options()}
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in options.items():
+            if name not in section_of:
+                close = difflib.get_close_matches(name, section_of, 1)
+                raise TypeError(f"{type(self).__name__} has no option '{name}'{f': {close[0]}?' if close else ''}")
+            changes.setdefault(section_of[name], {})[name] = value
+        return replace(self, **{name: replace(getattr(self, name), **given) for name, given in changes.items()})
+
+    def flat(self) -> dict[str, Any]:
+        """The options by name, without their sections."""
+        return {each.name: getattr(getattr(self, section), each.name) for section, each in self.options()}
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, a section each; `read_options` reads it."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read_options(cls, path: Path) -> dict[str, Any]:
+        """The options that a configuration file sets.
+
+        Args:
+            path: .toml, or .json such as the config.json of a checkpoint: sections with options, not all of them.
+
+        Returns:
+            The options by name.
+
+        Raises:
+            ValueError: not TOML or JSON; an unknown section or option; a value of the wrong type. The message names
+                the file, the key and what is allowed.
+            ImportError: a TOML file on Python 3.10 without the package tomli.
+        """
+        known: dict[str, dict[str, type]] = {}
+        for section, each in cls.options():
+            known.setdefault(section, {})[each.name] = type(each.default)
+        found: dict[str, Any] = {}
+        for section, options in _read_sections(path).items():
+            if section not in known:
+                raise ValueError(f"{path}: unknown section '{section}'; sections are {', '.join(known)}")
+            if not isinstance(options, dict):
+                raise ValueError(f"{path}: section '{section}' must hold options, got {options!r}")
+            for name, value in options.items():
+                if name not in known[section]:
+                    allowed = ", ".join(known[section])
+                    raise ValueError(f"{path}: unknown option '{name}' in section '{section}'; options are {allowed}")
+                found[name] = _typed(value, known[section][name], f"{path}: {section}.{name}")
+        return found
+
+    def check_continues(self, path: Path) -> None:
+        """Raise ValueError naming every option in which this run differs from the saved one at `path` but may not."""
+        saved = json.loads(path.read_text())
+        differing = []
+        for section, each in self.options():
+            was, now = saved.get(section, {}).get(each.name), getattr(getattr(self, section), each.name)
+            if was != now and not each.metadata["free"]:
+                differing.append(f"{each.name}: was {was!r}, now {now!r}")
+        if differing:
+            raise ValueError("a run continues with the settings it began with, but " + "; ".join(differing))
+
+
+def _read_sections(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        if path.suffix.lower() == ".toml":
+            found = _toml().loads(text)
+        elif path.suffix.lower() == ".json":
+            found = json.loads(text)
+        else:
+            raise ValueError(f"a configuration is a .toml or .json file, got '{path}'")
+    except ValueError as error:  # the errors of both parsers are ValueErrors
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold sections of options, got {type(found).__name__}")
+    return found
+
+
+def _toml() -> Any:
+    if sys.version_info >= (3, 11):
+        return importlib.import_module("tomllib")
+    try:
+        return importlib.import_module("tomli")
+    except ImportError as error:
+        raise ImportError("a TOML file needs Python 3.11, or the package tomli: pip install tomli") from error
+
+
+def _typed(value: Any, wanted: type, where: str) -> Any:
+    """`value` if it is of the type `wanted`; whole numbers are floats too, and truth values are no numbers."""
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise ValueError(f"{where} must be of type {wanted.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,196 @@
+"""The options of a run in sections that recipes share; each section makes what it describes."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..data import DEFAULT_READER, ClipDataset, read_mixture
+from ..data.crops import CROP_BOXES
+from ..data.readers import READERS
+from ..data.sources.lists import FORMATS
+from ..engine.checkpoint import list_checkpoints
+from ..engine.log import tracker_names
+from ..engine.precision import PRECISIONS
+from ..interop import init_weights
+from ..masks import DECODER_MASKS, ENCODER_MASKS, MaskPlan, make_masks
+from ..models import CONFIGS, VideoMAEConfig, get_config
+from ..models.attention import BACKENDS
+from ..models.config import DECODER_CONTEXTS
+from .config import Section, option
+
+DATA_HELP = "list file (lines 'path', 'path label' or 'path start total'), folder, tar shard, or mixture (.json)"
+ROOT_HELP = "folder that relative paths in the list are joined to; default: the folder that holds the list"
+
+
+@dataclass(frozen=True)
+class DataOptions(Section):
+    """Which videos, and which clips are cut from them."""
+
+    data: str = option("", DATA_HELP, free=True)  # a checkpoint knows its videos by `Mixture.fingerprint`
+    root: str = option("", ROOT_HELP, free=True)
+    list_format: str = option("auto", "format of the list file", choices=FORMATS, free=True)
+    eval_data: str = option("", "videos to evaluate on, in one of the forms of --data", free=True)
+    num_frames: int = option(16, "frames of a clip", least=1)
+    image_size: int = option(224, "height and width of a clip in pixels", least=1)
+    frame_stride: int = option(4, "frames between two frames of a clip (the published sampling rate)", least=1)
+    crops_per_video: int = option(4, "crops cut from each decoded clip (repeated augmentation)", least=1)
+    crop: str = option("multi-scale", "how crop boxes are drawn; multi-scale as published", choices=CROP_BOXES)
+    hflip: bool = option(False, "flip half of the crops horizontally (published pre-training does not)")
+    resize: str = option(
+        "antialias",
+        "how crops become clips; pillow: the published pixels, bit for bit",
+        choices=("antialias", "bilinear", "pillow"),
+    )
+    reader: str = option(DEFAULT_READER, "video reader", choices=READERS)
+    short_side: int = option(0, "scale larger videos down to this side while decoding; 0: off", least=0)
+    workers: int = option(8, "processes that decode videos; 0 decodes in the training process", least=0, free=True)
+    max_bad_share: float = option(0.2, "stop when more than this share of the videos cannot be read", free=True)
+
+    def dataset(self, seed: int) -> ClipDataset:
+        """The training clips.
+
+        Raises:
+            ValueError: no `data`, or options that do not fit together; see `read_mixture` and `ClipDataset`.
+        """
+        if not self.data:
+            raise ValueError("data is empty: name an annotation file or a folder of videos")
+        mixture = read_mixture(self.data, self.root or None, self.list_format)
+        return ClipDataset(mixture, crops_per_video=self.crops_per_video, hflip=self.hflip, **self._clips(seed))
+
+    def eval_dataset(self, seed: int) -> ClipDataset:
+        """The clips to evaluate on: one crop of each video, and no other video in place of one that cannot be read.
+
+        Raises:
+            ValueError: as `dataset`.
+        """
+        mixture = read_mixture(self.eval_data)
+        return ClipDataset(mixture, crops_per_video=1, max_replacements=0, **self._clips(seed))
+
+    def _clips(self, seed: int) -> dict[str, Any]:
+        return {
+            "num_frames": self.num_frames,
+            "frame_stride": self.frame_stride,
+            "size": (self.image_size, self.image_size),
+            "crop": self.crop,
+            "resize": self.resize,
+            "reader": self.reader,
+            "short_side": self.short_side,
+            "seed": seed,
+        }
+
+
+@dataclass(frozen=True)
+class MaskOptions(Section):
+    """What the encoder sees and what the decoder predicts."""
+
+    mask: str = option("tube", "mask of the encoder", choices=tuple(m for m in ENCODER_MASKS if m != "none"))
+    mask_ratio: float = option(0.9, "share of tokens hidden from the encoder")
+    decoder_mask: str = option("running_cell", "mask of the decoder", choices=DECODER_MASKS)
+    decoder_mask_ratio: float = option(0.5, "share of tokens that are not decoded")
+
+    def __post_init__(self) -> None:
+        if self.mask == "none":
+            raise ValueError("mask 'none' hides nothing, so no token is left to learn from: use tube or random")
+        super().__post_init__()
+
+    def plan(self, sample: Tensor, grid: tuple[int, int, int], seed: int) -> MaskPlan:
+        """The masks of the clips with these sample numbers (B,), on their device; `grid` is (T', H', W')."""
+        return make_masks(sample, grid, seed=seed, **asdict(self))
+
+
+@dataclass(frozen=True)
+class ModelOptions(Section):
+    """The model, and how it is computed."""
+
+    model: str = option("base", "size of the model", choices=CONFIGS)
+    decoder_depth: int = option(0, "blocks of the decoder; 0: as published, 4", least=0)
+    drop_path: float = option(0.0, "stochastic depth of the last block; rises linearly over depth (published: 0)")
+    decoder_context: str = option(
+        "published",
+        "disjoint: mask tokens never overlap visible ones, as in the paper's text",
+        choices=DECODER_CONTEXTS,
+    )
+    attention: str = option("sdpa", "attention backend", choices=BACKENDS)
+    activation_checkpointing: bool = option(False, "repeat each block in backward instead of keeping its activations")
+    compile: bool = option(False, "compile the model with torch.compile; the first step then takes minutes")
+
+    def config(self, data: DataOptions) -> VideoMAEConfig:
+        """The model's configuration for clips of `data`.
+
+        Raises:
+            ValueError: sizes that do not fit together.
+        """
+        depth = {"decoder_depth": self.decoder_depth} if self.decoder_depth else {}
+        return get_config(
+            self.model,
+            num_frames=data.num_frames,
+            image_size=(data.image_size, data.image_size),
+            drop_path=self.drop_path,
+            attention=self.attention,
+            activation_checkpointing=self.activation_checkpointing,
+            decoder_context=self.decoder_context,
+            **depth,
+        )
+
+
+@dataclass(frozen=True)
+class OptimOptions(Section):
+    """Batches, epochs, and the optimizer. Defaults are the published ViT-B pre-training."""
+
+    batch_size: int = option(32, "videos per device and batch; clips are this times crops_per_video", least=1)
+    accumulate: int = option(1, "batches per optimizer step; exactly one batch of this times batch_size", least=1)
+    epochs: int = option(200, "passes over the data", least=1)
+    warmup_epochs: int = option(20, "epochs of linear warm-up; must be fewer than epochs", least=0)
+    lr: float = option(1e-3, "learning rate for 256 videos per step; it is scaled by videos / 256", least=0)
+    final_lr: float = option(1e-5, "final learning rate, scaled in the same way", least=0)
+    weight_decay: float = option(0.05, "of matrices; biases, norms and the mask token have none", least=0)
+    beta2: float = option(0.95, "second AdamW coefficient; the first is 0.9")
+    clip_grad: float = option(0.0, "largest gradient norm; 0 does not clip (published: 0.02 for giant)", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be less than epochs {self.epochs}")
+
+
+@dataclass(frozen=True)
+class RunOptions(Section):
+    """Where the run writes, where it starts and ends, and what it reports."""
+
+    output: str = option("", "folder of the run: log, checkpoints, pictures, weights", free=True)
+    resume: bool = option(False, "continue from the last checkpoint in the output folder", free=True)
+    init: str = option("", "weights to start from: a published, Hugging Face or own checkpoint", free=True)
+    init_partial: bool = option(False, "use what fits of --init, and print what is missing or extra", free=True)
+    precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
+    seed: int = option(0, "of weights, data order, crops and masks")
+    max_steps: int = option(0, "stop, with a checkpoint, after this many steps; 0: at the end", least=0, free=True)
+    log_every: int = option(10, "steps between log lines, which are also host syncs", least=1, free=True)
+    save_every: int = option(0, "steps between checkpoints; 0: once per epoch", least=0, free=True)
+    keep_checkpoints: int = option(2, "checkpoints kept; 0 keeps all", least=0, free=True)
+    eval_every: int = option(0, "steps between evaluations on --eval-data; 0: none", least=0, free=True)
+    track: str = option("tensorboard", "trackers, with commas: tensorboard,wandb,mlflow,...; or none", free=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tracker_names(self.track)
+
+    def initialize(self, model: nn.Module) -> str:
+        """Load the weights that `init` names, unless the run continues from a checkpoint.
+
+        Args:
+            model: a model that has just been made.
+
+        Returns:
+            What to tell the user: where the weights come from, and what was missing or extra. Empty without `init`.
+
+        Raises:
+            FileNotFoundError: there is no such file or folder.
+            ValueError: the weights cannot be read, or do not fit; see `init_weights`.
+        """
+        if not self.init:
+            return ""
+        if self.resume and list_checkpoints(Path(self.output)):
+            return f"--resume continues from a checkpoint: --init {self.init} is not read"
+        return init_weights(model, self.init, strict=not self.init_partial) or f"all weights are from {self.init}"

@@ -1,0 +1,159 @@
+"""VideoMAE V2 pre-training: predict the pixels of hidden tokens from the visible ones.
+
+File structure:
+    PretrainConfig   what a run is defined by, in sections of options
+    Pretraining      the recipe: build, batches, parts, step, evaluate
+    pretrain         run it
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from videomae_kernels import CroppedClips
+
+from ..data import ClipBatch
+from ..engine.loop import Recipe, RunResult, run
+from ..engine.optim import make_optimizer
+from ..masks import MaskPlan
+from ..models import VideoMAEConfig, VideoMAEForPretraining, stochastic_depth
+from .config import Config
+from .options import DataOptions, MaskOptions, ModelOptions, OptimOptions, RunOptions
+from .videos import EvaluationVideos, TrainingVideos
+
+
+@dataclass(frozen=True)
+class PretrainConfig(Config):
+    """A pre-training run. Defaults are the published ViT-B pre-training (scripts/pretrain of VideoMAE V2)."""
+
+    data: DataOptions = field(default_factory=DataOptions)
+    masks: MaskOptions = field(default_factory=MaskOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        if self.run.eval_every and not self.data.eval_data:
+            raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the videos to evaluate on")
+
+    def model_config(self) -> VideoMAEConfig:
+        """The model's configuration; raises ValueError for sizes that do not fit together."""
+        return self.model.config(self.data)
+
+
+# A few minutes on two CPU cores: real clips, small enough to watch the loss fall.
+DEMO = PretrainConfig.from_options(
+    model="small",
+    image_size=112,
+    frame_stride=2,
+    workers=1,
+    batch_size=2,
+    epochs=80,
+    warmup_epochs=5,
+    lr=1e-3 * 256 / 2,
+    final_lr=1e-5 * 256 / 2,
+    log_every=5,
+    save_every=50,
+)
+
+
+class Part(NamedTuple):
+    """Some clips of a batch, their masks, and their sample numbers (B,) on the host."""
+
+    clips: CroppedClips
+    plan: MaskPlan
+    numbers: Tensor
+
+
+class Pretraining(Recipe):
+    """The recipe. A sample is a video."""
+
+    name = "pretrain"
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.workers, self.clips_per_sample = config.data.workers, config.data.crops_per_video
+
+    def build(self, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
+        """Videos, model and optimizer. The model is compiled in place, so that the names of its weights stay."""
+        config = self.config
+        dataset = config.data.dataset(config.run.seed)
+        self.samples_per_epoch = len(dataset)
+        self.videos = TrainingVideos(dataset, config.data, Path(config.run.output))
+        if config.run.eval_every:
+            eval_dataset = config.data.eval_dataset(config.run.seed)
+            self.eval_videos = EvaluationVideos(eval_dataset, config.optim.batch_size, config.data.workers)
+        model = VideoMAEForPretraining(config.model_config())
+        if note := config.run.initialize(model):
+            say(note)
+        self.grid = model.config.grid
+        if config.model.compile:
+            model.compile(fullgraph=True)
+        return model, make_optimizer(model, config.optim, undecayed={"mask_token"})
+
+    def order(self, samples_per_step: int) -> dict[str, Any]:
+        """See `TrainingVideos.order`."""
+        return self.videos.order(samples_per_step)
+
+    def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[ClipBatch, None, None]:
+        """See `TrainingVideos.batches`."""
+        size = self.config.optim.batch_size * self.config.optim.accumulate
+        return self.videos.batches(size, rank, world_size, start_step, num_steps)
+
+    def parts(self, batch: ClipBatch, count: int, device: torch.device) -> list[Part]:
+        """Clips and masks on the device. Masks are split after they are made: they know the rows of the whole loss."""
+        numbers = batch.sample
+        batch = batch.to(device, non_blocking=True)
+        plan = self._masks(batch)
+        if count == 1:
+            return [Part(batch.clips, plan, numbers)]
+        clips = [part.clips for part in batch.split(count)]
+        return [Part(*part) for part in zip(clips, plan.split(count), numbers.chunk(count), strict=True)]
+
+    def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss: mean squared error of the predicted pixels, of a part its share in that of the batch."""
+        if self.config.model.drop_path:
+            with stochastic_depth(seed=self.config.run.seed, step=number, sample=part.numbers):
+                return model(part.clips, part.plan), {}
+        return model(part.clips, part.plan), {}
+
+    def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
+        """The mean loss over `eval_data`: crops and masks are functions of the seed and a video's place in the list."""
+        device = next(model.parameters()).device
+        total = torch.zeros(2, dtype=torch.float64, device=device)
+        for batch, counts in self.eval_videos.batches(rank, world_size):
+            batch = batch.to(device, non_blocking=True)
+            plan = self._masks(batch)
+            loss, weight = model(batch.clips, plan).double(), plan.loss_weight
+            rows = plan.predicted.new_tensor(plan.predicted.numel()) if weight is None else weight.sum()
+            total += torch.stack([loss * rows, rows.double()]) * counts
+        return {"loss": total}
+
+    def _masks(self, batch: ClipBatch) -> MaskPlan:
+        return self.config.masks.plan(batch.sample, self.grid, self.config.run.seed)
+
+    def report(self) -> list[str]:
+        """See `TrainingVideos.report`."""
+        return self.videos.report()
+
+
+def pretrain(config: PretrainConfig) -> RunResult:
+    """Pre-train to the end, to `max_steps`, or until SIGTERM; each of these leaves a checkpoint.
+
+    Args:
+        config: the run, for example `PretrainConfig.from_options(data="videos", output="runs/mine")`.
+
+    Returns:
+        The last checkpoint, whose model.safetensors is in the published layout, and the step.
+
+    Raises:
+        ValueError: settings, data or output that cannot work.
+        NonFiniteLossError: the loss or a weight became NaN or infinite.
+        UnreadableVideosError: too many videos cannot be read.
+    """
+    return run(Pretraining(config))

@@ -1,0 +1,149 @@
+"""What recipes share about their videos: batches that count what cannot be read, and clips to evaluate on."""
+
+from collections.abc import Generator, Iterator
+from math import ceil
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from videomae_kernels import crop_clips
+
+from ..data import BadVideoLog, ClipBatch, ClipDataset, UnreadableVideosError, collate, make_loader
+from ..data.loader import _leave_process_group
+from ..engine.log import say
+from .options import DataOptions
+
+
+class TrainingVideos:
+    """The batches of one rank, and the report of the videos that could not be read."""
+
+    def __init__(self, dataset: ClipDataset, options: DataOptions, output: Path) -> None:
+        """Write the report, `bad_videos.tsv`, below `output`; a run that continues goes on with it."""
+        self.dataset, self.options, self.output = dataset, options, output
+        self.bad_videos = BadVideoLog()
+
+    def order(self, samples_per_step: int) -> dict[str, object]:
+        """What the order of videos depends on: their number, the batch, and the list."""
+        fingerprint = self.dataset.annotations.fingerprint()
+        return {"videos": len(self.dataset), "videos_per_step": samples_per_step, "fingerprint": fingerprint}
+
+    def batches(
+        self, batch_size: int, rank: int, world_size: int, start_step: int, num_steps: int
+    ) -> Generator[ClipBatch, None, None]:
+        """The batches of a rank from a step on.
+
+        Args:
+            batch_size: videos of a step on this rank.
+            rank, world_size: see `StepSampler`.
+            start_step, num_steps: finished steps, and steps to come.
+
+        Returns:
+            A generator; closing it ends the workers. It raises UnreadableVideosError when too many videos are bad.
+
+        Raises:
+            ValueError: the videos do not fill one step.
+        """
+        loader = make_loader(
+            self.dataset,
+            batch_size,
+            rank=rank,
+            world_size=world_size,
+            workers=self.options.workers,
+            start_step=start_step,
+            num_steps=num_steps,
+        )
+        report = self.output / (f"bad_videos_rank{rank}.tsv" if rank else "bad_videos.tsv")
+        if start_step == 0:
+            report.unlink(missing_ok=True)  # of an earlier run that never came to a checkpoint
+        self.bad_videos = BadVideoLog(report)
+        return self._watched(loader, batch_size, start_step)
+
+    def _watched(
+        self, loader: DataLoader[ClipBatch], batch_size: int, start_step: int
+    ) -> Generator[ClipBatch, None, None]:
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed: a continued run has one draw more
+            batches = iter(loader)
+        try:
+            for step, batch in enumerate(batches, start_step + 1):
+                for bad in self.bad_videos.add(batch.bad_videos):
+                    say(f"unreadable video replaced: {bad.path}: {bad.reason}")
+                videos = len(self.dataset.annotations)
+                self.bad_videos.check_share(self.options.max_bad_share, step * batch_size, videos)
+                yield batch
+        except UnreadableVideosError as error:  # a worker's error arrives with its traceback as text
+            raise UnreadableVideosError(str(error).rsplit("UnreadableVideosError: ", 1)[-1]) from None
+        finally:
+            # The traceback of an error keeps the iterator alive, and nothing public ends its workers then.
+            getattr(batches, "_shutdown_workers", lambda: None)()
+
+    def report(self) -> list[str]:
+        """A line about the videos that were replaced, if there were any."""
+        bad = self.bad_videos
+        return [f"{len(bad)} unreadable videos, replaced {bad.replaced} times: {bad.path}"] if len(bad) else []
+
+
+class EvaluationVideos:
+    """Every video of a list once, one crop each, shared among ranks."""
+
+    def __init__(self, dataset: ClipDataset, batch_size: int, workers: int) -> None:
+        """`dataset` has no replacements: a video that cannot be read is left out, and said once."""
+        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self.said: set[str] = set()
+
+    def batches(self, rank: int, world_size: int) -> Iterator[tuple[ClipBatch, bool]]:
+        """The batches of a rank, and whether they count.
+
+        A batch without a readable video is a black clip that does not count. So all ranks have the same number of
+        batches, which a model whose ranks talk to each other in forward needs.
+
+        Args:
+            rank, world_size: this rank has videos rank, rank + world_size, and so on. Sample numbers are the videos'.
+
+        Yields:
+            Batches of up to `batch_size` clips.
+        """
+        own = range(rank, len(self.dataset.annotations), world_size)
+        num_batches = ceil(ceil(len(self.dataset.annotations) / world_size) / self.batch_size)
+        loader = DataLoader(
+            _ReadableClips(self.dataset),
+            batch_size=None,
+            sampler=[own[first * self.batch_size :][: self.batch_size] for first in range(num_batches)],
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_process_group,
+            generator=torch.Generator(),  # not the one that training draws from
+        )
+        for batch, bad_videos in loader:
+            for line in bad_videos:
+                if line not in self.said:
+                    say(f"unreadable video left out of the evaluation: {line}")
+                self.said.add(line)
+            yield self._black_clip() if batch is None else batch, batch is not None
+
+    def _black_clip(self) -> ClipBatch:
+        height, width = self.dataset.size
+        frames = torch.zeros(self.dataset.num_frames, height, width, 3, dtype=torch.uint8)
+        clips = crop_clips([frames], [0], [(0, 0, height, width)], [False], (height, width), self.dataset.resize)
+        return ClipBatch(clips, torch.zeros(1, dtype=torch.int64))
+
+
+class _ReadableClips(Dataset[tuple[ClipBatch | None, list[str]]]):
+    """`dataset[videos]` -> a batch of those that can be read, None if none can, and a line about each other one."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, videos: range) -> tuple[ClipBatch | None, list[str]]:
+        batches, bad_videos = [], []
+        for video in videos:
+            try:
+                batches.append(self.dataset[video, video])
+            except UnreadableVideosError as error:
+                bad_videos.append(str(error).rpartition("\n  ")[2])
+        return collate(batches) if batches else None, bad_videos
+
+
+def _as_it_is(item: object) -> object:
+    return item
