@@ -15,6 +15,7 @@ from tests.models.test_layers import make_block, randomise
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
 from videomae_fast.models import stochastic_depth
 from videomae_fast.models.encoder import make_blocks
+from videomae_fast.models.layers import Block
 from videomae_fast.models.stochastic_depth import BranchDraw, DropPath
 
 TINY = VideoMAEConfig(
@@ -34,18 +35,25 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean(rate: float) -> None:
 
 
 def test_drop_path_does_nothing_in_evaluation_or_at_rate_0() -> None:
-    x = torch.randn(64, 2, 3)
-    for drop_path in (DropPath(0.9).eval(), DropPath(0.0).train()):
-        draw = drop_path(x, 0)
-        assert draw.select(x) is x and torch.equal(draw.add(x, x), x + x)
+    x = torch.randn(64, 2, 6)
+    torch.manual_seed(0)
+    dropping = Block(6, 2, 24, drop_path=0.9)
+    torch.manual_seed(0)
+    plain = Block(6, 2, 24)
+    assert plain.drop_path is None
+    assert torch.equal(dropping.eval()(x), plain.eval()(x)) and torch.equal(plain.train()(x), plain.eval()(x))
+    assert not torch.equal(dropping.train()(x), plain(x))
 
 
 def test_drop_path_rates_rise_linearly() -> None:
     config = VideoMAEConfig(16, 4, 2, 16, 2, drop_path=0.3)
     for depth in (4, 7):
-        rates = [block.drop_path.rate for block in make_blocks(config, 16, depth, 2)]
-        assert rates == pytest.approx([0.3 * i / (depth - 1) for i in range(depth)])
-    assert [block.drop_path.rate for block in make_blocks(config, 16, 1, 2)] == [0.0]
+        first, *others = make_blocks(config, 16, depth, 2)
+        assert first.drop_path is None
+        assert [block.drop_path.rate for block in others] == pytest.approx(
+            [0.3 * i / (depth - 1) for i in range(1, depth)]
+        )
+    assert [block.drop_path for block in make_blocks(config, 16, 1, 2)] == [None]
 
 
 def test_dropped_branches_leave_the_residual_alone() -> None:

@@ -114,10 +114,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
         (B, n_q, h, d), in the dtype of q.
 
     Raises:
-        ValueError: tensors that are not on a GPU, for a backend that needs one.
+        ValueError: another backend; tensors that are not on a GPU, for a backend that needs one.
         TypeError: another dtype than float16 or bfloat16, for "flash-attn".
         ImportError: as `check_backend`.
     """
+    if backend not in BACKENDS:
+        check_backend(backend)
     if backend in _FUNCTIONS:
         if q.device.type != "cuda":
             raise ValueError(f"attention='{backend}' runs on CUDA devices only, got tensors on {q.device}")

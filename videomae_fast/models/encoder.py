@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from videomae_kernels import CroppedClips, embed_tokens
 
+from .attention import check_backend
 from .config import VideoMAEConfig
 from .layers import Block, recompute
 
@@ -110,7 +111,11 @@ def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_
 
     Returns:
         `depth` blocks, in order.
+
+    Raises:
+        ValueError, ImportError: as `check_backend`, for `config.attention`.
     """
+    check_backend(config.attention)
     return nn.ModuleList(
         Block(
             dim,

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import attention, check_backend
+from .attention import attention
 from .stochastic_depth import BranchDraw, DropPath
 
 _X = TypeVar("_X")
@@ -145,7 +145,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.backend = check_backend(backend)
+        self.backend = backend
         self.qkv = Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if bias else None
@@ -262,23 +262,26 @@ class Block(nn.Module):
         self.norm2 = make_norm(norm, dim, eps)
         self.mlp = Mlp(dim, hidden)
         self.ls2 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
-        self.drop_path = DropPath(drop_path, layer)
+        self.drop_path = DropPath(drop_path, layer) if drop_path else None
         self.recompute = recompute
         self.checkpointing = activation_checkpointing
 
     def forward(self, x: Tensor, last_rows: int | None = None) -> Tensor:
         """(B, n, D) → (B, n, D), or exactly its last `last_rows` rows without computing the others."""
-        # Drawn before, because a checkpoint repeats the rest in backward.
-        draws = self.drop_path(x, 0), self.drop_path(x, 1)
+        draws = None
+        if self.training and self.drop_path is not None:  # drawn here, because a checkpoint repeats the rest
+            draws = self.drop_path(x, 0), self.drop_path(x, 1)
         if self.checkpointing:
-            return checkpoint(self._forward, x, last_rows, *draws, use_reentrant=False)
-        return self._forward(x, last_rows, *draws)
+            return checkpoint(self._forward, x, last_rows, draws, use_reentrant=False)
+        return self._forward(x, last_rows, draws)
 
-    def _forward(self, x: Tensor, last_rows: int | None, attention: BranchDraw, mlp: BranchDraw) -> Tensor:
-        attended = self._attention_branch(attention.select(x), last_rows)
-        if last_rows is not None:
-            x = x[:, -last_rows:]
-        x = attention.add(x, attended)
+    def _forward(self, x: Tensor, last_rows: int | None, draws: tuple[BranchDraw, BranchDraw] | None) -> Tensor:
+        wanted = x if last_rows is None else x[:, -last_rows:]
+        if draws is None:
+            x = wanted + self._attention_branch(x, last_rows)
+            return x + self._mlp_branch(x)
+        attention, mlp = draws
+        x = attention.add(wanted, self._attention_branch(attention.select(x), last_rows))
         return mlp.add(x, self._mlp_branch(mlp.select(x)))
 
     def _attention_branch(self, x: Tensor, last_rows: int | None) -> Tensor:

@@ -135,9 +135,7 @@ class DropPath(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor, branch: int) -> BranchDraw:
-        """The draw of branch 0 (attention) or 1 (perceptron) for a batch x (B, …)."""
-        if not self.training or self.rate == 0.0:
-            return BranchDraw()
+        """The draw of branch 0 (attention) or 1 (perceptron) for a batch x (B, …) in training."""
         if _active is not None:
             return _active.of(2 * self.layer + branch, self.rate, x)
         keep = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.rate)
