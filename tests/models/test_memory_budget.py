@@ -24,7 +24,9 @@ def plan_of(config: VideoMAEConfig, **masks: Any) -> MaskPlan:
 
 def predicted(config: VideoMAEConfig, clips: int, precision: str, **ratios: float) -> int:
     config = replace(config, recompute="never")
-    return predict_step(make_predictable("videomae_fast", config, clips, precision=precision, **ratios)).peak_bytes
+    return predict_step(
+        make_predictable("videomae_fast", config, clips, precision=precision, **ratios)
+    ).figures.peak_bytes
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
