@@ -61,7 +61,7 @@ def test_a_saved_configuration_is_read_back(tmp_path: Path) -> None:
 
 
 def _asked(arguments: list[str]) -> PretrainConfig:
-    return read_config(build_parser().parse_args(["pretrain", *arguments]), PretrainConfig(), DEMO)
+    return read_config(build_parser().parse_args(["pretrain", *arguments]), PretrainConfig, DEMO)
 
 
 @toml

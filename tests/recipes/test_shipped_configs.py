@@ -45,7 +45,7 @@ PUBLISHED = {
 def _load(name: str) -> PretrainConfig:
     """As `videomae-fast pretrain --config` does."""
     args = build_parser().parse_args(["pretrain", "--config", str(FOLDER / f"{name}.toml")])
-    return read_config(args, PretrainConfig(), DEMO)
+    return read_config(args, PretrainConfig, DEMO)
 
 
 def _flags(script: str) -> dict[str, Any]:

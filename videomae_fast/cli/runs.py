@@ -3,10 +3,12 @@
 import argparse
 from dataclasses import Field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..recipes import pretrain as pretraining
 from ..recipes.config import Config
+
+C = TypeVar("C", bound=Config)
 
 
 def add_pretrain(commands: Any) -> None:
@@ -62,22 +64,35 @@ def _add_option(group: Any, each: Field, text: str) -> None:
     group.add_argument(name, type=type(default), help=(text + shown).replace("%", "%%"), metavar=metavar)
 
 
-def read_config(args: argparse.Namespace, default: Any, demo: Any) -> Any:
-    """The configuration that the arguments ask for: defaults or demo, then the file, then what was given."""
+def read_config(args: argparse.Namespace, config: type[C], demo: C) -> C:
+    """The configuration that the arguments ask for.
+
+    Args:
+        args: arguments of a command with `add_options`.
+        config: the recipe's configuration.
+        demo: what `--demo` starts from, with the demo's videos.
+
+    Returns:
+        The defaults or the demo, changed by the file of `--config` and then by the options that were given.
+
+    Raises:
+        ValueError: the file or a value is wrong.
+        ImportError: the demo's videos or a reader of TOML are not installed.
+    """
     given = {name: value for name, value in vars(args).items() if name not in ("command", "run", "demo", "config")}
     if hasattr(args, "config"):
-        given = {**default.read_options(args.config), **given}
-    if hasattr(args, "demo"):
-        from ..data import demo_folder
+        given = {**config.read_options(args.config), **given}
+    if not hasattr(args, "demo"):
+        return config.from_options(**given)
+    from ..data import demo_folder
 
-        default, given = demo, {"data": str(demo_folder()), **given}
-    return default.with_options(**given)
+    return demo.with_options(**{"data": str(demo_folder()), **given})
 
 
 def _gallery(args: argparse.Namespace) -> None:
     from ..pictures.gallery import save_gallery
 
-    config = read_config(args, pretraining.PretrainConfig(), pretraining.DEMO)
+    config = read_config(args, pretraining.PretrainConfig, pretraining.DEMO)
     save_gallery(config, Path(config.run.output))
     print(config.run.output)
 
@@ -87,7 +102,7 @@ def _pretrain(args: argparse.Namespace) -> None:
     from ..pictures.curves import save_curves
     from ..pictures.reconstruction import save_reconstruction
 
-    config = read_config(args, pretraining.PretrainConfig(), pretraining.DEMO)
+    config = read_config(args, pretraining.PretrainConfig, pretraining.DEMO)
     result = pretraining.pretrain(config)
     if result.is_main_process:
         output = Path(config.run.output)

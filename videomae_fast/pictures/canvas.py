@@ -1,4 +1,4 @@
-"""Pictures put together from smaller ones with Pillow; all are `PIL.Image.Image` in RGB, on white."""
+"""Put pictures together with Pillow. Every picture is a `PIL.Image.Image` in RGB, on white."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -13,14 +13,14 @@ LETTERS, LINE = 15, 20  # heights in pixels
 
 
 def to_image(pixels: Tensor, zoom: int = 1) -> Any:
-    """Pixels (H, W, 3), uint8 or in [0, 1], each shown as zoom x zoom of them."""
+    """Make a picture of pixels (H, W, 3), uint8 or in [0, 1]; each becomes zoom x zoom pixels."""
     if pixels.dtype != torch.uint8:
         pixels = (pixels * 255).round().to(torch.uint8)
     return _pil("Image").fromarray(pixels.repeat_interleave(zoom, dim=0).repeat_interleave(zoom, dim=1).numpy())
 
 
 def text(line: str) -> Any:
-    """A line of black text."""
+    """Write a line of black text."""
     font = _pil("ImageFont").load_default(LETTERS)
     strip = _pil("Image").new("RGB", (ceil(font.getlength(line)), LINE), "white")
     _pil("ImageDraw").Draw(strip).text((0, 0), line, fill="black", font=font)
@@ -35,7 +35,7 @@ def outline(picture: Any, box: Sequence[float], colour: tuple[int, int, int], wi
 
 
 def beside(pictures: Sequence[Any], gap: int) -> Any:
-    """Left to right, `gap` pixels apart."""
+    """Put pictures side by side, from left to right, `gap` pixels apart."""
     canvas = _blank(sum(p.width + gap for p in pictures) - gap, max(p.height for p in pictures))
     left = 0
     for picture in pictures:
@@ -45,7 +45,7 @@ def beside(pictures: Sequence[Any], gap: int) -> Any:
 
 
 def below(pictures: Sequence[Any], gap: int) -> Any:
-    """Top to bottom, `gap` pixels apart."""
+    """Put pictures below each other, from top to bottom, `gap` pixels apart."""
     canvas = _blank(max(p.width for p in pictures), sum(p.height + gap for p in pictures) - gap)
     top = 0
     for picture in pictures:
@@ -55,7 +55,7 @@ def below(pictures: Sequence[Any], gap: int) -> Any:
 
 
 def framed(picture: Any, margin: int) -> Any:
-    """With a margin all around."""
+    """Put a margin of `margin` pixels around a picture."""
     canvas = _blank(picture.width + 2 * margin, picture.height + 2 * margin)
     canvas.paste(picture, (margin, margin))
     return canvas

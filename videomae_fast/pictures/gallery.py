@@ -1,12 +1,13 @@
-"""The picture to look at before training: what crops, resizing and masks make of a run's first video.
+"""The picture to look at before training: how crops, resizing and masks turn a run's first video into clips.
 
-A row for each crop, the same frames in three panels:
+The picture has a row for each crop, and the same frames in three panels:
 
-    source             the crop's box, and thin those of the other crops; hidden tokens dark, predicted ones tinted
+    source             the frame with the crop's box (thick) and the other boxes (thin); hidden tokens are dark,
+                       predicted tokens are tinted
     encoder sees       the pixels of the visible tokens, on grey
-    decoder predicts   the pixels of the tokens that it predicts, on grey
+    decoder predicts   the pixels of the tokens that the decoder predicts, on grey
 
-The source is marked from boxes and masks; the other two are what the ops make of the very clips that training gets.
+Boxes and masks mark the source. The ops make the other two panels from the clips that training gets.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,15 @@ GAP = 4  # between frames; three times as much between rows, four times between 
 
 @dataclass(frozen=True)
 class Sample:
-    """R clips with their masks, as training gets them, and the frames that they are cut from."""
+    """R clips with their masks, as training gets them, and the frames that the clips are cut from.
+
+    Attributes:
+        clips: R clips.
+        plan: their masks.
+        patch: (frames, height, width) of a token, in pixels.
+        drawn: the decoded frames and the crop boxes.
+        path: the video.
+    """
 
     clips: CroppedClips
     plan: MaskPlan
@@ -47,9 +56,16 @@ class Sample:
 
 
 def save_gallery(config: PretrainConfig, path: Path) -> None:
-    """Draw the first sample of the run `config` into a picture of the kind that the suffix of `path` names.
+    """Draw the first sample of a run into a file.
 
-    Errors: ValueError for a suffix that Pillow does not write; else as a run of this configuration.
+    Args:
+        config: the run.
+        path: the file; its suffix names the kind of picture, .png or .jpg for example.
+
+    Raises:
+        ValueError: Pillow does not write the suffix, or the configuration cannot work.
+        UnreadableVideosError: no video can be read.
+        ImportError: Pillow is missing.
     """
     image = require("PIL.Image")
     image.init()
@@ -59,7 +75,18 @@ def save_gallery(config: PretrainConfig, path: Path) -> None:
 
 
 def first_sample(config: PretrainConfig) -> Sample:
-    """Sample number 0 of the run."""
+    """Decode and crop the first video of a run as training does.
+
+    Args:
+        config: the run.
+
+    Returns:
+        Sample number 0.
+
+    Raises:
+        ValueError: the configuration cannot work.
+        UnreadableVideosError: neither the video nor its replacements can be read.
+    """
     dataset, seed = config.data.dataset(config.run.seed), config.run.seed
     drawn = dataset.draw(int(dataset.annotations.order(seed, 0)[0]), 0)
     clips = cut_clips(drawn.frames, drawn.crops, dataset.size, dataset.resize)
@@ -70,10 +97,18 @@ def first_sample(config: PretrainConfig) -> Sample:
 
 
 def token_map(crop: Crop, frame: Sequence[int], shown: Sequence[int], grid: Sequence[int]) -> Tensor:
-    """The token h·W' + w of a (H', W') grid in which each pixel of a frame lies, -1 outside the box: int64 `shown`.
+    """Find the token of every pixel of a frame.
 
-    frame: (height, width) of the source, in whose pixels the box is given; shown: those that it is resized to.
-    A clip is flipped, its source is not: there the token columns of a flipped crop run from right to left.
+    A flipped clip is flipped, its source is not: the token columns run from right to left in the source.
+
+    Args:
+        crop: the box, in pixels of the source, and whether the clip is flipped.
+        frame: (height, width) of the source.
+        shown: (height, width) that the source is resized to.
+        grid: (H', W') tokens of a frame of the clip.
+
+    Returns:
+        int64 of shape `shown`: the token h·W' + w of each pixel, -1 outside the box.
     """
     (top, left, height, width), flipped = crop
     row = _along(top, height, frame[0], shown[0], grid[0])[:, None]
@@ -84,16 +119,24 @@ def token_map(crop: Crop, frame: Sequence[int], shown: Sequence[int], grid: Sequ
 
 
 def _along(start: int, length: int, frame: int, shown: int, parts: int) -> Tensor:
-    """Along one axis: in which of the equal parts of [start, start + length) the centre of each pixel lies, or -1."""
+    """Along one axis: the part of [start, start + length), cut equally, that holds each pixel's centre; -1 outside."""
     centre = (torch.arange(shown, dtype=torch.float64) + 0.5) * (frame / shown) - start
     part = (centre * parts / length).floor().long().clamp(max=parts - 1)
     return torch.where((centre >= 0) & (centre < length), part, -1)
 
 
 def mark_tokens(pixels: Tensor, tokens: Tensor, visible: Tensor, predicted: Tensor, colour: Sequence[int]) -> Tensor:
-    """Darken the tokens that are not visible, and tint those that are predicted.
+    """Darken the tokens that are not visible, and tint the tokens that are predicted.
 
-    pixels uint8 (h, w, 3), tokens (h, w) as `token_map` has them, visible and predicted (H'·W',) bool.
+    Args:
+        pixels: (h, w, 3) uint8.
+        tokens: (h, w) int64, as `token_map` returns them.
+        visible: (H'·W',) bool.
+        predicted: (H'·W',) bool.
+        colour: (red, green, blue) in [0, 255] of the tint.
+
+    Returns:
+        (h, w, 3) uint8, new.
     """
     inside, marked = tokens >= 0, pixels.float()
     marked[inside & ~visible[tokens]] *= DARK
@@ -103,14 +146,22 @@ def mark_tokens(pixels: Tensor, tokens: Tensor, visible: Tensor, predicted: Tens
 
 
 def clips_on_grey(sample: Sample, index: Tensor) -> list[Tensor]:
-    """The frames (T, H, W, C) in [0, 1] of each clip, grey where no token of `index` (R, K) is."""
+    """The frames of each clip, grey outside the listed tokens.
+
+    Args:
+        sample: R clips.
+        index: (R, K) int64 tokens.
+
+    Returns:
+        R tensors (T, H, W, C) in [0, 1].
+    """
     plan, patch = sample.plan, sample.patch
     rows = patch_targets(sample.clips, index, patch, normalize_target=False)
     return [to_frames(clip, plan.grid, patch) for clip in on_grey(rows, index, plan.num_tokens)]
 
 
 def draw_canvas(sample: Sample) -> Any:
-    """The whole picture, a `PIL.Image.Image`."""
+    """The whole picture of a sample, as a `PIL.Image.Image`; at most `ROWS` crops and `FRAMES` frames are shown."""
     plan, last = sample.plan, len(sample.drawn.frames) - 1
     times = torch.linspace(0, last, min(FRAMES, last + 1)).round().int().tolist()
     zoom = max(1, CLIP_SIDE // max(sample.clips.size))
@@ -131,7 +182,17 @@ def draw_canvas(sample: Sample) -> Any:
 
 
 def mark_frame(sample: Sample, number: int, time: int, scale: float) -> Any:
-    """Source frame `time` of the clip, scaled, with the tokens of crop `number` marked and all boxes outlined."""
+    """A source frame with the tokens of one crop marked and all boxes outlined.
+
+    Args:
+        sample: the sample.
+        number: the crop.
+        time: the frame of the clip.
+        scale: size of the picture over that of the frame.
+
+    Returns:
+        A `PIL.Image.Image`.
+    """
     plan, (height, width) = sample.plan, sample.drawn.frames.shape[1:3]
     shown = max(1, round(height * scale)), max(1, round(width * scale))
     pixels = torch.from_numpy(np.array(to_image(sample.drawn.frames[time]).resize(shown[::-1])))
@@ -163,7 +224,7 @@ def _title(number: int, crop: Crop) -> str:
 
 
 def describe(sample: Sample) -> list[str]:
-    """The lines under the picture."""
+    """The lines of text under the picture of a sample."""
     clips, (height, width) = sample.clips, sample.drawn.frames.shape[1:3]
     sent = clips.nbytes // clips.shape[0]
     return [

@@ -1,4 +1,4 @@
-"""The picture of a trained model at work: original | what the encoder sees | reconstruction."""
+"""The picture of a trained model at work: original | visible tokens | reconstruction."""
 
 import math
 from pathlib import Path
@@ -19,9 +19,18 @@ GREY = 0.5
 
 
 def save_reconstruction(config: PretrainConfig, weights: Path, path: Path) -> None:
-    """Reconstruct the first clip of the run `config` with the weights in a file, and write a PNG.
+    """Reconstruct the first clip of a run, and draw it beside the original.
 
-    Every token that the encoder does not see is predicted, whatever the decoder mask of the run was.
+    The model predicts every token that the encoder does not see, whatever the decoder mask of the run was.
+
+    Args:
+        config: the run.
+        weights: a file of weights in the published layout.
+        path: the picture, a .png file for example.
+
+    Raises:
+        ValueError: the weights do not fit the model of the run.
+        ImportError: Pillow is missing.
     """
     model = VideoMAEForPretraining(config.model_config()).eval()
     load_weights(model, load_published(weights))
@@ -37,10 +46,21 @@ def save_reconstruction(config: PretrainConfig, weights: Path, path: Path) -> No
 def reconstruct(
     clip: Tensor | CroppedClips, predictions: Tensor, plan: MaskPlan, patch: tuple[int, int, int]
 ) -> list[Tensor]:
-    """Original, visible part on grey, and reconstruction of the first clip, each (T, H, W, C) in [0, 1].
+    """Turn predictions of normalised targets into frames.
 
-    clip uint8 (B, T, H, W, C) or cropped; predictions (B, R, P) of normalised targets. They say nothing about a token's
-    mean and contrast, so the original's are used, as in the published visualisation (run_mae_vis.py).
+    Normalised targets leave out the mean and contrast of a token, so the original's are used.
+
+    Args:
+        clip: (B, T, H, W, C) uint8, or B cropped clips.
+        predictions: (B, R, P), of the tokens `plan.predicted`.
+        plan: the masks.
+        patch: (frames, height, width) of a token.
+
+    Returns:
+        Original, visible tokens on grey, and reconstruction of the first clip: three tensors (T, H, W, C) in [0, 1].
+
+    References:
+        run_mae_vis.py of VideoMAE, which takes mean and contrast from the original, too.
     """
     visible, predicted = plan.visible[:1], plan.predicted[:1]
     everything = torch.arange(plan.num_tokens).expand(clip.shape[0], -1)
@@ -56,12 +76,12 @@ def reconstruct(
 
 
 def on_grey(rows: Tensor, index: Tensor, num_tokens: int) -> Tensor:
-    """Rows (B, K, P) of the tokens `index` (B, K) among all, (B, num_tokens, P); the others are grey."""
+    """Scatter rows (B, K, P) of the tokens `index` (B, K) into (B, num_tokens, P); the other tokens are grey."""
     return masked_token_scatter(rows, index, num_tokens, rows.new_full(rows.shape[2:], GREY))
 
 
 def to_frames(rows: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int]) -> Tensor:
-    """Token rows (N, P), channel fastest, to frames (T, H, W, C)."""
+    """Put token rows (N, P), channel fastest, together into frames (T, H, W, C)."""
     blocks = rows.view(*grid, *patch, -1).permute(0, 3, 1, 4, 2, 5, 6)
     return blocks.flatten(4, 5).flatten(2, 3).flatten(0, 1)
 

@@ -137,7 +137,7 @@ class Pretraining(Recipe):
         return [Part(*part) for part in zip(clips, plan.split(count), numbers.chunk(count), strict=True)]
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss: mean squared error of the predicted pixels, of a part its share in that of the batch."""
+        """The loss: mean squared error of the predicted pixels. That of a part is its share of the batch's loss."""
         if self.config.model.drop_path:
             with stochastic_depth(seed=self.config.run.seed, step=number, sample=part.numbers):
                 return model(part.clips, part.plan), {}
@@ -151,8 +151,8 @@ class Pretraining(Recipe):
             batch = batch.to(device, non_blocking=True)
             plan = self._masks(batch)
             loss, weight = model(batch.clips, plan).double(), plan.loss_weight
-            rows = plan.predicted.new_tensor(plan.predicted.numel()) if weight is None else weight.sum()
-            total += torch.stack([loss * rows, rows.double()]) * counts
+            rows = torch.full_like(loss, plan.predicted.numel()) if weight is None else weight.double().sum()
+            total += torch.stack([loss * rows, rows]) * counts
         return {"loss": total}
 
     def _masks(self, batch: ClipBatch) -> MaskPlan:
