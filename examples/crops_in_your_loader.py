@@ -32,8 +32,9 @@ class YourVideos(Dataset[Item]):
 
 
 def collate(items: list[Item]) -> CroppedClips:
-    crops = [(number, *crop) for number, (_, drawn) in enumerate(items) for crop in drawn]
-    return crop_clips([frames for frames, _ in items], *zip(*crops, strict=True), SIZE)
+    crops = [(number, box, flipped) for number, (_, drawn) in enumerate(items) for box, flipped in drawn]
+    video, boxes, flips = zip(*crops, strict=True)
+    return crop_clips([frames for frames, _ in items], video, boxes, flips, SIZE)
 
 
 class TinyMAE(nn.Module):
@@ -45,7 +46,8 @@ class TinyMAE(nn.Module):
         self.head = nn.Linear(WIDTH, self.patch.weight[0].numel())
 
     def forward(self, clips: CroppedClips, visible: Tensor, hidden: Tensor) -> Tensor:
-        x = embed_tokens(clips, visible, self.patch.weight, self.patch.bias, self.position, normalize=IMAGENET)
+        weight, bias = self.patch.parameters()
+        x = embed_tokens(clips, visible, weight, bias, self.position, normalize=IMAGENET)
         prediction = self.head(self.encoder(x).mean(1, keepdim=True) + self.position[hidden])  # your decoder
         return masked_patch_loss(prediction, clips, hidden, PATCH)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from videomae_fast import VideoMAEForPretraining
 from videomae_fast.interop import load_published, load_weights
-from videomae_fast.recipes import PretrainConfig, pretrain
+from videomae_fast.recipes.pretrain import PretrainConfig, pretrain
 
 
 def main(data: str, output: str, **options: Any) -> VideoMAEForPretraining:

@@ -1,4 +1,4 @@
-"""Masked video pre-training (VideoMAE V2) that touches only what the masks keep."""
+"""VideoMAE V2 pre-training that only does work for the tokens it uses."""
 
 from .interop import fuse, pretrain_loss, unfuse
 from .masks import MaskPlan, make_masks, masks_from_bool

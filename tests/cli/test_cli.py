@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from videomae_fast import environment, recipes
+from videomae_fast import environment
 from videomae_fast.cli import build_parser, main
 from videomae_fast.data import UnreadableVideosError
 from videomae_fast.engine import NonFiniteLossError, RunResult
 from videomae_fast.pictures import gallery, reconstruction
-from videomae_fast.recipes import DEMO, PretrainConfig
+from videomae_fast.recipes import pretrain as pretraining
+from videomae_fast.recipes.pretrain import DEMO, PretrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[PretrainConfig]:
         assert path == Path(config.run.output)
         asked.append(config)
 
-    monkeypatch.setattr(recipes, "pretrain", pretrain)
+    monkeypatch.setattr(pretraining, "pretrain", pretrain)
     monkeypatch.setattr(gallery, "save_gallery", save_gallery)
     return asked
 
@@ -124,7 +125,7 @@ def test_errors_of_the_input_are_one_line(
     def fails(config: PretrainConfig) -> RunResult:
         raise error("it is broken")
 
-    monkeypatch.setattr(recipes, "pretrain", fails)
+    monkeypatch.setattr(pretraining, "pretrain", fails)
     assert main(["pretrain"]) == 2
     assert capsys.readouterr().err == "videomae-fast pretrain: error: it is broken\n"
 
@@ -134,7 +135,7 @@ def test_other_errors_keep_their_traceback(error: type[Exception], monkeypatch: 
     def fails(config: PretrainConfig) -> RunResult:
         raise error("it is broken")
 
-    monkeypatch.setattr(recipes, "pretrain", fails)
+    monkeypatch.setattr(pretraining, "pretrain", fails)
     with pytest.raises(error, match="it is broken"):
         main(["pretrain"])
 
@@ -142,6 +143,42 @@ def test_other_errors_keep_their_traceback(error: type[Exception], monkeypatch: 
 def test_only_the_main_process_draws(configs: list[PretrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruction, "save_reconstruction", lambda *_: pytest.fail("drawn"))
     assert main(["pretrain"]) == 0
+
+
+@demo
+def test_a_run_ends_with_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the demo does, in two steps of small clips."""
+    small = ["--image-size", "32", "--num-frames", "4", "--workers", "0", "--max-steps", "2", "--track", "none"]
+    assert main(["pretrain", "--demo", "--output", "run", *small]) == 0
+    assert {path.name for path in Path("run").glob("*.png")} == {"reconstruction.png", "curves.png"}
+    said = capsys.readouterr().out.splitlines()
+    assert f"loss, learning rate, speed: {Path('run', 'curves.png')}" in said
+
+
+def test_help_has_a_group_for_every_section(capsys: pytest.CaptureFixture[str]) -> None:
+    """With all choices of an option, its default, and what a relative path is relative to."""
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--help"])
+    shown = capsys.readouterr().out
+    assert [line[:-1] for line in shown.splitlines() if line in {f"{name}:" for name in vars(PretrainConfig())}] == [
+        "data",
+        "masks",
+        "model",
+        "optim",
+        "run",
+    ]
+    words = " ".join(shown.split())
+    assert "--model {small,base,large,huge,giant}" in words
+    assert "--decoder-mask {running_cell,random,none} mask of the decoder (default: running_cell)" in words
+    assert "default: the folder that holds the list" in words
+    for option in (
+        "--config FILE",
+        "--init INIT",
+        "--accumulate N",
+        "--track TRACK",
+        "--eval-every N",
+    ):
+        assert option in words
 
 
 def test_env(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ class Line(Recipe):
         self.config, self.dtype = config, dtype
         self.seen: list[list[int]] = []
 
-    def build(self, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
+    def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         say("a line")
         model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).to(self.dtype)
         return model, make_optimizer(model, self.config.optim)
@@ -144,7 +144,7 @@ def test_evaluations_are_a_file_of_their_own(tmp_path: Path) -> None:
     assert _losses(tmp_path / "with") == _losses(tmp_path / "without")
     assert not (tmp_path / "without" / EVALUATIONS).exists()
     recipe = Line(_config(tmp_path / "with"))
-    model, _ = recipe.build(lambda line: None)
+    model, _ = recipe.build(torch.device("cpu"), print)
     model.load_state_dict(_weights(tmp_path / "with"))
     total, weight = _evaluated(recipe, model)
     assert float(rows[-1]["error"]) == pytest.approx(total / weight, rel=1e-12)

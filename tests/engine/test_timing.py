@@ -10,7 +10,7 @@ import torch
 from tests.recipes import tiny
 from videomae_fast.data import ClipDataset
 from videomae_fast.engine.timing import HIGH_WAIT, Timing, bottleneck
-from videomae_fast.recipes import pretrain
+from videomae_fast.recipes.pretrain import pretrain
 
 HIGH = {"steps": 10, "elapsed": 10.0, "waited": 6.0, "loading": 20.0}  # a step: 2 s of loading, 0.4 s of training
 

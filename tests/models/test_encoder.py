@@ -58,3 +58,21 @@ def test_positions_that_were_set_stay() -> None:
     assert (model.encoder.position == 3).all()
     model.encoder.init_positions()
     assert torch.equal(model.encoder.position, sinusoid_table(TINY.num_tokens, TINY.encoder_dim))
+
+
+def test_the_patch_embedding_calls_its_module() -> None:
+    """Hooks act and parametrised weights are used, although no convolution runs."""
+    encoder = Encoder(TINY)
+    visible, clip = torch.tensor([[1, 2]]), torch.randn(1, 3, 4, 16, 16)
+    shapes: list[torch.Size] = []
+    encoder.patch_embed.proj.register_forward_hook(lambda module, args, out: shapes.append(out.shape))
+    expected = encoder(clip, visible)
+    assert shapes == [(1, 2, 24)]
+
+    class Negative(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return -weight
+
+    nn.utils.parametrize.register_parametrization(encoder.patch_embed.proj, "weight", Negative())
+    assert (encoder(clip, visible) - expected).abs().max() > 1e-2
+    assert torch.allclose(encoder(-clip, visible), expected, rtol=1e-5, atol=1e-6)

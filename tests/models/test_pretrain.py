@@ -128,7 +128,7 @@ def test_drop_path_is_random_in_training_only() -> None:
         ((2, 3, 8, 32, 32), "BTHWC", 2, "clip must have T=8 .* as BTHWC"),
         ((3, 8, 32, 32), "BCTHW", 2, "clip must have 5 dimensions"),
         ((3, 3, 8, 32, 32), "BCTHW", 2, "clip has a batch of 3, plan of 2"),
-        ((2, 1, 8, 32, 32), "BCTHW", 2, "clip has 1 channels .*, weight expects 3"),
+        ((2, 1, 8, 32, 32), "BCTHW", 2, "clip has 1 channels, weight expects 3"),
         ((2, 3, 8, 32, 32), "BCTHWW", 2, "layout must be a permutation of 'BCTHW'"),
         ((2, 3, 8, 32, 32), "NCTHW", 2, "layout must be a permutation of 'BCTHW'"),
     ],

@@ -31,7 +31,7 @@ from videomae_fast.pictures.gallery import (
     token_map,
 )
 from videomae_fast.pictures.reconstruction import GREY
-from videomae_fast.recipes import PretrainConfig
+from videomae_fast.recipes.pretrain import PretrainConfig
 
 
 @pytest.fixture

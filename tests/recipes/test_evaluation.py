@@ -10,15 +10,14 @@ from tests.recipes import tiny
 from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop import load_published, load_weights
 from videomae_fast.models import VideoMAEForPretraining
-from videomae_fast.recipes import PretrainConfig, pretrain
-from videomae_fast.recipes.pretrain import Pretraining
+from videomae_fast.recipes.pretrain import PretrainConfig, Pretraining, pretrain
 
 
 def _evaluated(config: PretrainConfig, world_size: int = 1) -> list[float]:
     """Sum of losses and number of rows, added up over ranks."""
     recipe = Pretraining(config)
     torch.manual_seed(0)
-    model, _ = recipe.build(lambda line: None)
+    model, _ = recipe.build(torch.device("cpu"), print)
     with torch.no_grad():
         shares = [recipe.evaluate(model.eval(), rank, world_size)["loss"] for rank in range(world_size)]
     return torch.stack(shares).sum(0).tolist()
@@ -55,7 +54,7 @@ def test_ranks_make_as_many_batches(videos: Path, tmp_path: Path) -> None:
     listed = tmp_path / "seven.txt"
     listed.write_text("".join(f"{videos}/video{number}.mp4\n" for number in range(7)))
     recipe = Pretraining(_config(videos, tmp_path, eval_data=str(listed)))
-    recipe.build(lambda line: None)
+    recipe.build(torch.device("cpu"), print)
     found = [[(b.sample.tolist(), counts) for b, counts in recipe.eval_videos.batches(rank, 3)] for rank in range(3)]
     assert found == [
         [([0, 3], True), ([6], True)],
@@ -94,7 +93,7 @@ def test_evaluation_changes_nothing_that_is_trained(videos: Path, tmp_path: Path
     model = VideoMAEForPretraining(with_evaluation.model_config()).eval()
     load_weights(model, load_published(tmp_path / "with" / "checkpoints" / "step-00000012" / "model.safetensors"))
     recipe = Pretraining(with_evaluation)
-    recipe.build(lambda line: None)
+    recipe.build(torch.device("cpu"), print)
     with torch.no_grad():
         total, rows_of_loss = recipe.evaluate(model, 0, 1)["loss"].tolist()
     assert float(rows[-1]["loss"]) == pytest.approx(total / rows_of_loss, rel=1e-12)

@@ -17,7 +17,7 @@ from videomae_fast.engine import NonFiniteLossError, loop
 from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.interop import load_published
 from videomae_fast.models import VideoMAEForPretraining
-from videomae_fast.recipes import pretrain
+from videomae_fast.recipes.pretrain import pretrain
 
 
 def _spoil_loss(monkeypatch: pytest.MonkeyPatch, step: int, value: float) -> None:

@@ -9,7 +9,7 @@ from tests.recipes import tiny
 from videomae_fast.cli import main
 from videomae_fast.interop import load_published, save_published
 from videomae_fast.models import VideoMAEForPretraining
-from videomae_fast.recipes import pretrain
+from videomae_fast.recipes.pretrain import pretrain
 
 
 @pytest.fixture

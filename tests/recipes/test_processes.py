@@ -7,8 +7,9 @@ import torch
 
 from tests.recipes import tiny
 from videomae_fast.engine.checkpoint import list_checkpoints
+from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop import load_published
-from videomae_fast.recipes import pretrain
+from videomae_fast.recipes.pretrain import pretrain
 
 
 def _launch(arguments: list[str]) -> str:
@@ -55,6 +56,22 @@ def test_two_processes_equal_one(videos: Path, tmp_path: Path) -> None:
         pretrain(tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, resume=True))
     counts = [_replacements(tmp_path / name) for name in ("one", "two")]
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_accumulate_and_evaluate_as_one(videos: Path, tmp_path: Path) -> None:
+    """Seven videos to evaluate on: two ranks share them unevenly, and no video counts twice."""
+    listed = videos.parent / "seven.txt"
+    listed.write_text("".join(f"{videos.name}/video{number}.mp4\n" for number in range(7)))
+    shared = {"epochs": 4, "eval_data": str(listed), "eval_every": 2, "mask": "random", "decoder_mask": "none"}
+    pretrain(tiny.settings(videos, tmp_path / "one", batch_size=4, **shared))
+    _launch(tiny.arguments(tiny.settings(videos, tmp_path / "two", batch_size=1, accumulate=2, **shared)))
+    one, two = (torch.tensor(tiny.losses(tmp_path / name)) for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
+    evaluations = [read_log(tmp_path / name, EVALUATIONS) for name in ("one", "two")]
+    assert [row["step"] for row in evaluations[0]] == [row["step"] for row in evaluations[1]] == ["2", "4", "6", "8"]
+    found = [[float(row["loss"]) for row in rows] for rows in evaluations]
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 def _replacements(run: Path) -> int:

@@ -13,7 +13,7 @@ from tests.recipes import tiny
 from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.engine.log import read_log
 from videomae_fast.interop import load_published
-from videomae_fast.recipes import PretrainConfig, pretrain
+from videomae_fast.recipes.pretrain import PretrainConfig, pretrain
 
 
 @pytest.fixture(scope="module")

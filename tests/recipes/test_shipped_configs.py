@@ -12,7 +12,7 @@ from videomae_fast.cli import build_parser
 from videomae_fast.cli.runs import read_config
 from videomae_fast.engine.optim import learning_rate
 from videomae_fast.models import VideoMAEForPretraining
-from videomae_fast.recipes import DEMO, PretrainConfig
+from videomae_fast.recipes.pretrain import DEMO, PretrainConfig
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in Python 3.11")
 

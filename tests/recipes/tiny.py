@@ -15,7 +15,7 @@ import numpy as np
 
 from videomae_fast.engine.log import read_log
 from videomae_fast.models.config import CONFIGS, VideoMAEConfig
-from videomae_fast.recipes import PretrainConfig
+from videomae_fast.recipes.pretrain import PretrainConfig
 
 TINY = VideoMAEConfig(48, 2, 2, 24, 1, decoder_depth=2)
 ROOT = Path(__file__).resolve().parents[2]

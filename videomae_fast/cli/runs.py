@@ -5,14 +5,14 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from .. import recipes
+from ..recipes import pretrain as pretraining
 from ..recipes.config import Config
 
 
 def add_pretrain(commands: Any) -> None:
     """Its options are those of PretrainConfig."""
     pretrain = commands.add_parser("pretrain", help="pre-train VideoMAE V2 on video files", **_ONLY_GIVEN)
-    add_options(pretrain, recipes.PretrainConfig)
+    add_options(pretrain, pretraining.PretrainConfig)
     pretrain.set_defaults(run=_pretrain)
 
 
@@ -21,7 +21,7 @@ def add_gallery(commands: Any) -> None:
     help = "a picture of what the options of pretrain make of a run's first video"
     gallery = commands.add_parser("gallery", help=help, **_ONLY_GIVEN)
     add_options(
-        gallery, recipes.PretrainConfig, output="the picture; its suffix says which kind, .png or .jpg for example"
+        gallery, pretraining.PretrainConfig, output="the picture; its suffix says which kind, .png or .jpg for example"
     )
     gallery.set_defaults(run=_gallery)
 
@@ -56,8 +56,9 @@ def _add_option(group: Any, each: Field, text: str) -> None:
     if isinstance(default, bool):
         group.add_argument(name, action=argparse.BooleanOptionalAction, help=text)
         return
-    shown = f" (default: {default})" if default != "" and not (default == 0 and "0" in text) else ""
-    metavar = f"{{{','.join(choices)}}}" if choices else each.name.upper()
+    shown = "" if default == "" else f" (default: {default})"
+    metavar = {int: "N", float: "X", str: each.name.upper()}[type(default)]
+    metavar = f"{{{','.join(choices)}}}" if choices else metavar
     group.add_argument(name, type=type(default), help=(text + shown).replace("%", "%%"), metavar=metavar)
 
 
@@ -76,7 +77,7 @@ def read_config(args: argparse.Namespace, default: Any, demo: Any) -> Any:
 def _gallery(args: argparse.Namespace) -> None:
     from ..pictures.gallery import save_gallery
 
-    config = read_config(args, recipes.PretrainConfig(), recipes.DEMO)
+    config = read_config(args, pretraining.PretrainConfig(), pretraining.DEMO)
     save_gallery(config, Path(config.run.output))
     print(config.run.output)
 
@@ -86,8 +87,8 @@ def _pretrain(args: argparse.Namespace) -> None:
     from ..pictures.curves import save_curves
     from ..pictures.reconstruction import save_reconstruction
 
-    config = read_config(args, recipes.PretrainConfig(), recipes.DEMO)
-    result = recipes.pretrain(config)
+    config = read_config(args, pretraining.PretrainConfig(), pretraining.DEMO)
+    result = pretraining.pretrain(config)
     if result.is_main_process:
         output = Path(config.run.output)
         losses = [float(row["loss"]) for row in read_log(output)]

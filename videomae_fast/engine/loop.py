@@ -37,10 +37,11 @@ class Recipe(ABC):
     clips_per_sample = 1
 
     @abstractmethod
-    def build(self, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
+    def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         """Make the model and its optimizer. The seed is set; afterwards `samples_per_epoch` is known.
 
         Args:
+            device: where the loop will move the model.
             say: prints a line, in the main process only.
         """
 
@@ -104,7 +105,7 @@ def run(recipe: Recipe) -> RunResult:
     check_trackers(trackers)
     accelerator = make_accelerator(options.precision, trackers, output / "tensorboard")
     torch.manual_seed(options.seed)
-    model, optimizer = recipe.build(accelerator.print)
+    model, optimizer = recipe.build(accelerator.device, accelerator.print)
     state = _Run(recipe, output, accelerator, model, optimizer)
     previous = signal.signal(signal.SIGTERM, state.on_sigterm)
     try:

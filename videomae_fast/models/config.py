@@ -11,7 +11,35 @@ RECOMPUTE = ("auto", "always", "never")
 
 @dataclass(frozen=True)
 class VideoMAEConfig:
-    """A VideoMAE V2 pre-training model (models/modeling_pretrain.py of the published code)."""
+    """A VideoMAE V2 pre-training model (models/modeling_pretrain.py of the published code).
+
+    Args:
+        encoder_dim: D.
+        encoder_depth: blocks of the encoder.
+        encoder_heads: attention heads of the encoder; they divide encoder_dim.
+        decoder_dim: d.
+        decoder_heads: attention heads of the decoder; they divide decoder_dim.
+        decoder_depth: blocks of the decoder.
+        mlp_ratio: hidden units over width, of encoder and decoder; the number of units is truncated.
+        patch_size: height and width of a token in pixels.
+        tubelet_size: frames of a token.
+        num_frames: frames of a clip, a multiple of tubelet_size.
+        image_size: (height, width) of a clip in pixels, multiples of patch_size.
+        in_channels: channels of a clip.
+        drop_path: rate of stochastic depth in the last block, in [0, 1); it rises linearly over depth from 0.
+        norm_eps: of all LayerNorms.
+        attention: a key of `models.attention.BACKENDS`.
+        activation_checkpointing: keep only the input of each block, and repeat the whole block in backward.
+        recompute: "always" repeats norms and GELUs in backward, "never" keeps their results. A model built with "auto"
+            repeats them: to decide by predicted memory, ask `choose_recompute` before it is built.
+        decoder_context: whether mask tokens at positions the encoder also sees take part in the decoder ("published"),
+            or are left out ("disjoint": the paper's set; fewer tokens, other results).
+        pixel_mean: of each channel, for pixels in [0, 1].
+        pixel_std: of each channel, for pixels in [0, 1].
+
+    Raises:
+        ValueError: sizes that do not fit together, or an unknown choice; the message names the field.
+    """
 
     encoder_dim: int
     encoder_depth: int
@@ -19,21 +47,17 @@ class VideoMAEConfig:
     decoder_dim: int
     decoder_heads: int
     decoder_depth: int = 4
-    mlp_ratio: float = 4.0  # of encoder and decoder; hidden sizes are truncated
+    mlp_ratio: float = 4.0
     patch_size: int = 16
     tubelet_size: int = 2
     num_frames: int = 16
-    image_size: tuple[int, int] = (224, 224)  # (height, width)
+    image_size: tuple[int, int] = (224, 224)
     in_channels: int = 3
-    drop_path: float = 0.0  # of the last block; rises linearly over depth
+    drop_path: float = 0.0
     norm_eps: float = 1e-6
-    attention: str = "sdpa"  # a key of models.attention.BACKENDS
-    activation_checkpointing: bool = False  # keep only the input of each block and repeat the block in backward
-    # "always" repeats norms and GELUs in backward, "never" keeps their results. A model built with "auto" repeats them:
-    # to decide by predicted memory, ask `choose_recompute` before it is built.
+    attention: str = "sdpa"
+    activation_checkpointing: bool = False
     recompute: str = "auto"
-    # Whether mask tokens at positions the encoder also sees take part in the decoder ("published"), or are left
-    # out ("disjoint": the paper's set; fewer tokens, other results).
     decoder_context: str = "published"
     pixel_mean: tuple[float, ...] = IMAGENET_MEAN
     pixel_std: tuple[float, ...] = IMAGENET_STD
@@ -96,7 +120,22 @@ CONFIGS = {
 
 
 def get_config(size: str, **changes: Any) -> VideoMAEConfig:
-    """The published configuration of a size, with fields changed by keyword (`num_frames=32`, …)."""
+    """The published configuration of a size.
+
+    Args:
+        size: a key of CONFIGS: "small", "base", "large", "huge" or "giant".
+        changes: fields of VideoMAEConfig that differ, such as `num_frames=32`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: another size, or values that do not fit together.
+        TypeError: a field that does not exist.
+
+    References:
+        VideoMAE V2, arXiv 2303.16727; models/modeling_pretrain.py of the published code.
+    """
     if size not in CONFIGS:
         raise ValueError(f"size must be one of {tuple(CONFIGS)}, got '{size}'")
     return replace(CONFIGS[size], **changes)

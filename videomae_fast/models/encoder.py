@@ -15,6 +15,8 @@ from videomae_kernels import CroppedClips, embed_tokens
 from .config import VideoMAEConfig
 from .layers import Block, recompute
 
+ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]  # (mean, std) of each channel
+
 
 def sinusoid_table(num_tokens: int, width: int) -> Tensor:
     """The fixed positions of the published code, computed in float64.
@@ -60,26 +62,40 @@ class FixedPositions(nn.Module):
         return self
 
 
+class TokenConv3d(nn.Conv3d):
+    """A Conv3d, with its parameters, names and initialisation, that is computed where tokens are listed only."""
+
+    def forward(  # type: ignore[override]
+        self, clip: Tensor | CroppedClips, index: Tensor, position: Tensor, normalize: ChannelStats | None
+    ) -> Tensor:
+        """`videomae_kernels.embed_tokens` with the parameters of this module."""
+        assert self.bias is not None
+        return embed_tokens(clip, index, self.weight, self.bias, position, normalize=normalize)
+
+
 class PatchEmbedding(nn.Module):
     """Linear embedding of τ×p×p pixel tubes, computed for listed tokens only."""
 
     def __init__(self, config: VideoMAEConfig) -> None:
         super().__init__()
-        # A Conv3d for its parameters, their names and their initialisation; it is never run.
-        self.proj = nn.Conv3d(config.in_channels, config.encoder_dim, config.patch, stride=config.patch)
+        self.proj = TokenConv3d(config.in_channels, config.encoder_dim, config.patch, stride=config.patch)
         self.pixel_stats = config.pixel_mean, config.pixel_std
         self.recompute = config.recompute
 
     def forward(self, clip: Tensor | CroppedClips, index: Tensor, position: Tensor) -> Tensor:
-        """Tokens (B, K, D) at `index` (B, K); a uint8 clip is normalised on the way, a floating one already is."""
+        """Embed tokens and add their positions; pixels are gathered again in backward.
+
+        Args:
+            clip: (B, C, T, H, W), any strides; uint8, which is normalised on the way, or floating and normalised. Or
+                CroppedClips.
+            index: (B, K) int32 or int64 tokens, unique per sample.
+            position: (N, D) of all tokens.
+
+        Returns:
+            (B, K, D).
+        """
         normalize = self.pixel_stats if clip.dtype == torch.uint8 else None
-        weight, bias = self.proj.weight, self.proj.bias
-        assert bias is not None
-
-        def embed(clip: Tensor | CroppedClips) -> Tensor:
-            return embed_tokens(clip, index, weight, bias, position, normalize=normalize)
-
-        return recompute(embed, clip, self.recompute)
+        return recompute(lambda clip: self.proj(clip, index, position, normalize), clip, self.recompute)
 
 
 def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_layer: int = 0) -> nn.ModuleList:

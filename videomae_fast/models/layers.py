@@ -82,7 +82,7 @@ def recompute(function: Callable[[_X], _Y], x: _X, when: str = "always") -> _Y:
     except the queries of a block on its last rows and what precedes QK-norm. Results are bitwise the same either way.
 
     Args:
-        function: of one argument; what else it uses must be parameters.
+        function: of one argument. Whatever else it uses is alive anyway: parameters, indices, tables.
         x: a tensor, or a clip.
         when: "never" keeps every result that backward needs; "always" and "auto" keep x only.
 
@@ -129,7 +129,16 @@ class LayerScale(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention whose keys have no bias, in two halves: `project` and `attend`."""
+    """Multi-head self-attention whose keys have no bias, in two halves: `project` and `attend`.
+
+    Args:
+        dim: D, a multiple of heads.
+        heads: attention heads.
+        backend: a key of `models.attention.BACKENDS`.
+        bias: whether queries and values have biases.
+        qk_norm: a key of NORMS, for queries and keys over D, before heads are split (InternVideo2); None for no norm.
+        eps: of that norm.
+    """
 
     def __init__(
         self, dim: int, heads: int, backend: str, *, bias: bool = True, qk_norm: str | None = None, eps: float = 1e-6
@@ -140,13 +149,12 @@ class Attention(nn.Module):
         self.qkv = Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if bias else None
-        # Over all heads together, before they are split (InternVideo2).
         self.q_norm = make_norm(qk_norm, dim, eps) if qk_norm else nn.Identity()
         self.k_norm = make_norm(qk_norm, dim, eps) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, last_rows: int | None = None) -> Tensor:
-        """Attention of x (B, n, dim), or only its last `last_rows` rows, with all n rows as keys and values."""
+        """(B, n, D) → (B, n, D), or only its last `last_rows` rows, with all n rows as keys and values."""
         return self.attend(*self.project(x, last_rows))
 
     def project(self, x: Tensor, last_rows: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,12 +174,17 @@ class Attention(nn.Module):
         return q.unflatten(2, heads), k.unflatten(2, heads), v.unflatten(2, heads)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, rows, dim): what the queries gather from the values, projected."""
+        """What the queries gather from the values, projected: (B, rows, D)."""
         return linear(attention(q, k, v, self.backend).flatten(2), self.proj)
 
 
 class Mlp(nn.Module):
-    """Linear, GELU (erf), Linear, in two halves: `expand`, and `contract`, which begins with the GELU."""
+    """Linear, GELU (erf), Linear, in two halves: `expand`, and `contract`, which begins with the GELU.
+
+    Args:
+        dim: D.
+        hidden: hidden units.
+    """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -205,6 +218,9 @@ class Block(nn.Module):
 
     VideoMAE V2 has LayerNorm, biases of queries and values, and neither QK-norm nor LayerScale. InternVideo2 has
     RMSNorm, no such biases, QK-norm and LayerScale, under the names that its checkpoints have.
+
+    A block is what FSDP should shard: it calls the halves of `attn` and `mlp`, between which it recomputes, and the
+    layers in them, but not `attn` and `mlp` themselves.
 
     Args:
         dim: D, a multiple of heads.

@@ -23,7 +23,7 @@ from videomae_kernels import CroppedClips, patch_targets
 from .._optional import require
 from ..data import Crop, Draw, cut_clips
 from ..masks import MaskPlan
-from ..recipes import PretrainConfig
+from ..recipes.pretrain import PretrainConfig
 from .canvas import below, beside, framed, outline, text, to_image
 from .reconstruction import on_grey, to_frames
 

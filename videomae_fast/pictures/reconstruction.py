@@ -11,7 +11,7 @@ from videomae_kernels import CroppedClips, gather_tokens, masked_token_scatter, 
 from ..interop import load_published, load_weights
 from ..masks import MaskPlan
 from ..models import VideoMAEForPretraining
-from ..recipes import PretrainConfig
+from ..recipes.pretrain import PretrainConfig
 from .canvas import to_image
 
 FRAMES_SHOWN = 8

@@ -1,5 +1,1 @@
-"""Training tasks for the engine: one file each, read top to bottom."""
-
-from .pretrain import DEMO, PretrainConfig, pretrain
-
-__all__ = ["DEMO", "PretrainConfig", "pretrain"]
+"""Training tasks for the engine: one file each, read top to bottom; `pretrain.py` is the one to copy."""

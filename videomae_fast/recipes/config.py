@@ -9,7 +9,7 @@ import importlib
 import json
 import math
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,11 +57,10 @@ class Config:
     """
 
     @classmethod
-    def options(cls) -> Iterator[tuple[str, Field]]:
+    def options(cls) -> list[tuple[str, Field]]:
         """Every option with the name of its section, in order."""
-        for section in fields(cls):
-            for each in fields(section.default_factory):  # type: ignore[arg-type]
-                yield section.name, each
+        sections = [(section.name, fields(section.default_factory)) for section in fields(cls)]  # type: ignore[arg-type]
+        return [(name, each) for name, options in sections for each in options]
 
     @classmethod
     def from_options(cls: type[C], **options: Any) -> C:

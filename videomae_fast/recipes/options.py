@@ -6,10 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from videomae_kernels import RESIZES
+
 from ..data import DEFAULT_READER, ClipDataset, read_mixture
 from ..data.crops import CROP_BOXES
 from ..data.readers import READERS
-from ..data.sources.lists import FORMATS
+from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
 from ..engine.checkpoint import list_checkpoints
 from ..engine.log import tracker_names
 from ..engine.precision import PRECISIONS
@@ -17,11 +19,8 @@ from ..interop import init_weights
 from ..masks import DECODER_MASKS, ENCODER_MASKS, MaskPlan, make_masks
 from ..models import CONFIGS, VideoMAEConfig, get_config
 from ..models.attention import BACKENDS
-from ..models.config import DECODER_CONTEXTS
+from ..models.config import DECODER_CONTEXTS, RECOMPUTE
 from .config import Section, option
-
-DATA_HELP = "list file (lines 'path', 'path label' or 'path start total'), folder, tar shard, or mixture (.json)"
-ROOT_HELP = "folder that relative paths in the list are joined to; default: the folder that holds the list"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class DataOptions(Section):
 
     data: str = option("", DATA_HELP, free=True)  # a checkpoint knows its videos by `Mixture.fingerprint`
     root: str = option("", ROOT_HELP, free=True)
-    list_format: str = option("auto", "format of the list file", choices=FORMATS, free=True)
+    list_format: str = option("auto", LIST_FORMAT_HELP, choices=FORMATS, free=True)
     eval_data: str = option("", "videos to evaluate on, in one of the forms of --data", free=True)
     num_frames: int = option(16, "frames of a clip", least=1)
     image_size: int = option(224, "height and width of a clip in pixels", least=1)
@@ -41,7 +40,7 @@ class DataOptions(Section):
     resize: str = option(
         "antialias",
         "how crops become clips; pillow: the published pixels, bit for bit",
-        choices=("antialias", "bilinear", "pillow"),
+        choices=RESIZES,
     )
     reader: str = option(DEFAULT_READER, "video reader", choices=READERS)
     short_side: int = option(0, "scale larger videos down to this side while decoding; 0: off", least=0)
@@ -113,6 +112,12 @@ class ModelOptions(Section):
         choices=DECODER_CONTEXTS,
     )
     attention: str = option("sdpa", "attention backend", choices=BACKENDS)
+    recompute: str = option(
+        "auto",
+        "repeat cheap operations in backward; auto: unless the step fits into the GPU's memory without",
+        choices=RECOMPUTE,
+        free=True,
+    )
     activation_checkpointing: bool = option(False, "repeat each block in backward instead of keeping its activations")
     compile: bool = option(False, "compile the model with torch.compile; the first step then takes minutes")
 
@@ -129,6 +134,7 @@ class ModelOptions(Section):
             image_size=(data.image_size, data.image_size),
             drop_path=self.drop_path,
             attention=self.attention,
+            recompute=self.recompute,
             activation_checkpointing=self.activation_checkpointing,
             decoder_context=self.decoder_context,
             **depth,

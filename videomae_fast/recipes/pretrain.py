@@ -7,7 +7,7 @@ File structure:
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,10 @@ from videomae_kernels import CroppedClips
 from ..data import ClipBatch
 from ..engine.loop import Recipe, RunResult, run
 from ..engine.optim import make_optimizer
+from ..engine.precision import mixed_precision
 from ..masks import MaskPlan
-from ..models import VideoMAEConfig, VideoMAEForPretraining, stochastic_depth
+from ..models import VideoMAEConfig, VideoMAEForPretraining, choose_recompute, stochastic_depth
+from ..models.attention import activate_flash_attention
 from .config import Config
 from .options import DataOptions, MaskOptions, ModelOptions, OptimOptions, RunOptions
 from .videos import EvaluationVideos, TrainingVideos
@@ -79,7 +81,7 @@ class Pretraining(Recipe):
         self.config = config
         self.workers, self.clips_per_sample = config.data.workers, config.data.crops_per_video
 
-    def build(self, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
+    def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         """Videos, model and optimizer. The model is compiled in place, so that the names of its weights stay."""
         config = self.config
         dataset = config.data.dataset(config.run.seed)
@@ -88,13 +90,32 @@ class Pretraining(Recipe):
         if config.run.eval_every:
             eval_dataset = config.data.eval_dataset(config.run.seed)
             self.eval_videos = EvaluationVideos(eval_dataset, config.optim.batch_size, config.data.workers)
-        model = VideoMAEForPretraining(config.model_config())
+        model = VideoMAEForPretraining(self._fit(config.model_config(), device, say))
         if note := config.run.initialize(model):
             say(note)
         self.grid = model.config.grid
         if config.model.compile:
             model.compile(fullgraph=True)
         return model, make_optimizer(model, config.optim, undecayed={"mask_token"})
+
+    def _fit(self, model: VideoMAEConfig, device: torch.device, say: Callable[[str], None]) -> VideoMAEConfig:
+        """What the GPU decides: the fastest flash attention that it has, and recomputation where memory is short."""
+        if device.type != "cuda":
+            return model
+        if model.attention == "sdpa" and (found := activate_flash_attention(device)):
+            say(f"attention runs on {found}")
+        if model.recompute != "auto":
+            return model
+        return replace(
+            model,
+            recompute=choose_recompute(
+                model,
+                self.config.masks.plan(torch.zeros(1, dtype=torch.int64), model.grid, seed=0),
+                clips=self.config.optim.batch_size * self.config.data.crops_per_video,
+                precision="fp32" if mixed_precision(self.config.run.precision) == "no" else "bf16",
+                capacity_bytes=torch.cuda.get_device_properties(device).total_memory,
+            ),
+        )
 
     def order(self, samples_per_step: int) -> dict[str, Any]:
         """See `TrainingVideos.order`."""

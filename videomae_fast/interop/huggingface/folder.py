@@ -40,7 +40,7 @@ data, of the results or of the license: please add them.
 | | |
 |---|---|
 | parameters | {parameters:,} |
-| clip | {num_frames} frames of {image_size}x{image_size} pixels, ImageNet's mean and standard deviation |
+| clip | {num_frames} frames of {image_size}x{image_size} pixels, normalised by ImageNet's mean and std |
 | tokens | {tokens:,}: patches of {tubelet_size} frames x {patch_size} x {patch_size} pixels |
 | encoder | {encoder_depth} layers, {encoder_dim} wide, {encoder_heads} heads |
 | decoder | {decoder_depth} layers, {decoder_dim} wide, {decoder_heads} heads |

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from videomae_kernels import assemble_decoder_tokens, embed_tokens, masked_patch_loss
 
 from ...masks import Mask, as_plan, encoder_mask, visible_tokens
-from ...models.config import IMAGENET_MEAN, IMAGENET_STD
+from ...models.constants import IMAGENET_MEAN, IMAGENET_STD
 from ..seam import Seam, example_clip, is_attached, position_table
 
 TESTED = "transformers 4.45 to 5.23"

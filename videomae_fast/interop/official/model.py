@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from videomae_kernels import assemble_decoder_tokens, embed_tokens, masked_patch_loss
 
 from ...masks import Mask, MaskPlan, encoder_mask, no_decoder_mask, visible_and_decoded, visible_tokens
-from ...models.config import IMAGENET_MEAN, IMAGENET_STD
+from ...models.constants import IMAGENET_MEAN, IMAGENET_STD
 from ..seam import Seam, example_clip, is_attached, position_table
 
 TESTED = "OpenGVLab/VideoMAEv2 at 29eab1e and MCG-NJU/VideoMAE"
