@@ -1,4 +1,4 @@
-"""What the benchmark suites are run with: pytest's options, and the defaults of a GPU and of a CPU."""
+"""The settings of the benchmark suites: pytest's options, and the defaults of a GPU and of a CPU."""
 
 from argparse import Namespace
 from dataclasses import dataclass

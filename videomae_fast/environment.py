@@ -1,4 +1,4 @@
-"""What this machine has of the things the library can use, and what it therefore does: `videomae-fast env`."""
+"""The installed packages and devices that the library can use, and what each device runs: `videomae-fast env`."""
 
 import contextlib
 import importlib
@@ -22,7 +22,13 @@ from .models.attention import BACKENDS, unavailable_reason
 
 @dataclass(frozen=True)
 class Package:
-    """An optional package: its `version` if it can be imported, else the `problem`."""
+    """An optional package.
+
+    Attributes:
+        name: import name, a key of EXTRAS.
+        version: its version, if it can be imported.
+        problem: why it cannot be imported, else "".
+    """
 
     name: str
     version: str = ""
@@ -35,7 +41,14 @@ class Package:
 
 
 def probe(name: str) -> Package:
-    """Import an optional package and see what comes; whatever it prints or warns about meanwhile is dropped."""
+    """Import an optional package; what it prints or warns about meanwhile is dropped.
+
+    Args:
+        name: import name, a key of EXTRAS.
+
+    Returns:
+        Its version, or the reason why it cannot be imported. An error of the package is a reason, never raised.
+    """
     if _spec(name) is None:
         return Package(name, problem="not installed")
     try:
@@ -53,7 +66,12 @@ def probe(name: str) -> Package:
 
 
 def describe() -> str:
-    """Versions, packages, each device's op implementation and attention backends, video readers; with the reasons."""
+    """Describe this machine.
+
+    Returns:
+        Lines with the versions, the optional packages, the op implementation and the attention backends of each
+        device, and the video readers; each with the reason where something is not available.
+    """
     packages = {name: probe(name) for name in EXTRAS}
     lines = [
         f"python {platform.python_version()} on {platform.system()} {platform.machine()}",

@@ -1,7 +1,7 @@
-"""What somebody who knows the published code's waste would write: every op with indices, in plain torch.
+"""Every op with indices, in plain torch: what somebody would write who knows what the published code wastes.
 
-These are what our ops have to beat, as they are and through torch.compile. Nothing in them waits for the device, and
-none touches what the masks drop. Tokens are in (t, h, w) order, w fastest; a patch is (τ, p, p).
+Our ops have to beat these rewrites, as they are and through torch.compile. No rewrite makes a host sync, and none
+touches the tokens that the masks drop. Tokens are in (t, h, w) order, w fastest; a patch is (τ, p, p).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Time and memory of any callable, and what they were measured on.
+"""Time and memory of any callable, and a description of the machine.
 
 pytest-benchmark takes the samples. On a GPU its `timer` is a pair of CUDA events, so that only the device's time
 counts; `chill` and `run_ahead` make every sample start alike: nothing in the cache, and nothing left to launch.

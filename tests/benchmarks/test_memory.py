@@ -10,6 +10,7 @@ import benchmarks.memory.__main__ as command
 from benchmarks.memory import report as module
 from benchmarks.memory.predictable import make_predictable
 from benchmarks.memory.report import memory_report
+from videomae_fast._optional import EXTRAS
 from videomae_fast.cli import main, pretraining_memory
 from videomae_fast.cli.pretraining_memory import CHECKPOINTED, PretrainingStep, StepSettings
 from videomae_fast.memory import predict
@@ -157,7 +158,7 @@ def test_pictures_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Which is said before the long part."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(predict, "fake_step", lambda *_: pytest.fail("predicted"))
-    with pytest.raises(ImportError, match=r"videomae-fast\[bench\]"):
+    with pytest.raises(ImportError, match=rf"videomae-fast\[{EXTRAS['matplotlib']}\]"):
         memory_report(StepSettings("tiny"), 2, picture=tmp_path / "memory.png")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn, zeros
 
+from videomae_fast._optional import EXTRAS
 from videomae_fast.memory import CARDS, MemoryFigures, MemoryProfile
 from videomae_fast.memory.figures import CATEGORIES
 from videomae_fast.memory.report import batches_table, breakdown_table, draw_memory, peaks_table
@@ -79,5 +80,5 @@ def test_pictures_need_matplotlib(
     steps: dict[str, MemoryFigures], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"videomae-fast\[bench\]"):
+    with pytest.raises(ImportError, match=rf"videomae-fast\[{EXTRAS['matplotlib']}\]"):
         draw_memory(steps, "", tmp_path / "memory.png")

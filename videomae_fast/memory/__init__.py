@@ -1,6 +1,7 @@
 """Where the memory of a step goes: measured on any device, or predicted for a GPU without one."""
 
 from .batches import CARDS, largest_batch, largest_batches
+from .fake_cuda import known_true
 from .figures import MemoryFigures
 from .predict import StepPredictor, predict_step
 from .profile import MemoryProfile
@@ -10,6 +11,7 @@ __all__ = [
     "MemoryFigures",
     "MemoryProfile",
     "StepPredictor",
+    "known_true",
     "largest_batch",
     "largest_batches",
     "predict_step",

@@ -1,10 +1,10 @@
-"""A place without a GPU where tensors take the memory that they would take on one.
+"""Simulates CUDA memory use on a machine without a GPU.
 
-`fake_cuda()` is a FakeTensorMode whose device "cpu" stands for the GPU, with what CUDA does differently from a CPU:
+`fake_cuda()` is a FakeTensorMode whose device "cpu" stands for the GPU. It imitates where CUDA differs from a CPU:
 * `F.scaled_dot_product_attention` runs the flash operation (bf16, fp16) or the memory-efficient one (fp32);
 * autocast runs in float32 what CUDA's autocast runs in float32, such as layer norms and softmax;
-* boolean masks index, although their contents are unknown: `known_true` says how many elements are True;
-* device "meta" stands for host memory, which `to_host` moves tensors to.
+* boolean masks index although their contents are unknown: `known_true` declares how many elements are True;
+* device "meta" stands for host memory; `to_host` moves tensors there.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,7 +48,18 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
 
 
 def known_true(mask: Tensor, count: int) -> Tensor:
-    """`mask`, a bool tensor, with the number of its elements that are True. `~mask` then has the others."""
+    """Declare how many elements of a boolean mask are True, so that it can index among fake tensors.
+
+    Args:
+        mask: any bool tensor.
+        count: number of its True elements; `~mask` then has the others.
+
+    Returns:
+        `mask` itself.
+
+    Raises:
+        ValueError: `mask` is not bool, or cannot have `count` True elements.
+    """
     if mask.dtype != torch.bool or not 0 <= count <= mask.numel():
         raise ValueError(f"count must be that of a bool mask's True elements, got {count} for {mask}")
     mask._num_true = count  # type: ignore[attr-defined]

@@ -63,7 +63,7 @@ def peaks_table(peaks: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def draw_memory(figures: Figures, title: str, path: Path) -> None:
-    """Draw the peaks as stacked bars, and the live memory over each step. Needs matplotlib (extra "bench").
+    """Draw the peaks as stacked bars, and the live memory over each step. Needs matplotlib.
 
     Args:
         figures: the steps.
