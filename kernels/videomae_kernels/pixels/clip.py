@@ -23,16 +23,6 @@ class OpenClip(NamedTuple):
     scale: list[float]  # (C,): pixel · scale + shift is the wanted value
     shift: list[float]  # (C,)
 
-    @property
-    def num_tokens(self) -> int:
-        """N = T/τ · H/p · W/p."""
-        return _num_tokens(self.shape, self.patch)
-
-    @property
-    def patch_dim(self) -> int:
-        """P = C·τ·p·p, the pixel values of a token."""
-        return self.shape[1] * self.patch[0] * self.patch[1] * self.patch[2]
-
 
 def open_clip(
     clip: Tensor | CroppedClips,
@@ -65,7 +55,7 @@ def open_clip(
         clip = _as_bcthw(clip, layout)
         tensors, shape = [clip], list(clip.shape)
     sides = _check_patch(patch, shape[2:])
-    index = check_index(index, "index", batch=shape[0], limit=_num_tokens(shape, sides), like=tensors[0])
+    index = check_index(index, "index", batch=shape[0], limit=num_tokens(shape, sides), like=tensors[0])
     if denormalize is not None:
         scale, shift = _denormalizing(shape[1], tensors[0].dtype, denormalize)
     else:
@@ -93,7 +83,8 @@ def _check_patch(patch: Sequence[int], size: Sequence[int]) -> list[int]:
     return [int(n) for n in patch]
 
 
-def _num_tokens(shape: Sequence[int], patch: Sequence[int]) -> int:
+def num_tokens(shape: Sequence[int], patch: Sequence[int]) -> int:
+    """N = T/τ · H/p · W/p of a clip of `shape` (B, C, T, H, W)."""
     t, h, w = (size // side for size, side in zip(shape[2:], patch, strict=True))
     return t * h * w
 

@@ -163,7 +163,8 @@ def masked_patch_loss(
     """
     check_floating(pred, "pred")
     opened = open_target_clip(clip, index, patch, layout, denormalize, normalize_target)
-    check_shape(pred, "pred", (*opened.listed.shape, opened.patch_dim))
+    values = opened.shape[1] * opened.patch[0] * opened.patch[1] * opened.patch[2]
+    check_shape(pred, "pred", (*opened.listed.shape, values))
     check_device(pred, "pred", opened.listed)
     rows = _op(pred, *opened, normalize_target)
     if weight is None:

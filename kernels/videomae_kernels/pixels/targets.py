@@ -61,7 +61,8 @@ def open_target_clip(
     opened = open_clip(clip, index, patch, layout, denormalize=denormalize)
     if normalize_target and max(opened.patch) < 2:
         raise ValueError(f"normalize_target needs at least 2 pixels per token, got patch {tuple(patch)}")
-    return opened._replace(tensors=[tensor.detach() for tensor in opened.tensors])
+    tensors = [tensor.detach() for tensor in opened.tensors]
+    return OpenClip(tensors, opened.shape, opened.listed, opened.patch, opened.scale, opened.shift)
 
 
 def patch_targets(

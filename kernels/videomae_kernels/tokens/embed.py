@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_device, check_floating, check_shape
-from ..pixels.clip import DIMENSIONS, ChannelStats, open_clip
+from ..pixels.clip import DIMENSIONS, ChannelStats, num_tokens, open_clip
 from ..pixels.crops import CroppedClips
 from ..pixels.gather import gather_op as gather_pixels
 from .rows import gather_op as gather_rows
@@ -59,7 +59,7 @@ def embed_tokens(
     for tensor, name in ((weight, "weight"), (bias, "bias"), (position, "position")):
         check_device(tensor, name, opened.listed)
     check_shape(bias, "bias", (width,))
-    check_shape(position, "position", (opened.num_tokens, width))
+    check_shape(position, "position", (num_tokens(opened.shape, opened.patch), width))
     dtype, device = weight.dtype, weight.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)

@@ -123,8 +123,9 @@ def _patch_kernel(
         inner = pixel_offset(line * 0, line, x, 0, stride_t, stride_h, 1, FRAMES, HEIGHT)
     pixels = tl.load(clip + corner + inner, mask=inside, other=0).to(tl.float32)
     target = pixels * of_channel(scale, channel, CHANNELS) + of_channel(shift, channel, CHANNELS)
+    target = tl.where(inside, target, 0.0)
     if NORMALIZE:
-        target = normalized(tl.where(inside, target, 0.0), inside, step, lane_offset, COUNT, CHANNELS)
+        target = normalized(target, inside, step, lane_offset, COUNT, CHANNELS)
     use_row(
         target,
         inside,
@@ -138,6 +139,7 @@ def _patch_kernel(
         out,
         MODE,
         COUNT * CHANNELS,
+        ZERO_OUTSIDE=True,
     )
 
 

@@ -98,6 +98,7 @@ def _cropped_pixels_kernel(
         out,
         MODE,
         COUNT * CHANNELS,
+        ZERO_OUTSIDE=False,  # masking the resized value instead would spill
     )
 
 

@@ -120,6 +120,7 @@ def use_row(
     out,  # contiguous: rows (B, K, P), row losses (B, K) or gradient of pred (B, K, P)
     MODE: tl.constexpr,  # "gather", "targets", "loss" or "gradient"
     VALUES: tl.constexpr,  # P
+    ZERO_OUTSIDE: tl.constexpr,  # whether `value` is 0 outside; else the error is masked here
 ):
     """The end of every pixel kernel: store a row as it is, compare it with predictions, or make their gradient."""
     in_row = row.to(tl.int64) * VALUES + column
@@ -128,7 +129,9 @@ def use_row(
     else:
         sample = row // rows_per_sample
         in_pred = sample.to(tl.int64) * pred_stride_b + (row % rows_per_sample).to(tl.int64) * PRED_STRIDE_K + column
-        error = tl.where(inside, tl.load(pred + in_pred, mask=inside, other=0.0).to(tl.float32) - value, 0.0)
+        error = tl.load(pred + in_pred, mask=inside, other=0.0).to(tl.float32) - value
+        if not ZERO_OUTSIDE:
+            error = tl.where(inside, error, 0.0)
         if MODE == "loss":
             total = tl.sum(tl.sum(tl.sum(error * error, axis=2), axis=0), axis=0)
             tl.store(out + row, total / VALUES)
