@@ -5,6 +5,7 @@ so a failed test is a wrong result; then nothing at all is written.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -62,7 +63,9 @@ def run_suites(
         command += ["--benchmark-quiet", f"--benchmark-json={report}", f"--junitxml={outcome}"]
         command += [f"--{name}={value}" for name, value in options.items() if value is not None]
         command += [f"benchmarks/{suite}" for suite in suites]
-        status = subprocess.run(command, cwd=ROOT, stdout=sys.stderr.fileno()).returncode
+        # pytest-benchmark times nothing in what it takes for a worker of pytest-xdist.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        status = subprocess.run(command, cwd=ROOT, stdout=sys.stderr.fileno(), env=environment).returncode
         if status != 0:
             raise _failure(outcome, status)
         results = collect(json.loads(report.read_text(encoding="utf-8")))

@@ -5,8 +5,6 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS, ROOT / "benchmarks" / "README.md"]
@@ -14,11 +12,6 @@ PAGES = [page for page in PAGES if page.is_file()]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED = re.compile(r"`([\w.-]+(?:/[\w.{},-]+)+/?)`")
-
-# The pages describe a layout in which these exist: until they do, what the pages say cannot be checked whole.
-_LAYOUT = ("kernels/videomae_kernels/pixels/clip.py",)
-_MISSING = [path for path in _LAYOUT if not (ROOT / path).exists()]
-needs_the_layout = pytest.mark.skipif(bool(_MISSING), reason=f"the pages are ahead of the code: no {_MISSING}")
 
 
 def name(page: Path) -> str:

@@ -20,7 +20,6 @@ from tests.packaging.pages import (
     links,
     name,
     named_paths,
-    needs_the_layout,
 )
 
 # Commands that take too long here, each by its first words, with the test that runs it (file name, function).
@@ -154,7 +153,6 @@ def test_the_mixture_on_the_data_page_is_one() -> None:
     assert set(re.findall(r"`(\w+)`", below)) == _KEYS.keys()
 
 
-@needs_the_layout
 def test_the_training_page_has_every_option() -> None:
     from videomae_fast.cli import build_parser
 
@@ -171,7 +169,6 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
-@needs_the_layout
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_named_paths_exist(page: Path) -> None:
     """A `path/like/this` is one from the root of the repository, or from the page's folder."""
@@ -180,7 +177,6 @@ def test_named_paths_exist(page: Path) -> None:
     assert [path for path in named if not ((ROOT / path).exists() or (page.parent / path).exists())] == []
 
 
-@needs_the_layout
 def test_the_api_page_names_what_is_public() -> None:
     """Every op and every public name of the library stands on it; a name that is gone fails the site's build."""
     import videomae_fast
