@@ -1,4 +1,4 @@
-"""Attention backends at the shapes of encoder and decoder. One that cannot run here is listed with the reason."""
+"""Attention backends at the shapes of encoder and decoder. A backend that cannot run here is listed with the reason."""
 
 from functools import partial
 from importlib.util import find_spec
