@@ -50,7 +50,7 @@ def find_cases(size: str, batch_size: int, device: torch.device) -> dict[str, tu
     found: dict[str, tuple[Op, OpCase]] = {}
     for op in (*TOKEN_OPS, *PIXEL_OPS, *MASK_OPS):
         for direction in op.directions:
-            for clip in (clip for clip in op.clips if clip not in CROPS[1:]):  # whose entries are those of the first
+            for clip in (clip for clip in op.clips if clip not in CROPS[1:]):  # other crops read the same entries
                 case = OpCase(op.name, direction, size, clip, "bf16" if op.floating else "", batch_size, device)
                 for kernel in _kernels_of(op, case):
                     found.setdefault(kernel, (op, case))

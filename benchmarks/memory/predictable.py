@@ -33,7 +33,7 @@ class PredictableStep:
 
     Args:
         name: one of IMPLEMENTATIONS.
-        inputs: the first batch, and the settings of those that follow.
+        inputs: the first batch, and the settings of the batches that follow.
         precision: "fp32" or "bf16".
         crops: the crops of the first batch, made where nothing is fake; only for "videomae_fast, crops".
     """

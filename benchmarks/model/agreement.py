@@ -1,4 +1,4 @@
-"""Nothing is timed before loss and gradients agree with those of the published code."""
+"""Nothing is timed before loss and gradients agree with the published code's."""
 
 import math
 from collections.abc import Iterator

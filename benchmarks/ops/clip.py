@@ -56,7 +56,7 @@ class Pixels:
         patch = self.case.inputs.config.patch
         ours = vk.tube_mask_gather(self.clip, index, patch).mul(255).round().double()
         assert torch.equal(ours, rewrites.gather_pixels(self.exact, index, patch).flatten(2)), "not Pillow's integers"
-        assert torch.equal(self.view().double(), self.exact), "the rewrite does not make Pillow's integers"
+        assert torch.equal(self.view().double(), self.exact), "the rewrite's are not Pillow's integers"
 
     @property
     def is_cropped(self) -> bool:

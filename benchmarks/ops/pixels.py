@@ -127,7 +127,7 @@ def _patch_targets(case: OpCase) -> Workload:
 def _masked_patch_loss(case: OpCase) -> Workload:
     pixels, patch, inputs = Pixels(case, targets=True), case.inputs.config.patch, case.inputs
     index, hidden, not_decoded = inputs.plan().predicted, inputs.hidden, inputs.not_decoded
-    # The published code predicts every decoded token and weights those that the encoder sees with zero.
+    # The published code predicts every decoded token, and gives tokens that the encoder sees weight zero.
     decoded = case.normal(inputs.batch_size, inputs.plan().decoded.shape[1], inputs.config.patch_dim)
     in_loss = hidden[~not_decoded].reshape(inputs.batch_size, -1)
     pred = decoded.detach()[in_loss].reshape(*index.shape, -1).requires_grad_(decoded.requires_grad)

@@ -72,7 +72,7 @@ class ClipBatch:
 
         Returns:
             The parts, in the order of the batch. The first part has the bad videos of the whole batch, and `seconds` is
-            divided equally, so that sums over the parts are those of the batch.
+            divided equally, so that sums over the parts equal the batch's.
 
         Raises:
             ValueError: `num_parts` is not positive or does not divide the number of videos.

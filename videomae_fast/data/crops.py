@@ -92,9 +92,9 @@ def _side(base: int, scale: float, wanted: int, limit: int) -> int:
 def random_resized_crop_box(height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> CropBox:
     """Draw a box of random area, aspect ratio and position.
 
-    The area is uniform in [0.5, 1] of the frame's area. The aspect ratio (width / height) divided by that of `size` is
-    log-uniform in [3/4, 4/3]. If none of 10 draws fits the frame, the box is the largest one at the centre with an
-    allowed aspect ratio.
+    The area is uniform in [0.5, 1] of the frame's area. The aspect ratio (width / height), relative to the aspect ratio
+    of `size`, is log-uniform in [3/4, 4/3]. If none of 10 draws fits the frame, the box is the largest one at the
+    centre with an allowed aspect ratio.
 
     Args:
         height: of the frames, in pixels.

@@ -9,7 +9,7 @@ Categories of storages:
 * inputs: storages that existed before the block and are used in it; storages that it never touches are not counted;
 * activations: storages made in forward and alive when backward begins, or made when backward recomputes forward work
   and alive when it continues. They include autocast's copies of weights, and tensors that the caller's variables hold;
-* temporaries: all other storages, such as those that die within forward, and backward's own.
+* temporaries: all other storages, such as storages that die within forward, and backward's own.
 
 Not visible: memory that an operation allocates and frees within itself (workspaces), the allocator's fragmentation,
 and the allocations of compiled code: profile the model before `torch.compile`.

@@ -6,7 +6,7 @@ transformers has stored the biases of q, k and v in three ways ("bias layouts"):
 * "qkv", 5.5 to 5.16: Linears with biases, `key.bias` among them;
 * "qv", from 5.18: the same without `key.bias`.
 
-The published model has one `qkv` Linear without bias, whose rows are those of q, k and v in turn, and `q_bias` and
+The published model has one `qkv` Linear without bias, which stacks the rows of q, k and v, and `q_bias` and
 `v_bias`. Weights alone do not make the outputs equal: transformers' LayerNorms have other epsilons by default (1e-12,
 and 1e-5 in `decoder.norm`) than the published 1e-6.
 """

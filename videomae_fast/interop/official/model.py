@@ -2,7 +2,7 @@
 
 `PretrainVisionTransformerEncoder.forward_features` embeds every token and selects by a boolean mask;
 `PretrainVisionTransformer.forward` copies a position table expanded over the batch. The loss is not part of that
-model but of `train_one_epoch` (engine_for_pretraining.py): `pretrain_loss` replaces those lines.
+model but of `train_one_epoch` (engine_for_pretraining.py): `pretrain_loss` replaces its lines there.
 """
 
 from collections.abc import Sequence
