@@ -164,7 +164,7 @@ def test_help_has_a_group_for_every_section(capsys: pytest.CaptureFixture[str]) 
         "data",
         "masks",
         "model",
-        "optim",
+        "optimizer",
         "run",
     ]
     words = " ".join(shown.split())

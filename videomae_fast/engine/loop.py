@@ -31,7 +31,7 @@ class Recipe(ABC):
 
     name: str  # of the command; the progress bar shows it
     numbers: tuple[str, ...] = ()  # what `step` returns beside the loss: further columns of log.csv
-    config: Any  # sections `optim` and `run` as in recipes/options.py, `save` and `check_continues`
+    config: Any  # sections `optimizer` and `run` as in recipes/options.py, `save` and `check_continues`
     workers = 0  # processes that load for each training process
     samples_per_epoch: int  # samples are what a batch is made of: videos, say
     clips_per_sample = 1
@@ -120,7 +120,7 @@ class _Run:
 
     def __init__(self, recipe: Recipe, output: Path, accelerator: Any, model: nn.Module, optimizer: Optimizer) -> None:
         self.recipe, self.output, self.accelerator = recipe, output, accelerator
-        self.options, self.optim = recipe.config.run, recipe.config.optim
+        self.options, self.optim = recipe.config.run, recipe.config.optimizer
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         rank, world_size = accelerator.process_index, accelerator.num_processes
         self.samples_per_step = self.optim.batch_size * self.optim.accumulate * world_size

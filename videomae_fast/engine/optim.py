@@ -21,7 +21,7 @@ def learning_rate(step: int, options: Any, steps_per_epoch: int, samples_per_ste
 
     Args:
         step: the step, counted from 0.
-        options: `OptimOptions`: lr, final_lr, epochs and warmup_epochs count.
+        options: `OptimizerOptions`: lr, final_lr, epochs and warmup_epochs count.
         steps_per_epoch: optimizer steps of an epoch.
         samples_per_step: samples of an optimizer step, over all ranks and accumulated batches; see `scaled_lr`.
 
@@ -44,7 +44,7 @@ def make_optimizer(model: nn.Module, options: Any, undecayed: Collection[str] = 
 
     Args:
         model: its parameters are optimized.
-        options: `OptimOptions`: weight_decay and beta2 count.
+        options: `OptimizerOptions`: weight_decay and beta2 count.
         undecayed: last parts of the names of parameters that are not decayed either, such as "mask_token".
 
     Returns:

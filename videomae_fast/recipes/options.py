@@ -142,7 +142,7 @@ class ModelOptions(Section):
 
 
 @dataclass(frozen=True)
-class OptimOptions(Section):
+class OptimizerOptions(Section):
     """Batches, epochs, and the optimizer. Defaults are the published ViT-B pre-training."""
 
     batch_size: int = option(32, "videos per device and batch; clips are this times crops_per_video", least=1)
