@@ -33,6 +33,7 @@ class Recipe(ABC):
     numbers: tuple[str, ...] = ()  # what `step` returns beside the loss: further columns of log.csv
     config: Any  # sections `optimizer` and `run` as in recipes/options.py, `save` and `check_continues`
     workers = 0  # processes that load for each training process
+    cheaper = "Make a batch cheaper to load"  # what to do where no number of workers can keep up
     samples_per_epoch: int  # samples are what a batch is made of: videos, say
     clips_per_sample = 1
 
@@ -137,7 +138,7 @@ class _Run:
         self.bar = tqdm(total=total, initial=self.step, desc=recipe.name, unit="step", disable=not main)
         self.terminated = False
         clips = self.samples_per_step * recipe.clips_per_sample
-        self.timing = Timing(accelerator, clips, self.steps_per_epoch, recipe.workers)
+        self.timing = Timing(accelerator, clips, self.steps_per_epoch, recipe.workers, recipe.cheaper)
 
     def run(self) -> RunResult:
         save_every, eval_every = self.options.save_every or self.steps_per_epoch, self.options.eval_every

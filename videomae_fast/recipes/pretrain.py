@@ -26,7 +26,7 @@ from ..models import VideoMAEConfig, VideoMAEForPretraining, choose_recompute, s
 from ..models.attention import activate_flash_attention
 from .config import Config
 from .options import DataOptions, MaskOptions, ModelOptions, OptimizerOptions, RunOptions
-from .videos import EvaluationVideos, TrainingVideos
+from .videos import CHEAPER_VIDEOS, EvaluationVideos, TrainingVideos
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Pretraining(Recipe):
     """The recipe. A sample is a video."""
 
     name = "pretrain"
+    cheaper = CHEAPER_VIDEOS
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config

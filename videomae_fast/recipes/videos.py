@@ -14,6 +14,11 @@ from ..data.loader import _leave_process_group
 from ..engine.log import say
 from .options import DataOptions
 
+CHEAPER_VIDEOS = (
+    "Make the videos cheaper to decode (videomae-fast transcode, or --short-side), or cut more crops from each "
+    "(--crops-per-video)"
+)
+
 
 class TrainingVideos:
     """The batches of one rank, and the report of the videos that could not be read."""
