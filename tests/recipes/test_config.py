@@ -110,6 +110,12 @@ def test_toml_that_is_wrong(tmp_path: Path) -> None:
         PretrainConfig.read_options(tmp_path / "config.toml")
 
 
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"config\.toml cannot be read: .*utf-8"):
+        PretrainConfig.read_options(tmp_path / "config.toml")
+
+
 def test_files_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("optimizer: {}")
     with pytest.raises(ValueError, match=r"a configuration is a \.toml or \.json file"):

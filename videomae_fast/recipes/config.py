@@ -135,8 +135,8 @@ class Config:
 
 
 def _read_sections(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".toml":
             found = _toml().loads(text)
         elif path.suffix.lower() == ".json":

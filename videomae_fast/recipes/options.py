@@ -93,6 +93,9 @@ class MaskOptions(Section):
         if self.mask == "none":
             raise ValueError("mask 'none' hides nothing, so no token is left to learn from: use tube or random")
         super().__post_init__()
+        for name in ("mask_ratio", "decoder_mask_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
     def plan(self, sample: Tensor, grid: tuple[int, int, int], seed: int) -> MaskPlan:
         """The masks of the clips with these sample numbers (B,), on their device; `grid` is (T', H', W')."""
@@ -167,7 +170,9 @@ class RunOptions(Section):
 
     output: str = option("", "folder of the run: log, checkpoints, pictures, weights", free=True)
     resume: bool = option(False, "continue from the last checkpoint in the output folder", free=True)
-    init: str = option("", "weights to start from: a published, Hugging Face or own checkpoint", free=True)
+    init: str = option(
+        "", "weights to start from: a published or Hugging Face checkpoint, or the folder of a run", free=True
+    )
     init_partial: bool = option(False, "use what fits of --init, and print what is missing or extra", free=True)
     precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
     seed: int = option(0, "of weights, data order, crops and masks")
@@ -199,4 +204,5 @@ class RunOptions(Section):
             return ""
         if self.resume and list_checkpoints(Path(self.output)):
             return f"--resume continues from a checkpoint: --init {self.init} is not read"
-        return init_weights(model, self.init, strict=not self.init_partial) or f"all weights are from {self.init}"
+        source = (list_checkpoints(Path(self.init)) or [Path(self.init)])[-1]  # the last checkpoint of a run
+        return init_weights(model, source, strict=not self.init_partial) or f"all weights are from {source}"
