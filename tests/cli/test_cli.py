@@ -199,7 +199,12 @@ def test_env(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "what this machine has\n"
 
 
-def test_parser_names_the_three_commands() -> None:
+def test_parser_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    for command in ("pretrain", "gallery", "memory", "convert", "check-data", "transcode", "env"):
+        assert re.search(rf"^    {command}  ", shown, re.MULTILINE)
     for command in ("pretrain", "memory", "env"):
         assert build_parser().parse_args([command]).command == command
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from videomae_kernels import crop_clips
 
 from ..data import BadVideoLog, ClipBatch, ClipDataset, UnreadableVideosError, collate, make_loader
-from ..data.loader import _leave_process_group
+from ..data.loader import leave_process_group
 from ..engine.log import say
 from .options import DataOptions
 
@@ -117,7 +117,7 @@ class EvaluationVideos:
             num_workers=self.workers,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_process_group,
+            worker_init_fn=leave_process_group,
             generator=torch.Generator(),  # not the one that training draws from
         )
         for batch, bad_videos in loader:
