@@ -18,7 +18,13 @@ C = TypeVar("C", bound="Config")
 
 
 def option(
-    default: Any, help: str, *, choices: Collection[str] = (), least: int | None = None, free: bool = False
+    default: Any,
+    help: str,
+    *,
+    choices: Collection[str] = (),
+    least: int | None = None,
+    below: int | None = None,
+    free: bool = False,
 ) -> Any:
     """A field of a section.
 
@@ -27,9 +33,11 @@ def option(
         help: one line for `--help`.
         choices: all allowed values.
         least: the smallest allowed value, 0 or 1.
+        below: every allowed value is less; it comes with `least`.
         free: whether it may differ between a run and its continuation, because it changes nothing that is computed.
     """
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "free": free})
+    facts = {"help": help, "choices": choices, "least": least, "below": below, "free": free}
+    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True)
@@ -38,9 +46,12 @@ class Section:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value, choices, least = getattr(self, each.name), each.metadata["choices"], each.metadata["least"]
+            value, choices = getattr(self, each.name), each.metadata["choices"]
+            least, below = each.metadata["least"], each.metadata["below"]
             if choices and value not in choices:
                 raise ValueError(f"{each.name} must be one of {', '.join(choices)}, got '{value}'")
+            if below is not None and not least <= value < below:
+                raise ValueError(f"{each.name} must be in [{least}, {below}), got {value}")
             if least is not None and value < least:
                 raise ValueError(
                     f"{each.name} must {f'be at least {least}' if least else 'not be negative'}, got {value}"

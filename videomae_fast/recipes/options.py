@@ -45,7 +45,9 @@ class DataOptions(Section):
     reader: str = option(DEFAULT_READER, "video reader", choices=READERS)
     short_side: int = option(0, "scale larger videos down to this side while decoding; 0: off", least=0)
     workers: int = option(8, "processes that decode videos; 0 decodes in the training process", least=0, free=True)
-    max_bad_share: float = option(0.2, "stop when more than this share of the videos cannot be read", free=True)
+    max_bad_share: float = option(
+        0.2, "stop when more than this share of the videos cannot be read", least=0, free=True
+    )
 
     def dataset(self, seed: int) -> ClipDataset:
         """The training clips.
@@ -85,17 +87,14 @@ class MaskOptions(Section):
     """What the encoder sees and what the decoder predicts."""
 
     mask: str = option("tube", "mask of the encoder", choices=tuple(m for m in ENCODER_MASKS if m != "none"))
-    mask_ratio: float = option(0.9, "share of tokens hidden from the encoder")
+    mask_ratio: float = option(0.9, "share of tokens hidden from the encoder", least=0, below=1)
     decoder_mask: str = option("running_cell", "mask of the decoder", choices=DECODER_MASKS)
-    decoder_mask_ratio: float = option(0.5, "share of tokens that are not decoded")
+    decoder_mask_ratio: float = option(0.5, "share of tokens that are not decoded", least=0, below=1)
 
     def __post_init__(self) -> None:
         if self.mask == "none":
             raise ValueError("mask 'none' hides nothing, so no token is left to learn from: use tube or random")
         super().__post_init__()
-        for name in ("mask_ratio", "decoder_mask_ratio"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
     def plan(self, sample: Tensor, grid: tuple[int, int, int], seed: int) -> MaskPlan:
         """The masks of the clips with these sample numbers (B,), on their device; `grid` is (T', H', W')."""
@@ -108,7 +107,9 @@ class ModelOptions(Section):
 
     model: str = option("base", "size of the model", choices=CONFIGS)
     decoder_depth: int = option(0, "blocks of the decoder; 0: as published, 4", least=0)
-    drop_path: float = option(0.0, "stochastic depth of the last block; rises linearly over depth (published: 0)")
+    drop_path: float = option(
+        0.0, "stochastic depth of the last block; rises linearly over depth (published: 0)", least=0, below=1
+    )
     decoder_context: str = option(
         "published",
         "disjoint: mask tokens never overlap visible ones, as in the paper's text",
@@ -155,7 +156,7 @@ class OptimizerOptions(Section):
     lr: float = option(1e-3, "learning rate for 256 videos per step; it is scaled by videos / 256", least=0)
     final_lr: float = option(1e-5, "final learning rate, scaled in the same way", least=0)
     weight_decay: float = option(0.05, "of matrices; biases, norms and the mask token have none", least=0)
-    beta2: float = option(0.95, "second AdamW coefficient; the first is 0.9")
+    beta2: float = option(0.95, "second AdamW coefficient; the first is 0.9", least=0, below=1)
     clip_grad: float = option(0.0, "largest gradient norm; 0 does not clip (published: 0.02 for giant)", least=0)
 
     def __post_init__(self) -> None:
