@@ -24,7 +24,7 @@ class YourVideos(Dataset[Item]):
         return len(self.videos)
 
     def __getitem__(self, number: int) -> Item:
-        frames = self.videos[number]  # decode here: uint8 (8, height, width, 3), each video of its own size
+        frames = self.videos[number]  # decode here: uint8 (8, height, width, 3); sizes may differ
         whole, flipped = torch.tensor(frames.shape[1:3]), torch.rand(4) < 0.5
         sides = (whole * (0.5 + 0.5 * torch.rand(4, 2))).long()
         corners = ((whole - sides + 1) * torch.rand(4, 2)).long()
@@ -40,7 +40,7 @@ def collate(items: list[Item]) -> CroppedClips:
 class TinyMAE(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.patch = nn.Conv3d(3, WIDTH, PATCH, stride=PATCH)  # only holds weight and bias; never called
+        self.patch = nn.Conv3d(3, WIDTH, PATCH, stride=PATCH)  # holds weight and bias; never called
         self.position = nn.Parameter(0.02 * torch.randn(NUM_TOKENS, WIDTH))
         self.encoder = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, batch_first=True, norm_first=True)
         self.head = nn.Linear(WIDTH, self.patch.weight[0].numel())
@@ -53,7 +53,7 @@ class TinyMAE(nn.Module):
 
 
 def main(videos: list[Tensor]) -> None:
-    """Forward and backward for each batch; then compare a crop that the ops resize with F.interpolate."""
+    """Run forward and backward for each batch, then compare a crop that the ops resize with F.interpolate."""
     torch.manual_seed(0)
     model = TinyMAE().to(DEVICE)
     for batch in DataLoader(YourVideos(videos), 4, collate_fn=collate, pin_memory=DEVICE.type == "cuda"):

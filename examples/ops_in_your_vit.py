@@ -9,7 +9,7 @@ from torch import nn
 from videomae_kernels import embed_tokens, masked_patch_loss, masked_token_scatter, random_mask_index
 
 PATCH = (2, 16, 16)
-GRID = (4, 4, 4)  # of an 8 x 64 x 64 clip
+GRID = (4, 4, 4)  # tokens of an 8 x 64 x 64 clip
 NUM_TOKENS = GRID[0] * GRID[1] * GRID[2]
 WIDTH = 96
 
@@ -19,7 +19,7 @@ class TinyMAE(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = nn.Conv3d(3, WIDTH, PATCH, stride=PATCH)  # holds weight and bias; is never called
+        self.patch = nn.Conv3d(3, WIDTH, PATCH, stride=PATCH)  # holds weight and bias; never called
         self.position = nn.Parameter(0.02 * torch.randn(NUM_TOKENS, WIDTH))
         self.encoder = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, batch_first=True, norm_first=True)
         self.decoder = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, batch_first=True, norm_first=True)

@@ -1,4 +1,4 @@
-"""Pre-train from Python on a folder of videos or a list file, and load the weights that the run leaves behind.
+"""Pre-train from Python on a folder of videos or a list file, and load the weights of the last checkpoint.
 
 Run: python examples/pretrain_on_your_videos.py FOLDER_OR_LIST OUTPUT
 """
@@ -12,7 +12,7 @@ from videomae_fast.recipes.pretrain import PretrainConfig, pretrain
 
 
 def main(data: str, output: str, **options: Any) -> VideoMAEForPretraining:
-    """Run the published ViT-B pre-training with your options; returns the trained model."""
+    """Run the published ViT-B pre-training with your options; return the trained model."""
     config = PretrainConfig.from_options(data=data, output=output, **options)
     result = pretrain(config)
     model = VideoMAEForPretraining(config.model_config())

@@ -1,7 +1,7 @@
-"""A plain transformers training loop, and what one line of `fuse` gains it: step time and peak memory.
+"""A plain transformers training loop, and the gain of one line, `fuse`, in step time and peak memory.
 
-The same weights train twice on the same batches, plain and fused, a step of each in turn. So a busy machine slows both
-down, and the gain is the median of many pairs of steps, given with the quartiles.
+The same weights train twice on the same batches, plain and fused. The steps alternate, so a busy machine slows both.
+The gain is the median over many pairs of steps, with the quartiles.
 
 Run: python examples/train_huggingface.py [CLIPS_PER_STEP [STEPS]]   (ViT-B; takes minutes on a CPU)
 """
@@ -44,7 +44,7 @@ class Training:
         self.losses.append(loss.item())
 
     def peak_mib(self, batch: Batch) -> float:
-        """Peak of tensor memory in a step, above weights, optimizer state and the batch."""
+        """Peak of tensor memory in a step, in MiB, above weights, optimizer state and the batch."""
         if DEVICE.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
@@ -61,7 +61,7 @@ class Training:
 
 
 def make_batches(config: Any, clips: int, steps: int) -> list[Batch]:
-    """Random pixels and tube masks, which hide the same 90 % of positions in every frame; put your DataLoader here."""
+    """Random pixels, and tube masks that hide the same 90 % of positions in every frame. Use your DataLoader here."""
     size = (clips, config.num_frames, config.num_channels, config.image_size, config.image_size)
     positions = (config.image_size // config.patch_size) ** 2
     batches = []
@@ -73,7 +73,7 @@ def make_batches(config: Any, clips: int, steps: int) -> list[Batch]:
 
 
 def main(clips: int = 2, steps: int = 16, **config: Any) -> tuple[Training, Training]:
-    """Train as transformers has it, and fused; prints medians and quartiles. The first step of each does not count."""
+    """Train the plain and the fused model, and print medians and quartiles. The first step of each does not count."""
     import transformers
 
     torch.manual_seed(0)

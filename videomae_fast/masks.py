@@ -1,7 +1,9 @@
-"""Masks as index lists: what the encoder sees, what the decoder predicts, and which of those rows enter the loss.
+"""Masks as index lists: the tokens that the encoder sees, the tokens that the decoder gets, and the rows of the loss.
 
-Every plan is a pure function of (seed, sample numbers) and has the same counts for every sample, so shapes never
-depend on data and the host never waits for the GPU. Semantics: VideoMAE V2, arXiv 2303.16727, section 3.2, and its
+All ways to make a `MaskPlan` live here: from sample numbers (`make_masks`), from boolean masks whose counts are known
+(`masks_from_bool`), and from the masks that a fused model is called with (`as_plan`). A plan of `make_masks` is a pure
+function of (seed, sample numbers). All samples of a plan have the same counts, so shapes never depend on data and
+`make_masks` needs no host sync. Semantics: VideoMAE V2, arXiv 2303.16727, section 3.2, and its
 `dataset/masking_generator.py`.
 """
 
@@ -20,7 +22,7 @@ _PHASE_STREAM, _DECODER_STREAM = 1, 2  # Philox streams; the encoder's mask uses
 
 @dataclass(frozen=True, eq=False)
 class MaskPlan:
-    """Which tokens of a grid are used where, for a batch of clips or a part of one.
+    """The visible and the decoded tokens of every clip, for a batch or a part of one.
 
     Tokens are numbered in (t, h, w) order, w fastest.
 
@@ -28,10 +30,10 @@ class MaskPlan:
         grid: (T', H', W') tokens of a clip.
         visible: (B, V) int64, ascending: tokens the encoder sees.
         decoded: (B, M) int64: tokens the decoder gets mask tokens for, overlap rows first, each part ascending.
-        num_overlap: leading rows of `decoded` that the encoder also sees, which no loss counts: one int for all
+        num_overlap: leading rows of `decoded` that the encoder also sees; the loss leaves them out. One int for all
             samples, or (B,) int64.
-        share: the share of a whole batch's loss rows that this part of it has (`split`), a number or a scalar
-            tensor; None for a whole batch.
+        share: loss rows of this part over the loss rows of the whole batch (`split`), a number or a scalar tensor;
+            None for a whole batch.
     """
 
     grid: tuple[int, int, int]
@@ -47,12 +49,12 @@ class MaskPlan:
 
     @property
     def predicted(self) -> Tensor:
-        """(B, R) tokens whose predictions are computed: the loss rows if they are a slice, else all of `decoded`."""
+        """(B, R) tokens that the model predicts: the loss rows if they are a slice of `decoded`, else all of it."""
         return self.decoded[:, self.num_overlap :] if self._loss_is_slice() else self.decoded
 
     @property
     def loss_weight(self) -> Tensor | None:
-        """The weight of each predicted row in the loss, which is Σ weight·error / Σ weight, times `share` if any.
+        """The weight of each predicted row in the loss: loss = share · Σ weight·error / Σ weight.
 
         Returns:
             (B, R) float32: 1 for rows of the loss, 0 for overlap rows among `predicted`. None if all rows count.
@@ -78,16 +80,16 @@ class MaskPlan:
         return MaskPlan(self.grid, self.visible.to(device), self.decoded.to(device), num_overlap, share)
 
     def split(self, parts: int | Sequence[int]) -> "list[MaskPlan]":
-        """The plan cut along the batch, for gradient accumulation.
+        """Cut the plan along the batch, for gradient accumulation.
 
-        A model's losses of the parts add up to its loss of the whole batch, and so do gradients, also where samples
-        have different numbers of loss rows: `share` is a part's number of loss rows over that of the whole batch.
+        The losses of the parts add up to the loss of the whole batch, and so do the gradients. This holds also where
+        samples have different numbers of loss rows, because each part knows its `share` of the loss rows.
 
         Args:
-            parts: into how many parts, as equal as possible; or the sizes of the parts, which add up to B.
+            parts: number of parts, as equal as possible; or the sizes of the parts, which add up to B.
 
         Returns:
-            The parts, in order. The host does not wait for the device.
+            The parts, in order. This needs no host sync.
 
         Raises:
             ValueError: more parts than samples, an empty part, or sizes that do not add up to B.
@@ -129,27 +131,28 @@ def make_masks(
     decoder_mask_ratio: float = 0.5,
     seed: int = 0,
 ) -> MaskPlan:
-    """The masks of the given samples: the same on every device and for any split of the samples over ranks.
+    """Make the masks of the given samples: the same on every device and for any split of the samples over ranks.
 
     Args:
-        sample: (B,) int64 sample numbers; their device is the plan's.
+        sample: (B,) int64 sample numbers; the plan is on their device.
         grid: (T', H', W') tokens of a clip, such as a model's `config.grid`.
         mask: "tube" hides the same positions in every frame, "random" any tokens, "none" nothing.
-        mask_ratio: share of tokens hidden from the encoder, in [0, 1); int(ratio·count) are. Unused by "none".
-        decoder_mask: "running_cell" decodes a part of each 2 × 2 cell that moves from frame to frame, "random" any
-            tokens, "none" exactly what the encoder does not see.
-        decoder_mask_ratio: share of tokens that are not decoded, in [0, 1). Unused by "none".
-        seed: of all masks, in [0, 2⁶³).
+        mask_ratio: share of tokens hidden from the encoder, in [0, 1). Of n tokens, int(mask_ratio·n) are hidden.
+            "none" does not use it.
+        decoder_mask: "running_cell" decodes a part of each 2 × 2 cell, which moves from frame to frame; "random" any
+            tokens; "none" exactly the tokens that the encoder does not see.
+        decoder_mask_ratio: share of tokens that are not decoded, in [0, 1). "none" does not use it.
+        seed: seed of all masks, in [0, 2⁶³).
 
     Returns:
-        The plan. `num_overlap` is an int where it is the same for every sample whatever is drawn.
+        The plan. `num_overlap` is an int where every draw gives every sample the same number.
 
     Raises:
         ValueError: an unknown mask, a ratio, seed or grid out of range, or masks that decode nothing.
         TypeError: sample is not an int64 vector.
 
     References:
-        VideoMAE V2, section 3.2; `TubeMaskingGenerator` and `RunningCellMaskingGenerator` of
+        VideoMAE V2, arXiv 2303.16727, section 3.2; `TubeMaskingGenerator` and `RunningCellMaskingGenerator` of its
         dataset/masking_generator.py.
     """
     if len(grid) != 3:
@@ -184,22 +187,22 @@ def make_masks(
     else:
         raise ValueError(f"decoder_mask must be one of {DECODER_MASKS}, got '{decoder_mask}'")
     if mask == "none":
-        num_overlap = decoded.shape[1]  # the encoder sees all of them: good for predictions, not for a loss
+        num_overlap = decoded.shape[1]  # the encoder sees every token: the plan serves predictions, not a loss
     return MaskPlan((t, h, w), visible, decoded, num_overlap)
 
 
 def masks_from_bool(
     grid: Sequence[int], hidden: Tensor, not_decoded: Tensor, *, num_visible: int, num_decoded: int
 ) -> MaskPlan:
-    """A plan from boolean masks made elsewhere.
+    """Make a plan from boolean masks whose counts are known.
 
-    The host does not look at how many tokens the two masks share, since it would have to wait for the device. If the
+    The number of tokens that the two masks share stays on the device, because reading it would be a host sync. If the
     encoder sees every decoded token of the batch, the loss is therefore NaN, not an error.
 
     Args:
         grid: (T', H', W') tokens of a clip.
-        hidden: (B, N) bool, True where the encoder does not see a token (`mask` of the published code).
-        not_decoded: (B, N) bool, True where a token is not predicted (`decode_mask` of the published code).
+        hidden: (B, N) bool, True where the encoder does not see a token (the published code calls it `mask`).
+        not_decoded: (B, N) bool, True where a token is not decoded (the published code calls it `decode_mask`).
         num_visible: False entries in each row of `hidden`.
         num_decoded: False entries in each row of `not_decoded`.
 
@@ -207,8 +210,8 @@ def masks_from_bool(
         The plan, with one `num_overlap` for each sample.
 
     Raises:
-        TypeError: a mask that is not boolean.
-        ValueError: a mask of another shape, or whose rows have other counts (`videomae_kernels.mask_to_index`).
+        TypeError: a mask is not boolean.
+        ValueError: a mask has another shape, or a row has another count (`videomae_kernels.mask_to_index`).
     """
     t, h, w = grid
     for mask, name in ((hidden, "hidden"), (not_decoded, "not_decoded")):
@@ -223,15 +226,15 @@ def masks_from_bool(
 
 
 def overlap_first(decoded: Tensor, visible: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Order decoded tokens as a plan has them.
+    """Order decoded tokens as a plan needs them: the tokens that the encoder also sees come first.
 
     Args:
         decoded: (B, M) ascending tokens.
         visible: (B, V) tokens the encoder sees.
-        num_tokens: N.
+        num_tokens: N, tokens of a clip.
 
     Returns:
-        `decoded` with the tokens that are also in `visible` moved to the front, and their number, (B,) int64.
+        `decoded` with the tokens that are also in `visible` moved to the front, and their number (B,) int64.
     """
     seen = torch.zeros(visible.shape[0], num_tokens, dtype=torch.bool, device=visible.device)
     seen = seen.scatter_(1, visible.long(), True).gather(1, decoded.long())
@@ -239,24 +242,26 @@ def overlap_first(decoded: Tensor, visible: Tensor, num_tokens: int) -> tuple[Te
     return decoded.gather(1, order), seen.sum(1)
 
 
-# ---- Masks in the forms that fused models are called with ----
+# ---- The forms of masks that fused models are called with ----
 
-Mask = MaskPlan | Tensor  # a plan, boolean masks, or the index of the visible tokens
+Mask = MaskPlan | Tensor  # a plan, a boolean mask, or the index of the visible tokens
 
 
 def visible_tokens(mask: Mask, num_tokens: int, device: torch.device) -> Tensor:
-    """The tokens that an encoder sees.
+    """The tokens that an encoder sees, from any form of a mask.
 
     Args:
-        mask: a plan; a boolean mask (B, N) with True = hidden, which costs a host sync on a GPU; or the index (B, V).
-        num_tokens: N.
-        device: of the result.
+        mask: a plan; a boolean mask (B, N) with True = hidden, which costs a host sync on a GPU; or the index (B, V),
+            int32 or int64.
+        num_tokens: N, tokens of a clip.
+        device: the device of the result.
 
     Returns:
-        (B, V) int64 (int32 where such an index came).
+        (B, V) int64; an index keeps its dtype.
 
     Raises:
-        TypeError, ValueError: as `check_mask`.
+        TypeError: `mask` is of another type.
+        ValueError: a boolean mask has another shape, or its rows have different counts.
     """
     if isinstance(mask, MaskPlan):
         return mask.visible.to(device)
@@ -269,19 +274,20 @@ def visible_tokens(mask: Mask, num_tokens: int, device: torch.device) -> Tensor:
 def visible_and_decoded(
     hidden: Tensor, not_decoded: Tensor | None, num_tokens: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Two boolean masks as indices, for one host sync where they are on a GPU: the counts are read from them.
+    """Turn two boolean masks into indices. Masks on a GPU cost one host sync, which reads the counts of both.
 
     Args:
         hidden: (B, N) bool, True = hidden from the encoder.
-        not_decoded: (B, N) bool, True = not predicted; None predicts all that is hidden.
-        num_tokens: N.
-        device: of the result.
+        not_decoded: (B, N) bool, True = not decoded; None decodes every hidden token.
+        num_tokens: N, tokens of a clip.
+        device: the device of the result.
 
     Returns:
         Visible (B, V) and decoded (B, M) tokens, int64, ascending.
 
     Raises:
-        TypeError, ValueError: as `check_mask`.
+        TypeError: a mask is not boolean.
+        ValueError: a mask has another shape, or its rows have different counts.
     """
     hidden = check_mask(hidden, "the mask", num_tokens)
     decoded = hidden if not_decoded is None else ~check_mask(not_decoded, "the decoder mask", num_tokens)
@@ -290,20 +296,20 @@ def visible_and_decoded(
 
 
 def as_plan(hidden: Mask, not_decoded: Tensor | None, grid: tuple[int, int, int], device: torch.device) -> MaskPlan:
-    """A plan from what a fused model was called with.
+    """Make a plan from the masks that a fused model was called with.
 
     Args:
-        hidden: a plan, which is returned as it is; or (B, N) bool, True = hidden from the encoder.
-        not_decoded: (B, N) bool, True = not predicted; None predicts all that is hidden.
+        hidden: a plan, which only moves to `device`; or (B, N) bool, True = hidden from the encoder.
+        not_decoded: (B, N) bool, True = not decoded; None decodes every hidden token.
         grid: (T', H', W') tokens of a clip.
-        device: of the result.
+        device: the device of the result.
 
     Returns:
-        The plan. Boolean masks on a GPU cost one host sync, for their counts.
+        The plan. Boolean masks on a GPU cost one host sync, which reads their counts.
 
     Raises:
-        ValueError: a decoder mask beside a plan.
-        TypeError, ValueError: as `check_mask`.
+        TypeError: a mask is not boolean.
+        ValueError: a decoder mask comes beside a plan, a mask has another shape, or its rows have different counts.
     """
     if isinstance(hidden, MaskPlan):
         no_decoder_mask(not_decoded)
@@ -323,7 +329,16 @@ def as_plan(hidden: Mask, not_decoded: Tensor | None, grid: tuple[int, int, int]
 
 
 def encoder_mask(visible: Tensor, num_tokens: int, fused: bool) -> Tensor:
-    """What an encoder is called with: the index (B, V) if it is fused itself, else the boolean mask (B, N)."""
+    """The mask in the form that an encoder takes.
+
+    Args:
+        visible: (B, V) int32 or int64 tokens that the encoder sees.
+        num_tokens: N, tokens of a clip.
+        fused: whether the encoder is fused itself.
+
+    Returns:
+        `visible` for a fused encoder, else (B, N) bool, True = hidden.
+    """
     if fused:
         return visible
     hidden = torch.ones(visible.shape[0], num_tokens, dtype=torch.bool, device=visible.device)
@@ -331,7 +346,20 @@ def encoder_mask(visible: Tensor, num_tokens: int, fused: bool) -> Tensor:
 
 
 def check_mask(mask: Tensor, name: str, num_tokens: int) -> Tensor:
-    """`mask` if it is a boolean (B, N) tensor; TypeError or ValueError if not."""
+    """Make sure that a mask is a boolean tensor (B, N).
+
+    Args:
+        mask: the mask.
+        name: what the error calls it.
+        num_tokens: N, tokens of a clip.
+
+    Returns:
+        `mask`.
+
+    Raises:
+        TypeError: `mask` is not a boolean tensor.
+        ValueError: `mask` has another shape.
+    """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"{name} must be a boolean tensor (or both masks one MaskPlan), got {came}")
@@ -341,13 +369,13 @@ def check_mask(mask: Tensor, name: str, num_tokens: int) -> Tensor:
 
 
 def no_decoder_mask(not_decoded: Tensor | None) -> None:
-    """ValueError if there is one beside a MaskPlan."""
+    """Raise ValueError if a decoder mask came beside a MaskPlan."""
     if not_decoded is not None:
         raise ValueError("the decoder mask is part of the MaskPlan: give one or the other")
 
 
 def _to_index(device: torch.device, *masks: Tensor) -> list[Tensor]:
-    """Positions of the True entries, as many as the first sample has; `mask_to_index` checks the others."""
+    """Positions of the True entries. The first sample gives the count, and `mask_to_index` checks the other samples."""
     counts = torch.stack([mask[0].sum() for mask in masks]).tolist()
     # Not zip(strict=True): torch 2.6 breaks a compiled graph at tolist, and cannot carry that over the break.
     return [mask_to_index(mask.to(device), counts[number]) for number, mask in enumerate(masks)]

@@ -5,7 +5,7 @@ import sys
 
 from benchmarks.memory.report import memory_report
 from videomae_fast.cli.machine import add_memory_options
-from videomae_fast.cli.pretraining_memory import StepSettings
+from videomae_fast.recipes.step_memory import StepSettings
 
 
 def main(argv: list[str] | None = None) -> int:

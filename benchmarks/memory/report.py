@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.memory.predictable import PredictableStep, make_predictable
-from videomae_fast.cli.pretraining_memory import PACKAGES, MemoryReport, StepSettings, open_cache
 from videomae_fast.memory.fake_cuda import DEVICE
 from videomae_fast.memory.figures import mib
 from videomae_fast.memory.predict import measure_step
 from videomae_fast.models import get_config
+from videomae_fast.recipes.step_memory import PACKAGES, MemoryReport, StepSettings, open_cache
 
 PUBLISHED, OURS = COMPARED = ("published", "videomae_fast")
 ALL = (PUBLISHED, "published, checkpointed", "published + SDPA", OURS, "videomae_fast, checkpointed")

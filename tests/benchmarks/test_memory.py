@@ -11,11 +11,12 @@ from benchmarks.memory import report as module
 from benchmarks.memory.predictable import make_predictable
 from benchmarks.memory.report import memory_report
 from videomae_fast._optional import EXTRAS
-from videomae_fast.cli import main, pretraining_memory
-from videomae_fast.cli.pretraining_memory import CHECKPOINTED, PretrainingStep, StepSettings
+from videomae_fast.cli import main
 from videomae_fast.memory import predict
 from videomae_fast.memory.predict import predict_step
 from videomae_fast.models.config import CONFIGS, VideoMAEConfig
+from videomae_fast.recipes import step_memory
+from videomae_fast.recipes.step_memory import CHECKPOINTED, PretrainingStep, StepSettings
 
 TINY = VideoMAEConfig(96, 2, 2, 48, 2, decoder_depth=2, patch_size=8, num_frames=8, image_size=(64, 64))
 SMALL_CARD = {"a small card": 2**29}
@@ -25,11 +26,11 @@ SMALL_CARD = {"a small card": 2**29}
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A size "tiny", one card that few batches fit, and a cache of its own."""
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
-    monkeypatch.setattr(pretraining_memory, "CARDS", SMALL_CARD)
+    monkeypatch.setattr(step_memory, "CARDS", SMALL_CARD)
     monkeypatch.setattr("videomae_fast.memory.report.CARDS", SMALL_CARD)
     monkeypatch.setattr(module, "ALL", ("published", "videomae_fast", "videomae_fast, checkpointed"))
-    monkeypatch.setattr(pretraining_memory, "MASK_RATIOS", (0.75, 0.9))
-    monkeypatch.setattr(pretraining_memory, "DECODER_MASK_RATIOS", (0.0, 0.5))
+    monkeypatch.setattr(step_memory, "MASK_RATIOS", (0.75, 0.9))
+    monkeypatch.setattr(step_memory, "DECODER_MASK_RATIOS", (0.0, 0.5))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -151,7 +152,7 @@ def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match="precision must be one of"):
         StepSettings("tiny", precision="fp8")
     with pytest.raises(ValueError, match="size must be one of"):
-        pretraining_memory.MemoryReport(("videomae_fast",), StepSettings("huger"), 2).text()
+        step_memory.MemoryReport(("videomae_fast",), StepSettings("huger"), 2).text()
 
 
 def test_pictures_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The command line: every setting has an option, and the demo's presets give way to what is asked for."""
+"""The command line: every setting has an option, and options override the demo's presets."""
 
 import importlib.util
 import os
@@ -27,7 +27,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def configs(monkeypatch: pytest.MonkeyPatch) -> list[PretrainConfig]:
-    """What `pretrain` and `gallery` are called with; they do not run."""
+    """The configurations that `pretrain` and `gallery` are called with; neither runs."""
     asked: list[PretrainConfig] = []
 
     def pretrain(config: PretrainConfig) -> RunResult:
@@ -159,7 +159,7 @@ def test_only_the_main_process_draws(configs: list[PretrainConfig], monkeypatch:
 
 @demo
 def test_a_run_ends_with_pictures(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the demo does, in two steps of small clips."""
+    """The demo, in two steps of small clips."""
     small = ["--image-size", "32", "--num-frames", "4", "--workers", "0", "--max-steps", "2", "--track", "none"]
     assert main(["pretrain", "--demo", "--output", "run", *small]) == 0
     assert {path.name for path in Path("run").glob("*.png")} == {"reconstruction.png", "curves.png"}
@@ -168,7 +168,7 @@ def test_a_run_ends_with_pictures(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_has_a_group_for_every_section(capsys: pytest.CaptureFixture[str]) -> None:
-    """With all choices of an option, its default, and what a relative path is relative to."""
+    """The help names all choices of an option, its default, and the folder of relative paths."""
     with pytest.raises(SystemExit):
         main(["pretrain", "--help"])
     shown = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`check-data` and `transcode` on the command line, and help that says what they do."""
+"""`check-data` and `transcode` on the command line, and their help."""
 
 import shutil
 from pathlib import Path

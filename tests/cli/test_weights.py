@@ -1,4 +1,4 @@
-"""`videomae-fast convert`: there, and back, and what it says of the clip size."""
+"""`videomae-fast convert`: there and back, and the clip size that it reports."""
 
 import json
 from pathlib import Path

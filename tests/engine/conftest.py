@@ -1,4 +1,4 @@
-"""Fixtures of the engine's tests: those of the recipes' tests."""
+"""The engine's tests use the fixtures of the recipes' tests."""
 
 from tests.recipes.conftest import fresh_accelerate, one_thread, tiny_size, videos
 

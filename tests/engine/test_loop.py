@@ -1,4 +1,4 @@
-"""The loop trains whatever a recipe gives it: here a line through points, without mask or video."""
+"""The loop trains any recipe: here a line through points, without mask or video."""
 
 import csv
 import json
@@ -135,7 +135,7 @@ def test_resume_is_exact(accumulate: int, tmp_path: Path) -> None:
 
 
 def test_evaluations_are_a_file_of_their_own(tmp_path: Path) -> None:
-    """After every second step, and without a trace in what is trained."""
+    """The run evaluates after every second step, and the evaluation does not change the training."""
     run(Line(_config(tmp_path / "with", eval_every=2, keep_checkpoints=0)))
     run(Line(_config(tmp_path / "without")))
     rows = read_log(tmp_path / "with", EVALUATIONS)
@@ -156,7 +156,7 @@ def _evaluated(recipe: Line, model: nn.Module) -> list[float]:
 
 
 def test_evaluations_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
-    """As after a crash: an evaluation was written down that no checkpoint knows of."""
+    """As after a crash: eval.csv has an evaluation after the last checkpoint."""
     run(Line(_config(tmp_path, eval_every=2, max_steps=4)))
     with (tmp_path / EVALUATIONS).open("a", newline="") as file:
         csv.writer(file).writerow([6, 99.0])

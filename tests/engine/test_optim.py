@@ -1,4 +1,4 @@
-"""The learning rate of every step and what decays, against the published rules written down again."""
+"""The learning rate of every step and the choice of decayed parameters, against the published rules written again."""
 
 import math
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_the_schedule_starts_at_zero_and_reaches_its_peak() -> None:
     assert min(rates[10:]) == rates[-1] > 1e-5  # the cosine ends one step before final_lr, as published
 
 
-def test_lr_scales_with_videos_and_not_with_repeats() -> None:
+def test_lr_scales_with_videos_and_not_with_crops() -> None:
     assert scaled_lr(1e-3, 1024) == pytest.approx(4e-3)
     few, many = (
         learning_rate(

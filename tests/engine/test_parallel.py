@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from videomae_fast.engine.parallel import last_part, make_accelerator
-from videomae_fast.engine.precision import mixed_precision
+from videomae_fast.engine.precision import resolve_precision
 
 
 class Ranks:
-    """Stands in for Accelerate in a group of processes, and writes down what it is asked."""
+    """Stands in for Accelerate in a group of processes, and records the calls."""
 
     def __init__(self) -> None:
         self.sync_gradients = True
@@ -37,11 +37,11 @@ def test_only_the_last_part_is_added_up(count: int) -> None:
 
 @pytest.mark.parametrize(("precision", "expected"), [("bf16", "bf16"), ("fp32", "no")])
 def test_precision(precision: str, expected: str) -> None:
-    assert mixed_precision(precision) == expected
+    assert resolve_precision(precision) == precision
     assert make_accelerator(precision).mixed_precision == expected
-    assert mixed_precision("auto") == ("bf16" if torch.cuda.is_available() else "no")
+    assert resolve_precision("auto") == ("bf16" if torch.cuda.is_available() else "fp32")
 
 
 def test_unknown_precision() -> None:
     with pytest.raises(ValueError, match="precision must be one of auto, bf16, fp32, got 'fp8'"):
-        mixed_precision("fp8")
+        resolve_precision("fp8")

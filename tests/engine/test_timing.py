@@ -1,4 +1,4 @@
-"""Where the time of a run goes, and what it is told to change."""
+"""The timings of a run, and the hint about its bottleneck."""
 
 import time
 from pathlib import Path

@@ -151,7 +151,7 @@ def test_every_block_uses_the_backend_of_the_config(stand_ins: list[str]) -> Non
 
 
 def test_what_a_model_asks_of_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queries of the last decoder block are those of its last rows only."""
+    """The last decoder block computes the queries of its last rows only."""
     shapes: list[tuple[torch.Size, ...]] = []
 
     def record(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights from elsewhere in our models, and back."""
+"""Weights of other code in our models, and back."""
 
 import re
 from collections.abc import Callable
@@ -107,7 +107,7 @@ def test_checkpoint_of_another_size(change: dict[str, Any], messages: list[str])
 
 
 def test_weights_fit_any_clip_length_and_resolution() -> None:
-    """Position tables are no part of a checkpoint."""
+    """A checkpoint has no position tables."""
     load_weights(ours(replace(CONFIG, num_frames=8, image_size=(16, 40))), published().state_dict())
 
 

@@ -1,4 +1,4 @@
-"""A model that is given crop boxes computes what it computes from the resized clips."""
+"""A model computes the same from crop boxes as from the resized clips."""
 
 import torch
 

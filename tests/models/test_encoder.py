@@ -1,4 +1,4 @@
-"""The encoder: what it sees, its positions."""
+"""The encoder: its visible tokens and its positions."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Blocks against the formulas, and blocks of which only the last rows are wanted."""
+"""Blocks against the formulas, and blocks that compute their last rows only."""
 
 import copy
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def written_out(block: Block, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("hidden", [2234, 48, 1])
 def test_block_written_out(hidden: int) -> None:
-    """Where hidden sizes are padded, outside of the block nobody can tell."""
+    """Padding the hidden units changes nothing outside the block."""
     block = randomise(make_block((hidden + 0.5) / 12, 0.0))
     assert block.mlp.fc1.weight.shape == (hidden, 12) and block.mlp.fc2.weight.shape == (12, hidden)
     x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
@@ -104,7 +104,7 @@ def test_last_rows_attend_to_all_rows() -> None:
 
 
 class LowRank(nn.Module):
-    """What a LoRA library puts in a layer's place: the layer's own result and that of two thin matrices."""
+    """The layer of a LoRA library: the sum of the original layer's result and the product of two thin matrices."""
 
     def __init__(self, layer: nn.Linear, rank: int = 2) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ def test_forward_hooks_are_called(last_rows: int | None, calls: int) -> None:
 
 @pytest.mark.parametrize("wrapper", [lambda layer: layer, lambda layer: nn.Sequential(layer)], ids=["ours", "another"])
 def test_linear(wrapper: Callable[[nn.Module], nn.Module]) -> None:
-    """A part of the outputs and a bias from elsewhere, whoever computes the product."""
+    """Selected outputs and a bias of another module, with a `Linear` and with another class."""
     own = Linear(4, 6, bias=False).double()
     x, bias = torch.randn(3, 4, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
     expected = x @ own.weight[1:3].T + bias

@@ -1,4 +1,4 @@
-"""The whole step learns: a fixed batch with fixed masks is soon known by heart."""
+"""The whole step learns: it soon overfits a fixed batch with fixed masks."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The closed formula of a step's memory against the prediction that follows every tensor, and what is decided by it."""
+"""The closed form of a step's memory against the prediction that counts every tensor, and the choice that uses it."""
 
 import time
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_where_weights_are_most_of_it_the_formula_is_a_bound() -> None:
 
 
 def test_the_choice_follows_the_capacity() -> None:
-    """The allowance for what is not predicted is 2 GiB and five hundredths."""
+    """The allowance for unpredicted memory is 2 GiB and 5 %."""
     config = get_config("base")
     peak = peak_bytes(config, plan_of(config), 128, "bf16")
     needed = int(peak / 0.95) + 2 * GIB

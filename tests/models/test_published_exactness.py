@@ -115,7 +115,7 @@ def test_uint8_equals_normalised_float() -> None:
 
 
 def test_disjoint_leaves_the_overlap_out() -> None:
-    """Equal to the published model whose decoder mask also excludes what the encoder sees."""
+    """Equal to the published model with a decoder mask that also excludes the visible tokens."""
     config = GRIDS["8 frames, square"]
     plan = make_masks(torch.arange(2), config.grid, mask_ratio=0.7, seed=1)
     ours, published = pair(config)

@@ -81,7 +81,7 @@ def test_no_step_depends_on_values(config: VideoMAEConfig, encoder: str, decoder
 
 @pytest.mark.parametrize("config", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_compiles_to_one_graph(config: VideoMAEConfig) -> None:
-    """Loss and gradients of eager mode; other samples, whose masks differ, compile nothing anew."""
+    """Loss and gradients of eager mode; other samples, whose masks differ, do not recompile."""
     torch.compiler.reset()
     model, clip, plan = setup(config)
     if config.drop_path:

@@ -1,4 +1,4 @@
-"""Stochastic depth: what is dropped, and that not computing it changes nothing."""
+"""Stochastic depth drops the right samples, and skipping them changes no result."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,7 +117,7 @@ def test_skipping_is_multiplying(samples: int, checkpointing: bool) -> None:
 
 
 def test_dropped_samples_cost_nothing() -> None:
-    """FLOPs of the branches fall by the share of samples that are dropped; what has no branch costs as before."""
+    """FLOPs of the branches fall by the share of dropped samples; the other FLOPs stay."""
     block = make_block(4.0, 0.5).train()
     x = torch.randn(6, 5, 12, requires_grad=True)
 
@@ -131,7 +131,7 @@ def test_dropped_samples_cost_nothing() -> None:
     whole, _ = flops(skip=False)
     ours, (attended, perceived) = flops(skip=True)
     assert 0 < attended < 6 and 0 < perceived < 6 and attended != perceived
-    per_row = 3 * 2 * 12 * 12  # forward and both gradients of one (12, 12) matrix; attention has 4, the perceptron 8
+    per_row = 3 * 2 * 12 * 12  # forward and both gradients of one (12, 12) matrix; attention has 4, the MLP 8
     assert ours == per_row * 5 * (4 * attended + 8 * perceived)
     assert whole == per_row * 5 * 12 * 6
 

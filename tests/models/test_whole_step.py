@@ -59,7 +59,7 @@ def run(loss: Loss, optimizer: torch.optim.Optimizer, device: torch.device, batc
 @pytest.mark.parametrize("batch", [batch, cropped_batch])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_masks_and_loss_compile_to_one_graph(backend: str, batch: Batch) -> None:
-    """Masks included, nothing breaks the graph, and new samples, or a third size of frames, compile nothing anew."""
+    """The step with its masks is one graph, and new samples or a third frame size do not recompile."""
     torch.compiler.reset()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = VideoMAEForPretraining(TINY).to(device)
@@ -76,7 +76,7 @@ def test_masks_and_loss_compile_to_one_graph(backend: str, batch: Batch) -> None
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_step_is_one_cuda_graph() -> None:
-    """Captured once, replayed on new batches: the losses of steps that were launched one by one."""
+    """Captured once and replayed on new batches: the losses equal those of eager steps."""
     device = torch.device("cuda")
     model = VideoMAEForPretraining(TINY).to(device)
     twin = copy.deepcopy(model)

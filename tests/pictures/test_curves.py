@@ -1,4 +1,4 @@
-"""The curves are those of the log."""
+"""The curves show the log."""
 
 import sys
 from pathlib import Path

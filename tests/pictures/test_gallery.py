@@ -1,4 +1,4 @@
-"""The gallery shows what training gets: boxes, masks and pixels are those of the run's first sample."""
+"""The gallery shows what training gets: the boxes, masks and pixels of the run's first sample."""
 
 import json
 from pathlib import Path
@@ -170,7 +170,7 @@ def test_it_is_the_first_sample_of_the_run(config: PretrainConfig) -> None:
 
 
 def test_the_source_is_that_of_the_clips(config: PretrainConfig) -> None:
-    """Also where videos that cannot be read were replaced, once or more often."""
+    """Also where unreadable videos were replaced, once or several times."""
     for name in ("bad0.mp4", "bad1.mp4", "bad2.mp4"):
         (Path(config.data.data) / name).touch()
     replaced = set()
@@ -193,7 +193,7 @@ def test_frame_numbers(config: PretrainConfig, tmp_path: Path) -> None:
 
 
 def test_settings_of_the_source_count(config: PretrainConfig, tmp_path: Path) -> None:
-    """A mixture's stride goes before that of the run, and large videos are scaled down before they are cropped."""
+    """A mixture's frame stride overrides the run's, and large videos are scaled down before they are cropped."""
     mixture = tmp_path / "mixture.json"
     mixture.write_text(json.dumps([{"data": config.data.data, "frame_stride": 2}]))
     sample = first_sample(config.with_options(data=str(mixture), short_side=32))
@@ -240,7 +240,7 @@ def test_the_picture_holds_the_clips() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(60, 100), (100, 60), (54, 340)])
 def test_size_of_the_picture(height: int, width: int) -> None:
-    """No more than four crops are drawn, and however wide the source, the picture is not."""
+    """The picture has at most four crops, and its width is limited for any width of the source."""
     picture = draw_canvas(_made(height, width))
     assert 4 * 192 < picture.width <= CANVAS_WIDTH
     assert draw_canvas(_made(height, width, crops=6)).size == picture.size

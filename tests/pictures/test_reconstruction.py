@@ -1,4 +1,4 @@
-"""The picture shows what it says: original, visible part, reconstruction."""
+"""The picture shows the original, the visible part and the reconstruction."""
 
 from pathlib import Path
 

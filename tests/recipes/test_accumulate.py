@@ -1,4 +1,4 @@
-"""`--accumulate`: exactly one batch that is so many times larger, also where the rows of the loss differ by sample."""
+"""`--accumulate`: exactly one larger batch, also where the number of loss rows differs by sample."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def _loss_and_gradients(recipe: Pretraining, model: Any, parts: list[Part]) -> t
 )
 @pytest.mark.parametrize("count", [2, 4])
 def test_gradients_are_those_of_one_batch(count: int, options: dict[str, Any], videos: Path, tmp_path: Path) -> None:
-    """In float64, on clips of noise; the masks are those of a batch of the run, split by the recipe."""
+    """In float64, on clips of noise, with the masks of a batch of the run, split by the recipe."""
     recipe, model = _recipe(tiny.settings(videos, tmp_path, batch_size=4 // count, accumulate=count, **options))
     model.double().train()
     batch = next(recipe.batches(0, 1, 0, 1))

@@ -1,4 +1,4 @@
-"""`--eval-every`: the mean loss over a list, whatever the batches, the ranks and the rest of the run."""
+"""`--eval-every`: the mean loss over a list does not depend on batches, ranks and the rest of the run."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def test_the_loss_of_every_video_counts_once(masks: dict[str, Any], videos: Path
 
 
 def test_ranks_make_as_many_batches(videos: Path, tmp_path: Path) -> None:
-    """Seven videos on three ranks: two of them have nothing for their second batch, and make it nonetheless."""
+    """Seven videos on three ranks: two ranks have no video for their second batch, and make one nonetheless."""
     listed = tmp_path / "seven.txt"
     listed.write_text("".join(f"{videos}/video{number}.mp4\n" for number in range(7)))
     recipe = Pretraining(_config(videos, tmp_path, eval_data=str(listed)))
@@ -66,7 +66,7 @@ def test_ranks_make_as_many_batches(videos: Path, tmp_path: Path) -> None:
 def test_unreadable_videos_are_left_out_and_named(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Never another video in their place."""
+    """No other video replaces an unreadable one."""
     listed = tmp_path / "list.txt"
     names = [f"{videos}/video0.mp4", f"{tmp_path}/absent.mp4", f"{videos}/video2.mp4", f"{tmp_path}/gone.mp4"]
     listed.write_text("".join(f"{name}\n" for name in names))

@@ -1,4 +1,4 @@
-"""What cannot work stops with an error that says why; what can be worked around is reported and goes on."""
+"""A run that cannot work stops with an error that says why; a run that can go on reports the problem."""
 
 import multiprocessing.process
 import os
@@ -144,7 +144,7 @@ def test_bad_videos_are_replaced_and_reported(
 
 
 def test_the_report_begins_with_the_run_and_continues_with_it(mixed: Path, tmp_path: Path) -> None:
-    """An earlier run that never came to a checkpoint is not counted; the run's own earlier part is."""
+    """The report drops an earlier run without a checkpoint, and keeps the earlier part of a continued run."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "bad_videos.tsv").write_text("old.mp4\tno such file\t7\n")
     pretrain(tiny.settings(mixed, tmp_path / "run", max_steps=7, max_bad_share=0.5))
@@ -216,7 +216,7 @@ _WRONG = {
 
 
 def _error(config: Any, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the command line says after "error:", checked to be one line, without a traceback, with exit status 2."""
+    """The error that the command line prints: one line after "error:", no traceback, exit status 2."""
     assert main(tiny.arguments(config)) == 2
     lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("pretrain:")]  # the progress bar
@@ -317,7 +317,7 @@ def test_sigterm_before_the_first_step(
 
 
 def test_an_error_ends_the_workers_quietly(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They end by themselves: when one is killed, torch raises in whatever the main process does then."""
+    """The workers end by themselves: if one is killed, torch raises in the main process."""
     alive = []
     original = multiprocessing.process.BaseProcess.kill
 

@@ -23,7 +23,7 @@ def weights(videos: Path, tmp_path: Path) -> Path:
 def test_a_run_starts_from_its_weights(
     weights: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its first step, at learning rate 0, changes none of them."""
+    """The first step has learning rate 0 and changes no weight."""
     result = pretrain(tiny.settings(videos, tmp_path / "run", init=str(weights), max_steps=1))
     assert f"all weights are from {weights}" in capsys.readouterr().out
     given, saved = load_published(weights), load_published(result.checkpoint / "model.safetensors")
@@ -50,7 +50,7 @@ def test_the_folder_of_a_run_is_its_last_checkpoint(
 def test_resume_wins_and_says_so(
     weights: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The path may differ by then, and the file may be gone."""
+    """The path of --init may differ then, and its file may be gone."""
     pretrain(tiny.settings(videos, tmp_path / "run", init=str(weights), max_steps=2))
     pretrain(tiny.settings(videos, tmp_path / "run", init="/gone.pth", resume=True))
     assert "--resume continues from a checkpoint: --init /gone.pth is not read" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a run leaves behind."""
+"""The files that a run writes."""
 
 import json
 import math
@@ -165,7 +165,7 @@ def test_a_small_gpu_recomputes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the memory that the card has; and a flash attention other than PyTorch's is named."""
+    """The GPU's memory decides about recomputation, and the run names an active FlashAttention."""
     card = SimpleNamespace(total_memory=gibibytes * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     monkeypatch.setattr("videomae_fast.recipes.pretrain.activate_flash_attention", lambda device: "FA4")

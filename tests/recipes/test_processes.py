@@ -1,4 +1,4 @@
-"""Two processes compute what one computes with the same global batch."""
+"""Two processes compute the same as one process with the same global batch."""
 
 from pathlib import Path
 
@@ -75,5 +75,5 @@ def test_two_processes_accumulate_and_evaluate_as_one(videos: Path, tmp_path: Pa
 
 
 def _replacements(run: Path) -> int:
-    """Over the reports of all processes."""
+    """The sum over the reports of all processes."""
     return sum(int(line.rsplit("\t", 1)[1]) for path in run.glob("bad_videos*.tsv") for line in path.open())

@@ -1,4 +1,4 @@
-"""A run that was interrupted computes what it would have computed without the interruption: bit for bit."""
+"""An interrupted run computes the same as an uninterrupted run, bit for bit."""
 
 import os
 import shutil
@@ -68,7 +68,7 @@ def test_workers_change_nothing(uninterrupted: Path, videos: Path, tmp_path: Pat
 
 
 def test_the_rows_after_the_checkpoint_are_written_again(uninterrupted: Path, videos: Path, tmp_path: Path) -> None:
-    """As after a crash: three steps were logged that no checkpoint has."""
+    """As after a crash: the log has three steps after the last checkpoint."""
     pretrain(tiny.settings(videos, tmp_path, keep_checkpoints=0, max_steps=7))
     shutil.rmtree(tmp_path / "checkpoints" / "step-00000007")
     assert len(tiny.losses(tmp_path)) == 7
@@ -196,7 +196,7 @@ def test_sigterm_in_this_process(uninterrupted: Path, videos: Path, tmp_path: Pa
 def test_killed_before_its_first_log_line_keeps_the_log(
     uninterrupted: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the log held before is on disk as soon as the continued run has begun: a kill can come at any time."""
+    """Earlier rows of the log are on disk as soon as a continued run begins, because a kill can come at any time."""
     from videomae_fast.engine import loop
 
     class Killed(BaseException):
@@ -231,7 +231,7 @@ def test_half_written_row_of_the_log_is_dropped(uninterrupted: Path, videos: Pat
     ],
 )
 def test_other_data_are_refused(kept: list[int], message: str, videos: Path, tmp_path: Path) -> None:
-    """The length of an epoch follows from the number of videos, which video comes when from their order."""
+    """The number of videos decides the length of an epoch, and their order decides the order of training."""
     listed, names = tmp_path / "list.txt", [f"{videos}/video{number}.mp4\n" for number in range(8)]
     listed.write_text("".join(names))
     pretrain(tiny.settings(listed, tmp_path, max_steps=1))

@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Make the parser of the command line."""
     parser = _Parser(prog="videomae-fast", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     add_pretrain(commands)
@@ -46,7 +46,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. What a user can mend is one line on stderr and exit status 2; the rest keeps its traceback."""
+    """Run a command.
+
+    Args:
+        argv: the arguments; None reads sys.argv.
+
+    Returns:
+        The exit status: 0, or 2 after an error that the user can fix, which is one line on stderr. Other errors keep
+        their traceback.
+    """
     args = build_parser().parse_args(argv)
     try:
         args.run(args)

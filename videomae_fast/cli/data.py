@@ -1,4 +1,4 @@
-"""`videomae-fast check-data` and `transcode`: videos on disk."""
+"""`videomae-fast check-data` and `transcode`: commands for videos on disk."""
 
 import argparse
 import os
@@ -11,10 +11,10 @@ from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, LIST_HELP
 
 
 def add_check_data(commands: Any) -> None:
-    """Add `check-data` to the commands of the command line."""
+    """Add `check-data` to the commands."""
     check = commands.add_parser(
         "check-data",
-        help="open every video: which are bad, durations, codecs, sizes, decoding speed",
+        help="open every video; report bad ones, lengths, codecs, sizes and decoding speed",
         description="Open every video, decode one clip and the last frame. Print which videos are bad and why, their "
         "lengths, codecs and sizes, and how fast they decode. A video that crashes the decoder costs one worker "
         "process and is listed as bad.",
@@ -24,16 +24,16 @@ def add_check_data(commands: Any) -> None:
     check.add_argument(
         "--clean", type=Path, metavar="FILE", help="new list file without the bad videos; not for a mixture"
     )
-    check.add_argument("--report", type=Path, metavar="FILE", help="table with one line per video, separated by tabs")
+    check.add_argument("--report", type=Path, metavar="FILE", help="table with one line per video, tab-separated")
     check.set_defaults(run=_check_data)
 
 
 def add_transcode(commands: Any) -> None:
-    """Add `transcode` to the commands of the command line."""
+    """Add `transcode` to the commands."""
     transcode = commands.add_parser(
         "transcode",
-        help="encode videos again, smaller and faster to decode",
-        description="Encode videos again as H.264 that decodes fast, and write a list of the new videos. Called again, "
+        help="re-encode videos, smaller and faster to decode",
+        description="Re-encode videos as H.264 that decodes fast, and write a list of the new videos. Called again, "
         "it continues where it stopped. A video that crashes the decoder costs one worker process and is left out.",
     )
     _add_source(transcode, LIST_HELP)
@@ -50,7 +50,7 @@ def add_transcode(commands: Any) -> None:
         type=int,
         default=32,
         metavar="FRAMES",
-        help="frames from one key frame to the next, at most (default: %(default)s)",
+        help="most frames from one key frame to the next (default: %(default)s)",
     )
     transcode.set_defaults(run=_transcode)
 
@@ -66,7 +66,7 @@ def _add_source(command: argparse.ArgumentParser, data_help: str) -> None:
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="worker processes; 0 works in the main process, which a video that crashes the decoder then ends "
+        help="worker processes; 0 uses the main process, and a video that crashes the decoder then ends the command "
         "(default: the number of cores, here %(default)s)",
     )
 

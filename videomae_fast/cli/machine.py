@@ -1,4 +1,4 @@
-"""`videomae-fast memory` and `env`: what fits on a GPU, and what this machine has."""
+"""`videomae-fast memory` and `env`: commands for the memory of a GPU and the packages of this machine."""
 
 import argparse
 from pathlib import Path
@@ -8,9 +8,10 @@ from ..models import CONFIGS
 
 
 def add_memory(commands: Any) -> None:
+    """Add `memory` to the commands."""
     memory = commands.add_parser(
         "memory",
-        help="predict the memory of a pre-training step, and the largest batch for a GPU; needs none",
+        help="predict the memory of a pre-training step and the largest batch for a GPU, without a GPU",
         description="Predict where the memory of a pre-training step goes on a GPU, and the largest batch that fits. "
         "It needs no GPU. `python -m benchmarks.memory` shows the published code beside it.",
     )
@@ -20,7 +21,7 @@ def add_memory(commands: Any) -> None:
 
 
 def add_memory_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a memory prediction, here and in `python -m benchmarks.memory`."""
+    """Add the options of a memory prediction; `python -m benchmarks.memory` has them too."""
     parser.add_argument("--model", default="base", choices=tuple(CONFIGS), help="size (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128, help="clips per step (default: %(default)s)")
     parser.add_argument(
@@ -33,19 +34,19 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
         help="share of tokens that are not decoded; 0 for no decoder mask (default: %(default)s)",
     )
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"), help="default: %(default)s")
-    parser.add_argument("--picture", type=Path, help="also draw it, as .svg or .png")
+    parser.add_argument("--picture", type=Path, help="also draw the prediction into this file, .svg or .png")
     parser.add_argument("--all", action="store_true", help="also compare activation checkpointing and mask ratios")
-    parser.add_argument("--no-cache", action="store_true", help="predict again what an earlier run has predicted")
+    parser.add_argument("--no-cache", action="store_true", help="do not reuse the predictions of earlier runs")
 
 
 def add_env(commands: Any) -> None:
-    """Takes no options."""
-    env = commands.add_parser("env", help="what is installed, and what each device runs")
+    """Add `env` to the commands."""
+    env = commands.add_parser("env", help="list the installed packages, and what each device can run")
     env.set_defaults(run=_env)
 
 
 def _memory(args: argparse.Namespace) -> None:
-    from .pretraining_memory import CHECKPOINTED, OURS, MemoryReport, StepSettings, open_cache
+    from ..recipes.step_memory import CHECKPOINTED, OURS, MemoryReport, StepSettings, open_cache
 
     settings = StepSettings(args.model, args.mask_ratio, args.decoder_mask_ratio, args.precision)
     asked = CHECKPOINTED if args.activation_checkpointing else OURS

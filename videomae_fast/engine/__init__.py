@@ -1,4 +1,4 @@
-"""The training loop. It knows no model, no mask and no video: a recipe (videomae_fast/recipes) gives it those."""
+"""The training loop. It knows no model, no mask and no video: a recipe (videomae_fast/recipes) supplies them."""
 
 from .health import NonFiniteLossError
 from .loop import Recipe, RunResult, run

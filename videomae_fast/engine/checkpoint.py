@@ -1,6 +1,6 @@
 """Checkpoints of a run: complete or absent, never half written.
 
-`<output>/checkpoints/step-00000123/` holds what Accelerate saves (model.safetensors with the model's own names,
+`<output>/checkpoints/step-00000123/` holds the files of Accelerate (model.safetensors with the model's own names,
 optimizer, random states), `config.json` and `state.json`. The folder has another name until it is complete.
 """
 
@@ -18,14 +18,14 @@ def prepare_output(output: str, resume: bool) -> Path:
     """Make the output folder of a run.
 
     Args:
-        output: the folder; made if it does not exist.
-        resume: whether a run in it is being continued.
+        output: the folder; this makes it if it does not exist.
+        resume: whether the run continues from a checkpoint in it.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: it has no name, cannot be written, or holds checkpoints of a run that is not being continued.
+        ValueError: `output` is empty, cannot be written, or holds checkpoints although `resume` is False.
     """
     if not output:
         raise ValueError("output is empty: name a folder for the run")
@@ -49,17 +49,17 @@ def list_checkpoints(output: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    accelerator: Any, output: Path, step: int, config: Any, order: dict[str, Any], keep: int = 0
+    accelerator: Any, output: Path, step: int, config: Any, order: dict[str, Any], keep_checkpoints: int = 0
 ) -> Path:
     """Save a run. Every rank calls this.
 
     Args:
-        accelerator: holds the prepared model and optimizer.
+        accelerator: `accelerate.Accelerator` that holds the prepared model and optimizer.
         output: folder of the run.
         step: finished steps.
         config: the recipe's configuration, saved as config.json.
-        order: what the data order depends on besides the configuration; a run only continues with the same.
-        keep: checkpoints left afterwards, the newest; 0 keeps all.
+        order: all that the data order depends on besides the configuration; a run only continues with the same.
+        keep_checkpoints: number of newest checkpoints to keep; 0 keeps all.
 
     Returns:
         The folder of the checkpoint.
@@ -78,8 +78,8 @@ def save_checkpoint(
         config.save(unfinished / "config.json")
         (unfinished / "state.json").write_text(json.dumps({"step": step, **order}) + "\n")
         os.replace(unfinished, final)
-        if keep:
-            for old in list_checkpoints(output)[:-keep]:
+        if keep_checkpoints:
+            for old in list_checkpoints(output)[:-keep_checkpoints]:
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
@@ -89,16 +89,16 @@ def load_checkpoint(accelerator: Any, checkpoint: Path, config: Any, order: dict
     """Restore weights, optimizer and random states.
 
     Args:
-        accelerator: holds the prepared model and optimizer.
+        accelerator: `accelerate.Accelerator` that holds the prepared model and optimizer.
         checkpoint: folder that `save_checkpoint` made.
         config: the configuration of the run that continues.
-        order: as in `save_checkpoint`.
+        order: all that the data order depends on besides the configuration, as `save_checkpoint` got it.
 
     Returns:
         The number of finished steps.
 
     Raises:
-        ValueError: settings, data or samples per step are not those of the checkpoint.
+        ValueError: settings, data or samples per step differ from the checkpoint.
     """
     config.check_continues(checkpoint / "config.json")
     state = json.loads((checkpoint / "state.json").read_text())

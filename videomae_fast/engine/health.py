@@ -1,4 +1,4 @@
-"""What happens when numbers go bad: the run stops with a report, and saves nothing that is not finite."""
+"""Checks that stop a run with a report when its loss or weights are not finite, before it saves them."""
 
 import math
 from pathlib import Path
@@ -6,18 +6,16 @@ from typing import Any
 
 from torch import nn
 
-HINT = "A lower lr, clip_grad or precision fp32 may help."
-
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or a weight became NaN or infinite; the checkpoints from before are intact."""
+    """The loss or a weight became NaN or infinite; earlier checkpoints are intact."""
 
 
 def check_finite(rows: list[dict[str, Any]], checkpoints: list[Path]) -> None:
     """Stop a run whose loss is NaN or infinite.
 
     Args:
-        rows: log rows with "step", "loss" and "lr".
+        rows: rows of the log with "step", "loss" and "lr".
         checkpoints: complete checkpoints, oldest first; the error names the last one.
 
     Raises:
@@ -25,17 +23,15 @@ def check_finite(rows: list[dict[str, Any]], checkpoints: list[Path]) -> None:
     """
     for row in rows:
         if not math.isfinite(row["loss"]):
-            raise NonFiniteLossError(
-                f"the loss of step {row['step']} is {row['loss']}, at learning rate {row['lr']:.2e}. The run stopped; "
-                f"its last checkpoint is {checkpoints[-1] if checkpoints else 'none'}. {HINT}"
-            )
+            reason = f"the loss of step {row['step']} is {row['loss']}, at learning rate {row['lr']:.2e}"
+            raise _stopped(reason, checkpoints)
 
 
 def check_finite_weights(model: nn.Module, step: int, checkpoints: list[Path]) -> None:
-    """Stop a run rather than save weights that its last step has ruined.
+    """Stop a run whose last step made a weight NaN or infinite, so that the weights are not saved.
 
     Args:
-        model: its parameters are looked at.
+        model: the model whose parameters are checked.
         step: finished steps, for the error.
         checkpoints: complete checkpoints, oldest first; the error names the last one.
 
@@ -43,7 +39,10 @@ def check_finite_weights(model: nn.Module, step: int, checkpoints: list[Path]) -
         NonFiniteLossError: a parameter is not finite.
     """
     if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-        raise NonFiniteLossError(
-            f"weights are not finite after step {step}. The run stopped; its last checkpoint is "
-            f"{checkpoints[-1] if checkpoints else 'none'}. {HINT}"
-        )
+        raise _stopped(f"weights are not finite after step {step}", checkpoints)
+
+
+def _stopped(reason: str, checkpoints: list[Path]) -> NonFiniteLossError:
+    last = checkpoints[-1] if checkpoints else "none"
+    hint = "A lower lr, clip_grad or precision fp32 may help."
+    return NonFiniteLossError(f"{reason}. The run stopped; its last checkpoint is {last}. {hint}")

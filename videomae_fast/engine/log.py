@@ -1,4 +1,4 @@
-"""What a run writes down: CSV files that survive interruptions, Accelerate's trackers, the progress bar's figures."""
+"""The records of a run: CSV files that survive interruptions, Accelerate's trackers, the line of the progress bar."""
 
 import csv
 import importlib
@@ -12,7 +12,7 @@ from .._optional import require
 COLUMNS = ("step", "epoch", "loss", "lr", "clips_per_second", "data_wait", "peak_memory_mib")
 LOG, EVALUATIONS = "log.csv", "eval.csv"
 PROJECT = "videomae-fast"
-# Accelerate's trackers: the package that each needs.
+# Accelerate's trackers, with the package that each needs.
 TRACKERS = {
     "tensorboard": "tensorboard",
     "wandb": "wandb",
@@ -30,13 +30,13 @@ def tracker_names(track: str) -> list[str]:
     """The trackers that `--track` names.
 
     Args:
-        track: names with commas between them, or "none".
+        track: names separated by commas, or "none".
 
     Returns:
-        The names, each once, in their order.
+        The names, each once, in the order given.
 
     Raises:
-        ValueError: a name that is not in `TRACKERS`.
+        ValueError: `TRACKERS` lacks a name.
     """
     names = list(dict.fromkeys(name.strip() for name in track.split(",") if name.strip()))
     if names == ["none"]:
@@ -48,10 +48,10 @@ def tracker_names(track: str) -> list[str]:
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Find out before a run begins whether its trackers can work.
+    """Check before a run begins that its trackers can work.
 
     Args:
-        names: what `tracker_names` returned.
+        names: keys of `TRACKERS`.
 
     Raises:
         ImportError: the package of a tracker is missing, or the installed Accelerate does not know the tracker.
@@ -77,7 +77,7 @@ def read_log(output: Path, name: str = LOG) -> list[dict[str, str]]:
         name: `LOG` or `EVALUATIONS`.
 
     Returns:
-        A dictionary per row, oldest first; empty if there is no such file.
+        A dictionary per row, oldest first; no rows if the file does not exist.
     """
     path = output / name
     if not path.exists():
@@ -89,7 +89,7 @@ def read_log(output: Path, name: str = LOG) -> list[dict[str, str]]:
 
 
 class _Csv:
-    """A CSV file that a continued run goes on with: rows of later steps are dropped, rows of earlier steps kept."""
+    """A CSV file of a new or continued run. Opening it keeps the rows up to `start_step` and drops later rows."""
 
     def __init__(self, output: Path, name: str, columns: Sequence[str], start_step: int) -> None:
         rows = [row for row in read_log(output, name) if int(row["step"]) <= start_step]
@@ -106,7 +106,7 @@ class _Csv:
 
 
 class RunLog:
-    """`log.csv`, `eval.csv` and the trackers of a run; the main process has one."""
+    """`log.csv`, `eval.csv` and the trackers of a run; only the main process has one."""
 
     def __init__(
         self, accelerator: Any, output: Path, start_step: int, numbers: Sequence[str] = (), settings: dict | None = None
@@ -114,10 +114,10 @@ class RunLog:
         """Open the files, keep the rows up to `start_step`, and start the trackers of `accelerator`.
 
         Args:
-            accelerator: what `make_accelerator` returned.
+            accelerator: the `accelerate.Accelerator` that `make_accelerator` returned.
             output: folder of the run.
             start_step: finished steps of the run.
-            numbers: columns of log.csv after `COLUMNS`.
+            numbers: names of further columns of log.csv, after `COLUMNS`.
             settings: the options of the run by name, for trackers that show them.
         """
         self.accelerator, self.output, self.start_step = accelerator, output, start_step
@@ -130,7 +130,7 @@ class RunLog:
         }
         accelerator.init_trackers(PROJECT, init_kwargs=by_tracker)
         for tracker in accelerator.trackers:
-            if tracker.name != "tensorboard":  # which would make another event file of them
+            if tracker.name != "tensorboard":  # TensorBoard would write them into a second event file
                 tracker.store_init_configuration(settings or {})
 
     def write(self, rows: list[dict[str, Any]]) -> None:
@@ -145,7 +145,7 @@ class RunLog:
 
         Args:
             step: finished steps.
-            results: figures by name, the same names every time.
+            results: figures by name; every call has the same names.
         """
         if self.evaluations is None:
             self.evaluations = _Csv(self.output, EVALUATIONS, ("step", *results), self.start_step)
@@ -165,7 +165,7 @@ def say(line: str) -> None:
 
 
 def summary(row: dict[str, Any]) -> str:
-    """A row as the progress bar shows it."""
+    """The row of a step, as the progress bar shows it."""
     return (
         f"loss {row['loss']:.4f}, {row['clips_per_second']:.1f} clips/s, "
         f"data wait {row['data_wait']:.0%}, peak {row['peak_memory_mib']:,.0f} MiB"

@@ -1,8 +1,7 @@
-"""The loop of every training run: batches in, one optimizer step each, logs, checkpoints, an exact resume.
+"""The loop of every training run: one optimizer step per batch, logs, checkpoints, exact resume.
 
-A recipe gives the engine its model, batches and step; see `Recipe`. Data order and whatever else is random in a step
-are pure functions of (seed, step), so a run continued from any checkpoint computes what it would have computed
-without the interruption.
+A recipe gives the engine its model, batches and step; see `Recipe`. The data order and all random draws of a step are
+pure functions of (seed, step), so a run that continues from a checkpoint computes the same as an uninterrupted run.
 """
 
 import math
@@ -27,49 +26,90 @@ from .timing import Timing
 
 
 class Recipe(ABC):
-    """A training task: what the loop needs of it. recipes/pretrain.py is one."""
+    """A training task, as the loop needs it. recipes/pretrain.py is one."""
 
-    name: str  # of the command; the progress bar shows it
-    numbers: tuple[str, ...] = ()  # what `step` returns beside the loss: further columns of log.csv
+    name: str  # name of the command; the progress bar shows it
+    numbers: tuple[str, ...] = ()  # names of the numbers that `step` returns beside the loss: columns of log.csv
     config: Any  # sections `optimizer` and `run` as in recipes/options.py, `save` and `check_continues`
-    workers = 0  # processes that load for each training process
-    cheaper = "Make a batch cheaper to load"  # what to do where no number of workers can keep up
-    samples_per_epoch: int  # samples are what a batch is made of: videos, say
+    workers = 0  # data-loading processes of each training process
+    cheaper = "Make a batch cheaper to load"  # the advice where no number of workers can keep up
+    samples_per_epoch: int  # a batch consists of samples, for example videos
     clips_per_sample = 1
 
     @abstractmethod
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
-        """Make the model and its optimizer. The seed is set; afterwards `samples_per_epoch` is known.
+        """Make the model and its optimizer, and set `samples_per_epoch`. The loop has set the seed before.
 
         Args:
-            device: where the loop will move the model.
+            device: the loop moves the model to this device afterwards.
             say: prints a line, in the main process only.
+
+        Returns:
+            The model and its optimizer.
         """
 
     @abstractmethod
     def order(self, samples_per_step: int) -> dict[str, Any]:
-        """What the order of samples depends on besides the configuration. A run only continues with the same."""
+        """All that the order of samples depends on besides the configuration. A run only continues with the same.
+
+        Args:
+            samples_per_step: samples of an optimizer step, over all ranks and accumulated batches.
+
+        Returns:
+            Values by name, which JSON can hold.
+        """
 
     @abstractmethod
     def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[Any, None, None]:
-        """The batches of one rank, from step `start_step` on: each has batch_size · accumulate samples.
+        """The batches of one rank: each has batch_size · accumulate samples.
 
-        The attribute `seconds` of a batch is how long it took to make. Closing the generator ends its workers.
+        Args:
+            rank: number of this process, in [0, world_size).
+            world_size: number of training processes.
+            start_step: finished steps; the first batch is for the next one.
+            num_steps: number of batches.
+
+        Returns:
+            A generator of batches; closing it ends its workers. `seconds` of a batch is the time that making it took.
         """
 
     @abstractmethod
     def parts(self, batch: Any, count: int, device: torch.device) -> Iterable[Any]:
-        """The batch in `count` parts, each on the device with what it needs to know of the whole batch."""
+        """Split a batch and move it to the device.
+
+        Args:
+            batch: an item of `batches`.
+            count: number of parts.
+            device: the device of the model.
+
+        Returns:
+            `count` parts. A part carries all that its step must know about the whole batch.
+        """
 
     @abstractmethod
     def step(self, model: nn.Module, part: Any, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (scalar) and `numbers` of one part in step `number`, counted from 0.
+        """Compute the loss of one part. Over the parts of a batch, losses and numbers add up to those of the batch.
 
-        Over the parts of a batch they add up to those of the batch.
+        Args:
+            model: as `accelerator.prepare` returned it.
+            part: an item of `parts`.
+            number: number of the step, counted from 0.
+
+        Returns:
+            The loss, a scalar, and a scalar for each name in `numbers`.
         """
 
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
-        """For each figure Σ weight · value and Σ weight, float64 (2,), over this rank's share of the evaluation."""
+        """Evaluate the model on this rank's share of the evaluation set.
+
+        Args:
+            model: as `accelerator.prepare` returned it, in evaluation mode.
+            rank: number of this process, in [0, world_size).
+            world_size: number of training processes.
+
+        Returns:
+            For each figure, by name, Σ weight · value and Σ weight: (2,) float64.
+        """
         raise NotImplementedError(f"recipe {self.name} has no evaluation")
 
     def report(self) -> list[str]:
@@ -79,25 +119,25 @@ class Recipe(ABC):
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended on this process."""
+    """The end of a run, as this process saw it."""
 
-    checkpoint: Path  # the last one, complete
+    checkpoint: Path  # the last checkpoint, complete
     step: int  # finished steps
     is_main_process: bool
 
 
 def run(recipe: Recipe) -> RunResult:
-    """Train to the end, to `max_steps`, or until SIGTERM; each of these leaves a checkpoint.
+    """Train to the end, to `max_steps`, or until SIGTERM; each of the three leaves a checkpoint.
 
     Args:
-        recipe: the task, not built yet.
+        recipe: the task; this function builds it.
 
     Returns:
         The last checkpoint and step.
 
     Raises:
-        ValueError: settings, data or output that cannot work.
-        ImportError: a missing package, named.
+        ValueError: settings, data or output cannot work.
+        ImportError: a package is missing; the message names it.
         NonFiniteLossError: the loss or a weight is not finite.
     """
     options = recipe.config.run
@@ -117,7 +157,7 @@ def run(recipe: Recipe) -> RunResult:
 
 
 class _Run:
-    """State of one run; `run` is the loop."""
+    """The state of one run; `run` is the loop."""
 
     def __init__(self, recipe: Recipe, output: Path, accelerator: Any, model: nn.Module, optimizer: Optimizer) -> None:
         self.recipe, self.output, self.accelerator = recipe, output, accelerator
@@ -194,11 +234,11 @@ class _Run:
 
     def _save(self) -> Path:
         check_finite_weights(self.model, self.step, list_checkpoints(self.output))
-        config, keep = self.recipe.config, self.options.keep_checkpoints
-        return save_checkpoint(self.accelerator, self.output, self.step, config, self.order, keep)
+        config, keep_checkpoints = self.recipe.config, self.options.keep_checkpoints
+        return save_checkpoint(self.accelerator, self.output, self.step, config, self.order, keep_checkpoints)
 
     def _evaluate(self) -> None:
-        """Every rank has its share; sums and weights are added up before they are divided."""
+        """Evaluate on every rank; sums and weights of all ranks are added up before the division."""
         self.model.eval()
         with torch.no_grad():
             shares = self.recipe.evaluate(self.model, self.accelerator.process_index, self.accelerator.num_processes)
@@ -222,7 +262,7 @@ class _Run:
         return step
 
     def _stops(self) -> bool:
-        """Whether SIGTERM asked to stop; ranks agree at log intervals, where they meet anyway."""
+        """Whether SIGTERM asked to stop; ranks agree at log intervals, where they synchronise anyway."""
         if self.accelerator.num_processes == 1:
             return self.terminated
         if self.step % self.options.log_every:

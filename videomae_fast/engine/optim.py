@@ -1,4 +1,4 @@
-"""The published optimizer: AdamW, what decays, and the learning rate of every step (utils.py of VideoMAE V2)."""
+"""The published optimizer: AdamW, the choice of decayed parameters, and the learning rate of every step."""
 
 import math
 from collections.abc import Collection
@@ -9,21 +9,21 @@ from torch.optim import AdamW
 
 
 def scaled_lr(lr: float, samples_per_step: int) -> float:
-    """lr · samples_per_step / 256. A video counts once, however many crops are cut from it."""
+    """lr · samples_per_step / 256. A video counts once, whatever the number of its crops."""
     return lr * samples_per_step / 256
 
 
 def learning_rate(step: int, options: Any, steps_per_epoch: int, samples_per_step: int) -> float:
-    """Learning rate of a step: linear from 0 over the warm-up, then half a cosine down to `final_lr`.
+    """The learning rate of a step: linear from 0 over the warm-up, then half a cosine down to `final_lr`.
 
         warm-up (w steps):  peak · step / (w − 1)
         then:               final + ½ (peak − final) (1 + cos(π (step − w) / (total − w)))
 
     Args:
         step: the step, counted from 0.
-        options: `OptimizerOptions`: lr, final_lr, epochs and warmup_epochs count.
+        options: `OptimizerOptions`; this reads lr, final_lr, epochs and warmup_epochs.
         steps_per_epoch: optimizer steps of an epoch.
-        samples_per_step: samples of an optimizer step, over all ranks and accumulated batches; see `scaled_lr`.
+        samples_per_step: samples of an optimizer step, over all ranks and accumulated batches.
 
     Returns:
         The learning rate.
@@ -40,19 +40,19 @@ def learning_rate(step: int, options: Any, steps_per_epoch: int, samples_per_ste
 
 
 def make_optimizer(model: nn.Module, options: Any, undecayed: Collection[str] = ()) -> AdamW:
-    """AdamW that decays matrices only: no vectors, no biases, and no parameter named in `undecayed`.
+    """Make an AdamW that decays matrices only: no vectors, no biases, and no parameter named in `undecayed`.
 
     Args:
-        model: its parameters are optimized.
-        options: `OptimizerOptions`: weight_decay and beta2 count.
-        undecayed: last parts of the names of parameters that are not decayed either, such as "mask_token".
+        model: the model whose parameters the optimizer updates.
+        options: `OptimizerOptions`; this reads weight_decay and beta2.
+        undecayed: last parts of the names of further parameters without decay, such as "mask_token".
 
     Returns:
         The optimizer, at learning rate 0: the loop sets the rate before every step.
 
     References:
-        optim_factory.py of VideoMAE V2. Its pre-training does decay the mask token under torch.compile, because the
-        name then no longer matches; this function does not repeat that accident.
+        optim_factory.py of VideoMAE V2. Under torch.compile, the published pre-training decays the mask token, because
+        its name no longer matches; this function does not.
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []

@@ -8,22 +8,22 @@ from typing import Any
 from torch import nn
 
 from .._optional import require
-from .precision import mixed_precision
+from .precision import resolve_precision
 
 
 def make_accelerator(precision: str, trackers: Sequence[str] = (), logging_dir: Path | None = None) -> Any:
-    """The `accelerate.Accelerator` of a run.
+    """Make the `accelerate.Accelerator` of a run.
 
     Args:
-        precision: see `mixed_precision`.
+        precision: one of `PRECISIONS`.
         trackers: names of Accelerate's trackers; `RunLog` starts them.
-        logging_dir: where trackers that write files put them.
+        logging_dir: folder for the files of trackers.
 
     Returns:
         The accelerator, on the device and in the process group that `accelerate launch` or torchrun configured.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: the precision is unknown.
         ImportError: Accelerate is missing.
     """
     accelerate = require("accelerate")
@@ -31,7 +31,7 @@ def make_accelerator(precision: str, trackers: Sequence[str] = (), logging_dir: 
     autocast = accelerate.utils.AutocastKwargs(cache_enabled=False)
     folder = None if logging_dir is None else str(logging_dir)
     return accelerate.Accelerator(
-        mixed_precision=mixed_precision(precision),
+        mixed_precision="bf16" if resolve_precision(precision) == "bf16" else "no",
         kwargs_handlers=[autocast],
         log_with=list(trackers) or None,
         project_config=accelerate.utils.ProjectConfiguration(logging_dir=folder),
@@ -40,10 +40,10 @@ def make_accelerator(precision: str, trackers: Sequence[str] = (), logging_dir: 
 
 @contextmanager
 def last_part(accelerator: Any, model: nn.Module, is_last: bool) -> Iterator[None]:
-    """Where one part of a batch runs forward and backward: ranks add up their gradients after the last part only.
+    """Run forward and backward of one part of a batch: ranks add up their gradients in the last part only.
 
     Args:
-        accelerator: what `make_accelerator` returned.
+        accelerator: the `accelerate.Accelerator` that `make_accelerator` returned.
         model: as `accelerator.prepare` returned it.
         is_last: whether the optimizer steps after this part.
     """

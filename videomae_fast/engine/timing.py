@@ -16,7 +16,7 @@ HIGH_WAIT = 0.2  # share of the time
 
 
 class Timing:
-    """Collects steps without a host sync; `flush` reads them, and says once in a run if loading is the bottleneck."""
+    """Collects steps without a host sync. `flush` reads them, and hints once in a run if loading is the bottleneck."""
 
     def __init__(
         self,
@@ -30,12 +30,12 @@ class Timing:
         """Start the clock.
 
         Args:
-            accelerator: `accelerate.Accelerator`, for its device and its sums over ranks.
+            accelerator: `accelerate.Accelerator`, for its device and its reductions over ranks.
             clips_per_step: clips of an optimizer step, over all ranks.
             steps_per_epoch: optimizer steps of an epoch.
-            workers: processes that load for this training process.
-            cheaper: how a batch would be cheaper to load; see `Recipe.cheaper`.
-            cores: processor cores it may use (default: its share of the machine's).
+            workers: data-loading processes of this training process.
+            cheaper: the advice on loading a batch at a lower cost; see `Recipe.cheaper`.
+            cores: CPU cores of this training process and its workers (default: an equal share of the machine's).
         """
         self.accelerator = accelerator
         self.clips_per_step, self.steps_per_epoch = clips_per_step, steps_per_epoch
@@ -55,7 +55,7 @@ class Timing:
     def waiting(self) -> Iterator[None]:
         """Count the time in this context as waiting for data, unless the device is still busy.
 
-        On a GPU it is the time between two events in its queue: none while earlier steps are still before them.
+        On a GPU this is the time between two events in its queue. It is zero while the GPU still runs earlier steps.
         """
         start = self._now()
         yield
@@ -74,8 +74,8 @@ class Timing:
         Args:
             loss: scalar, on the device.
             lr: learning rate of the step.
-            loading: seconds that making its batch took, in a worker or here.
-            numbers: other scalars of the step, on the device; the same names in every step.
+            loading: seconds that making the batch took, in a worker or in this process.
+            numbers: other scalars of the step, on the device; every step has the same names.
         """
         self.losses.append(loss)
         self.numbers.append(numbers or {})
@@ -89,9 +89,9 @@ class Timing:
             step: number of the last step, counted from 1.
 
         Returns:
-            Log rows with the columns `log.COLUMNS` and the steps' numbers, means over ranks; and a line that says what
-            to change when data loading is the bottleneck, empty otherwise. A run gives at most one such line, and none
-            in its first window, in which the workers start.
+            Log rows with the columns `log.COLUMNS` and the steps' numbers, means over ranks; and a hint about what to
+            change if data loading is the bottleneck, otherwise empty. A run gives at most one hint, and none in its
+            first window, in which the workers start.
         """
         if not self.losses:
             return [], ""
@@ -130,19 +130,19 @@ class Timing:
 def bottleneck(
     steps: int, elapsed: float, waited: float, loading: float, workers: int, cheaper: str, cores: int
 ) -> str:
-    """What to change when a run waits for its data.
+    """Say what to change if data loading is the bottleneck of a run.
 
     Args:
         steps: steps of the window.
         elapsed: seconds of the window.
-        waited: of them, seconds with nothing to do but wait for data.
-        loading: seconds that making the batches took, over all workers.
-        workers: processes that load.
-        cheaper: a sentence that says how a batch would be cheaper to load.
-        cores: processor cores for them and the training process.
+        waited: seconds of the window in which training only waited for data.
+        loading: seconds that making the batches took, summed over all workers.
+        workers: data-loading processes.
+        cheaper: the advice on loading a batch at a lower cost.
+        cores: CPU cores of the workers and the training process.
 
     Returns:
-        One line; empty if the share of waiting is below `HIGH_WAIT`.
+        One line; empty if less than `HIGH_WAIT` of the time was spent waiting.
     """
     share = waited / elapsed
     if share < HIGH_WAIT:
@@ -161,7 +161,7 @@ def bottleneck(
 
 
 def _cores_of_a_process() -> int:
-    """Processor cores for each training process of this machine."""
+    """CPU cores of this machine for each of its training processes."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
@@ -171,7 +171,7 @@ def _seconds(start: Any, end: Any) -> float:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far in MiB: of the CUDA allocator on a GPU, resident memory of this process on a CPU."""
+    """Peak memory so far, in MiB: the CUDA allocator's on a GPU, the resident memory of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

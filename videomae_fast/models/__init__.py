@@ -1,4 +1,4 @@
-"""Thin VideoMAE models over the ops."""
+"""VideoMAE V2 as thin modules over the ops of videomae_kernels."""
 
 from .config import CONFIGS, VideoMAEConfig, get_config
 from .memory_budget import choose_recompute

@@ -1,7 +1,7 @@
 """Scaled dot-product attention by backend name. A backend that cannot run is an error, never another backend.
 
-"sdpa" is PyTorch's own attention. Where FlashAttention 3 or 4 is installed, `activate_flash_attention` makes it the
-flash kernel of PyTorch, with autograd and torch.compile intact.
+"sdpa" is PyTorch's own attention. `activate_flash_attention` lets "sdpa" run an installed FlashAttention 3 or 4;
+autograd and torch.compile work as before.
 """
 
 import warnings
@@ -39,13 +39,13 @@ _FUNCTIONS = {
     "flash-attn": ("flash_attn", "flash_attn_func"),
     "xformers": ("xformers.ops", "memory_efficient_attention"),
 }
-# What PyTorch can activate, and the GPUs that run it, by the major number of their compute capability
-# (torch/nn/attention/_fa3.py and _fa4.py). The first that can run is activated.
+# The implementations that PyTorch can activate, with the major compute capabilities that run them
+# (torch/nn/attention/_fa3.py and _fa4.py). The first one that can run is activated.
 _FLASH_IMPLEMENTATIONS = {"FA3": (9,), "FA4": (9, 10)}
 
 
 def _function(backend: str) -> Callable[..., Any]:
-    """The function of a backend's package. An installation may have the package without it."""
+    """The function that a backend calls. Another or a broken installation may have the package without the function."""
     module, name = _FUNCTIONS[backend]
     function = getattr(require(module), name, None)
     if not callable(function):
@@ -67,7 +67,7 @@ def check_backend(name: str) -> str:
         `name`.
 
     Raises:
-        ValueError: another name.
+        ValueError: no backend has this name.
         ImportError: the package is missing, cannot be imported, or lacks the function; the message names the extra.
     """
     if name not in BACKENDS:
@@ -82,13 +82,13 @@ def unavailable_reason(name: str, device: torch.device | str) -> str | None:
 
     Args:
         name: a key of BACKENDS.
-        device: of the tensors.
+        device: the device of the tensors.
 
     Returns:
         The reason in words, or None.
 
     Raises:
-        ValueError: another name.
+        ValueError: no backend has this name.
     """
     try:
         check_backend(name)
@@ -106,17 +106,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
 
     Args:
         q: (B, n_q, h, d) floating.
-        k: (B, n_k, h, d), as q.
-        v: (B, n_k, h, d), as q.
+        k: (B, n_k, h, d), dtype and device of q.
+        v: (B, n_k, h, d), dtype and device of q.
         backend: a key of BACKENDS.
 
     Returns:
         (B, n_q, h, d), in the dtype of q.
 
     Raises:
-        ValueError: another backend; tensors that are not on a GPU, for a backend that needs one.
-        TypeError: another dtype than float16 or bfloat16, for "flash-attn".
-        ImportError: as `check_backend`.
+        ValueError: no backend has this name, or the backend needs a GPU and the tensors are elsewhere.
+        TypeError: "flash-attn" got another dtype than float16 or bfloat16.
+        ImportError: the package of the backend is missing or broken; see `check_backend`.
     """
     if backend not in BACKENDS:
         check_backend(backend)
@@ -137,16 +137,16 @@ def active_flash_attention() -> str | None:
 def activate_flash_attention(device: torch.device | str) -> str | None:
     """Let "sdpa" run FlashAttention 3 or 4 where PyTorch can activate it.
 
-    This changes what `F.scaled_dot_product_attention` runs in the whole process, so the library never calls it by
-    itself: a program does, once, before its first step. What somebody has activated before stays.
+    This changes `F.scaled_dot_product_attention` in the whole process, so no model calls it: a program calls it once,
+    before its first step. An implementation that is already active stays active. A package that is installed but
+    cannot be activated gives a warning.
 
     Args:
-        device: the GPU that the model runs on.
+        device: the device that the model runs on.
 
     Returns:
-        What is active now: "FA3" or "FA4"; None where PyTorch's own flash attention stays, because this version of
-        PyTorch offers no activation, no package is installed, or the GPU is another. An installed package that cannot
-        be activated is a warning.
+        The active implementation, "FA3" or "FA4". None if PyTorch's own flash attention stays: this version of PyTorch
+        offers no activation, no package is installed, or no installed package runs on this device.
 
     References:
         `torch.nn.attention.activate_flash_attention_impl`.

@@ -1,4 +1,4 @@
-"""Sizes of VideoMAE V2 and what else a pre-training model is built from."""
+"""The configuration of a VideoMAE V2 pre-training model, and the published sizes."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,28 +14,28 @@ class VideoMAEConfig:
     """A VideoMAE V2 pre-training model (models/modeling_pretrain.py of the published code).
 
     Args:
-        encoder_dim: D.
+        encoder_dim: D, the width of the encoder.
         encoder_depth: blocks of the encoder.
         encoder_heads: attention heads of the encoder; they divide encoder_dim.
-        decoder_dim: d.
+        decoder_dim: d, the width of the decoder.
         decoder_heads: attention heads of the decoder; they divide decoder_dim.
         decoder_depth: blocks of the decoder.
-        mlp_ratio: hidden units over width, of encoder and decoder; the number of units is truncated.
-        patch_size: height and width of a token in pixels.
+        mlp_ratio: hidden units of an MLP over its width, in encoder and decoder; int(width·mlp_ratio) units.
+        patch_size: height and width of a token, in pixels.
         tubelet_size: frames of a token.
         num_frames: frames of a clip, a multiple of tubelet_size.
         image_size: (height, width) of a clip in pixels, multiples of patch_size.
         in_channels: channels of a clip.
         drop_path: rate of stochastic depth in the last block, in [0, 1); it rises linearly over depth from 0.
-        norm_eps: of all LayerNorms.
+        norm_eps: eps of all LayerNorms.
         attention: a key of `models.attention.BACKENDS`.
         activation_checkpointing: keep only the input of each block, and repeat the whole block in backward.
         recompute: "always" repeats norms and GELUs in backward, "never" keeps their results. A model built with "auto"
-            repeats them: to decide by predicted memory, ask `choose_recompute` before it is built.
-        decoder_context: whether mask tokens at positions the encoder also sees take part in the decoder ("published"),
-            or are left out ("disjoint": the paper's set; fewer tokens, other results).
-        pixel_mean: of each channel, for pixels in [0, 1].
-        pixel_std: of each channel, for pixels in [0, 1].
+            repeats them; to decide by predicted memory, call `choose_recompute` before building the model.
+        decoder_context: "published" gives the decoder mask tokens also at positions that the encoder sees. "disjoint"
+            leaves them out, as the paper describes: fewer tokens, other results.
+        pixel_mean: mean of each channel, for pixels in [0, 1].
+        pixel_std: standard deviation of each channel, for pixels in [0, 1].
 
     Raises:
         ValueError: sizes that do not fit together, or an unknown choice; the message names the field.
@@ -120,18 +120,18 @@ CONFIGS = {
 
 
 def get_config(size: str, **changes: Any) -> VideoMAEConfig:
-    """The published configuration of a size.
+    """The published configuration of a size, with changes.
 
     Args:
         size: a key of CONFIGS: "small", "base", "large", "huge" or "giant".
-        changes: fields of VideoMAEConfig that differ, such as `num_frames=32`.
+        **changes: fields of VideoMAEConfig that differ, such as `num_frames=32`.
 
     Returns:
         The configuration.
 
     Raises:
-        ValueError: another size, or values that do not fit together.
-        TypeError: a field that does not exist.
+        ValueError: CONFIGS has no such size, or the values do not fit together.
+        TypeError: VideoMAEConfig has no such field.
 
     References:
         VideoMAE V2, arXiv 2303.16727; models/modeling_pretrain.py of the published code.

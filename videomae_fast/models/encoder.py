@@ -1,6 +1,6 @@
 """The video vision transformer: positions, patch embedding, encoder.
 
-Parameter names are those of the published VideoMAE V2 checkpoints (models/modeling_finetune.py and
+Parameters have the names of the published VideoMAE V2 checkpoints (models/modeling_finetune.py and
 modeling_pretrain.py), so a state_dict is a published checkpoint.
 """
 
@@ -16,16 +16,17 @@ from .attention import check_backend
 from .config import VideoMAEConfig
 from .layers import Block, recompute
 
+Clip = Tensor | CroppedClips
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]  # (mean, std) of each channel
 
 
 def sinusoid_table(num_tokens: int, width: int) -> Tensor:
-    """The fixed positions of the published code, computed in float64.
+    """The fixed position table of the published code, computed in float64.
 
         table[n, j] = sin(n / 10000^(2·⌊j/2⌋ / width)) for even j, cos(…) for odd j
 
     Args:
-        num_tokens: N; a position is the flat number of a token.
+        num_tokens: N, rows; row n belongs to token n in (t, h, w) order.
         width: columns.
 
     Returns:
@@ -40,9 +41,9 @@ def sinusoid_table(num_tokens: int, width: int) -> Tensor:
 
 
 class FixedPositions(nn.Module):
-    """A module with the table `position` (N, width), which is computed and is in no checkpoint.
+    """A module with the computed table `position` (N, width), which checkpoints leave out.
 
-    A model built on the device "meta" gets its tables when it gets memory (`to_empty`): nobody else would fill them.
+    A module built on the device "meta" fills its table when it gets memory (`to_empty`), because no checkpoint does.
     """
 
     position: Tensor
@@ -64,12 +65,12 @@ class FixedPositions(nn.Module):
 
 
 class TokenConv3d(nn.Conv3d):
-    """A Conv3d, with its parameters, names and initialisation, that is computed where tokens are listed only."""
+    """An nn.Conv3d, with its parameters, names and initialisation, that computes the listed tokens only."""
 
     def forward(  # type: ignore[override]
-        self, clip: Tensor | CroppedClips, index: Tensor, position: Tensor, normalize: ChannelStats | None
+        self, clip: Clip, index: Tensor, position: Tensor, normalize: ChannelStats | None
     ) -> Tensor:
-        """`videomae_kernels.embed_tokens` with the parameters of this module."""
+        """Call `videomae_kernels.embed_tokens` with the parameters of this module."""
         assert self.bias is not None
         return embed_tokens(clip, index, self.weight, self.bias, position, normalize=normalize)
 
@@ -83,14 +84,14 @@ class PatchEmbedding(nn.Module):
         self.pixel_stats = config.pixel_mean, config.pixel_std
         self.recompute = config.recompute
 
-    def forward(self, clip: Tensor | CroppedClips, index: Tensor, position: Tensor) -> Tensor:
-        """Embed tokens and add their positions; pixels are gathered again in backward.
+    def forward(self, clip: Clip, index: Tensor, position: Tensor) -> Tensor:
+        """Embed tokens and add their positions; unless `recompute` is "never", backward gathers the pixels again.
 
         Args:
-            clip: (B, C, T, H, W), any strides; uint8, which is normalised on the way, or floating and normalised. Or
+            clip: (B, C, T, H, W), any strides; uint8, which this normalises, or floating and normalised. Or
                 CroppedClips.
             index: (B, K) int32 or int64 tokens, unique per sample.
-            position: (N, D) of all tokens.
+            position: (N, D) positions of all tokens.
 
         Returns:
             (B, K, D).
@@ -100,20 +101,21 @@ class PatchEmbedding(nn.Module):
 
 
 def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_layer: int = 0) -> nn.ModuleList:
-    """Blocks of VideoMAE V2, whose stochastic depth rises linearly: block i has the rate drop_path·i / (depth − 1).
+    """Make the blocks of an encoder or decoder. Stochastic depth rises: block i has the rate drop_path·i / (depth − 1).
 
     Args:
-        config: of the model.
-        dim: D.
+        config: the configuration of the model.
+        dim: width of the blocks.
         depth: number of blocks.
         heads: attention heads.
-        first_layer: how many blocks of the model come before.
+        first_layer: number of blocks of the model before these.
 
     Returns:
         `depth` blocks, in order.
 
     Raises:
-        ValueError, ImportError: as `check_backend`, for `config.attention`.
+        ValueError: no attention backend is called `config.attention`.
+        ImportError: the package of the backend is missing or broken; see `check_backend`.
     """
     check_backend(config.attention)
     return nn.ModuleList(
@@ -133,7 +135,7 @@ def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_
 
 
 def init_transformer(module: nn.Module) -> None:
-    """The published initialisation of encoder and decoder: Xavier-uniform Linear weights, zero biases."""
+    """Initialise a module as the published encoder and decoder: Xavier-uniform Linear weights, zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -150,7 +152,7 @@ class Encoder(FixedPositions):
         self.norm = nn.LayerNorm(config.encoder_dim, eps=config.norm_eps)
         self.apply(init_transformer)
 
-    def forward(self, clip: Tensor | CroppedClips, visible: Tensor) -> Tensor:
+    def forward(self, clip: Clip, visible: Tensor) -> Tensor:
         """Features of the visible tokens.
 
         Args:
@@ -161,8 +163,8 @@ class Encoder(FixedPositions):
             (B, V, D), after the last norm.
 
         Raises:
-            ValueError: sizes that do not fit the model; the message names the argument.
-            TypeError: a clip of another dtype.
+            ValueError: sizes do not fit the model; the message names the argument.
+            TypeError: the clip is neither uint8 nor floating.
         """
         x = self.patch_embed(clip, visible, self.position)
         for block in self.blocks:

@@ -1,11 +1,11 @@
-"""The parts of every model: linear maps, recomputation, norms, attention, perceptron, block.
+"""The parts of every model: linear maps, recomputation, norms, attention, MLP, block.
 
-What differs from a textbook block:
-* every matrix product calls its module through `linear`, so that whatever replaces or wraps the module acts;
-* a norm and a GELU keep their input only (`recompute`); the block, which owns its norms, says what is recomputed;
+Differences from a textbook block:
+* every matrix product calls its module through `linear`, so that a module that replaces or wraps it takes effect;
+* norms and GELUs keep only their input (`recompute`); the block owns its norms and decides what is recomputed;
 * keys have no bias: the published parameters are `q_bias` and `v_bias`;
 * a block can compute its last rows only;
-* hidden sizes that GEMMs dislike are padded with zeros, which changes nothing outside.
+* an MLP pads its hidden units with zeros to a multiple of 8, which changes no result.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,10 @@ NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnor
 
 
 class Linear(nn.Linear):
-    """An nn.Linear, with its parameters and names, that can also compute what `linear` may ask of it."""
+    """An nn.Linear, with its parameters and names, that also takes the options of `linear`."""
 
     def forward(self, x: Tensor, bias: Tensor | None = None, out: slice | None = None, padding: int = 0) -> Tensor:
-        """What `linear` documents. `padding` > 0 appends outputs; < 0 ignores inputs appended in that way."""
+        """The map of `linear`. `padding` > 0 appends zero outputs; < 0 ignores as many appended inputs."""
         weight = self.weight if out is None else self.weight[out]
         bias = self.bias if bias is None else bias
         if padding > 0:
@@ -42,27 +42,27 @@ class Linear(nn.Linear):
 def linear(
     x: Tensor, layer: nn.Module, *, bias: Tensor | None = None, out: slice | None = None, padding: int = 0
 ) -> Tensor:
-    """A linear map, by calling the module that owns its weight. Every matrix product of a model goes through here.
+    """Compute a linear map by calling the module that owns its weight. Every matrix product of a model does so.
 
         out[…, o] = Σ_i weight[o, i] · x[…, i] + bias[o]
 
-    Modules are called, never read, so an FP8 or LoRA layer in the module's place, a parametrised weight, and forward
-    and FSDP hooks all act. A layer that is not of the class `Linear` is called with `x` alone: its bias is then added
-    to the product and outputs are selected from it, which is the same map to rounding.
+    The module is called and its weight is never read, so an FP8 or LoRA layer in its place, a parametrised weight, and
+    forward and FSDP hooks all take effect. A layer of another class than `Linear` is called with `x` alone. This
+    function then selects the outputs and adds the bias, which gives the same map up to rounding.
 
     Args:
         x: (…, in) floating.
         layer: maps (…, in) to (…, all outputs).
         bias: (outputs,), for a layer whose bias is a parameter of another module.
-        out: which outputs are wanted; None wants all.
+        out: the outputs to compute; None computes all.
         padding: only for a `Linear`: > 0 appends this many zero outputs; < 0 says that x has this many zero inputs
             more than the weight.
 
     Returns:
-        (…, outputs), in the autocast dtype or that of x.
+        (…, outputs), in the autocast dtype, or in the dtype of x outside autocast.
 
     Raises:
-        TypeError: padding for a layer of another class.
+        TypeError: padding is not 0 and the layer is of another class than `Linear`.
     """
     if isinstance(layer, Linear):
         return layer(x, bias, out, padding)
@@ -75,14 +75,15 @@ def linear(
 
 
 def recompute(function: Callable[[_X], _Y], x: _X, when: str = "always") -> _Y:
-    """function(x), keeping nothing but x for backward: for a cheap operation followed by a linear map.
+    """Compute function(x) and keep only x for backward: for a cheap operation followed by a linear map.
 
-    Backward repeats the cheap operation, because the map's weight gradient needs its result, and stops before the
-    last map of `function`. So normalised and activated tensors are never kept, and no matrix product is repeated,
-    except the queries of a block on its last rows and what precedes QK-norm. Results are bitwise the same either way.
+    Backward repeats the cheap operation, because the weight gradient of the map needs its result, and stops before the
+    last map of `function`. So normalised and activated tensors are not kept, and matrix products are not repeated.
+    Two products are an exception: the queries of a block that computes its last rows, and the product before QK-norm.
+    Results are bitwise the same with and without recomputation.
 
     Args:
-        function: of one argument. Whatever else it uses is alive anyway: parameters, indices, tables.
+        function: takes one argument. The other tensors that it uses stay alive anyway: parameters, indices, tables.
         x: a tensor, or a clip.
         when: "never" keeps every result that backward needs; "always" and "auto" keep x only.
 
@@ -95,20 +96,20 @@ def recompute(function: Callable[[_X], _Y], x: _X, when: str = "always") -> _Y:
 
 
 def make_norm(name: str, dim: int, eps: float) -> nn.Module:
-    """A norm over the last dimension, by name.
+    """Make a norm over the last dimension, by name.
 
         layernorm: (x − mean) / sqrt(var + eps) · weight + bias        rmsnorm: x / sqrt(mean(x²) + eps) · weight
 
     Args:
         name: a key of NORMS.
         dim: size of the last dimension.
-        eps: added to the (biased) variance or the mean square.
+        eps: number added to the (biased) variance or to the mean square.
 
     Returns:
         A module with the parameter `weight` (dim,), and `bias` (dim,) for a LayerNorm.
 
     Raises:
-        ValueError: another name.
+        ValueError: NORMS has no such name.
     """
     if name not in NORMS:
         raise ValueError(f"norm must be one of {tuple(NORMS)}, got '{name}'")
@@ -116,7 +117,7 @@ def make_norm(name: str, dim: int, eps: float) -> nn.Module:
 
 
 class LayerScale(nn.Module):
-    """gamma · x with one learned factor a channel, in float32 at least (InternVideo2: `ls1.gamma`, `ls2.gamma`)."""
+    """gamma · x with one learned factor per channel, in at least float32 (InternVideo2: `ls1.gamma`, `ls2.gamma`)."""
 
     def __init__(self, dim: int, initial: float) -> None:
         super().__init__()
@@ -136,8 +137,9 @@ class Attention(nn.Module):
         heads: attention heads.
         backend: a key of `models.attention.BACKENDS`.
         bias: whether queries and values have biases.
-        qk_norm: a key of NORMS, for queries and keys over D, before heads are split (InternVideo2); None for no norm.
-        eps: of that norm.
+        qk_norm: a key of NORMS: normalise queries and keys over D before the heads are split (InternVideo2). None does
+            not normalise.
+        eps: eps of the QK-norm.
     """
 
     def __init__(
@@ -154,11 +156,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, last_rows: int | None = None) -> Tensor:
-        """(B, n, D) → (B, n, D), or only its last `last_rows` rows, with all n rows as keys and values."""
+        """(B, n, D) → (B, n, D), or (B, last_rows, D) for the last rows, which attend to all n rows."""
         return self.attend(*self.project(x, last_rows))
 
     def project(self, x: Tensor, last_rows: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the last `last_rows` rows, or of all, and keys and values: each (B, rows, heads, head_dim)."""
+        """Queries of the last `last_rows` rows or of all; keys and values of all: each (B, rows, heads, head_dim)."""
         dim = x.shape[-1]
         q_bias, kv_bias = self.q_bias, None
         if self.v_bias is not None:
@@ -174,7 +176,7 @@ class Attention(nn.Module):
         return q.unflatten(2, heads), k.unflatten(2, heads), v.unflatten(2, heads)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What the queries gather from the values, projected: (B, rows, D)."""
+        """Attention of queries, keys and values, then the output projection: (B, rows, D)."""
         return linear(attention(q, k, v, self.backend).flatten(2), self.proj)
 
 
@@ -182,7 +184,7 @@ class Mlp(nn.Module):
     """Linear, GELU (erf), Linear, in two halves: `expand`, and `contract`, which begins with the GELU.
 
     Args:
-        dim: D.
+        dim: D, inputs and outputs.
         hidden: hidden units.
     """
 
@@ -190,7 +192,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, dim)
-        # Half-precision GEMMs want rows of 16 bytes; ViT-g's decoder has 2234 hidden units. Zero padding is exact.
+        # Half-precision GEMMs need rows of 16 bytes to be fast; ViT-g's decoder has 2234 hidden units. Zeros are exact.
         self.padding = -hidden % 8
 
     def forward(self, x: Tensor) -> Tensor:
@@ -198,15 +200,15 @@ class Mlp(nn.Module):
         return self.contract(self.expand(x))
 
     def expand(self, x: Tensor) -> Tensor:
-        """(B, n, dim) → (B, n, hidden), or a few zero units more."""
+        """(B, n, dim) → (B, n, hidden + padding)."""
         return linear(x, self.fc1, padding=self._padding())
 
     def contract(self, hidden: Tensor) -> Tensor:
-        """What `expand` returned → (B, n, dim)."""
+        """The result of `expand` (B, n, hidden + padding) → (B, n, dim)."""
         return linear(F.gelu(hidden), self.fc2, padding=-self._padding())
 
     def _padding(self) -> int:
-        """Units appended; none where another layer has taken the place of one, which knows its own sizes only."""
+        """Zero units to append; 0 if another class has replaced fc1 or fc2, because it knows only its own sizes."""
         return self.padding if isinstance(self.fc1, Linear) and isinstance(self.fc2, Linear) else 0
 
 
@@ -217,24 +219,23 @@ class Block(nn.Module):
         x ← x + drop_path(ls2 · mlp(norm2(x)))
 
     VideoMAE V2 has LayerNorm, biases of queries and values, and neither QK-norm nor LayerScale. InternVideo2 has
-    RMSNorm, no such biases, QK-norm and LayerScale, under the names that its checkpoints have.
+    RMSNorm, QK-norm and LayerScale, and no biases of queries and values; the names are those of its checkpoints.
 
-    A block is what FSDP should shard: it calls the halves of `attn` and `mlp`, between which it recomputes, and the
-    layers in them, but not `attn` and `mlp` themselves.
+    FSDP should shard whole blocks: a block calls the halves of `attn` and `mlp`, never `attn` and `mlp` themselves.
 
     Args:
         dim: D, a multiple of heads.
         heads: attention heads.
-        hidden: hidden units of the perceptron.
+        hidden: hidden units of the MLP.
         backend: a key of `models.attention.BACKENDS`.
         norm: a key of NORMS, for norm1, norm2 and QK-norm.
-        eps: of these norms.
+        eps: eps of these norms.
         qkv_bias: whether queries and values have biases.
         qk_norm: whether queries and keys are normalised over D before the heads are split.
         layer_scale: initial gamma of ls1 and ls2; None leaves them out.
         drop_path: rate of stochastic depth, in [0, 1).
-        layer: number of this block among all blocks of the model, which stochastic depth draws by.
-        recompute: see `recompute`.
+        layer: number of this block in the model, encoder first; the draws of stochastic depth depend on it.
+        recompute: "never" keeps the results of norms and GELUs for backward; "always" and "auto" recompute them.
         activation_checkpointing: keep only the block's input, and repeat the whole block in backward.
     """
 
@@ -267,9 +268,9 @@ class Block(nn.Module):
         self.checkpointing = activation_checkpointing
 
     def forward(self, x: Tensor, last_rows: int | None = None) -> Tensor:
-        """(B, n, D) → (B, n, D), or exactly its last `last_rows` rows without computing the others."""
+        """(B, n, D) → (B, n, D), or (B, last_rows, D): exactly the last rows, without computing the others."""
         draws = None
-        if self.training and self.drop_path is not None:  # drawn here, because a checkpoint repeats the rest
+        if self.training and self.drop_path is not None:  # drawn here: checkpointing repeats `_forward`
             draws = self.drop_path(x, 0), self.drop_path(x, 1)
         if self.checkpointing:
             return checkpoint(self._forward, x, last_rows, draws, use_reentrant=False)

@@ -1,14 +1,14 @@
-"""Whether a step of pre-training fits a card without recomputation, predicted in closed form.
+"""Predict in closed form whether a pre-training step fits a GPU without recomputation.
 
-`videomae_fast.memory` predicts any step by running it on fake tensors, which takes seconds. This takes none, knows
-VideoMAE V2 only, and is tested against it.
+`videomae_fast.memory` predicts any step by running it on fake tensors, which takes seconds. The closed form takes no
+time and covers VideoMAE V2 only. Tests compare the two.
 """
 
 from ..masks import MaskPlan
 from .config import VideoMAEConfig
 
 BYTES = {"bf16": 2, "fp32": 4}
-# Not predicted, as in videomae_fast.memory.predict: the CUDA context, workspaces and fragmentation.
+# Kept free for what no prediction covers (see videomae_fast.memory.predict): CUDA context, workspaces, fragmentation.
 ALLOWANCE = 2 * 2**30
 SLACK = 0.05
 
@@ -16,23 +16,23 @@ SLACK = 0.05
 def choose_recompute(
     config: VideoMAEConfig, plan: MaskPlan, *, clips: int, precision: str, capacity_bytes: int | None
 ) -> str:
-    """The `recompute` to build a model with, for `VideoMAEConfig.recompute == "auto"`.
+    """Choose `VideoMAEConfig.recompute` by predicted memory, where it is "auto".
 
-    Recomputation costs time and saves memory, so it is chosen unless a step without it is predicted to fit.
+    Recomputation costs time and saves memory, so the answer is "always" unless a step without it should fit.
 
     Args:
-        config: of the model.
-        plan: any masks of the run, of any number of samples: only its counts of tokens are read.
+        config: the configuration of the model.
+        plan: masks of the run for any number of samples; only the numbers of tokens are read.
         clips: clips of one forward pass on one device.
         precision: "bf16" (autocast, float32 weights) or "fp32".
-        capacity_bytes: memory of the card (`torch.cuda.get_device_properties(device).total_memory`); None where it is
+        capacity_bytes: memory of the GPU (`torch.cuda.get_device_properties(device).total_memory`); None where it is
             not known, as on a CPU.
 
     Returns:
-        "never" if a step that keeps everything is predicted to fit, else "always".
+        "never" if a step without recomputation is predicted to fit, else "always".
 
     Raises:
-        ValueError: another precision, or clips < 1.
+        ValueError: the precision is unknown, or clips < 1.
     """
     if precision not in BYTES:
         raise ValueError(f"precision must be one of {tuple(BYTES)}, got '{precision}'")
@@ -45,13 +45,16 @@ def choose_recompute(
 
 
 def peak_bytes(config: VideoMAEConfig, plan: MaskPlan, clips: int, precision: str) -> int:
-    """Predicted peak of an AdamW step that recomputes nothing: at the loss's backward, or at the optimizer's step.
+    """Predict the peak of an AdamW step that recomputes nothing: in the loss's backward, or in the optimizer.
 
     Args:
-        config, plan, clips, precision: as `choose_recompute` takes them.
+        config: the configuration of the model.
+        plan: masks of the run for any number of samples; only the numbers of tokens are read.
+        clips: clips of one forward pass on one device.
+        precision: "bf16" (autocast, float32 weights) or "fp32".
 
     Returns:
-        Bytes of `torch.cuda.max_memory_allocated`.
+        The predicted `torch.cuda.max_memory_allocated`, in bytes.
     """
     visible, decoded, rows = plan.visible.shape[1], plan.decoded.shape[1], plan.predicted.shape[1]
     if config.decoder_context == "disjoint":
@@ -76,12 +79,12 @@ def peak_bytes(config: VideoMAEConfig, plan: MaskPlan, clips: int, precision: st
         + config.encoder_dim * config.decoder_dim
     )
     casts = size * matrices if precision == "bf16" else 0  # autocast's copies of weights, kept for backward
-    forward = 12 * matrices + casts + clips * (clip + kept + predictions)  # weights, two moments; loss's gradient
+    forward = 12 * matrices + casts + clips * (clip + kept + predictions)  # weights, two moments; gradient of the loss
     return max(forward, 20 * matrices)  # gradients, and one temporary of the optimizer
 
 
 class _Stack:
-    """What blocks of encoder or decoder keep, in bytes a clip. Residual and norms are float32 in backward."""
+    """Bytes per clip that the blocks of encoder or decoder keep. Residuals and norms are float32 in backward."""
 
     def __init__(self, config: VideoMAEConfig, name: str, size: int) -> None:
         self.dim, self.heads = getattr(config, f"{name}_dim"), getattr(config, f"{name}_heads")
@@ -95,8 +98,8 @@ class _Stack:
         return rows * ((4 + self.size) * self.dim + 8)
 
     def block(self, rows: int, last_rows: int) -> int:
-        """Two norms, q, k, v, attention's output and its logarithms of sums, and both sides of the GELU."""
+        """Two norms; q, k, v; the output and log-sum-exp of attention; both sides of the GELU."""
         restricted = 0 if rows == last_rows else last_rows * self.dim * self.size  # a copy of the normed last rows
         attention = (2 * rows + 2 * last_rows) * self.dim * self.size + 4 * self.heads * last_rows
-        perceptron = 2 * last_rows * self.hidden * self.size
-        return self.norm(rows) + restricted + attention + self.norm(last_rows) + perceptron
+        mlp = 2 * last_rows * self.hidden * self.size
+        return self.norm(rows) + restricted + attention + self.norm(last_rows) + mlp

@@ -1,8 +1,8 @@
-"""VideoMAE V2 pre-training: encoder on visible tokens, decoder on those and the decoded ones, loss on hidden ones.
+"""VideoMAE V2 pre-training: encoder on visible tokens, decoder on visible and decoded tokens, loss on hidden tokens.
 
-The published mathematics (models/modeling_pretrain.py, engine_for_pretraining.py) without the work that its masks
-throw away: hidden tokens are never embedded, the last decoder block and the head run on the rows of the loss only,
-and targets exist in registers only.
+The mathematics is the published one (models/modeling_pretrain.py, engine_for_pretraining.py), without the work that
+the masks discard: the model never embeds hidden tokens, it runs the last decoder block and the head on the predicted
+rows only, and targets exist in registers only.
 """
 
 import torch
@@ -12,10 +12,9 @@ from videomae_kernels import CroppedClips, assemble_decoder_tokens, masked_patch
 
 from ..masks import MaskPlan
 from .config import VideoMAEConfig
-from .encoder import Encoder, FixedPositions, init_transformer, make_blocks
+from .encoder import Clip, Encoder, FixedPositions, init_transformer, make_blocks
 from .layers import linear, recompute
 
-Clip = Tensor | CroppedClips
 DIMENSIONS = "BCTHW"
 
 
@@ -32,7 +31,7 @@ class Decoder(nn.Module):
         self.apply(init_transformer)
 
     def forward(self, x: Tensor, last_rows: int) -> Tensor:
-        """(B, n, d) → predictions (B, last_rows, P); nothing that only other rows would need is computed."""
+        """(B, n, d) → predictions (B, last_rows, P) for the last rows; work for the other rows alone is left out."""
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
@@ -58,18 +57,19 @@ class VideoMAEForPretraining(FixedPositions):
             clip: five dimensions in the order of `layout`, any strides, of the size the model was built for; uint8,
                 or floating and normalised with the configuration's pixel_mean and pixel_std. Or CroppedClips, which
                 have no layout.
-            plan: masks of these clips on the grid of the model, on their device.
+            plan: masks of these clips, on the grid of the model and the device of the clips.
             layout: a permutation of "BCTHW".
 
         Returns:
             Scalar float32, or float64 for a float64 clip.
 
         Raises:
-            ValueError: a clip or plan of another size, or a wrong layout; the message names what came.
-            TypeError: a clip that is neither uint8 nor floating.
+            ValueError: the clip or the plan has another size, the layout is wrong, or the plan leaves no row for the
+                loss; the message names what came.
+            TypeError: the clip is neither uint8 nor floating.
 
         References:
-            VideoMAE V2, arXiv 2303.16727, section 3; engine_for_pretraining.py.
+            VideoMAE V2, arXiv 2303.16727, section 3; its engine_for_pretraining.py.
         """
         clip = self._open(clip, plan, layout)
         return self._loss(self._predict(clip, plan), clip, plan)
@@ -80,32 +80,35 @@ class VideoMAEForPretraining(FixedPositions):
         Args:
             clip: as `forward` takes it.
             plan: as `forward` takes it.
-            layout: as `forward` takes it.
+            layout: a permutation of "BCTHW".
 
         Returns:
             (B, R, P) for `plan.predicted` (B, R); P is ordered as `videomae_kernels.patch_targets` orders it.
 
         Raises:
-            ValueError, TypeError: as `forward`.
+            ValueError: the clip or the plan has another size, or the layout is wrong; the message names what came.
+            TypeError: the clip is neither uint8 nor floating.
         """
         return self._predict(self._open(clip, plan, layout), plan)
 
     def loss(self, predictions: Tensor, clip: Clip, plan: MaskPlan, layout: str = DIMENSIONS) -> Tensor:
-        """Mean squared error where the encoder saw nothing; targets are each token's pixels, normalised.
+        """Mean squared error of the loss rows; a target is the pixels of a token, normalised over the token.
 
             loss = share · Σ w · mean_p (prediction − target)² / Σ w
 
         Args:
             predictions: (B, R, P), as `predict` returns them.
             clip: as `forward` takes it.
-            plan: as `forward` takes it.
-            layout: as `forward` takes it.
+            plan: as `forward` takes it; it gives the weights w (`loss_weight`) and the share.
+            layout: a permutation of "BCTHW".
 
         Returns:
             Scalar float32, or float64 for a float64 clip.
 
         Raises:
-            ValueError, TypeError: as `forward`; ValueError also if `plan` leaves no row for the loss.
+            ValueError: the clip or the plan has another size, the layout is wrong, or the plan leaves no row for the
+                loss; the message names what came.
+            TypeError: the clip is neither uint8 nor floating.
         """
         return self._loss(predictions, self._open(clip, plan, layout), plan)
 
@@ -126,7 +129,7 @@ class VideoMAEForPretraining(FixedPositions):
         return loss * (plan.share.to(loss.dtype) if isinstance(plan.share, Tensor) else plan.share)
 
     def _open(self, clip: Clip, plan: MaskPlan, layout: str) -> Clip:
-        """The clip as (B, C, T, H, W), a view, once it is known to fit the model and the plan."""
+        """Check the clip against the model and the plan, and return it as a view (B, C, T, H, W)."""
         if plan.grid != self.config.grid:
             raise ValueError(f"plan is for grid {plan.grid}, the model was built for {self.config.grid}")
         if sorted(layout) != sorted(DIMENSIONS):

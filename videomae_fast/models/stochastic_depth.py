@@ -1,4 +1,4 @@
-"""Stochastic depth that does not compute what it drops.
+"""Stochastic depth that skips the dropped branches.
 
 In training, a residual branch of rate r is dropped for a sample with probability r, and scaled by 1 / (1 − r) where it
 is kept. The published code computes every branch and multiplies by 0 or 1 / (1 − r). Here the branch runs on the kept
@@ -6,9 +6,9 @@ samples only, with the same result:
 
     x + branch(x)·keep / (1 − r)   =   x, with branch(x[kept]) / (1 − r) added at `kept`
 
-Draws are a pure function of (seed, step, layer, branch, sample number), made on the host, so the counts that shapes
-hang on are known without a host sync, and any split of a batch over devices or micro-batches draws alike. A compiled
-or captured step cannot have shapes that change: it multiplies, by the same draws.
+Draws are a pure function of (seed, step, layer, branch, sample number), so any split of a batch over devices or
+micro-batches draws alike. The host makes them, so it knows the shapes without a host sync. The shapes of a compiled or
+captured step cannot change, so such a step multiplies by the same draws.
 """
 
 from collections.abc import Iterator
@@ -20,19 +20,19 @@ from torch import Tensor, nn
 
 from videomae_kernels.masks._philox import philox_keys
 
-_STREAM = 3  # of Philox; masks have the streams 0 to 2
+_STREAM = 3  # Philox stream; masks use the streams 0 to 2
 _STEPS, _SAMPLE_BITS = 2**23, 40  # a counter holds (step, sample number): steps repeat their draws after 8 million
 _KEY_RANGE = 2**31  # keys are uniform in [0, 2³¹)
 
 
 @dataclass(frozen=True, eq=False)
 class BranchDraw:
-    """For which samples of a batch one residual branch runs, and how its result is added."""
+    """The samples of a batch that one residual branch runs on, and how to add its result."""
 
-    index: Tensor | None = None  # (kept,) int64 on the device: samples the branch runs on; None: on all
-    keep: Tensor | None = None  # (B, 1, 1) 1 or 0, by which a branch that ran on all samples is multiplied
-    kept_share: float = 1.0  # 1 − r, by which the branch is divided
-    none_kept: bool = False  # `index` is one sample that stands in, so that parameters get gradients, of 0
+    index: Tensor | None = None  # (kept,) int64 on the device: samples that the branch runs on; None: all
+    keep: Tensor | None = None  # (B, 1, 1) factors 1 or 0 for a branch that ran on all samples
+    kept_share: float = 1.0  # 1 − r: the branch is divided by it
+    none_kept: bool = False  # the branch runs on one sample and is scaled by 0, so that its parameters get gradients
 
     def select(self, x: Tensor) -> Tensor:
         """The samples of x (B, …) that the branch runs on."""
@@ -54,7 +54,7 @@ class _StepDraws:
     """The draws of one step: branch b of sample i is dropped at rate r where keys[b, i] < r·2³¹."""
 
     def __init__(self, keys: Tensor, skip: bool) -> None:
-        self.keys = keys  # (branches, B) int64, where the sample numbers are
+        self.keys = keys  # (branches, B) int64, on the device of the sample numbers
         self.skip = skip
         if skip:  # counts are read from the host's own memory
             self.host_keys = keys.numpy()
@@ -74,7 +74,7 @@ class _StepDraws:
         if kept == batch:
             return BranchDraw(kept_share=1 - rate)
         if self.order.device != x.device:
-            self.order = self.order.to(x.device, non_blocking=True)  # one copy a step
+            self.order = self.order.to(x.device, non_blocking=True)  # one copy per step
         return BranchDraw(self.order[branch, : max(kept, 1)], kept_share=1 - rate, none_kept=kept == 0)
 
 
@@ -85,24 +85,26 @@ _active: _StepDraws | None = None
 def stochastic_depth(
     *, seed: int, step: int | Tensor, sample: Tensor, skip: bool = True, layers: int = 64
 ) -> Iterator[None]:
-    """Draw stochastic depth for the forward passes in this block; their backward may be outside.
+    """Draw stochastic depth for the forward passes in this context; backward may run outside.
 
-    Branch b of layer l is dropped for sample s where key(seed, step, s, 2·l + b) < rate·2³¹, by the generator of the
-    masks in a stream of its own. Outside of such a block, models in training draw from PyTorch's generator, and
-    multiply.
+    Branch b of layer l is dropped for sample s where key(seed, step, s, 2·l + b) < rate·2³¹. The keys come from the
+    Philox generator of the masks, in a stream of their own. Outside this context, models in training draw from
+    PyTorch's generator and multiply.
 
     Args:
-        seed: of the run, in [0, 2⁶³).
-        step: of the run, from 0; a 0-dimensional int64 tensor beside `sample` where a captured step is replayed.
-        sample: (B,) int64 sample numbers below 2⁴⁰ of the clips of the forward pass. On the host, dropped samples are
-            skipped. On the model's device, branches are multiplied, as in a captured CUDA graph they must be.
-        skip: False multiplies anyway. Compiled code always multiplies.
+        seed: seed of the run, in [0, 2⁶³).
+        step: step of the run, counted from 0; a 0-dimensional int64 tensor on the device of `sample` if a captured
+            step is replayed.
+        sample: (B,) int64 sample numbers, below 2⁴⁰, of the clips of the forward pass. With numbers on the host,
+            branches skip dropped samples. With numbers on the model's device, branches multiply, as a captured CUDA
+            graph must.
+        skip: whether branches may skip samples; False always multiplies. Compiled code always multiplies.
         layers: at least the number of blocks of the model.
 
     Raises:
-        TypeError: sample is not an int64 vector.
-        ValueError: seed or step out of range; sample on the host while a CUDA graph is captured; in the forward pass,
-            a batch of another size, or a layer beyond `layers`.
+        TypeError: `sample` is not an int64 vector.
+        ValueError: seed or step is out of range; `sample` is on the host while a CUDA graph is captured; the forward
+            pass has a batch of another size, or a layer beyond `layers`.
 
     References:
         Huang et al., "Deep networks with stochastic depth", ECCV 2016.
@@ -127,7 +129,7 @@ def stochastic_depth(
 
 
 class DropPath(nn.Module):
-    """Stochastic depth of one block: draws for which samples its two branches run."""
+    """Stochastic depth of one block: draws the samples that its two branches run on."""
 
     def __init__(self, rate: float, layer: int = 0) -> None:
         super().__init__()
@@ -135,7 +137,7 @@ class DropPath(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor, branch: int) -> BranchDraw:
-        """The draw of branch 0 (attention) or 1 (perceptron) for a batch x (B, …) in training."""
+        """The draw of branch 0 (attention) or 1 (MLP) for a batch x (B, …) in training."""
         if _active is not None:
             return _active.of(2 * self.layer + branch, self.rate, x)
         keep = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.rate)

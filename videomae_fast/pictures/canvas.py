@@ -1,4 +1,4 @@
-"""Put pictures together with Pillow. Every picture is a `PIL.Image.Image` in RGB, on white."""
+"""Pillow helpers that the pictures share. Every picture is a `PIL.Image.Image` in RGB, on white."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -13,14 +13,14 @@ LETTERS, LINE = 15, 20  # heights in pixels
 
 
 def to_image(pixels: Tensor, zoom: int = 1) -> Any:
-    """Make a picture of pixels (H, W, 3), uint8 or in [0, 1]; each becomes zoom x zoom pixels."""
+    """Turn pixels (H, W, 3), uint8 or in [0, 1], into a picture; each pixel becomes zoom x zoom pixels."""
     if pixels.dtype != torch.uint8:
         pixels = (pixels * 255).round().to(torch.uint8)
     return _pil("Image").fromarray(pixels.repeat_interleave(zoom, dim=0).repeat_interleave(zoom, dim=1).numpy())
 
 
 def text(line: str) -> Any:
-    """Write a line of black text."""
+    """Draw a line of black text."""
     font = _pil("ImageFont").load_default(LETTERS)
     strip = _pil("Image").new("RGB", (ceil(font.getlength(line)), LINE), "white")
     _pil("ImageDraw").Draw(strip).text((0, 0), line, fill="black", font=font)
@@ -28,7 +28,7 @@ def text(line: str) -> Any:
 
 
 def outline(picture: Any, box: Sequence[float], colour: tuple[int, int, int], width: int) -> None:
-    """Draw the inside edge of the box (top, left, height, width) on a picture."""
+    """Outline the box (top, left, height, width), in pixels, on a picture; the line lies inside the box."""
     top, left, height, across = box
     corners = left, top, left + across - 1, top + height - 1
     _pil("ImageDraw").Draw(picture).rectangle([round(side) for side in corners], outline=colour, width=width)

@@ -1,4 +1,4 @@
-"""The curves of a run: loss, learning rate, speed and the share of waiting, from what it logged."""
+"""The curves of a run from its log: loss, learning rate, speed, and the share of time that waits for data."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ PANELS = (
 
 
 def save_curves(output: Path, path: Path) -> None:
-    """Draw log.csv, and eval.csv where there is one, into a picture.
+    """Draw log.csv and, if the run has one, eval.csv into a picture.
 
     Args:
         output: folder of a run.
-        path: the picture, of a kind that its suffix names: .png or .svg, for example.
+        path: file of the picture; its suffix names the format, for example .png or .svg.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -28,11 +28,11 @@ def save_curves(output: Path, path: Path) -> None:
 
 
 def draw_curves(steps: list[dict[str, str]], evaluations: list[dict[str, str]]) -> Any:
-    """The curves as a figure, a panel for each of `PANELS`.
+    """Draw the curves as a figure with a panel for each of `PANELS`.
 
     Args:
         steps: rows of log.csv.
-        evaluations: rows of eval.csv; their losses are dots beside the loss of the steps.
+        evaluations: rows of eval.csv; their losses are dots in the panel of the loss.
 
     Returns:
         A `matplotlib.figure.Figure`.

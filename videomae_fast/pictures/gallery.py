@@ -1,6 +1,6 @@
-"""The picture to look at before training: how crops, resizing and masks turn a run's first video into clips.
+"""A picture to check before training: how crops, resizing and masks turn a run's first video into clips.
 
-The picture has a row for each crop, and the same frames in three panels:
+The picture has a row for each crop. A row shows the same frames in three panels:
 
     source             the frame with the crop's box (thick) and the other boxes (thin); hidden tokens are dark,
                        predicted tokens are tinted
@@ -29,11 +29,11 @@ from .canvas import below, beside, framed, outline, text, to_image
 from .reconstruction import on_grey, to_frames
 
 ROWS, FRAMES = 4, 4  # crops and frames shown at most; frames stand two by two
-CLIP_SIDE = 224  # smaller clips are shown as many whole times larger as fit in this
-CANVAS_WIDTH = 2000  # source frames take what the clips leave of it, but are at least as wide as a clip
-COLOURS = ((255, 140, 0), (0, 170, 255), (255, 80, 170), (90, 200, 40))  # of the crops
-DARK, TINT = 0.3, 0.35  # brightness left of hidden tokens; share of the crop's colour in predicted ones
-GAP = 4  # between frames; three times as much between rows, four times between panels and around all
+CLIP_SIDE = 224  # pixels; smaller clips are enlarged by the largest whole number that fits
+CANVAS_WIDTH = 2000  # pixels; source frames fill the width that the clips leave, and are at least as wide as a clip
+COLOURS = ((255, 140, 0), (0, 170, 255), (255, 80, 170), (90, 200, 40))  # a colour for each crop
+DARK, TINT = 0.3, 0.35  # brightness of hidden tokens; share of the crop's colour in predicted tokens
+GAP = 4  # pixels between frames; 3 gaps between rows, 4 between panels and around the canvas
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Sample:
 
     Attributes:
         clips: R clips.
-        plan: their masks.
+        plan: the masks of the clips.
         patch: (frames, height, width) of a token, in pixels.
         drawn: the decoded frames and the crop boxes.
-        path: the video.
+        path: name of the video.
     """
 
     clips: CroppedClips
@@ -60,10 +60,10 @@ def save_gallery(config: PretrainConfig, path: Path) -> None:
 
     Args:
         config: the run.
-        path: the file; its suffix names the kind of picture, .png or .jpg for example.
+        path: the file; its suffix names the format, for example .png or .jpg.
 
     Raises:
-        ValueError: Pillow does not write the suffix, or the configuration cannot work.
+        ValueError: Pillow does not write this format, or the configuration cannot work.
         UnreadableVideosError: no video can be read.
         ImportError: Pillow is missing.
     """
@@ -99,12 +99,12 @@ def first_sample(config: PretrainConfig) -> Sample:
 def token_map(crop: Crop, frame: Sequence[int], shown: Sequence[int], grid: Sequence[int]) -> Tensor:
     """Find the token of every pixel of a frame.
 
-    A flipped clip is flipped, its source is not: the token columns run from right to left in the source.
+    The source of a flipped clip is not flipped, so the token columns run from right to left in the source.
 
     Args:
         crop: the box, in pixels of the source, and whether the clip is flipped.
         frame: (height, width) of the source.
-        shown: (height, width) that the source is resized to.
+        shown: (height, width) of the resized source.
         grid: (H', W') tokens of a frame of the clip.
 
     Returns:
@@ -119,14 +119,14 @@ def token_map(crop: Crop, frame: Sequence[int], shown: Sequence[int], grid: Sequ
 
 
 def _along(start: int, length: int, frame: int, shown: int, parts: int) -> Tensor:
-    """Along one axis: the part of [start, start + length), cut equally, that holds each pixel's centre; -1 outside."""
+    """Along one axis: which of the equal parts of [start, start + length) holds each pixel's centre; -1 outside."""
     centre = (torch.arange(shown, dtype=torch.float64) + 0.5) * (frame / shown) - start
     part = (centre * parts / length).floor().long().clamp(max=parts - 1)
     return torch.where((centre >= 0) & (centre < length), part, -1)
 
 
 def mark_tokens(pixels: Tensor, tokens: Tensor, visible: Tensor, predicted: Tensor, colour: Sequence[int]) -> Tensor:
-    """Darken the tokens that are not visible, and tint the tokens that are predicted.
+    """Darken the hidden tokens, and tint the predicted tokens.
 
     Args:
         pixels: (h, w, 3) uint8.
@@ -136,7 +136,7 @@ def mark_tokens(pixels: Tensor, tokens: Tensor, visible: Tensor, predicted: Tens
         colour: (red, green, blue) in [0, 255] of the tint.
 
     Returns:
-        (h, w, 3) uint8, new.
+        (h, w, 3) uint8, a new tensor.
     """
     inside, marked = tokens >= 0, pixels.float()
     marked[inside & ~visible[tokens]] *= DARK
@@ -161,7 +161,7 @@ def clips_on_grey(sample: Sample, index: Tensor) -> list[Tensor]:
 
 
 def draw_canvas(sample: Sample) -> Any:
-    """The whole picture of a sample, as a `PIL.Image.Image`; at most `ROWS` crops and `FRAMES` frames are shown."""
+    """Draw the whole picture of a sample, a `PIL.Image.Image`, with at most `ROWS` crops and `FRAMES` frames."""
     plan, last = sample.plan, len(sample.drawn.frames) - 1
     times = torch.linspace(0, last, min(FRAMES, last + 1)).round().int().tolist()
     zoom = max(1, CLIP_SIDE // max(sample.clips.size))
@@ -182,13 +182,13 @@ def draw_canvas(sample: Sample) -> Any:
 
 
 def mark_frame(sample: Sample, number: int, time: int, scale: float) -> Any:
-    """A source frame with the tokens of one crop marked and all boxes outlined.
+    """Draw a source frame with the tokens of one crop marked and all boxes outlined.
 
     Args:
         sample: the sample.
-        number: the crop.
-        time: the frame of the clip.
-        scale: size of the picture over that of the frame.
+        number: number of the crop.
+        time: number of the frame in the clip.
+        scale: side of the picture over side of the frame.
 
     Returns:
         A `PIL.Image.Image`.
@@ -224,7 +224,7 @@ def _title(number: int, crop: Crop) -> str:
 
 
 def describe(sample: Sample) -> list[str]:
-    """The lines of text under the picture of a sample."""
+    """The lines of text below the picture of a sample."""
     clips, (height, width) = sample.clips, sample.drawn.frames.shape[1:3]
     sent = clips.nbytes // clips.shape[0]
     return [

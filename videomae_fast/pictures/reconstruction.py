@@ -1,4 +1,4 @@
-"""The picture of a trained model at work: original | visible tokens | reconstruction."""
+"""The reconstruction picture of a trained model: original, visible tokens, reconstruction."""
 
 import math
 from pathlib import Path
@@ -19,14 +19,14 @@ GREY = 0.5
 
 
 def save_reconstruction(config: PretrainConfig, weights: Path, path: Path) -> None:
-    """Reconstruct the first clip of a run, and draw it beside the original.
+    """Reconstruct the first clip of a run, and draw it below the original.
 
     The model predicts every token that the encoder does not see, whatever the decoder mask of the run was.
 
     Args:
         config: the run.
         weights: a file of weights in the published layout.
-        path: the picture, a .png file for example.
+        path: file of the picture; its suffix names the format, for example .png.
 
     Raises:
         ValueError: the weights do not fit the model of the run.
@@ -48,19 +48,19 @@ def reconstruct(
 ) -> list[Tensor]:
     """Turn predictions of normalised targets into frames.
 
-    Normalised targets leave out the mean and contrast of a token, so the original's are used.
+    Normalised targets lack the mean and contrast of a token, so the original supplies both.
 
     Args:
         clip: (B, T, H, W, C) uint8, or B cropped clips.
-        predictions: (B, R, P), of the tokens `plan.predicted`.
-        plan: the masks.
-        patch: (frames, height, width) of a token.
+        predictions: (B, R, P) for the tokens `plan.predicted`.
+        plan: the masks of the clips.
+        patch: (frames, height, width) of a token, in pixels.
 
     Returns:
         Original, visible tokens on grey, and reconstruction of the first clip: three tensors (T, H, W, C) in [0, 1].
 
     References:
-        run_mae_vis.py of VideoMAE, which takes mean and contrast from the original, too.
+        run_mae_vis.py of VideoMAE also takes mean and contrast from the original.
     """
     visible, predicted = plan.visible[:1], plan.predicted[:1]
     everything = torch.arange(plan.num_tokens).expand(clip.shape[0], -1)
@@ -81,7 +81,7 @@ def on_grey(rows: Tensor, index: Tensor, num_tokens: int) -> Tensor:
 
 
 def to_frames(rows: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int]) -> Tensor:
-    """Put token rows (N, P), channel fastest, together into frames (T, H, W, C)."""
+    """Assemble frames (T, H, W, C) from token rows (N, P), channel fastest."""
     blocks = rows.view(*grid, *patch, -1).permute(0, 3, 1, 4, 2, 5, 6)
     return blocks.flatten(4, 5).flatten(2, 3).flatten(0, 1)
 

@@ -1,7 +1,7 @@
-"""A recipe's configuration: sections of options, from keywords, a file or the command line.
+"""The configuration of a recipe: sections of options, from keywords, a file or the command line.
 
-A section is a dataclass whose fields carry their help, choices and range, and whether they may differ between a run
-and its continuation. The command line, configuration files and all checks are made from the fields.
+A section is a dataclass. Each field carries its help, choices and range, and says whether it may differ between a run
+and its continuation. The command line, configuration files and all checks read the fields.
 """
 
 import difflib
@@ -26,15 +26,18 @@ def option(
     below: int | None = None,
     free: bool = False,
 ) -> Any:
-    """A field of a section.
+    """Declare an option: a field of a section.
 
     Args:
-        default: its default; its type is the field's.
+        default: the default; an option has the type of its default.
         help: one line for `--help`.
-        choices: all allowed values.
-        least: the smallest allowed value, 0 or 1.
-        below: every allowed value is less; it comes with `least`.
-        free: whether it may differ between a run and its continuation, because it changes nothing that is computed.
+        choices: all allowed values; empty allows any.
+        least: the smallest allowed value, 0 or 1; None allows any.
+        below: the allowed values are less than this; given together with `least`.
+        free: whether the option may differ between a run and its continuation, because it changes no result.
+
+    Returns:
+        The field.
     """
     facts = {"help": help, "choices": choices, "least": least, "below": below, "free": free}
     return field(default=default, metadata=facts)
@@ -42,7 +45,7 @@ def option(
 
 @dataclass(frozen=True)
 class Section:
-    """Options that belong together. Checks their choices and ranges; raises ValueError naming the option."""
+    """Options that belong together. A value outside its choices or range raises ValueError, which names the option."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -64,7 +67,7 @@ class Section:
 class Config:
     """Base of a recipe's configuration: a frozen dataclass whose fields are sections.
 
-    No two sections have an option of the same name, so an option can be named without its section.
+    Every option has a name of its own, so callers name an option without its section.
     """
 
     @classmethod
@@ -77,14 +80,31 @@ class Config:
     def from_options(cls: type[C], **options: Any) -> C:
         """The defaults with some options changed: `from_options(data="videos", lr=5e-4)`.
 
+        Args:
+            **options: values by the name of the option.
+
+        Returns:
+            The configuration.
+
         Raises:
-            TypeError: an option that no section has.
-            ValueError: a value that is not allowed, or values that do not fit together.
+            TypeError: no section has an option of this name.
+            ValueError: a value is not allowed, or values do not fit together.
         """
         return cls().with_options(**options)
 
     def with_options(self: C, **options: Any) -> C:
-        """A copy with some options changed; raises as `from_options`."""
+        """A copy with some options changed.
+
+        Args:
+            **options: values by the name of the option.
+
+        Returns:
+            The new configuration.
+
+        Raises:
+            TypeError: no section has an option of this name.
+            ValueError: a value is not allowed, or values do not fit together.
+        """
         section_of = {each.name: section for section, each in self.options()}
         changes: dict[str, dict[str, Any]] = {}
         for name, value in options.items():
@@ -99,23 +119,24 @@ class Config:
         return {each.name: getattr(getattr(self, section), each.name) for section, each in self.options()}
 
     def save(self, path: Path) -> None:
-        """Write as JSON, a section each; `read_options` reads it."""
+        """Write the configuration to `path` as JSON, one object per section; `read_options` reads it."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read_options(cls, path: Path) -> dict[str, Any]:
-        """The options that a configuration file sets.
+        """Read the options that a configuration file sets.
 
         Args:
-            path: .toml, or .json such as the config.json of a checkpoint: sections with options, not all of them.
+            path: .toml, or .json such as the config.json of a checkpoint. The file holds sections; it may leave out
+                sections and options.
 
         Returns:
-            The options by name.
+            The values by the name of the option.
 
         Raises:
-            ValueError: not TOML or JSON; an unknown section or option; a value of the wrong type. The message names
-                the file, the key and what is allowed.
-            ImportError: a TOML file on Python 3.10 without the package tomli.
+            ValueError: the file is no TOML or JSON, a section or option is unknown, or a value has the wrong type. The
+                message names the file, the key and the allowed names or type.
+            ImportError: the file is TOML, Python is 3.10, and the package tomli is missing.
         """
         known: dict[str, dict[str, type]] = {}
         for section, each in cls.options():
@@ -134,7 +155,14 @@ class Config:
         return found
 
     def check_continues(self, path: Path) -> None:
-        """Raise ValueError naming every option in which this run differs from the saved one at `path` but may not."""
+        """Check that a run with this configuration may continue a run with a saved one.
+
+        Args:
+            path: a file that `save` wrote.
+
+        Raises:
+            ValueError: an option differs that is not free; the message names every such option.
+        """
         saved = json.loads(path.read_text())
         differing = []
         for section, each in self.options():
@@ -171,7 +199,7 @@ def _toml() -> Any:
 
 
 def _typed(value: Any, wanted: type, where: str) -> Any:
-    """`value` if it is of the type `wanted`; whole numbers are floats too, and truth values are no numbers."""
+    """Check that `value` has the type `wanted`. An int is a float too; a bool is not a number."""
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:

@@ -1,4 +1,4 @@
-"""The options of a run in sections that recipes share; each section makes what it describes."""
+"""Sections of options that recipes share. Each section makes the object that it describes: data set, masks, model."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,15 +25,15 @@ from .config import Section, option
 
 @dataclass(frozen=True)
 class DataOptions(Section):
-    """Which videos, and which clips are cut from them."""
+    """The videos, and the clips cut from them."""
 
-    data: str = option("", DATA_HELP, free=True)  # a checkpoint knows its videos by `Mixture.fingerprint`
+    data: str = option("", DATA_HELP, free=True)  # free: a checkpoint identifies its videos by `Mixture.fingerprint`
     root: str = option("", ROOT_HELP, free=True)
     list_format: str = option("auto", LIST_FORMAT_HELP, choices=FORMATS, free=True)
     eval_data: str = option("", "videos to evaluate on, in one of the forms of --data", free=True)
     num_frames: int = option(16, "frames of a clip", least=1)
     image_size: int = option(224, "height and width of a clip in pixels", least=1)
-    frame_stride: int = option(4, "frames between two frames of a clip (the published sampling rate)", least=1)
+    frame_stride: int = option(4, "frames of the video from one frame of a clip to the next", least=1)
     crops_per_video: int = option(4, "crops cut from each decoded clip (repeated augmentation)", least=1)
     crop: str = option("multi-scale", "how crop boxes are drawn; multi-scale as published", choices=CROP_BOXES)
     hflip: bool = option(False, "flip half of the crops horizontally (published pre-training does not)")
@@ -45,15 +45,19 @@ class DataOptions(Section):
     reader: str = option(DEFAULT_READER, "video reader", choices=READERS)
     short_side: int = option(0, "scale larger videos down to this side while decoding; 0: off", least=0)
     workers: int = option(8, "processes that decode videos; 0 decodes in the training process", least=0, free=True)
-    max_bad_share: float = option(
-        0.2, "stop when more than this share of the videos cannot be read", least=0, free=True
-    )
+    max_bad_share: float = option(0.2, "stop if more than this share of the videos cannot be read", least=0, free=True)
 
     def dataset(self, seed: int) -> ClipDataset:
-        """The training clips.
+        """Make the data set of training clips.
+
+        Args:
+            seed: seed of the clips, crops and flips.
+
+        Returns:
+            The data set.
 
         Raises:
-            ValueError: no `data`, or options that do not fit together; see `read_mixture` and `ClipDataset`.
+            ValueError: `data` is empty, or options do not fit together; see `read_mixture` and `ClipDataset`.
         """
         if not self.data:
             raise ValueError("data is empty: name an annotation file or a folder of videos")
@@ -61,10 +65,16 @@ class DataOptions(Section):
         return ClipDataset(mixture, crops_per_video=self.crops_per_video, hflip=self.hflip, **self._clips(seed))
 
     def eval_dataset(self, seed: int) -> ClipDataset:
-        """The clips to evaluate on: one crop of each video, and no other video in place of one that cannot be read.
+        """Make the data set of evaluation clips: one crop per video, and no replacement for an unreadable video.
+
+        Args:
+            seed: seed of the clips, crops and flips.
+
+        Returns:
+            The data set.
 
         Raises:
-            ValueError: as `dataset`.
+            ValueError: options do not fit together; see `read_mixture` and `ClipDataset`.
         """
         mixture = read_mixture(self.eval_data)
         return ClipDataset(mixture, crops_per_video=1, max_replacements=0, **self._clips(seed))
@@ -84,7 +94,7 @@ class DataOptions(Section):
 
 @dataclass(frozen=True)
 class MaskOptions(Section):
-    """What the encoder sees and what the decoder predicts."""
+    """The tokens that the encoder sees, and the tokens that the decoder predicts."""
 
     mask: str = option("tube", "mask of the encoder", choices=tuple(m for m in ENCODER_MASKS if m != "none"))
     mask_ratio: float = option(0.9, "share of tokens hidden from the encoder", least=0, below=1)
@@ -97,13 +107,25 @@ class MaskOptions(Section):
         super().__post_init__()
 
     def plan(self, sample: Tensor, grid: tuple[int, int, int], seed: int) -> MaskPlan:
-        """The masks of the clips with these sample numbers (B,), on their device; `grid` is (T', H', W')."""
+        """Make the masks of a batch.
+
+        Args:
+            sample: (B,) int64 sample numbers; the plan is on their device.
+            grid: (T', H', W') tokens of a clip.
+            seed: seed of all masks, in [0, 2⁶³).
+
+        Returns:
+            The plan.
+
+        Raises:
+            ValueError: a ratio, the seed or the grid is out of range.
+        """
         return make_masks(sample, grid, seed=seed, **asdict(self))
 
 
 @dataclass(frozen=True)
 class ModelOptions(Section):
-    """The model, and how it is computed."""
+    """The model, and how the step computes it."""
 
     model: str = option("base", "size of the model", choices=CONFIGS)
     decoder_depth: int = option(0, "blocks of the decoder; 0: as published, 4", least=0)
@@ -118,7 +140,7 @@ class ModelOptions(Section):
     attention: str = option("sdpa", "attention backend", choices=BACKENDS)
     recompute: str = option(
         "auto",
-        "repeat cheap operations in backward; auto: unless the step fits into the GPU's memory without",
+        "repeat norms and GELUs in backward to save memory; auto: only if the step would not fit the GPU otherwise",
         choices=RECOMPUTE,
         free=True,
     )
@@ -126,10 +148,16 @@ class ModelOptions(Section):
     compile: bool = option(False, "compile the model with torch.compile; the first step then takes minutes")
 
     def config(self, data: DataOptions) -> VideoMAEConfig:
-        """The model's configuration for clips of `data`.
+        """The configuration of the model for the clips of `data`.
+
+        Args:
+            data: gives the size of the clips.
+
+        Returns:
+            The configuration.
 
         Raises:
-            ValueError: sizes that do not fit together.
+            ValueError: sizes do not fit together.
         """
         depth = {"decoder_depth": self.decoder_depth} if self.decoder_depth else {}
         return get_config(
@@ -150,12 +178,12 @@ class OptimizerOptions(Section):
     """Batches, epochs, and the optimizer. Defaults are the published ViT-B pre-training."""
 
     batch_size: int = option(32, "videos per device and batch; clips are this times crops_per_video", least=1)
-    accumulate: int = option(1, "batches per optimizer step; exactly one batch of this times batch_size", least=1)
+    accumulate: int = option(1, "batches per optimizer step; exactly one batch of accumulate x batch_size", least=1)
     epochs: int = option(200, "passes over the data", least=1)
     warmup_epochs: int = option(20, "epochs of linear warm-up; must be fewer than epochs", least=0)
     lr: float = option(1e-3, "learning rate for 256 videos per step; it is scaled by videos / 256", least=0)
     final_lr: float = option(1e-5, "final learning rate, scaled in the same way", least=0)
-    weight_decay: float = option(0.05, "of matrices; biases, norms and the mask token have none", least=0)
+    weight_decay: float = option(0.05, "weight decay of matrices; biases, norms and the mask token have none", least=0)
     beta2: float = option(0.95, "second AdamW coefficient; the first is 0.9", least=0, below=1)
     clip_grad: float = option(0.0, "largest gradient norm; 0 does not clip (published: 0.02 for giant)", least=0)
 
@@ -167,22 +195,20 @@ class OptimizerOptions(Section):
 
 @dataclass(frozen=True)
 class RunOptions(Section):
-    """Where the run writes, where it starts and ends, and what it reports."""
+    """The output, start, end and reports of a run."""
 
     output: str = option("", "folder of the run: log, checkpoints, pictures, weights", free=True)
     resume: bool = option(False, "continue from the last checkpoint in the output folder", free=True)
-    init: str = option(
-        "", "weights to start from: a published or Hugging Face checkpoint, or the folder of a run", free=True
-    )
-    init_partial: bool = option(False, "use what fits of --init, and print what is missing or extra", free=True)
+    init: str = option("", "weights to start from: a published or Hugging Face checkpoint, or a run", free=True)
+    init_partial: bool = option(False, "load the weights of --init that fit; print missing and extra ones", free=True)
     precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
-    seed: int = option(0, "of weights, data order, crops and masks")
-    max_steps: int = option(0, "stop, with a checkpoint, after this many steps; 0: at the end", least=0, free=True)
-    log_every: int = option(10, "steps between log lines, which are also host syncs", least=1, free=True)
+    seed: int = option(0, "seed of weights, data order, crops and masks")
+    max_steps: int = option(0, "stop, with a checkpoint, after this many steps in all; 0: off", least=0, free=True)
+    log_every: int = option(10, "steps between log lines; each log line is a host sync", least=1, free=True)
     save_every: int = option(0, "steps between checkpoints; 0: once per epoch", least=0, free=True)
-    keep_checkpoints: int = option(2, "checkpoints kept; 0 keeps all", least=0, free=True)
+    keep_checkpoints: int = option(2, "number of newest checkpoints to keep; 0 keeps all", least=0, free=True)
     eval_every: int = option(0, "steps between evaluations on --eval-data; 0: none", least=0, free=True)
-    track: str = option("tensorboard", "trackers, with commas: tensorboard,wandb,mlflow,...; or none", free=True)
+    track: str = option("tensorboard", "trackers, comma-separated: tensorboard,wandb,mlflow,...; or none", free=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,13 +218,13 @@ class RunOptions(Section):
         """Load the weights that `init` names, unless the run continues from a checkpoint.
 
         Args:
-            model: a model that has just been made.
+            model: a new model.
 
         Returns:
-            What to tell the user: where the weights come from, and what was missing or extra. Empty without `init`.
+            A message for the user: the source of the weights, and the missing and extra ones. Empty without `init`.
 
         Raises:
-            FileNotFoundError: there is no such file or folder.
+            FileNotFoundError: the file or folder does not exist.
             ValueError: the weights cannot be read, or do not fit; see `init_weights`.
         """
         if not self.init:

@@ -1,9 +1,10 @@
 """VideoMAE V2 pre-training: predict the pixels of hidden tokens from the visible ones.
 
 File structure:
-    PretrainConfig   what a run is defined by, in sections of options
+    PretrainConfig   the options of a run, in sections
+    DEMO             the options of `--demo`
     Pretraining      the recipe: build, batches, parts, step, evaluate
-    pretrain         run it
+    pretrain         train with a configuration
 """
 
 from collections.abc import Callable, Generator
@@ -20,7 +21,7 @@ from videomae_kernels import CroppedClips
 from ..data import ClipBatch
 from ..engine.loop import Recipe, RunResult, run
 from ..engine.optim import make_optimizer
-from ..engine.precision import mixed_precision
+from ..engine.precision import resolve_precision
 from ..masks import MaskPlan
 from ..models import VideoMAEConfig, VideoMAEForPretraining, choose_recompute, stochastic_depth
 from ..models.attention import activate_flash_attention
@@ -31,7 +32,7 @@ from .videos import CHEAPER_VIDEOS, EvaluationVideos, TrainingVideos
 
 @dataclass(frozen=True)
 class PretrainConfig(Config):
-    """A pre-training run. Defaults are the published ViT-B pre-training (scripts/pretrain of VideoMAE V2)."""
+    """The options of a pre-training run. Defaults are the published ViT-B pre-training (scripts/pretrain)."""
 
     data: DataOptions = field(default_factory=DataOptions)
     masks: MaskOptions = field(default_factory=MaskOptions)
@@ -44,7 +45,7 @@ class PretrainConfig(Config):
             raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the videos to evaluate on")
 
     def model_config(self) -> VideoMAEConfig:
-        """The model's configuration; raises ValueError for sizes that do not fit together."""
+        """The configuration of the model. Sizes that do not fit together raise ValueError."""
         return self.model.config(self.data)
 
 
@@ -65,7 +66,7 @@ DEMO = PretrainConfig.from_options(
 
 
 class Part(NamedTuple):
-    """Some clips of a batch, their masks, and their sample numbers (B,) on the host."""
+    """Clips of a batch, their masks, and their sample numbers: (B,) int64 on the host."""
 
     clips: CroppedClips
     plan: MaskPlan
@@ -73,7 +74,7 @@ class Part(NamedTuple):
 
 
 class Pretraining(Recipe):
-    """The recipe. A sample is a video."""
+    """The recipe of VideoMAE V2 pre-training. A sample is a video."""
 
     name = "pretrain"
     cheaper = CHEAPER_VIDEOS
@@ -83,7 +84,7 @@ class Pretraining(Recipe):
         self.workers, self.clips_per_sample = config.data.workers, config.data.crops_per_video
 
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
-        """Videos, model and optimizer. The model is compiled in place, so that the names of its weights stay."""
+        """Make data sets, model and optimizer. Compilation is in place, so that the weights keep their names."""
         config = self.config
         dataset = config.data.dataset(config.run.seed)
         self.samples_per_epoch = len(dataset)
@@ -100,7 +101,7 @@ class Pretraining(Recipe):
         return model, make_optimizer(model, config.optimizer, undecayed={"mask_token"})
 
     def _fit(self, model: VideoMAEConfig, device: torch.device, say: Callable[[str], None]) -> VideoMAEConfig:
-        """What the GPU decides: the fastest flash attention that it has, and recomputation where memory is short."""
+        """Adapt to the GPU: activate its fastest flash attention, and recompute only where memory is short."""
         if device.type != "cuda":
             return model
         if model.attention == "sdpa" and (found := activate_flash_attention(device)):
@@ -113,7 +114,7 @@ class Pretraining(Recipe):
                 model,
                 self.config.masks.plan(torch.zeros(1, dtype=torch.int64), model.grid, seed=0),
                 clips=self.config.optimizer.batch_size * self.config.data.crops_per_video,
-                precision="fp32" if mixed_precision(self.config.run.precision) == "no" else "bf16",
+                precision=resolve_precision(self.config.run.precision),
                 capacity_bytes=torch.cuda.get_device_properties(device).total_memory,
             ),
         )
@@ -128,7 +129,7 @@ class Pretraining(Recipe):
         return self.videos.batches(size, rank, world_size, start_step, num_steps)
 
     def parts(self, batch: ClipBatch, count: int, device: torch.device) -> list[Part]:
-        """Clips and masks on the device. Masks are split after they are made: they know the rows of the whole loss."""
+        """Move clips to the device and make masks. Splitting the whole plan gives each part its share of the loss."""
         numbers = batch.sample
         batch = batch.to(device, non_blocking=True)
         plan = self._masks(batch)
@@ -138,14 +139,14 @@ class Pretraining(Recipe):
         return [Part(*part) for part in zip(clips, plan.split(count), numbers.chunk(count), strict=True)]
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss: mean squared error of the predicted pixels. That of a part is its share of the batch's loss."""
+        """The loss of a part: mean squared error of the predicted pixels, times the part's share of the loss rows."""
         if self.config.model.drop_path:
             with stochastic_depth(seed=self.config.run.seed, step=number, sample=part.numbers):
                 return model(part.clips, part.plan), {}
         return model(part.clips, part.plan), {}
 
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
-        """The mean loss over `eval_data`: crops and masks are functions of the seed and a video's place in the list."""
+        """The mean loss over `eval_data`. Crops and masks depend on the seed and the video's place in the list only."""
         device = next(model.parameters()).device
         total = torch.zeros(2, dtype=torch.float64, device=device)
         for batch, counts in self.eval_videos.batches(rank, world_size):
@@ -165,16 +166,16 @@ class Pretraining(Recipe):
 
 
 def pretrain(config: PretrainConfig) -> RunResult:
-    """Pre-train to the end, to `max_steps`, or until SIGTERM; each of these leaves a checkpoint.
+    """Pre-train to the end, to `max_steps`, or until SIGTERM; each of the three leaves a checkpoint.
 
     Args:
         config: the run, for example `PretrainConfig.from_options(data="videos", output="runs/mine")`.
 
     Returns:
-        The last checkpoint, whose model.safetensors is in the published layout, and the step.
+        The last checkpoint, whose model.safetensors is in the published layout, and its step.
 
     Raises:
-        ValueError: settings, data or output that cannot work.
+        ValueError: settings, data or output cannot work.
         NonFiniteLossError: the loss or a weight became NaN or infinite.
         UnreadableVideosError: too many videos cannot be read.
     """

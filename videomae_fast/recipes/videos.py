@@ -1,4 +1,4 @@
-"""What recipes share about their videos: batches that count what cannot be read, and clips to evaluate on."""
+"""The videos of recipes: training batches that count unreadable videos, and evaluation batches."""
 
 from collections.abc import Generator, Iterator
 from math import ceil
@@ -21,30 +21,38 @@ CHEAPER_VIDEOS = (
 
 
 class TrainingVideos:
-    """The batches of one rank, and the report of the videos that could not be read."""
+    """The training batches of one rank, and the report of unreadable videos."""
 
     def __init__(self, dataset: ClipDataset, options: DataOptions, output: Path) -> None:
-        """Write the report, `bad_videos.tsv`, below `output`; a run that continues goes on with it."""
+        """Prepare the batches.
+
+        Args:
+            dataset: the training clips.
+            options: this reads `workers` and `max_bad_share`.
+            output: folder of the run. The report is `bad_videos.tsv` in it; a continued run appends to the report.
+        """
         self.dataset, self.options, self.output = dataset, options, output
         self.bad_videos = BadVideoLog()
 
     def order(self, samples_per_step: int) -> dict[str, object]:
-        """What the order of videos depends on: their number, the batch, and the list."""
+        """All that the order of videos depends on: their number, the videos of a step, and the list."""
         fingerprint = self.dataset.annotations.fingerprint()
         return {"videos": len(self.dataset), "videos_per_step": samples_per_step, "fingerprint": fingerprint}
 
     def batches(
         self, batch_size: int, rank: int, world_size: int, start_step: int, num_steps: int
     ) -> Generator[ClipBatch, None, None]:
-        """The batches of a rank from a step on.
+        """The batches of a rank, from a step on.
 
         Args:
             batch_size: videos of a step on this rank.
-            rank, world_size: see `StepSampler`.
-            start_step, num_steps: finished steps, and steps to come.
+            rank: number of this process, in [0, world_size).
+            world_size: number of training processes.
+            start_step: finished steps; the first batch is for the next one.
+            num_steps: number of batches.
 
         Returns:
-            A generator; closing it ends the workers. It raises UnreadableVideosError when too many videos are bad.
+            A generator; closing it ends the workers. It raises UnreadableVideosError if too many videos are bad.
 
         Raises:
             ValueError: the videos do not fill one step.
@@ -60,14 +68,14 @@ class TrainingVideos:
         )
         report = self.output / (f"bad_videos_rank{rank}.tsv" if rank else "bad_videos.tsv")
         if start_step == 0:
-            report.unlink(missing_ok=True)  # of an earlier run that never came to a checkpoint
+            report.unlink(missing_ok=True)  # left by an earlier run that made no checkpoint
         self.bad_videos = BadVideoLog(report)
         return self._watched(loader, batch_size, start_step)
 
     def _watched(
         self, loader: DataLoader[ClipBatch], batch_size: int, start_step: int
     ) -> Generator[ClipBatch, None, None]:
-        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed: a continued run has one draw more
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed, and a continued run makes one more
             batches = iter(loader)
         try:
             for step, batch in enumerate(batches, start_step + 1):
@@ -79,20 +87,26 @@ class TrainingVideos:
         except UnreadableVideosError as error:  # a worker's error arrives with its traceback as text
             raise UnreadableVideosError(str(error).rsplit("UnreadableVideosError: ", 1)[-1]) from None
         finally:
-            # The traceback of an error keeps the iterator alive, and nothing public ends its workers then.
+            # The traceback of an error keeps the iterator alive, and no public method ends its workers.
             getattr(batches, "_shutdown_workers", lambda: None)()
 
     def report(self) -> list[str]:
-        """A line about the videos that were replaced, if there were any."""
+        """A line about the replaced videos; no line if there were none."""
         bad = self.bad_videos
         return [f"{len(bad)} unreadable videos, replaced {bad.replaced} times: {bad.path}"] if len(bad) else []
 
 
 class EvaluationVideos:
-    """Every video of a list once, one crop each, shared among ranks."""
+    """One clip of every video in a list, divided among ranks."""
 
     def __init__(self, dataset: ClipDataset, batch_size: int, workers: int) -> None:
-        """`dataset` has no replacements: a video that cannot be read is left out, and said once."""
+        """Prepare the batches.
+
+        Args:
+            dataset: the evaluation clips, without replacements. An unreadable video is left out, and reported once.
+            batch_size: clips of a batch.
+            workers: data-loading processes; 0 loads in this process.
+        """
         self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
         self.said: set[str] = set()
 
@@ -100,13 +114,15 @@ class EvaluationVideos:
         """The batches of a rank, and whether they count.
 
         A batch without a readable video is a black clip that does not count. So all ranks have the same number of
-        batches, which a model whose ranks talk to each other in forward needs.
+        batches, which a sharded model needs because its ranks communicate in forward.
 
         Args:
-            rank, world_size: this rank has videos rank, rank + world_size, and so on. Sample numbers are the videos'.
+            rank: number of this process; it has the videos rank, rank + world_size, and so on.
+            world_size: number of processes.
 
         Yields:
-            Batches of up to `batch_size` clips.
+            A batch of up to `batch_size` clips, whose sample numbers are the numbers of the videos, and whether it
+            counts.
         """
         own = range(rank, len(self.dataset.annotations), world_size)
         num_batches = ceil(ceil(len(self.dataset.annotations) / world_size) / self.batch_size)
@@ -118,7 +134,7 @@ class EvaluationVideos:
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=leave_process_group,
-            generator=torch.Generator(),  # not the one that training draws from
+            generator=torch.Generator(),  # leaves the generator that training draws from alone
         )
         for batch, bad_videos in loader:
             for line in bad_videos:
@@ -135,7 +151,7 @@ class EvaluationVideos:
 
 
 class _ReadableClips(Dataset[tuple[ClipBatch | None, list[str]]]):
-    """`dataset[videos]` -> a batch of those that can be read, None if none can, and a line about each other one."""
+    """`dataset[videos]`: a batch of the readable videos, or None, and a line about each unreadable video."""
 
     def __init__(self, dataset: ClipDataset) -> None:
         self.dataset = dataset

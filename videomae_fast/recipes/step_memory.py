@@ -1,4 +1,8 @@
-"""The predicted memory of a pre-training step as a report: of our model, and of others beside it."""
+"""The predicted memory of a pre-training step, as a report on our model or on several implementations.
+
+`videomae-fast memory` reports on our model; benchmarks/memory adds the published code. The file lives beside the recipe
+because `PretrainingStep` is the step of `pretrain` without its data.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +22,7 @@ from ..memory.progress import progress_bar
 from ..memory.report import batches_table, breakdown_table, draw_memory, peaks_table
 from ..models import VideoMAEForPretraining, get_config
 
-PACKAGES = (Path(__file__).parents[1], Path(videomae_kernels.__file__).parent)  # whose sources decide our figures
+PACKAGES = (Path(__file__).parents[1], Path(videomae_kernels.__file__).parent)  # their sources decide our figures
 KNOWN_BATCHES = (64, 128)  # the largest batch is extrapolated from these
 MASK_RATIOS = (0.75, 0.9, 0.95)
 DECODER_MASK_RATIOS = (0.0, 0.25, 0.5, 0.75)
@@ -27,7 +31,7 @@ OURS, CHECKPOINTED = "videomae_fast", "videomae_fast, checkpointed"
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What decides the memory of a step, apart from the implementation and the batch size."""
+    """All that the memory of a step depends on, apart from the implementation and the batch size."""
 
     model: str  # a key of CONFIGS
     mask_ratio: float = 0.9
@@ -46,12 +50,12 @@ class StepSettings:
         return f"{self.precision}, mask ratio {self.mask_ratio}, {decoder}"
 
 
-# By the name of an implementation: what builds its step on fake tensors, with everything real made before.
+# Takes the name of an implementation, and returns a function that builds the step on fake tensors.
 StepMaker = Callable[[str, StepSettings], Callable[[], ResizableStep]]
 
 
 class PretrainingStep:
-    """A step of our model as `videomae-fast pretrain` makes it, with the masks made within the step.
+    """A step of our model as `videomae-fast pretrain` runs it; the step makes its masks.
 
     Args:
         name: OURS, or CHECKPOINTED for activation checkpointing.
@@ -76,7 +80,7 @@ class PretrainingStep:
     def __call__(self) -> None:
         settings = self.settings
         self.optimizer.zero_grad(set_to_none=True)
-        # Each weight is used once, so autocast's cache would only keep copies: `pretrain` turns it off too.
+        # A step uses each weight once, so autocast's cache would only keep copies: `pretrain` disables it too.
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16", cache_enabled=False):
             plan = make_masks(
                 self.sample,
@@ -96,11 +100,11 @@ class MemoryReport:
 
     Args:
         names: the implementations, in the order of the columns.
-        settings: what they are given.
+        settings: the model, its masks and its precision, the same for all implementations.
         batch_size: clips per step of the breakdown.
-        maker: gives what builds an implementation, for `StepPredictor`.
-        cache: where predictions are kept; None keeps none.
-        masked: the implementations whose peak is also predicted at other mask ratios.
+        maker: returns the function that builds the step of an implementation; `StepPredictor` calls it.
+        cache: the cache of predictions; None predicts every time.
+        masked: the implementations whose peak the report also predicts at other mask ratios.
     """
 
     names: Sequence[str]
@@ -115,11 +119,14 @@ class MemoryReport:
 
         Args:
             picture: also draw the memory of the steps into this file.
-            measured: rows to add below the predicted peak, see `breakdown_table`.
+            measured: rows to add below the predicted peak; see `breakdown_table`.
+
+        Returns:
+            The report.
 
         Raises:
             ValueError: the batch size is not positive, or an argument of the model or the masks is wrong.
-            ImportError: a picture was asked for, and matplotlib is missing.
+            ImportError: `picture` is given, and matplotlib is missing.
             FileNotFoundError: the folder of the picture does not exist.
         """
         if self.batch_size < 1:
@@ -181,5 +188,5 @@ class MemoryReport:
 
 
 def open_cache(packages: Sequence[Path] = PACKAGES) -> PredictionCache:
-    """The user's cache of predictions that the sources in `packages` decide."""
+    """Open the user's cache of predictions; a change of the sources in `packages` makes its entries stale."""
     return PredictionCache(default_folder(), packages)
