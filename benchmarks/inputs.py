@@ -12,7 +12,7 @@ from videomae_fast.masks import MaskPlan, make_masks
 from videomae_fast.models import VideoMAEConfig
 from videomae_kernels import CroppedClips, crop_clips
 
-SOURCE, CLIP = (256, 340), 224  # (height, width) of decoded frames for clips of that side: 4:3, short side 256
+SOURCE, CLIP = (256, 340), 224  # (height, width) of decoded frames (4:3, short side 256), and the side of their clips
 CROPS_PER_SOURCE = 4  # published: repeated augmentation
 
 
@@ -43,7 +43,7 @@ class Inputs:
 
     @cached_property
     def clip_by_frame(self) -> Tensor:
-        """(B, T, 3, H, W) float32, the same again, for Hugging Face."""
+        """(B, T, 3, H, W) float32, the pixels of `clip`, for Hugging Face."""
         return self.clip.transpose(1, 2).contiguous()
 
     @cached_property
@@ -59,7 +59,7 @@ class Inputs:
 
     @cached_property
     def boxes(self) -> list[CropBox]:
-        """Of each clip, its box in its source: number b in source b // CROPS_PER_SOURCE."""
+        """The box of each clip in its source: clip b is cut from source b // CROPS_PER_SOURCE."""
         random = np.random.default_rng(self.seed)
         height, width = self.sources[0].shape[1:3]
         return [multi_scale_crop_box(height, width, self.config.image_size, random) for _ in range(self.batch_size)]
@@ -80,7 +80,7 @@ class Inputs:
 
     @cached_property
     def loaded_clips(self) -> CroppedClips:
-        """The same clips as our loader hands them over unless it is told otherwise."""
+        """The same clips as our loader sends them by default."""
         return self.cropped_clips("antialias")
 
     @cached_property

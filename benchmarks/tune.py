@@ -1,8 +1,8 @@
 """Try other tiles for every kernel on a GPU: `python -m benchmarks.tune --size base --size giant`.
 
-Prints, for each entry of the tables in videomae_kernels/triton/_tiling.py, the fastest entry found beside the present
-one. It changes no file: an entry is worth committing when it wins at ViT-B and at ViT-g. Cold caches, medians, results
-checked before anything is timed, as in the ops suite.
+For each entry of the tables in videomae_kernels/_tiling.py it prints the present entry and the fastest one found. It
+changes no file: an entry is worth committing when it wins at ViT-B and at ViT-g. Caches are cold, times are medians,
+and results are checked before anything is timed, as in the ops suite.
 """
 
 import argparse
@@ -46,11 +46,11 @@ def candidates(kernel: str, present: Any) -> Iterator[Any]:
 
 
 def find_cases(size: str, batch_size: int, device: torch.device) -> dict[str, tuple[Op, OpCase]]:
-    """For each kernel that the ops suite launches, the first case that does."""
+    """For each kernel that the ops suite launches, the first case that launches it."""
     found: dict[str, tuple[Op, OpCase]] = {}
     for op in (*TOKEN_OPS, *PIXEL_OPS, *MASK_OPS):
         for direction in op.directions:
-            for clip in (clip for clip in op.clips if clip not in CROPS[1:]):  # whose entries are those of the first
+            for clip in (clip for clip in op.clips if clip not in CROPS[1:]):  # other crops read the same entries
                 case = OpCase(op.name, direction, size, clip, "bf16" if op.floating else "", batch_size, device)
                 for kernel in _kernels_of(op, case):
                     found.setdefault(kernel, (op, case))
@@ -58,7 +58,7 @@ def find_cases(size: str, batch_size: int, device: torch.device) -> dict[str, tu
 
 
 def _kernels_of(op: Op, case: OpCase) -> list[str]:
-    """The entries that a case reads, found by taking all away and giving back what is missed."""
+    """The entries that a case reads: all entries are removed, and each is restored when the case fails without it."""
     ours = build(op, case).variants[OURS]  # which makes masks, with kernels of their own
     before = [dict(table) for table in tables()]
     read: list[str] = []

@@ -7,13 +7,20 @@ from pathlib import Path
 
 
 def partial_path(path: Path) -> Path:
-    """Where `atomic_write` writes before `path` is complete: a hidden neighbour, so on the same disk."""
+    """Where `atomic_write` writes before `path` is complete.
+
+    Args:
+        path: the file to make or replace.
+
+    Returns:
+        A hidden file in the same folder, so on the same disk.
+    """
     return path.with_name(f".{path.name}.part")
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Write a file so that `path` is at every moment the old file or the whole new one.
+    """Write a file so that `path` is the old file or the whole new file at every moment.
 
     Args:
         path: the file to make or replace; its folder exists.

@@ -1,9 +1,9 @@
-"""Optional packages: the one table of which extra installs which, and importing them with an error that says so."""
+"""Optional packages: which extra installs each, and an import whose error names that extra."""
 
 import importlib
 from types import ModuleType
 
-# Import name of every optional package: the extra that installs it. Video readers are named after their package.
+# The extra that installs each optional package, by import name. Video readers are named after their package.
 EXTRAS = {
     "triton": "triton",
     "av": "video",

@@ -41,7 +41,7 @@ class Package:
 
 
 def probe(name: str) -> Package:
-    """Import an optional package; what it prints or warns about meanwhile is dropped.
+    """Import an optional package, and discard what it prints or warns about.
 
     Args:
         name: import name, a key of EXTRAS.
@@ -70,7 +70,7 @@ def describe() -> str:
 
     Returns:
         Lines with the versions, the optional packages, the op implementation and the attention backends of each
-        device, and the video readers; each with the reason where something is not available.
+        device, and the video readers. Where something is not available, the line has the reason.
     """
     packages = {name: probe(name) for name in EXTRAS}
     lines = [
@@ -131,7 +131,7 @@ def _ops(device: torch.device, triton: Package) -> str:
 
 
 def _is_foreign_apex(spec: ModuleSpec | None) -> bool:
-    """Whether 'apex' is PyPI's package for the Pyramid web framework, which has none of NVIDIA's modules."""
+    """Whether 'apex' is PyPI's package for the Pyramid web framework, which lacks NVIDIA's modules."""
     if spec is None:
         return False
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]

@@ -1,6 +1,6 @@
-"""Every op with indices, in plain torch: what somebody would write who knows what the published code wastes.
+"""Every op by index, in plain PyTorch: a rewrite of the published code without its waste.
 
-Our ops have to beat these rewrites, as they are and through torch.compile. No rewrite makes a host sync, and none
+Our ops have to beat these rewrites, eager and compiled (torch.compile). No rewrite makes a host sync, and none
 touches the tokens that the masks drop. Tokens are in (t, h, w) order, w fastest; a patch is (τ, p, p).
 """
 
@@ -15,11 +15,11 @@ Affine = tuple[Tensor, Tensor]  # scale and shift of every channel, (C, 1, 1, 1)
 FIXED_POINT = 2**22  # Pillow's weights are integers in this unit
 
 
-def random_index(batch: int, positions: int, keep: int, repeats: int, device: torch.device) -> Tensor:
-    """(B, repeats · keep) ascending: `keep` random positions of each sample, repeated in every frame."""
+def random_index(batch: int, positions: int, keep: int, frames: int, device: torch.device) -> Tensor:
+    """(B, frames · keep) ascending: `keep` random positions of each sample, the same in every frame."""
     kept = torch.rand(batch, positions, device=device).argsort(dim=1)[:, :keep].sort(dim=1).values
-    frames = torch.arange(repeats, device=device)[:, None] * positions
-    return (kept[:, None] + frames).flatten(1)
+    first = torch.arange(frames, device=device)[:, None] * positions
+    return (kept[:, None] + first).flatten(1)
 
 
 def mask_to_index(mask: Tensor, count: int) -> Tensor:
@@ -28,7 +28,7 @@ def mask_to_index(mask: Tensor, count: int) -> Tensor:
 
 
 def running_cell_select(visible: Tensor, phase: Tensor, grid: Sequence[int], hidden: int, count: int) -> Tensor:
-    """(B, count) decoded tokens, those in `visible` (B, V) first; `hidden` of the four slots of a cell are."""
+    """(B, count) decoded tokens, tokens in `visible` (B, V) first; each cell hides `hidden` of its four slots."""
     t, h, w = (torch.arange(size, device=visible.device) for size in grid)
     slot = t[:, None, None] + 2 * (h[:, None] % 2) + w % 2 + 1
     decoded = (slot.flatten() + phase[:, None]) % 4 >= hidden
@@ -68,7 +68,7 @@ def _pillow_weights(side: int, out: int, device: torch.device) -> Tensor:
 
 
 def axis_weights(side: int, out: int, antialias: bool) -> Tensor:
-    """(out, side) float64 weights of F.interpolate along one axis: what it makes of unit vectors."""
+    """(out, side) float64 weights of F.interpolate along one axis: its result for unit vectors."""
     units = torch.eye(side, dtype=torch.float64)[None, None]
     return F.interpolate(units, (out, side), mode="bilinear", antialias=antialias)[0, 0]
 
@@ -87,7 +87,7 @@ def gather_pixels(clip: Tensor, index: Tensor, patch: Sequence[int]) -> Tensor:
 
 
 def pixel_values(clip: Tensor, index: Tensor, patch: Sequence[int], affine: Affine | None) -> Tensor:
-    """The same, scaled and shifted; without `affine` they are what they are."""
+    """`gather_pixels`, scaled and shifted by `affine`, if it is given."""
     pixels = gather_pixels(clip, index, patch)
     return pixels if affine is None else pixels * affine[0] + affine[1]
 

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
-# Their result has a size or a value that the host needs.
+# The host needs the size or the value of the results of these operations.
 _SYNCHRONISING = {
     aten.nonzero,
     aten._local_scalar_dense,

@@ -42,7 +42,7 @@ def clock() -> Any:
 
 
 def host_seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until `call` returns to an idle device's host, which need not be when the device is done."""
+    """Seconds until `call` returns to the host, on a device that was idle. The device may still be working then."""
     _wait(device)
     start = time.perf_counter()
     call()
@@ -50,12 +50,12 @@ def host_seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def chill(device: torch.device) -> None:
-    """Push everything out of the last cache, by reading twice as much: writing would leave lines to be written back."""
+    """Evict the last-level cache by reading twice its size. Writing would leave dirty lines to be written back."""
     _cache_filler(device).sum()
 
 
 def run_ahead(device: torch.device, seconds: float) -> None:
-    """Keep a GPU busy so long that the host can launch the next `seconds` of calls: launching then costs no time."""
+    """Keep a GPU busy while the host launches calls for `seconds`, so that the time of the calls excludes launching."""
     if device.type == "cuda":
         torch.cuda._sleep(int(seconds * DEVICE_CYCLES_PER_SECOND))
 

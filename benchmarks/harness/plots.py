@@ -1,11 +1,10 @@
-"""Pictures of benchmark results, SVG: ops against the copy roofline, steps by speed and memory, loading by parts."""
+"""Plots of benchmark results, SVG: ops against the copy roofline, steps by speed and memory, loading by parts."""
 
 from collections.abc import Iterable
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.results import Record, Results, pictures
+from benchmarks.harness.results import Record, Results, by_case, pictures
 from benchmarks.harness.tables import OUR_OP, PUBLISHED, RIVAL
 from videomae_fast._optional import require
 
@@ -16,9 +15,9 @@ MEMORY_BARS = {PUBLISHED: "#8a8f98", "published + SDPA": "#d98e32", "videomae_fa
 
 
 def save_plots(devices: Iterable[Results], folder: Path) -> list[Path]:
-    """Write the pictures of all results (`results.pictures`) into `folder`; the files written.
+    """Write the plots of all measured results (`results.pictures`) into `folder`. Returns the files written.
 
-    Needs matplotlib (extra "bench"). The same results give the same bytes. Predicted figures have no pictures here.
+    Needs matplotlib (extra "bench"). The same results give the same bytes.
     """
     matplotlib = require("matplotlib")
     written = []
@@ -33,10 +32,10 @@ def save_plots(devices: Iterable[Results], folder: Path) -> list[Path]:
 
 
 def save_memory_bars(predicted: Results, path: Path) -> list[Path]:
-    """Draw the predicted peak of a step with both masks, `MEMORY_SIZES` beside each other: README.md's picture.
+    """Draw the predicted peak of a step with both masks, `MEMORY_SIZES` beside each other: the plot in README.md.
 
-    Needs matplotlib (extra "bench"). The same results give the same bytes. Returns the file written; results without
-    one of the bars give none.
+    Needs matplotlib (extra "bench"). The same results give the same bytes. Returns the file written, or no
+    file if a bar is missing from the results.
     """
     matplotlib = require("matplotlib")
     memory = {size: dual_mask_memory(predicted, size) for size in MEMORY_SIZES}
@@ -116,18 +115,14 @@ def _loading_figure(records: list[Record], results: Results) -> Any:
 _FIGURES = {"ops": _ops_figure, "model": _steps_figure, "loader": _loading_figure}
 
 
-def _cases(records: list[Record]) -> list[tuple[tuple[str, str], list[Record]]]:
-    return [(key, list(rows)) for key, rows in groupby(records, lambda r: (r["name"], r["case"]))]
-
-
 def _height(records: list[Record]) -> float:
-    return 0.8 + 0.25 * (len(records) + len(_cases(records)))
+    return 0.8 + 0.25 * (len(records) + len(list(by_case(records))))
 
 
 def _label(axis: Any, records: list[Record], prefix: str) -> list[float]:
-    """Name every record on the axis from top to bottom, below its case; where their bars go."""
+    """Name every record on the axis from top to bottom, below its case. Returns where the bars go."""
     top, ticks, places = 0.0, [], []
-    for (name, case), rows in _cases(records):
+    for name, case, rows in by_case(records):
         ticks.append((top, f"{prefix}{name}, {case}"))
         places += [top + row for row in range(1, len(rows) + 1)]
         ticks += [(top + row, record["variant"]) for row, record in enumerate(rows, start=1)]

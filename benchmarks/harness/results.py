@@ -1,6 +1,6 @@
-"""Results of the benchmarks: from pytest-benchmark's JSON to our files, and whether new ones are worse than old ones.
+"""Results of the benchmarks: from pytest-benchmark's JSON to our files, and a comparison of new with old.
 
-    benchmarks/results/<device>/<commit>.json     what one device did at one commit
+    benchmarks/results/<device>/<commit>.json     figures measured on one device at one commit
     benchmarks/results/predicted/<commit>.json    figures that depend on no machine
 
 A file names device, driver, versions, threads, commit and date, and holds one record per (suite, name, case, variant).
@@ -10,7 +10,8 @@ A record that could not be measured has `not_run`, the reason, in place of figur
 import json
 import re
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ ROUNDING = 1e-3  # relative: an allocator's rounding
 def key(record: Record) -> Key:
     """What a record is about: (suite, name, case, variant)."""
     return record["suite"], record["name"], record["case"], record["variant"]
+
+
+def by_case(records: Iterable[Record]) -> Iterator[tuple[str, str, list[Record]]]:
+    """(name, case, records) of each run of consecutive records with the same name and case."""
+    for (name, case), rows in groupby(records, lambda record: (record["name"], record["case"])):
+        yield name, case, list(rows)
 
 
 def collect(report: Mapping[str, Any]) -> Results:
@@ -59,9 +66,9 @@ def _with_times(record: Record, seconds: list[float], copy_gb_per_s: float | Non
 
 
 def save(results: Results, folder: Path) -> list[Path]:
-    """Write results below `folder`, predicted records to a file of their own; the files written.
+    """Write results below `folder`, predicted records to a file of their own. Returns the files written.
 
-    A file of the same device and commit keeps the records of what was not run this time.
+    An existing file of the same device and commit keeps its records of tests that were not run this time.
     """
     written = []
     predicted = [record for record in results["records"] if record["predicted"]]
@@ -75,12 +82,12 @@ def save(results: Results, folder: Path) -> list[Path]:
 
 
 def slug(device: str) -> str:
-    """A device's name as a folder's."""
+    """A device's name as the name of a folder."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def pictures(results: Results) -> dict[str, list[Record]]:
-    """File names of what `plots` makes of results, with the records that each shows: measured ones only."""
+    """The file names of the plots of results, each with the measured records that it shows; see `plots`."""
     measured = [r for r in results["records"] if not r["predicted"] and "not_run" not in r]
     ops = [r for r in measured if r["suite"] == "ops" and "gb_per_s" in r and not r["name"].startswith("attention")]
     found = {f"ops-{size}": [r for r in ops if r["size"] == size] for size in dict.fromkeys(r["size"] for r in ops)}
@@ -99,7 +106,7 @@ def _update(results: Results, folder: Path) -> Path:
 
 
 def load(path: Path) -> Results:
-    """Results from a file; ValueError if it is not one or a record comes twice."""
+    """Read a file of results; ValueError if it is no such file, or a record comes twice."""
     results = json.loads(path.read_text(encoding="utf-8"))
     try:
         keys = [key(record) for record in results["records"]]
@@ -111,7 +118,7 @@ def load(path: Path) -> Results:
 
 
 def load_newest(folder: Path, besides: str = "") -> list[Results]:
-    """The newest results of every device below `folder`, the predicted ones last; not those of commit `besides`."""
+    """The newest results of every device below `folder`, predictions last. Results of commit `besides` are left out."""
     every = [load(path) for path in sorted(folder.glob("*/*.json"))]
     newest: dict[str, Results] = {}
     for results in sorted(every, key=lambda results: results["date"]):
@@ -121,9 +128,9 @@ def load_newest(folder: Path, besides: str = "") -> list[Results]:
 
 
 def load_base(path: Path, new: Results) -> Results:
-    """What to compare `new` with: a file, or below a folder the newest results of its device and the predicted ones.
+    """What to compare `new` with: a file, or the newest predictions and results of the same device below a folder.
 
-    ValueError if the folder has none but those of the same commit.
+    ValueError if the folder has no such results of another commit.
     """
     if path.is_file():
         return load(path)
@@ -134,11 +141,11 @@ def load_base(path: Path, new: Results) -> Results:
 
 
 def compare(new: Results, base: Results, threshold: float = 0.05) -> list[str]:
-    """Regressions of `new` against `base`, a line each: records that are missing, median times beyond `threshold`,
-    and more memory, kernel launches, host syncs or bytes.
+    """Regressions of `new` against `base`, one line each.
 
-    Only suites and sizes present in `new` are compared. ValueError if `base` has none of them, or for times of two
-    machines.
+    A regression is a missing record, a median time beyond `threshold`, or more memory, kernel launches, host syncs or
+    bytes. Only suites and sizes present in `new` are compared. ValueError if `base` has none of them, or if times come
+    from two machines.
     """
     found = {key(record): record for record in new["records"]}
     ran = {_part(record) for record in new["records"]}
@@ -149,7 +156,7 @@ def compare(new: Results, base: Results, threshold: float = 0.05) -> list[str]:
     if timed:
         _check_same(base, new, "device", "threads")
     for old, now in timed:
-        _check_same(old, now, "processor")  # that of loading, which no GPU does
+        _check_same(old, now, "processor")  # loading is timed on a processor, also on a machine with a GPU
     return [line for old, now in pairs for line in _regressions(old, now, threshold)]
 
 
@@ -166,7 +173,7 @@ def _part(record: Record) -> tuple[str, str]:
 
 
 def size_of(record: Record) -> str:
-    """The model size: the name of steps and predictions, a field of ops. Of loading, the size of the videos."""
+    """The model size of a record: its name for steps and predictions, a field for ops. For loading: the video size."""
     return record["size"] if record["suite"] == "ops" else record["name"]
 
 

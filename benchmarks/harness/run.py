@@ -32,7 +32,7 @@ class DisagreementError(BenchmarkError):
 
 
 class RegressionError(BenchmarkError):
-    """Figures are worse than those compared with."""
+    """Figures are worse than the figures they are compared with."""
 
 
 def run_suites(
@@ -46,8 +46,8 @@ def run_suites(
 ) -> Results:
     """Run suites in a process of their own, save the results below `folder` (benchmarks/results) and return them.
 
-    What is None takes the default of its suite. DisagreementError if a check failed, BenchmarkError if anything
-    else did; both name the tests. FileNotFoundError if a suite is not there.
+    An option that is None takes the default of its suite. DisagreementError if a check failed, BenchmarkError if
+    anything else failed; both name the tests. FileNotFoundError if a suite does not exist.
     """
     for suite in suites:
         if suite not in SUITES:
@@ -74,7 +74,7 @@ def run_suites(
 
 
 def _failure(outcome: Path, status: int) -> BenchmarkError:
-    """What a red run comes to: every failed test with its error."""
+    """The error for a failed run: it names every failed test, with the reason."""
     failures = []
     for case in ElementTree.parse(outcome).iter("testcase") if outcome.exists() else ():
         for problem in (*case.findall("failure"), *case.findall("error")):

@@ -1,9 +1,8 @@
 """Markdown tables of benchmark results. Ratios are within one run; every table says what it was measured on."""
 
 from collections.abc import Callable, Iterable
-from itertools import groupby
 
-from benchmarks.harness.results import PREDICTED, Record, Results, pictures, size_of
+from benchmarks.harness.results import PREDICTED, Record, Results, by_case, pictures, size_of
 
 Cell = Callable[[Record], str]
 NO_GPU = (
@@ -55,15 +54,14 @@ def _origin(results: Results) -> str:
     if on_gpu(results):
         parts.insert(0, f"driver {results['driver']}")
     if results.get("copy_gb_per_s"):
-        parts.append(f"copies at {results['copy_gb_per_s']:,.0f} GB/s")
+        parts.append(f"copy bandwidth {results['copy_gb_per_s']:,.0f} GB/s")
     return f"### {results['device']}\n\nMeasured with {', '.join(parts)}."
 
 
 def _steps(records: list[Record]) -> str:
     """One table a case, with ratios to its first row."""
     parts = []
-    for (name, case), found in groupby(records, lambda r: (r["name"], r["case"])):
-        rows = list(found)
+    for name, case, rows in by_case(records):
         errors = [row["error"] for row in rows if "error" in row]
         loss, gradient = (max((error[what] for error in errors), default=0.0) for what in ("loss", "gradient"))
         checked = f"Checked first: losses differ by {loss:.1e} at most, gradients by {gradient:.1e} (relative)."
@@ -78,9 +76,9 @@ def _step_table(rows: list[Record]) -> str:
         "s/step": lambda r: f"{r['p50_ms'] / 1e3:.3f}",
         "clips/s": lambda r: f"{r['clips_per_s']:,.2f}",
         "speed": lambda r: f"{first['p50_ms'] / r['p50_ms']:.2f}x",
-        "peak MiB above weights, optimizer, input": lambda r: f"{r['peak_mib']:,.0f}",
+        "peak MiB above weights, optimizer, inputs": lambda r: f"{r['peak_mib']:,.0f}",
         "memory": lambda r: f"{r['peak_mib'] / first['peak_mib']:.2f}x",
-        "peak MiB in all": lambda r: f"{r['total_mib']:,.0f}",
+        "total peak MiB": lambda r: f"{r['total_mib']:,.0f}",
         "kernel launches": lambda r: f"{r['kernel_launches']:,}",
         "host syncs": lambda r: f"{r['syncs']:,}",
         "largest batch": lambda r: f"{r['largest_batch']:,}",
@@ -91,11 +89,10 @@ def _step_table(rows: list[Record]) -> str:
 def _loading(records: list[Record]) -> str:
     """One table a case, with ratios to its first row."""
     parts = []
-    for (name, case), found in groupby(records, lambda r: (r["name"], r["case"])):
-        rows = list(found)
-        errors = [f"{e:.2f} (resize {resize})" for row in rows for resize, e in row.get("error", {}).items()]
+    for name, case, rows in by_case(records):
+        errors = [f"{e:.2f} of 255 (resize {resize})" for row in rows for resize, e in row.get("error", {}).items()]
         about = f"Loading, videos of {name}, {case}: processor time of one thread, {rows[0]['processor']}."
-        checked = f"Checked first: of 255, pixels differ from the published by at most {', '.join(errors)}."
+        checked = f"Checked first: pixels differ from the published pixels by at most {', '.join(errors)}."
         parts.append(f"{about} {checked} {LEFT_TO_THE_OPS}\n\n{_loading_table(rows)}")
     return "\n\n".join(parts)
 
@@ -111,7 +108,7 @@ def _loading_table(rows: list[Record]) -> str:
         "augment": lambda r: f"{r['augment_ms']:.2f}",
         "collate": lambda r: f"{r['collate_ms']:.2f}",
         "bytes to the GPU per clip": lambda r: f"{r['bytes_to_device_per_clip']:,.0f}",
-        "of published": lambda r: f"{r['bytes_to_device_per_clip'] / first['bytes_to_device_per_clip']:.1%}",
+        "share of published": lambda r: f"{r['bytes_to_device_per_clip'] / first['bytes_to_device_per_clip']:.1%}",
     }
     return _table(columns, rows)
 
@@ -120,8 +117,8 @@ def _ops(records: list[Record]) -> str:
     """One table a size, a row for each case of an op: our figures, and how they compare."""
     parts = []
     for size in dict.fromkeys(r["size"] for r in records):
-        cases = groupby((r for r in records if r["size"] == size), lambda r: (r["name"], r["case"]))
-        rows = [_op_row(list(variants)) for _, variants in cases]
+        cases = by_case(r for r in records if r["size"] == size)
+        rows = [_op_row(variants) for _, _, variants in cases]
         attention = [r for r in records if r["size"] == size and r["name"].startswith("attention")]
         ours = [row for row in rows if row]
         if ours:
@@ -147,12 +144,12 @@ _OP_COLUMNS: dict[str, Cell] = {
     "": lambda r: r["case"].removeprefix(f"ViT-{r['size']}, "),
     "ms": lambda r: f"{r['p50_ms']:.3f}",
     "GB/s": lambda r: f"{r['gb_per_s']:,.1f}",
-    "of copy": lambda r: f"{r['roofline']:.0%}",
+    "share of copy": lambda r: f"{r['roofline']:.0%}",
     "against published": lambda r: _faster(r, PUBLISHED),
     "against rewrite": lambda r: _faster(r, "rewrite"),
     "against rewrite + compile": lambda r: _faster(r, RIVAL),
     "peak MiB": lambda r: f"{r['peak_mib']:,.1f}",
-    "published": lambda r: f"{r['others'][PUBLISHED]['peak_mib']:,.1f}",
+    "published peak MiB": lambda r: f"{r['others'][PUBLISHED]['peak_mib']:,.1f}",
     "kernel launches": lambda r: f"{r['kernel_launches']:,}",
     "host syncs": lambda r: f"{r['syncs']:,}",
 }
@@ -167,8 +164,8 @@ _ATTENTION_COLUMNS: dict[str, Cell] = {
 def _memory(records: list[Record]) -> str:
     """One table a case, predicted, with ratios to its first row."""
     return "\n\n".join(
-        f"Predicted memory of a training step, ViT-{name}, {case}, MiB:\n\n" + _memory_table(list(rows))
-        for (name, case), rows in groupby(records, lambda r: (r["name"], r["case"]))
+        f"Predicted memory of a training step, ViT-{name}, {case}, MiB:\n\n" + _memory_table(rows)
+        for name, case, rows in by_case(records)
     )
 
 
@@ -176,10 +173,10 @@ def _memory_table(rows: list[Record]) -> str:
     first = rows[0]
     columns: dict[str, Cell] = {
         "predicted": lambda r: r["variant"],
-        "peak above weights, optimizer, input": lambda r: f"{r['peak_mib']:,.0f}",
+        "peak above weights, optimizer, inputs": lambda r: f"{r['peak_mib']:,.0f}",
         "memory": lambda r: f"{r['peak_mib'] / first['peak_mib']:.2f}x",
-        "peak in all": lambda r: f"{r['total_mib']:,.0f}",
-        "ratio": lambda r: f"{r['total_mib'] / first['total_mib']:.2f}x",
+        "total peak": lambda r: f"{r['total_mib']:,.0f}",
+        "total memory": lambda r: f"{r['total_mib'] / first['total_mib']:.2f}x",
         "activations": lambda r: f"{r['activations_mib']:,.0f}",
         "temporaries": lambda r: f"{r['temporaries_mib']:,.0f}",
         "gradients": lambda r: f"{r['gradients_mib']:,.0f}",

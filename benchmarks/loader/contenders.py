@@ -18,7 +18,7 @@ from benchmarks.loader.videos import make_videos
 from videomae_fast.data import DEFAULT_READER, ClipBatch, ClipDataset, collate, read_mixture, sample_rng
 from videomae_fast.models import get_config
 
-CONFIG, STRIDE, SEED = get_config("base"), 4, 0
+CONFIG, FRAME_STRIDE, SEED = get_config("base"), 4, 0
 PUBLISHED, OURS = VARIANTS = ("published", "videomae_fast")
 PARTS = ("decode", "augment", "collate")
 CHECKED = 2  # videos whose pixels are compared: making all of a clip's takes up to a second
@@ -56,7 +56,7 @@ class LoaderCase:
 
     @property
     def clips(self) -> int:
-        """Of a batch."""
+        """Clips of a batch."""
         return self.videos * self.crops_per_video
 
     def dataset(self, folder: Path, resize: str) -> TimedDataset:
@@ -64,16 +64,16 @@ class LoaderCase:
         return TimedDataset(
             read_mixture(self.own) if self.own else make_videos(self.name, folder),
             num_frames=CONFIG.num_frames,
-            frame_stride=STRIDE,
+            frame_stride=FRAME_STRIDE,
             size=CONFIG.image_size,
             crops_per_video=self.crops_per_video,
             seed=SEED,
             resize=resize,
-            max_replacements=0,  # a video that cannot be read is an error: with another one clips would differ
+            max_replacements=0,  # an unreadable video is an error: a replacement would change the clips
         )
 
     def pairs(self, dataset: ClipDataset, round_number: int) -> list[Pair]:
-        """What the batch of a round is made of: other clips in each, the same for both loaders."""
+        """The (video, sample number) pairs of a round's batch: new in each round, the same for both loaders."""
         order = dataset.annotations.order(SEED, epoch=0)
         return [
             (int(order[number % len(order)]), number)
@@ -88,11 +88,11 @@ class LoaderCase:
 
 
 class Loader:
-    """A loader of one case: calling it makes a batch and notes what it took."""
+    """A loader of one case: calling it makes a batch and records its time and bytes."""
 
     def __init__(self, variant: str, dataset: TimedDataset) -> None:
         self.dataset = dataset
-        # Samples are what the collate function beside takes, which no type of the pair can say.
+        # `load` returns what `collate` takes; the types cannot express that the two belong together.
         self.load: Callable[[Pair], Any] = dataset.published if variant == PUBLISHED else dataset.__getitem__
         self.collate: Callable[[Any], Any] = published_collate if variant == PUBLISHED else collate
         self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}  # of each batch

@@ -1,7 +1,7 @@
 """Loading: processor time and bytes of a training clip, the published pipeline and ours, round by round.
 
 A test is one batch of one loader; each round has other clips. One thread, and processor time rather than time of day,
-so that other work on the machine counts little. Workers, pinned memory and the copy to the GPU are in neither.
+so that other work on the machine counts little. Workers, pinned memory and the copy to the GPU are not measured.
 """
 
 import time
@@ -19,7 +19,7 @@ VIDEOS, CROPS_PER_VIDEO, ROUNDS = 8, 4, 6
 
 
 def parametrize(settings: Settings) -> tuple[str, list[Any], list[str]]:
-    """Every size with the published crops_per_video, the first also without; or the user's own videos."""
+    """Every size with the published crops_per_video, the first size also with one; or the user's own videos."""
     rounds, videos = settings.rounds(gpu=ROUNDS, cpu=ROUNDS), settings.options.batch_size or VIDEOS
     own = settings.options.videos
     if own is not None:

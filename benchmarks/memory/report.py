@@ -1,7 +1,7 @@
 """`python -m benchmarks.memory`: where the memory of a pre-training step goes, here and in the published code.
 
 Predictions for a GPU; where torch sees a GPU, measured peaks stand beside them. `videomae-fast memory` reports on our
-model alone, and needs no checkout.
+model alone, and needs no checkout of the repository.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,13 @@ def memory_report(
         batch_size: clips per step.
         everything: also activation checkpointing, fused attention, and other mask ratios.
         cached: use and fill the user's cache of predictions.
-        picture: also draw it, in the format of the suffix.
+        picture: also draw the memory of the steps into this file, in the format of its suffix.
+
+    Returns:
+        Markdown: breakdown, largest batches and, with `everything`, the effect of the masks.
+
+    Raises:
+        ValueError, ImportError, FileNotFoundError: as `MemoryReport.text`.
     """
     names = ALL if everything else COMPARED
     report = MemoryReport(

@@ -1,4 +1,4 @@
-"""Nothing is timed before loss and gradients agree with those of the published code."""
+"""Nothing is timed before loss and gradients agree with the published code's."""
 
 import math
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from benchmarks.harness.run import DisagreementError
 from benchmarks.model.steps import IMPLEMENTATIONS, ComparedStep, NamedTensors
 
 LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # relative
-GRADIENT_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # relative, of the norm of the difference, all parameters together
-# The same of the worst parameter. Gradients of the published code in bf16 are 3e-2 off its own in fp32 (ViT-S), and
-# the deeper the model the more; a gradient that is wrong is off by about 1.
+GRADIENT_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # relative norm of the difference, all parameters together
+# The same for the worst parameter. The published code's own gradients differ by 3e-2 between bf16 and fp32 (ViT-S), and
+# by more in deeper models; a wrong gradient differs by about 1.
 PARAMETER_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-1}
 
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """cuDNN convolves float32 in TF32 if nobody forbids it: so it is timed, but it would hide other differences."""
+    """Forbid TF32 in cuDNN's float32 convolutions: steps are timed with it, but it would hide other differences."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
         yield
 
@@ -44,10 +44,10 @@ class Outcome:
 
 
 def check_same_gradients(name: str, found: Outcome, expected: Outcome, precision: str) -> dict[str, float]:
-    """Relative differences of loss, gradient and its worst parameter; DisagreementError if they are not rounding."""
+    """Relative differences of loss, gradients and the worst parameter. DisagreementError if they exceed rounding."""
     if found.gradients.keys() != expected.gradients.keys():
         odd = sorted(found.gradients.keys() ^ expected.gradients.keys())
-        raise DisagreementError(f"'{name}' and the published code have gradients of other parameters: {odd}")
+        raise DisagreementError(f"'{name}' and the published code have gradients for different parameters: {odd}")
     off, norm = (
         [float(torch.linalg.vector_norm(x)) for x in tensors]
         for tensors in zip(

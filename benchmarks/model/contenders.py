@@ -1,7 +1,7 @@
 """Implementations that make training steps of one case, round by round.
 
-Only the implementation that is measured has its weights on a GPU; the others wait on the host. So other
-work on the machine hits all of them, and each has the device's memory to itself.
+Taking turns spreads other load on the machine over all implementations. On a GPU only the measured implementation has
+its weights there; the others wait on the host, so each has the device's memory to itself.
 """
 
 import gc
@@ -20,7 +20,7 @@ from benchmarks.model.agreement import Outcome, check_same_gradients
 from benchmarks.model.steps import IMPLEMENTATIONS, ComparedStep, make_loss, make_step
 from benchmarks.settings import SIZES
 
-RESOLUTION = 32  # of the largest batch: a try compiles anew
+RESOLUTION = 32  # the largest batch is found to 1/32, because each try compiles again
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class StepCase:
 
     @property
     def reference(self) -> str:
-        """Whose loss and gradients the others must have. The published scripts checkpoint ViT-H and ViT-g."""
+        """The implementation that the others must agree with. The published scripts checkpoint ViT-H and ViT-g."""
         return "published, checkpointed" if self.size in ("huge", "giant") else "published"
 
     @property
     def implementations(self) -> tuple[str, ...]:
-        """Dual masking, or VideoMAE V1, which Hugging Face implements too; and a user's own published code."""
+        """The implementations of dual masking, or of VideoMAE V1 with Hugging Face; and a user's checkout."""
         own = tuple(name for name in IMPLEMENTATIONS if name == PUBLISHED_REPO)
         if not self.decoder_mask_ratio:
             return (self.reference, *own, "Hugging Face", "Hugging Face, fused", "videomae_fast")

@@ -43,11 +43,11 @@ class ComparedStep:
         self.optimizer.step()
 
     def forget_gradients(self) -> None:
-        """Free the gradients, which are part of a step and not of what is there before it."""
+        """Free the gradients: they belong to a step, not to the memory before it."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def move(self, device: torch.device | str) -> None:
-        """Take weights and optimizer state elsewhere, so that another implementation has the device to itself."""
+        """Move weights and optimizer state, so that another implementation has the device to itself."""
         self.forget_gradients()
         self.model.to(device)
         for state in self.optimizer.state.values():

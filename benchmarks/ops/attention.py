@@ -1,4 +1,4 @@
-"""Attention backends at the shapes of encoder and decoder. One that cannot run here is listed with the reason."""
+"""Attention backends at the shapes of encoder and decoder. A backend that cannot run here is listed with the reason."""
 
 from functools import partial
 from importlib.util import find_spec
@@ -38,7 +38,7 @@ def _attention(case: OpCase, stack: str) -> Workload:
             reason = reason or "flash-attn has no float32"
         q, k, v = qkv
         variants[name] = Variant(partial(attention, q, k, v, name), qkv, unavailable=reason)
-    # forward: q, k, v and the result; backward: those, its gradient and three gradients
+    # forward: q, k, v and the result; backward: the same, the result's gradient and three gradients
     moved = qkv[0].nbytes * (4 if case.direction == "forward" else 8)
     return Workload(variants, moved, Variant(lambda: _truth(*doubles), doubles))
 

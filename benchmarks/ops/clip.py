@@ -22,7 +22,7 @@ SAMPLING_ERROR = 2e-4
 
 @dataclass(frozen=True)
 class Pixels:
-    """The clip of a case as our ops and the rewrites take it, and what brings its pixels to the values wanted."""
+    """The clip of a case as our ops and the rewrites take it, and the scale and shift of its pixels."""
 
     case: OpCase
     targets: bool  # whether values in [0, 1] are wanted, or normalised ones
@@ -33,7 +33,7 @@ class Pixels:
 
     @cached_property
     def view(self) -> Callable[[], Tensor]:
-        """Gives the clip as (B, C, T, H, W); crops are resized in every call, as our ops do."""
+        """Returns the clip as (B, C, T, H, W); crops are resized in every call, as in our ops."""
         if self.is_cropped:
             return partial(rewrites.resize_crops, self.case.inputs.crops, self._size, self._resize)
         view = self._whole.permute(0, 4, 1, 2, 3) if self.is_uint8 else self._whole
@@ -41,7 +41,7 @@ class Pixels:
 
     @cached_property
     def exact(self) -> Tensor:
-        """The same for the truth: crops are resized in float64, or by Pillow itself."""
+        """The clip (B, C, T, H, W) for the truth: crops are resized in float64, or by Pillow itself."""
         if not self.is_cropped:
             return self.view()
         if self._resize != "pillow":
@@ -50,7 +50,7 @@ class Pixels:
         return torch.from_numpy(np.array(clips)).to(self.case.device, torch.float64).permute(0, 4, 1, 2, 3)
 
     def check_integers(self, index: Tensor) -> None:
-        """AssertionError if this is Pillow's case and ours or the rewrite make other pixels, which bf16 would hide."""
+        """For resize "pillow": AssertionError if our op or the rewrite differs from Pillow, which bf16 would hide."""
         if self.case.clip != "crops pillow":
             return
         patch = self.case.inputs.config.patch
@@ -64,7 +64,7 @@ class Pixels:
 
     @property
     def is_uint8(self) -> bool:
-        """Whether pixels are integers in [0, 255], or were before they were resized."""
+        """Whether pixels are integers in [0, 255], or were before resizing."""
         return not self.case.clip.startswith("float")
 
     @property
@@ -74,13 +74,13 @@ class Pixels:
 
     @property
     def stats(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """(mean, std) for our ops: to normalise with, or that the clip was normalised with."""
+        """(mean, std) for our ops: the statistics to normalise by, or by which the clip is normalised already."""
         config = self.case.inputs.config
         return None if self.is_uint8 == self.targets else (config.pixel_mean, config.pixel_std)
 
     @property
     def inexact(self) -> float:
-        """What the rewrites may be off beyond rounding, relative to the largest result."""
+        """The error that rewrites may have beyond rounding, relative to the largest result."""
         return SAMPLING_ERROR if self.is_cropped and self._resize != "pillow" else 0.0
 
     def affine(self, dtype: torch.dtype = torch.float32) -> Affine | None:
@@ -93,10 +93,10 @@ class Pixels:
         return tuple(x.to(self.case.device, dtype).view(-1, 1, 1, 1) for x in (scale, shift))  # type: ignore
 
     def bytes(self, index: Tensor) -> int:
-        """Of the listed tokens' pixels and of the list.
+        """Bytes of the listed tokens' pixels and of the index.
 
-        Of crops: every pixel of a source that any listed token of a clip is made from, once for that clip; tokens
-        share them along their edges, and clips of the same source do not.
+        For crops: every source pixel that a listed token of a clip is made from, counted once per clip. Neighbouring
+        tokens share pixels; clips of the same source do not.
         """
         config = self.case.inputs.config
         if self.is_cropped:
@@ -128,6 +128,6 @@ class Pixels:
 
 
 def _pillow(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resized in width, then in height: the order of Pillow before 13, which takes the cheaper one."""
+    """Resize the width, then the height: the order of Pillow before 13. Pillow 13 chooses the cheaper order."""
     bilinear, image = PIL.Image.Resampling.BILINEAR, PIL.Image.fromarray(frame)
     return np.asarray(image.resize((size[1], image.height), bilinear).resize(size[::-1], bilinear))

@@ -1,6 +1,6 @@
 """Ops that make masks. The published code makes them in numpy, one clip at a time, and uploads them.
 
-On a GPU only the upload counts for it, since processes of its loader make the masks meanwhile.
+On a GPU only the upload counts for the published code, because its loader processes make the masks in parallel.
 """
 
 import numpy as np

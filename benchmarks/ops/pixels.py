@@ -1,9 +1,9 @@
 """Ops on clips: the pixels of kept tokens, their embedding, targets, the loss.
 
-The published code has its normalised float clip whatever ours is given. It is not run on crops, which its loader
-resizes and normalises on the CPU: its figure is that of a float clip, and leaves that work out. The rewrites resize
-every crop (F.interpolate; exact integers for "pillow") and go on as with a whole clip; views of the crops, their sizes
-known to the host, cost them nothing. P is the number of values of a token.
+The published code always gets a normalised float clip. It is not run on crops: its loader resizes and normalises them
+on the CPU, and the figure of an op would leave that work out. The rewrites resize every crop (F.interpolate; exact
+integers for "pillow") and then work as on a whole clip. Their crops are views whose sizes the host knows, which cost
+nothing. P is the number of values of a token.
 """
 
 import torch
@@ -51,7 +51,7 @@ def _tube_mask_gather(case: OpCase) -> Workload:
 
 
 def _tube_mask_gather_backward(case: OpCase) -> Workload:
-    """To a float clip: uint8 pixels have no gradient."""
+    """The gradient for a float clip: uint8 pixels have none."""
     patch, index, dtype = case.inputs.config.patch, case.inputs.plan().visible, case.dtype
     clip = case.inputs.clip.clone().requires_grad_()
     double = clip.detach().double().requires_grad_()
@@ -127,7 +127,7 @@ def _patch_targets(case: OpCase) -> Workload:
 def _masked_patch_loss(case: OpCase) -> Workload:
     pixels, patch, inputs = Pixels(case, targets=True), case.inputs.config.patch, case.inputs
     index, hidden, not_decoded = inputs.plan().predicted, inputs.hidden, inputs.not_decoded
-    # The published code predicts every decoded token and weights those that the encoder sees with zero.
+    # The published code predicts every decoded token, and gives tokens that the encoder sees weight zero.
     decoded = case.normal(inputs.batch_size, inputs.plan().decoded.shape[1], inputs.config.patch_dim)
     in_loss = hidden[~not_decoded].reshape(inputs.batch_size, -1)
     pred = decoded.detach()[in_loss].reshape(*index.shape, -1).requires_grad_(decoded.requires_grad)

@@ -23,7 +23,7 @@ def _gather(case: OpCase) -> Workload:
             REWRITE: Variant(lambda: rewrites.gather_tokens(x, index), [x]),
             OURS: Variant(lambda: vk.gather_tokens(x, index), [x]),
         },
-        # index; forward: read and write the kept rows; backward: read those, write all
+        # index; forward: read and write the kept rows; backward: read the kept rows, write all
         INDEX_BYTES * kept + element * (2 * kept * width if case.direction == "forward" else kept * width + x.numel()),
         Variant(lambda: rewrites.gather_tokens(double, index), [double]),
     )

@@ -1,6 +1,6 @@
 """One op on one set of inputs in several implementations: checked against float64, then measured.
 
-forward: the call without gradients. backward: the gradient of a call that was made before the clock started.
+forward: the call without gradients. backward: the gradient of a call made before the clock starts.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,7 +72,7 @@ class Variant:
     inexact: float = 0.0  # relative error it may have beyond rounding its result
 
     def prepare(self, case: OpCase) -> Callable[[], tuple[Tensor, ...]]:
-        """What is to be measured; for a backward case this runs forward first."""
+        """Returns the call to measure. For a backward case, forward runs before."""
         if case.direction == "forward":
             return lambda: (self.call(),)
         output = self.call()
@@ -81,7 +81,7 @@ class Variant:
         return lambda: torch.autograd.grad(output, self.leaves, gradient)
 
     def setup(self, case: OpCase) -> Callable[[], Callable[[], tuple[Tensor, ...]]]:
-        """What goes before every sample: a prepared call, a cold cache, and a GPU too busy to wait for launches."""
+        """Returns the setup of a sample: prepare the call, chill the cache, keep a GPU busy during launches."""
         launching = host_seconds(self.prepare(case), case.device)
 
         def ready() -> Callable[[], tuple[Tensor, ...]]:
@@ -133,7 +133,7 @@ def _error(name: str, found: Tensor, truth: Tensor, inexact: float) -> float:
 
 @dataclass(frozen=True)
 class Op:
-    """An op and what it is measured on."""
+    """An op and the cases it is measured in."""
 
     name: str
     build: Callable[[OpCase], Workload]

@@ -185,7 +185,7 @@ def test_accelerate(expected: dict[str, torch.Tensor], precision: str, order: st
         if order == "prepare, fuse":
             prepared = accelerator.prepare(model)
             if precision == "bf16":
-                with pytest.raises(TypeError, match="fuse the model before what does so"):
+                with pytest.raises(TypeError, match="fuse the model first"):
                     fuse(prepared)
                 return
             prepared = fuse(prepared)

@@ -1,6 +1,6 @@
 """Video clips for training: sources, readers, sampling, crops, and a loader that resumes exactly.
 
-Class labels are kept with the videos. Names of classes and captions are not.
+Class labels are kept with the videos; names of classes and captions are not.
 """
 
 from .bad_videos import BadVideo, BadVideoLog, UnreadableVideosError

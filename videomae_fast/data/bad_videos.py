@@ -1,4 +1,4 @@
-"""Videos that could not be read: their record in a batch, and the report of a run."""
+"""Videos that cannot be read: their record in a batch, and the report of a run."""
 
 import os
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ _FIRST_LOOK = 200  # samples: with fewer, a few bad videos say little about thei
 
 
 class UnreadableVideosError(RuntimeError):
-    """Too many videos could not be read. The message lists them with reasons, or names the report that does."""
+    """Too many videos could not be read. The message lists them with reasons, or names the report."""
 
 
 class BadVideo(NamedTuple):
     """A video that was replaced because it cannot be read.
 
     Attributes:
-        path: the video's path; of a member of a tar file, the tar file's path and the member's name.
+        path: the video's path; for a member of a tar file, the tar file's path and the member's name.
         reason: why it cannot be read, in one line.
     """
 

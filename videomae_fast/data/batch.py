@@ -1,4 +1,4 @@
-"""A batch of clips: what the loader makes and a training step takes."""
+"""A batch of clips: the loader makes it, a training step takes it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,15 +12,15 @@ from .bad_videos import BadVideo
 
 @dataclass(frozen=True, eq=False)
 class ClipBatch:
-    """B clips, with what a training step needs to know about them.
+    """B clips, with their sample numbers, labels and the videos that were replaced.
 
-    The clips of a video lie next to each other, `crops_per_video` of them for each video.
+    The `crops_per_video` clips of a video are consecutive.
 
     Attributes:
         clips: the B clips, as every pixel op and the model take them.
         sample: (B,) int64, the sample number of each clip: masks are a function of it.
         label: (B,) int64, the class number of each clip, -1 where a video has none; None if no video of the data set
-            has a label. The label is that of the video which the clip shows, also if that one replaces a bad video.
+            has a label. The label belongs to the video that the clip shows, even if it replaces a bad video.
         crops_per_video: clips of each video.
         bad_videos: the videos that were replaced in this batch.
         seconds: wall-clock time that the worker took to make the batch.
@@ -35,11 +35,11 @@ class ClipBatch:
 
     @property
     def num_videos(self) -> int:
-        """B / `crops_per_video`."""
+        """Number of videos: B / `crops_per_video`."""
         return len(self.sample) // self.crops_per_video
 
     def pin_memory(self) -> "ClipBatch":
-        """Move the tensors to page-locked memory, from where they can be copied to a GPU asynchronously.
+        """Copy the tensors to page-locked memory, from which a copy to a GPU can be asynchronous.
 
         Returns:
             The same batch in page-locked memory. DataLoader calls this when it pins memory.
@@ -72,7 +72,7 @@ class ClipBatch:
 
         Returns:
             The parts, in the order of the batch. The first part has the bad videos of the whole batch, and `seconds` is
-            divided equally, so that sums over the parts are those of the batch.
+            divided equally, so that sums over the parts equal the batch's.
 
         Raises:
             ValueError: `num_parts` is not positive or does not divide the number of videos.

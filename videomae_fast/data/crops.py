@@ -1,4 +1,4 @@
-"""Crop boxes, and the fewest bytes from which an op can make the cropped clips."""
+"""Draw crop boxes, and cut clips into the fewest bytes from which the ops can make them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from .._optional import require
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
 MAX_DISTORTION = 1  # largest difference of the scale indices of height and width: 10 pairs
-SNAP = 3  # a side closer than this to the wanted size becomes the wanted size (published: abs(x - size) < 3)
+SNAP = 3  # a side closer than this to the wanted size snaps to it (published: abs(x - size) < 3)
 # Positions (down, right) in quarters of the free space: corners, centre, edge centres, quarter points.
 OFFSETS = (*product((0, 2, 4), repeat=2), *product((1, 3), repeat=2))
 AREAS = (0.5, 1.0)  # of a random-resized crop, as fractions of the frame
@@ -92,9 +92,9 @@ def _side(base: int, scale: float, wanted: int, limit: int) -> int:
 def random_resized_crop_box(height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> CropBox:
     """Draw a box of random area, aspect ratio and position.
 
-    The area is uniform in [0.5, 1] of the frame's area. The aspect ratio (width / height) divided by that of `size` is
-    log-uniform in [3/4, 4/3]. If none of 10 draws fits the frame, the box is the largest one at the centre with an
-    allowed aspect ratio.
+    The area is uniform in [0.5, 1] of the frame's area. The aspect ratio (width / height), relative to the aspect ratio
+    of `size`, is log-uniform in [3/4, 4/3]. If none of 10 draws fits the frame, the box is the largest one at the
+    centre with an allowed aspect ratio.
 
     Args:
         height: of the frames, in pixels.
@@ -142,7 +142,7 @@ def cut_clips(
 ) -> CroppedClips:
     """Cut the clips of one video, in as few bytes as they can be made from.
 
-    The clips hold one region of the frames that covers all boxes, and the ops resize what they need of it. If the
+    The clips hold one region of the frames that covers all boxes, and the ops resize the parts that they need. If the
     resized crops are smaller than the region (very large frames), the clips hold the crops instead, resized here and
     rounded to uint8, as the published crops are.
 
@@ -209,7 +209,7 @@ def crop_resize(frames: torch.Tensor, box: CropBox, size: tuple[int, int], resiz
         wide = (frame.resize((size[1], height), image.Resampling.BILINEAR) for frame in shown)
         done = (frame.resize(size[::-1], image.Resampling.BILINEAR) for frame in wide)
         return torch.stack([torch.from_numpy(np.array(frame)) for frame in done])
-    # The permuted view is channels-last in memory, where interpolate is two to three times as fast.
+    # The permuted view is channels-last in memory, which makes interpolate two to three times as fast.
     planes = functional.interpolate(
         cut.permute(0, 3, 1, 2), size=tuple(size), mode="bilinear", antialias=resize == "antialias"
     )

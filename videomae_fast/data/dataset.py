@@ -100,7 +100,7 @@ class ClipDataset(Dataset[ClipBatch]):
             if choice not in known:
                 raise ValueError(f"{name} must be one of {known}, got {choice!r}")
         check_reader(reader, short_side)
-        sample_rng(seed, 0)  # so that a seed out of range is an error here and not in a worker
+        sample_rng(seed, 0)  # raises for a seed out of range here, not in a worker
         self.annotations = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
         self.num_frames, self.frame_stride, self.size = num_frames, frame_stride, (int(size[0]), int(size[1]))
         self.crops_per_video, self.seed = crops_per_video, seed

@@ -8,8 +8,8 @@ def frame_indices(total: int, num_frames: int, frame_stride: int, rng: np.random
 
     With S = frame_stride and span = num_frames · S: if total > span, the start s is uniform in [0, total - span], both
     ends included; otherwise s = 0. Frame k of the clip is s + S · min(k, last), where last is the largest j >= 0 with
-    s + j · S <= total - 2 (0 if there is none). So a short video repeats its last index that the rule reaches: 8 frames
-    at stride 4 give 0, 4, 4, ...; up to 5 frames give 0, 0, ...
+    s + j · S <= total - 2 (0 if there is none). So a short video repeats the last index that the rule reaches: 8 frames
+    at frame stride 4 give 0, 4, 4, ...; up to 5 frames give 0, 0, ...
 
     Args:
         total: frames of the video.

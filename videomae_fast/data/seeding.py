@@ -1,6 +1,7 @@
 """Random generators that are functions of numbers, so that workers, ranks and the order of draws do not matter.
 
-Philox is counter-based with the key (seed, number): the random numbers of any sample can be made anywhere, at any time.
+Philox is counter-based with the key (seed, number), so the random numbers of any sample can be made anywhere, in any
+order.
 """
 
 import numpy as np
@@ -29,12 +30,35 @@ def sample_rng(seed: int, sample: int, attempt: int = 0) -> np.random.Generator:
 
 
 def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
-    """The generator that shuffles epoch `epoch`."""
+    """Make the generator that shuffles an epoch.
+
+    Args:
+        seed: of the run, in [0, 2**64).
+        epoch: number of the epoch, in [0, 2**64).
+
+    Returns:
+        A Philox generator that depends on both numbers alone.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
     return _philox(seed, epoch, purpose=1, stream=0)
 
 
 def pass_rng(seed: int, number: int, source: int) -> np.random.Generator:
-    """The generator that shuffles the videos of source number `source` for its pass number `number`."""
+    """Make the generator that shuffles the videos of a source for one pass.
+
+    Args:
+        seed: of the run, in [0, 2**64).
+        number: number of the pass, in [0, 2**64).
+        source: number of the source, in [0, 2**64).
+
+    Returns:
+        A Philox generator that depends on the three numbers alone.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
     return _philox(seed, number, purpose=2, stream=source)
 
 

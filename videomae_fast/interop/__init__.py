@@ -1,4 +1,4 @@
-"""What this library knows of other people's models and weights: fuse a model; load, save and convert checkpoints."""
+"""Interoperability with other libraries' models and weights: fuse a model; load, save and convert checkpoints."""
 
 from .checkpoint import CheckpointError, load_weights
 from .conversion import convert

@@ -1,4 +1,4 @@
-"""Files of weights, whatever their layout: read and unwrap one, write one whole or not at all, copy it into a model."""
+"""Files of weights in any layout: read and unwrap them, write them whole or not at all, copy them into a model."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # the weights in a fo
 _WRAPPERS = ("model", "module")
 _PREFIXES = ("_orig_mod.", "module.", "backbone.")  # of torch.compile, of DDP and DeepSpeed, of downstream code
 
-# What published training files hold beside tensors and plain values. `args` is a Namespace. The learning rates in the
+# Published training files hold these beside tensors and plain values. `args` is a Namespace. The learning rates in the
 # optimizer's parameter groups are numpy numbers, whose constructor numpy < 2 pickled under another module name.
 _scalar = np.float64(0).__reduce__()[0]
 _SAFE: list[Any] = [
@@ -37,11 +37,11 @@ class CheckpointError(ValueError):
 
 
 def read_weights(source: Source) -> State:
-    """The weights of a file or folder on the CPU, under the names that it has, without wrappers and prefixes.
+    """Read the weights of a file or folder to the CPU, under their own names, without wrappers and prefixes.
 
     Args:
-        source: a file that `torch.save` wrote, a `.safetensors` file, a folder that holds one of FOLDER_FILES, or the
-            dict that such a file holds, whose tensors are returned as they are.
+        source: a file that `torch.save` wrote, a `.safetensors` file, a folder that holds one of FOLDER_FILES, or a
+            loaded checkpoint (a dict), whose tensors are returned as they are.
 
     Returns:
         {name: tensor}.
@@ -49,7 +49,7 @@ def read_weights(source: Source) -> State:
     Raises:
         FileNotFoundError: `source` does not exist.
         CheckpointError: the folder holds no weights; or the file is damaged, holds Python objects other than plain
-            values, or does not come down to a dict of tensors.
+            values, or has no dict of tensors inside.
     """
     if isinstance(source, Mapping):
         return unwrap(source, "the checkpoint given")
@@ -58,7 +58,18 @@ def read_weights(source: Source) -> State:
 
 
 def weights_file(path: Path) -> Path:
-    """`path` if it is a file, or the file of weights in the folder `path`; raises as `read_weights`."""
+    """Find the file of weights.
+
+    Args:
+        path: a file, or a folder that holds one of FOLDER_FILES.
+
+    Returns:
+        `path` if it is a file, else the file in the folder.
+
+    Raises:
+        FileNotFoundError: `path` does not exist.
+        CheckpointError: the folder holds no weights.
+    """
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist")
     if not path.is_dir():
@@ -70,10 +81,17 @@ def weights_file(path: Path) -> Path:
 
 
 def unwrap(checkpoint: Any, what: str) -> State:
-    """The tensors in what `torch.save` was given: below `model` or `module`, without prefixes of wrappers.
+    """The tensors of a loaded checkpoint: below `model` or `module`, without the prefixes of wrappers.
+
+    Args:
+        checkpoint: what `torch.load` returned.
+        what: the name of the checkpoint in messages.
+
+    Returns:
+        {name: tensor}.
 
     Raises:
-        CheckpointError: it is something else; `what` names it in the message.
+        CheckpointError: `checkpoint` is no dict of tensors, or holds a name twice.
     """
     while isinstance(checkpoint, Mapping):
         inner = next((checkpoint[key] for key in _WRAPPERS if isinstance(checkpoint.get(key), Mapping)), None)
@@ -95,13 +113,26 @@ def unwrap(checkpoint: Any, what: str) -> State:
 
 
 def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights alone, whole or not at all, with the `format` that transformers asks for."""
+    """Write weights alone, whole or not at all, with the `format` entry that transformers requires.
+
+    Args:
+        state: {name: tensor}.
+        path: the file to make or replace.
+
+    Raises:
+        ImportError: safetensors is missing.
+    """
     with atomic_write(path) as partial:
         require("safetensors.torch").save_file(dict(state), partial, metadata={"format": "pt"})
 
 
 def write_torch(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """`torch.save`, whole or not at all, even if the machine stops."""
+    """`torch.save`, whole or not at all, even if the machine stops.
+
+    Args:
+        checkpoint: tensors and plain values.
+        path: the file to make or replace.
+    """
     with atomic_write(path) as partial, open(partial, "wb") as file:
         torch.save(checkpoint, file)
         file.flush()
@@ -139,7 +170,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], strict: bool = T
 
 
 def key_problems(missing: Iterable[str], unexpected: Iterable[str]) -> list[str]:
-    """Phrases for a message: the keys that are missing, and the keys that are not known."""
+    """Phrases for an error message.
+
+    Args:
+        missing: names that are missing.
+        unexpected: names that are not known.
+
+    Returns:
+        A phrase for each of the two that is not empty.
+    """
     named = (("missing", sorted(missing)), ("unexpected", sorted(unexpected)))
     return [f"{problem}: {_some(names)}" for problem, names in named if names]
 
@@ -159,7 +198,7 @@ def _read(path: Path) -> Any:
     with open(path, "rb") as file, torch.serialization.safe_globals(_SAFE):
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file can fail anywhere in the unpickler, and with anything
+        except Exception as error:  # a damaged file can fail anywhere in the unpickler, with any exception
             failure = error
     lines = str(failure).splitlines() or [""]
     reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])

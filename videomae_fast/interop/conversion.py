@@ -1,4 +1,4 @@
-"""Weights from the published layout, which is this library's own, to Hugging Face's, and back."""
+"""Convert weights between the published layout, which is also this library's, and Hugging Face's."""
 
 import json
 import os
@@ -22,19 +22,21 @@ def convert(
 ) -> Path:
     """Write weights in another layout, bit for bit, whole or not at all.
 
-    "published": `target` is a file. `.safetensors` holds the weights alone, as this library's training saves them; any
-    other suffix holds {"model": weights}, as the VideoMAE V2 release has them.
+    "published": `target` is a file. `.safetensors` holds the weights alone, as this library's training saves them. A
+    file of any other suffix holds {"model": weights}, as the VideoMAE V2 release does.
 
     "huggingface": `target` is a folder with `model.safetensors`, `config.json`, `preprocessor_config.json` and a model
-    card, `README.md`. Biases are named as transformers reads them up to 5.4 and from 5.18 (between:
-    `load_huggingface`). transformers fixes the epsilon of its decoder's LayerNorm at 1e-5; the published one is 1e-6.
+    card, `README.md`. Biases have the names that transformers reads up to 5.4 and from 5.18; for versions between, use
+    `load_huggingface`. transformers fixes the epsilon of its decoder's LayerNorm at 1e-5; the published one is 1e-6.
 
     Args:
-        source: a file of weights, or a folder that holds them; any published size, VideoMAE V1's too, at any depth.
+        source: a file of weights, or a folder that holds one; any published size, also of VideoMAE V1, at any depth.
         target: a file or folder that does not exist.
         to: layout of the target, one of LAYOUTS.
-        num_frames: frames of the model's clips, for "huggingface" only; default: as `clip_size`.
-        image_size: height and width of the model's clips in pixels, for "huggingface" only; default: as `clip_size`.
+        num_frames: frames of the model's clips, for "huggingface" only; by default from the `config.json` beside
+            `source`, else 16.
+        image_size: height and width of the model's clips in pixels, for "huggingface" only; by default from the
+            `config.json` beside `source`, else 224.
 
     Returns:
         The file that holds the weights.
@@ -43,7 +45,7 @@ def convert(
         ValueError: `to` is unknown, or is the layout of `source`, or the clip size is not possible.
         FileNotFoundError: `source` does not exist.
         FileExistsError: `target` exists.
-        CheckpointError: `source` cannot be read, or is of no published size.
+        CheckpointError: `source` cannot be read, or has no published size.
     """
     if to not in LAYOUTS:
         raise ValueError(f"to is {to!r}; allowed: {', '.join(map(repr, LAYOUTS))}")
@@ -66,7 +68,13 @@ def convert(
 
 @dataclass(frozen=True)
 class ClipSize:
-    """The clips that a model takes, and how that is known."""
+    """The size of the clips that a model takes, and its origin.
+
+    Attributes:
+        num_frames: frames of a clip.
+        image_size: height and width in pixels.
+        origin: where the numbers come from, as a phrase for the user.
+    """
 
     num_frames: int
     image_size: int
@@ -74,11 +82,11 @@ class ClipSize:
 
 
 def clip_size(source: PathLike, num_frames: int | None = None, image_size: int | None = None) -> ClipSize:
-    """The clip size of published weights, which they do not hold because their position tables are fixed.
+    """The clip size of published weights. The weights do not tell it, because their position tables are fixed.
 
     Args:
-        source: file of weights or folder that holds them. A `config.json` in the same folder, as training writes it
-            into every checkpoint, gives what the arguments do not.
+        source: file of weights, or folder that holds one. A `config.json` in the same folder, which training writes
+            into every checkpoint, gives the numbers that the arguments leave out.
         num_frames: frames of a clip, if known.
         image_size: height and width in pixels, if known.
 
@@ -99,7 +107,7 @@ def clip_size(source: PathLike, num_frames: int | None = None, image_size: int |
 
 
 def _settings_beside(source: PathLike) -> dict[str, Any]:
-    """The values in the `config.json` of the folder of `source`, those of its sections included; {} without one."""
+    """The values in the `config.json` beside `source`, its sections flattened; {} if there is no such file."""
     path = Path(source) if Path(source).is_dir() else Path(source).parent
     path /= "config.json"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""fuse(model): the library's ops inside somebody else's model, in place; unfuse(model) takes them out again."""
+"""fuse(model) puts the library's ops into another library's model, in place; unfuse(model) takes them out again."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -29,15 +29,15 @@ class FusionError(RuntimeError):
 def fuse(model: _Model, ops: Iterable[str] | None = None, verify: bool = False) -> _Model:
     """Use the library's ops inside an existing model: same weights, outputs and gradients, less work and memory.
 
-    Known inside `model`, at any depth (so wrapped by DDP, PEFT or torch.compile too): Hugging Face's
+    `fuse` finds these modules inside `model`, at any depth (so also below DDP, PEFT or torch.compile): Hugging Face's
     VideoMAEForPreTraining and VideoMAEModel, the published PretrainVisionTransformer (its loss: `pretrain_loss`), and
     timm's PatchDropout. Class, parameters, state_dict, outputs and random numbers stay. Methods are replaced on the
     instances alone, and position tables become buffers that follow the model. Fusing twice changes nothing.
 
     * "embed_tokens": only visible tokens (B, V) are embedded, not all N.
     * "decode": the decoder's input is written once; targets and loss are one kernel. The forward then also takes a
-      MaskPlan in place of the boolean mask (B, N), which costs a host sync for its counts; Hugging Face's takes a
-      `decode_mask` (B, N) as well, True for tokens that are not decoded.
+      MaskPlan, which spares the host sync that counting a boolean mask (B, N) costs. Hugging Face's forward also takes
+      a `decode_mask` (B, N), True for tokens that are not decoded.
     * "gather_tokens": token dropping copies the kept rows in one gather.
 
     Args:
@@ -50,9 +50,9 @@ def fuse(model: _Model, ops: Iterable[str] | None = None, verify: bool = False) 
 
     Raises:
         ValueError: `ops` is empty or holds an unknown name.
-        TypeError: nothing in `model` is known; or a known class lacks an attribute that is needed (the message names
-            it and the tested versions); or its method has been replaced on the instance already.
-        FusionError: with `verify`, if outputs differ by more than rounding. The model is then as it was.
+        TypeError: `model` has no known module; or a known class lacks a needed attribute (the message names it and the
+            tested versions); or something else has replaced its method on the instance.
+        FusionError: with `verify`, outputs differ by more than rounding. The model is then unfused again.
 
     References:
         models/videomae/modeling_videomae.py of transformers; models/modeling_pretrain.py of
@@ -111,7 +111,7 @@ def _find(model: nn.Module, ops: tuple[str, ...]) -> _Found:
 
 
 def _outputs(found: _Found) -> list[list[Tensor]]:
-    """The tensors that a small call of each module returns; the random numbers are the same every time."""
+    """The tensors that a small call of each module returns, with the same random numbers every time."""
     results = []
     for _, module, seam in found:
         devices = {p.device for p in module.parameters() if p.is_cuda}

@@ -14,9 +14,9 @@ from .huggingface.weights import from_huggingface, is_huggingface
 def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = True) -> str:
     """Initialise a model with weights of any known layout; the model stays untouched if they do not fit.
 
-    Known are the published layout (`.pth` of the release, `.safetensors`, a training run's checkpoint folder or its
-    `model.safetensors`) and Hugging Face's (a folder of `save_pretrained`, `model.safetensors`, `pytorch_model.bin`),
-    in any bias layout.
+    Known layouts are the published one (`.pth` of the release, `.safetensors`, a training run's checkpoint folder or
+    its `model.safetensors`) and Hugging Face's (a folder of `save_pretrained`, `model.safetensors`,
+    `pytorch_model.bin`), in any bias layout.
 
     Args:
         model: a model of this library; its tensors keep their dtype and device.
@@ -24,8 +24,8 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
         strict: whether the file must hold every tensor of the model and nothing else. Shapes must always be equal.
 
     Returns:
-        With `strict=False`, a report that names the tensors that the file lacks, which stay as they were, and those
-        that the model does not have; "" if there are none.
+        With `strict=False`, a report of the tensors that are missing in the file, which stay as they were, and of the
+        tensors in the file that the model does not have; "" if there are none.
 
     Raises:
         FileNotFoundError: `path` does not exist.
@@ -54,7 +54,7 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
 
 
 def _by_block(names: list[str]) -> str:
-    """All names, those that differ in the number of their block only as one, with their count."""
+    """All names; names that differ only in the number of a block are merged, with their count."""
     counts = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names)
     return ", ".join(f"{name} ({count})" if "*" in name else name for name, count in counts.items())
 

@@ -1,4 +1,4 @@
-"""A seam: one method of somebody else's module class that the library can replace on an instance, and restore."""
+"""A seam: one method of another library's module that can be replaced on an instance, and restored."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _MARK = "_videomae_fast"
 
 @dataclass(frozen=True)
 class Seam:
-    """What is replaced, where, and how to try it."""
+    """Which method is replaced, in which class, by what, and how to try it."""
 
     op: str  # what `fuse(ops=…)` calls it
     class_name: str  # of the module, or of a class it derives from
@@ -21,19 +21,34 @@ class Seam:
     needs: Mapping[str, type | tuple[type, ...]]  # dotted attributes that the replacement reads, and what they must be
     forward: Callable[..., Any]  # the replacement, its first argument the module
     example: Callable[[Any], tuple[Any, ...]]  # arguments of a small call, for verification
-    tested: str  # versions
+    tested: str  # versions that the seam was tested with
     method: str = "forward"
     tables: tuple[str, ...] = ()  # plain position tensors that become buffers, so that they follow the module
 
     def original_class(self, module: nn.Module) -> Any:
-        """The seam's class among those the module's class derives from (FSDP2 derives one), or None."""
+        """Find the seam's class among the bases of the module's class (FSDP2 derives a class of its own).
+
+        Args:
+            module: any module.
+
+        Returns:
+            The class, or None.
+        """
         for cls in type(module).__mro__:
             if cls.__name__ == self.class_name and self.package in ("", cls.__module__.split(".")[0]):
                 return cls
         return None
 
     def check(self, module: nn.Module) -> None:
-        """TypeError unless the module has what the replacement reads, and its method is the class's own."""
+        """Check that a module can be fused.
+
+        Args:
+            module: a module of the seam's class.
+
+        Raises:
+            TypeError: an attribute that the replacement reads is missing or of another type, or the method is not the
+                class's own.
+        """
         problems = [problem for name, kind in self.needs.items() if (problem := _problem(module, name, kind))]
         if problems:
             raise TypeError(
@@ -43,7 +58,7 @@ class Seam:
         if self.method in module.__dict__ and not is_attached(module):
             raise TypeError(
                 f"{type(module).__name__}.{self.method} has been replaced on this instance by something else: fuse "
-                "the model before what does so (accelerate.prepare with mixed precision, for one)"
+                "the model first (before accelerate.prepare with mixed precision, for example)"
             )
 
     def __deepcopy__(self, memo: Any) -> "Seam":
@@ -56,11 +71,16 @@ class Seam:
 @dataclass(frozen=True)
 class _Attachment:
     seam: Seam
-    tables: dict[str, Tensor]  # as the module had them
+    tables: dict[str, Tensor]  # the module's own, to be restored
 
 
 def attach(module: nn.Module, seam: Seam) -> None:
-    """Replace the method on this instance, and make its position tables buffers that no state_dict holds."""
+    """Replace the method on this instance, and make its position tables buffers that no state_dict holds.
+
+    Args:
+        module: a module that passed `seam.check`; changed in place.
+        seam: the method and its replacement.
+    """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     tables = {name: module.__dict__.pop(name) for name in seam.tables if name in module.__dict__}
     for name, table in tables.items():
@@ -71,17 +91,28 @@ def attach(module: nn.Module, seam: Seam) -> None:
 
 
 def check_unwrapped(module: nn.Module) -> None:
-    """TypeError if a method that `attach` replaced has been wrapped since."""
+    """Check that the method that `attach` replaced is still the replacement.
+
+    Args:
+        module: a fused module.
+
+    Raises:
+        TypeError: the method has been wrapped since.
+    """
     seam = module.__dict__[_MARK].seam
     if getattr(module.__dict__[seam.method], "__func__", None) is not seam.forward:
         raise TypeError(
             f"{type(module).__name__}.{seam.method} has been wrapped on this instance since it was fused: undo that "
-            "first (accelerator.unwrap_model(model, keep_fp32_wrapper=False), for one)"
+            "first (by accelerator.unwrap_model(model, keep_fp32_wrapper=False), for example)"
         )
 
 
 def detach(module: nn.Module) -> None:
-    """Undo `attach`."""
+    """Undo `attach`.
+
+    Args:
+        module: a fused module; changed in place.
+    """
     attachment: _Attachment = module.__dict__[_MARK]
     for name in (_MARK, *_methods(attachment.seam)):
         del module.__dict__[name]
@@ -91,17 +122,41 @@ def detach(module: nn.Module) -> None:
 
 
 def is_attached(module: nn.Module) -> bool:
-    """Whether a method of this instance is replaced."""
+    """Whether a module is fused.
+
+    Args:
+        module: any module.
+
+    Returns:
+        True if a method of this instance is replaced.
+    """
     return _MARK in module.__dict__
 
 
 def position_table(table: Tensor, like: Tensor) -> Tensor:
-    """A table (1, N, D) as (N, D) in the dtype of `like`, which is what adding `table.type_as(like)` sees."""
+    """A position table for the ops, with the digits that adding `table.type_as(like)` would see.
+
+    Args:
+        table: (1, N, D) floating.
+        like: a tensor of the device and dtype wanted.
+
+    Returns:
+        (N, D) in the dtype of `like`.
+    """
     return table[0].to(device=like.device, dtype=like.dtype)
 
 
 def example_clip(weight: Tensor, num_tokens: int, image_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Two random clips (2, C, T, H, W) and boolean masks (2, N) that hide 90 %, for a patch projection's `weight`."""
+    """Make two random clips and masks for a small call.
+
+    Args:
+        weight: (D, C, τ, p, p), of the patch projection.
+        num_tokens: N.
+        image_size: (H, W) in pixels.
+
+    Returns:
+        Clips (2, C, T, H, W) like `weight`, and boolean masks (2, N) that hide 90 % of the tokens.
+    """
     _, channels, tubelet, *patch = weight.shape
     height, width = image_size
     frames = num_tokens // ((height // patch[0]) * (width // patch[1])) * tubelet
@@ -122,7 +177,7 @@ def _apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True
 
 
 def _replicate(self: nn.Module) -> nn.Module:
-    """What nn.DataParallel copies a module with: a copied method would still be that of the first device's module."""
+    """Called by nn.DataParallel to copy a module: binds the methods to the copy, not to the first device's module."""
     replica = type(self)._replicate_for_data_parallel(self)
     for name, function in _methods(self.__dict__[_MARK].seam).items():
         replica.__dict__[name] = MethodType(function, replica)

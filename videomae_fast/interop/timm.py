@@ -1,4 +1,4 @@
-"""The seams of timm's token dropping (timm/layers/patch_dropout.py), which any of its ViTs can have."""
+"""The seams of timm's token dropping (timm/layers/patch_dropout.py), which any ViT of timm can use."""
 
 from typing import Any
 
@@ -13,12 +13,26 @@ TESTED = "timm 1.0.31"
 
 
 def patch_dropout_forward(self: Any, x: Tensor) -> Tensor:
-    """PatchDropout.forward: the prefix tokens and a random share of the others, of (B, L, D), in one gather."""
+    """PatchDropout.forward: keep the prefix tokens and a random share of the other tokens, in one gather.
+
+    Args:
+        x: (B, L, D) tokens.
+
+    Returns:
+        (B, K, D); `x` itself in evaluation.
+    """
     return _drop(self, x)[0]
 
 
 def patch_dropout_with_indices_forward(self: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """PatchDropoutWithIndices.forward: the same, and the kept patch indices (B, K)."""
+    """PatchDropoutWithIndices.forward: as `patch_dropout_forward`, and the kept patches.
+
+    Args:
+        x: (B, L, D) tokens.
+
+    Returns:
+        The kept tokens, and the indices of the kept patches among the patches; None in evaluation.
+    """
     return _drop(self, x)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from .figures import MemoryFigures
 from .profile import BLOCK
 
-# Assumptions, not measurements: the capacity is about what PyTorch reports as a card's total memory, in GiB. The
-# allowance is for what is not predicted: a CUDA context of about 0.5 GiB, the rest for workspaces and fragmentation.
+# Assumptions, not measurements. The capacity is about what PyTorch reports as a card's total memory, in GiB. The
+# allowance covers memory that is not predicted: a CUDA context of about 0.5 GiB, workspaces and fragmentation.
 CAPACITY_GIB = {"A100-40": 39.4, "A100-80": 79.1, "H100-80": 79.1, "H200": 139.7}
 ALLOWANCE_GIB = 2.0
 CARDS = {name: int((capacity - ALLOWANCE_GIB) * 2**30) for name, capacity in CAPACITY_GIB.items()}  # usable bytes
@@ -15,16 +15,16 @@ CARDS = {name: int((capacity - ALLOWANCE_GIB) * 2**30) for name, capacity in CAP
 def largest_batches(
     predict: Callable[[int], MemoryFigures], usable: Mapping[str, int], known: tuple[int, int] = (64, 128)
 ) -> dict[str, int]:
-    """The largest batch that fits on each card.
+    """Find the largest batch that fits on each card.
 
     Live bytes at every moment of a step are affine in the batch size, up to the rounding of blocks: two predictions
-    give the line of every moment, and the lines give the largest batch. That batch is then itself predicted. If it
-    does not fit, or its peak is not on the lines, the step is not affine and the batch is searched (`largest_batch`).
+    give a line for every moment, and the lines give the largest batch. That batch is then predicted itself. If it
+    does not fit, or its peak is not on the lines, the step is not affine, and `largest_batch` searches.
 
     Args:
         predict: figures at a batch size, such as a `StepPredictor`.
         usable: bytes by card, such as `CARDS`.
-        known: the two batch sizes that the lines go through.
+        known: the two batch sizes that give the lines.
 
     Returns:
         Batch size by card; 0 where not even one sample fits.
@@ -54,7 +54,7 @@ def _on_the_lines(known: tuple[int, int], timelines: tuple[list[int], list[int]]
 def _is_affine(
     found: MemoryFigures, known: tuple[int, int], timelines: tuple[list[int], list[int]], batch: int, usable: int
 ) -> bool:
-    """Whether a predicted batch fits and lies on the lines: at most a block above them for each of its storages."""
+    """Whether a predicted batch fits and lies on the lines, up to one block of rounding for each storage."""
     low, high = known
     expected = max(a + (b - a) * (batch - low) / (high - low) for a, b in zip(*timelines, strict=True))
     rounding = BLOCK * len(found.timeline)
@@ -75,7 +75,7 @@ def largest_batch(peak_bytes: Callable[[int], int], usable: int) -> int:
         The largest batch whose peak is at most `usable`; 0 if there is none.
     """
     peaks = {batch: peak_bytes(batch) for batch in (64, 128)}
-    crawls = False  # the last guess was next to what is known, and was not the answer
+    crawls = False  # whether the last guess was next to a known batch size, and was not the answer
     while True:
         fits = max((batch for batch, peak in peaks.items() if peak <= usable), default=0)
         fails = min((batch for batch, peak in peaks.items() if peak > usable), default=None)

@@ -1,4 +1,4 @@
-"""Predicted figures kept on disk: by settings, versions and sources, so that none can be stale."""
+"""Predicted figures kept on disk, keyed by settings, versions and sources, so that none can be stale."""
 
 import hashlib
 import json
@@ -15,18 +15,22 @@ VERSIONS = ("torch", "numpy", "transformers")  # packages whose code takes part 
 
 
 def default_folder() -> Path:
-    """The folder of predictions in the user's cache: below $XDG_CACHE_HOME, or ~/.cache."""
+    """The folder of predictions in the user's cache.
+
+    Returns:
+        A folder below $XDG_CACHE_HOME, or below ~/.cache. It need not exist.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "videomae_fast", "memory")
 
 
 class PredictionCache:
     """A folder of figures, one file a prediction.
 
-    The name of a file is a hash of the settings, of the versions of `VERSIONS`, and of the sources of `packages`: after
-    a change of any of them the figure is predicted anew. A file that cannot be read counts as missing.
+    The name of a file is a hash of the settings, of the installed versions of `VERSIONS`, and of the sources of
+    `packages`: a change of any of these gives a new prediction. A file that cannot be read counts as missing.
 
     Args:
-        folder: where the files are; made when the first is written.
+        folder: folder of the files; made when the first file is written.
         packages: folders of Python sources that decide the figures.
     """
 
@@ -35,14 +39,26 @@ class PredictionCache:
         self._sources = hash_sources(packages)
 
     def load(self, settings: Mapping[str, Any]) -> MemoryFigures | None:
-        """The figures kept for `settings`, or None."""
+        """Read figures.
+
+        Args:
+            settings: plain values that decide the figures.
+
+        Returns:
+            The figures kept for `settings`, or None.
+        """
         try:
             return MemoryFigures.from_json(json.loads(self._path(settings).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
     def save(self, settings: Mapping[str, Any], figures: MemoryFigures) -> None:
-        """Keep figures. A folder that cannot be written keeps nothing."""
+        """Keep figures. If the folder cannot be written, nothing is kept, and nothing is raised.
+
+        Args:
+            settings: plain values that decide the figures.
+            figures: the prediction for `settings`.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(self._path(settings)) as partial:
@@ -56,7 +72,11 @@ class PredictionCache:
 
 
 def installed_versions() -> dict[str, str]:
-    """The installed versions of `VERSIONS`."""
+    """The installed versions of `VERSIONS`.
+
+    Returns:
+        Version by package; "" for a package that is not installed.
+    """
     found = {}
     for package in VERSIONS:
         try:
@@ -67,7 +87,14 @@ def installed_versions() -> dict[str, str]:
 
 
 def hash_sources(packages: Iterable[Path]) -> str:
-    """A hash of the names and contents of all Python files below some folders."""
+    """Hash the names and contents of all Python files below some folders.
+
+    Args:
+        packages: the folders.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for package in packages:
         for file in sorted(package.rglob("*.py")):

@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_map_only
 aten = torch.ops.aten
 DEVICE = torch.device("cpu")  # stands for the GPU
 
-# Run in float32 by CUDA's autocast and not by the CPU's (aten/src/ATen/autocast_mode.h: policies fp32 and
-# fp32_set_opt_dtype). What a version of PyTorch has on other lists is left alone.
+# CUDA's autocast runs these in float32, the CPU's autocast does not (aten/src/ATen/autocast_mode.h: policies fp32 and
+# fp32_set_opt_dtype). An operation that the installed PyTorch lists otherwise is left alone.
 FLOAT32_INPUTS = (
     *("acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log1p", "log2", "reciprocal", "rsqrt"),
     *("sinh", "tan", "pow.Scalar", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "softplus", "logsumexp"),
@@ -36,7 +36,11 @@ FLOAT32_RESULT = (
 
 @contextmanager
 def fake_cuda() -> Iterator[FakeTensorMode]:
-    """Fake tensors with CUDA's memory. Real tensors may not be used within."""
+    """Fake tensors with CUDA's memory use. Real tensors may not be used within the block.
+
+    Yields:
+        The FakeTensorMode that is active in the block.
+    """
     with torch.library._scoped_library("aten", "IMPL") as library:
         for names, make_kernel in ((FLOAT32_INPUTS, _float32_inputs), (FLOAT32_RESULT, _float32_result)):
             for name in filter(_differs_under_autocast, names):
@@ -52,7 +56,7 @@ def known_true(mask: Tensor, count: int) -> Tensor:
 
     Args:
         mask: any bool tensor.
-        count: number of its True elements; `~mask` then has the others.
+        count: number of its True elements. `~mask` is then declared too.
 
     Returns:
         `mask` itself.
@@ -61,13 +65,20 @@ def known_true(mask: Tensor, count: int) -> Tensor:
         ValueError: `mask` is not bool, or cannot have `count` True elements.
     """
     if mask.dtype != torch.bool or not 0 <= count <= mask.numel():
-        raise ValueError(f"count must be that of a bool mask's True elements, got {count} for {mask}")
+        raise ValueError(f"count must be the number of True elements of a bool mask, got {count} for {mask}")
     mask._num_true = count  # type: ignore[attr-defined]
     return mask
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """A stand-in of the same shape and dtype in host memory."""
+    """Replace a tensor by a stand-in in host memory.
+
+    Args:
+        tensor: any tensor.
+
+    Returns:
+        A tensor of the same shape and dtype on device "meta", which stands for the host.
+    """
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
@@ -102,7 +113,7 @@ def _float32_result(op: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ZeroValues(TorchDispatchMode):
-    """What Python code reads from a tensor is 0. For initialisers that draw until values are good."""
+    """Python code that reads a value from a tensor gets 0, for initialisers that draw until values are good."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return 0 if func is aten._local_scalar_dense.default else func(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""What the allocations of a step add up to: live bytes over time, the peak, and what the peak consists of."""
+"""Memory figures of a step, summed from its allocations: live bytes over time, the peak, and its breakdown."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,20 +28,21 @@ class Moment:
 
     phase: str  # "before", "forward", "backward" or "optimizer"
     module: str  # path of the module that runs
-    op: str  # the operation that allocates; "" if the peak is there before the step begins
+    op: str  # the operation that allocates; "" if the peak lies before the step begins
 
 
 @dataclass(frozen=True)
 class MemoryFigures:
-    """Where the memory of a profiled block is: `MemoryProfile.figures`.
+    """Where the memory of a profiled block goes: `MemoryProfile.figures`.
 
     Attributes:
         timeline: live bytes after each allocation and each release.
-        peak_bytes: the largest of them.
-        peak: the phase, module and operation that reach it.
+        peak_bytes: the largest value of `timeline`.
+        peak: the phase, module and operation that reach the peak.
         breakdown: bytes at the peak by category, one of `CATEGORIES`.
         activations: the bytes of category "activations", by the path of the module that made them.
-        forward_end_bytes: live bytes when backward begins, the most if it begins several times; None if it never does.
+        forward_end_bytes: live bytes when backward begins; the largest such value if it begins several times; None if
+            it never begins.
     """
 
     timeline: list[int]
@@ -53,12 +54,15 @@ class MemoryFigures:
 
     @classmethod
     def of(cls, allocations: Sequence[Allocation], clock: int, forward_ends: Sequence[int]) -> "MemoryFigures":
-        """Sum up.
+        """Sum up the allocations of a block.
 
         Args:
             allocations: every storage that was followed.
             clock: number of moments, that is, of allocations and releases.
             forward_ends: the moments at which backward began.
+
+        Returns:
+            The figures of the block.
         """
         change = [0] * clock
         for allocation in allocations:
@@ -85,16 +89,27 @@ class MemoryFigures:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "MemoryFigures":
-        """Figures from what `to_json` gives."""
+        """Read what `to_json` gave.
+
+        Args:
+            values: the result of `to_json`.
+
+        Returns:
+            Equal figures.
+        """
         return cls(**{**values, "peak": Moment(**values["peak"])})
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as plain numbers, strings, lists and dictionaries."""
+        """The figures as plain values.
+
+        Returns:
+            Numbers, strings, lists and dictionaries.
+        """
         return asdict(self)
 
     @property
     def step_bytes(self) -> int:
-        """The peak above what is on the device before the step: above weights, optimizer state, buffers and inputs."""
+        """The peak in bytes above weights, optimizer state, buffers and inputs, which exist before the step."""
         return self.peak_bytes - sum(self.breakdown[category] for category in RESIDENT)
 
     def table(self, depth: int = 2) -> str:
@@ -104,7 +119,7 @@ class MemoryFigures:
             depth: activations are summed by this many parts of the module path; 1 tells "encoder" from "decoder".
 
         Returns:
-            A line that says where the peak is, and a table in MiB: one row a category, then the activations by module.
+            A line with the place of the peak, and a table in MiB: one row a category, then the activations by module.
         """
         where = f"{self.peak.phase}, {self.peak.module}, {self.peak.op}" if self.peak.op else "before the block"
         title = f"Peak {mib(self.peak_bytes, 1)} MiB ({where})"
@@ -119,10 +134,26 @@ class MemoryFigures:
 
 
 def mib(size: int, decimals: int = 0) -> str:
-    """Bytes in MiB, with separators of thousands."""
+    """Format bytes.
+
+    Args:
+        size: bytes.
+        decimals: digits after the point.
+
+    Returns:
+        MiB, with separators of thousands.
+    """
     return f"{size / 2**20:,.{decimals}f}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of finished cells."""
+    """Format a table.
+
+    Args:
+        header: titles of the columns.
+        rows: cells as they are to be shown, as many as titles.
+
+    Returns:
+        A Markdown table.
+    """
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))

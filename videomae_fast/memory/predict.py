@@ -1,13 +1,13 @@
 """The memory that a training step would take on a GPU, predicted without one.
 
 The step runs on fake tensors (`fake_cuda`) and every storage is counted (`MemoryProfile`): about a second, no data, the
-same bytes every time. Every figure from here is a prediction, and is to be called one. It cannot know:
+same bytes every time. Every figure from here is a prediction, and must be labelled as one. It leaves out:
 * workspaces within one operation: flash attention's float32 gradient of the queries, cuBLAS (32 MiB on Hopper),
-  cuDNN, sorts; the CUDA context, which is outside the allocator's figures anyway;
+  cuDNN, sorts; the CUDA context, which the allocator's figures leave out, too;
 * fragmentation and segment sizes: the prediction is of `torch.cuda.max_memory_allocated`, not of memory reserved;
 * compiled code, whose fusions and buffers do not exist before it is compiled;
-* the default of an optimizer: on CPU tensors it loops over parameters where on CUDA it is `foreach`: say `fused` or
-  `foreach`.
+* an optimizer's choice for CUDA: by default it loops over parameters on a CPU, and uses `foreach` on CUDA. Pass `fused`
+  or `foreach`.
 
 For any model, write its step as a class and hand a function that makes it to `predict_step`:
 
@@ -52,10 +52,12 @@ class TrainingStep(Protocol):
     """A training step: calling it makes one, from zero_grad to the optimizer's step."""
 
     @property
-    def model(self) -> nn.Module: ...
+    def model(self) -> nn.Module:
+        """The model that is trained."""
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer: ...
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of its parameters."""
 
     def __call__(self) -> Any: ...
 
@@ -64,7 +66,11 @@ class ResizableStep(TrainingStep, Protocol):
     """A training step whose batch size can be changed: model and optimizer stay."""
 
     def set_batch_size(self, batch_size: int) -> None:
-        """Replace the inputs by inputs of `batch_size` samples."""
+        """Replace the inputs.
+
+        Args:
+            batch_size: samples of the new inputs.
+        """
 
 
 AnyStep = TypeVar("AnyStep", bound=TrainingStep)
@@ -99,11 +105,11 @@ def predict_step(make: Callable[[], TrainingStep]) -> MemoryProfile:
 
     Args:
         make: builds the step from tensors made on the device "cpu", which stands for the GPU. Weights may be
-            initialised. A boolean mask that indexes is declared with `known_true`. A tensor that is a plain attribute
-            of a module, which `Module.to` leaves where it is, is in host memory.
+            initialised. Declare a boolean mask that indexes with `known_true`. A tensor that is a plain attribute of a
+            module counts as host memory, because `Module.to` does not move it.
 
     Returns:
-        The profile of the second step; `profile.figures` has the peak and what it consists of.
+        The profile of the second step; `profile.figures` has the peak and its breakdown.
 
     Raises:
         ValueError: a boolean mask indexes, and the number of its True elements was not declared.
@@ -118,10 +124,9 @@ class StepPredictor:
 
     Args:
         make: builds the step; as in `predict_step`, and the step has `set_batch_size`.
-        settings: plain values that, with the sources of the libraries, decide the result: the key of the cache.
-            Without them nothing is cached.
+        settings: plain values that decide the result, as the key of `cache`; None caches nothing.
         cache: where figures are kept between runs.
-        on_prediction: is called after every prediction, known or new.
+        on_prediction: called after every prediction, cached or new.
     """
 
     def __init__(
@@ -145,7 +150,18 @@ class StepPredictor:
         self._world.close()
 
     def __call__(self, batch_size: int) -> MemoryFigures:
-        """The predicted figures of a step with `batch_size` samples."""
+        """Predict a step.
+
+        Args:
+            batch_size: samples of the step.
+
+        Returns:
+            Its figures.
+
+        Raises:
+            ValueError: as `predict_step`.
+            NotImplementedError: as `predict_step`.
+        """
         if batch_size not in self._known:
             self._known[batch_size] = self._look_up(batch_size)
             self._on_prediction()
@@ -196,6 +212,9 @@ def measure_step(step: TrainingStep, device: torch.device) -> int:
     Args:
         step: a step on real tensors; it runs twice, and the second run is measured.
         device: the GPU.
+
+    Returns:
+        The peak of `torch.cuda.max_memory_allocated`, in bytes.
     """
     step()
     torch.cuda.reset_peak_memory_stats(device)

@@ -1,17 +1,17 @@
-"""Where the memory of a training step is: its peak, by what it is for and by the module that made it.
+"""Where the memory of a training step goes: its peak, by purpose and by the module that allocated it.
 
 `MemoryProfile` follows every tensor storage that PyTorch's dispatcher shows, from the operation that makes it until it
 is freed, in the 512-byte blocks of the CUDA caching allocator. Real and fake tensors are counted alike.
 
 Categories of storages:
-* parameters, buffers, gradients, optimizer state: as the model and the optimizer say; a storage that becomes a gradient
-  is one from the moment it is made;
-* inputs: existed before the block and are used in it; storages that the block never touches are not counted;
-* activations: made in forward and alive when backward begins, or made when backward recomputes forward work and alive
-  when it goes on. Autocast's copies of weights and tensors that the caller's variables hold are among them;
-* temporaries: all others, such as storages that die within forward, and backward's own.
+* parameters, buffers, gradients, optimizer state: as the model and the optimizer hold them; a storage that becomes a
+  gradient counts as one from the moment it is made;
+* inputs: storages that existed before the block and are used in it; storages that it never touches are not counted;
+* activations: storages made in forward and alive when backward begins, or made when backward recomputes forward work
+  and alive when it continues. They include autocast's copies of weights, and tensors that the caller's variables hold;
+* temporaries: all other storages, such as storages that die within forward, and backward's own.
 
-Not visible: memory that an operation takes and gives back within itself (workspaces), the allocator's fragmentation,
+Not visible: memory that an operation allocates and frees within itself (workspaces), the allocator's fragmentation,
 and the allocations of compiled code: profile the model before `torch.compile`.
 """
 
@@ -40,7 +40,7 @@ class MemoryProfile(TorchDispatchMode):
 
     Args:
         model: the model that is trained; its module paths name the activations.
-        optimizer: the optimizer that steps within the block, if one does: its state is then told from temporaries.
+        optimizer: the optimizer that steps within the block, if any. Its state is then a category of its own.
 
     Attributes:
         figures: the `MemoryFigures` of the block, once it has ended.

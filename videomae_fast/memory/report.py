@@ -1,4 +1,4 @@
-"""Memory figures of several steps beside each other: tables, and a picture."""
+"""Memory figures of several steps side by side: tables, and a plot."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +11,14 @@ Figures = Mapping[str, MemoryFigures]  # by the name of the step
 
 
 def breakdown_table(figures: Figures, extra: Mapping[str, list[str]] | None = None) -> str:
-    """What the peak of every step consists of, in MiB.
+    """The breakdown of the peak of every step, in MiB.
 
     Args:
         figures: one or more steps. With several, two rows give the ratios to the first.
-        extra: more rows below the peak, by title: one finished cell for each step.
+        extra: more rows below the peak, by title: one formatted cell for each step.
+
+    Returns:
+        A Markdown table, a column each step.
     """
     every = list(figures.values())
     rows = [[category, *(mib(f.breakdown[category]) for f in every)] for category in CATEGORIES]
@@ -39,7 +42,10 @@ def batches_table(largest: Mapping[str, Mapping[str, int]]) -> str:
     """The largest batch on every card.
 
     Args:
-        largest: by the name of the step, what `largest_batches` gives for `CARDS`.
+        largest: by the name of the step, the result of `largest_batches` for `CARDS`.
+
+    Returns:
+        A Markdown table of clips, a row each card.
     """
     rows = [
         [f"{card}, {usable / 2**30:.1f} GiB usable", *(f"{found[card]:,}" for found in largest.values())]
@@ -52,7 +58,10 @@ def peaks_table(peaks: Mapping[str, Mapping[str, int]]) -> str:
     """Peak bytes under several settings, in MiB; with several steps, the ratio of the last to the first.
 
     Args:
-        peaks: by the title of the row, the peak of every step.
+        peaks: by the title of the row, the peak of every step in bytes.
+
+    Returns:
+        A Markdown table, a column each step.
     """
     names = list(next(iter(peaks.values())))
     rows = []
@@ -67,8 +76,12 @@ def draw_memory(figures: Figures, title: str, path: Path) -> None:
 
     Args:
         figures: the steps.
-        title: says what was predicted; "Predicted" is added.
-        path: the picture, in the format of its suffix.
+        title: what the steps are; the line "Predicted" is added below it.
+        path: the file to write, in the format of its suffix.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        OSError: the file cannot be written.
     """
     figure = require("matplotlib.figure").Figure(figsize=(12, 9), layout="constrained")
     bars, lines = figure.subplots(2, 1)

@@ -1,7 +1,7 @@
 """A user's own checkout of the published code (github.com/OpenGVLab/VideoMAEv2) as one more implementation.
 
-Nothing of it is part of this repository. Its models are built in its own words, given our weights, and have to agree
-with the plain implementation like everything else that is timed.
+The checkout is no part of this repository. Its models are built by its own code, get our weights, and must agree with
+the plain implementation, as every timed implementation must.
 """
 
 import importlib
@@ -22,7 +22,7 @@ _PACKAGE = "published_videomae_models"  # its own name, "models", may be taken
 def load_published_models(checkout: Path) -> ModuleType:
     """Import `models/modeling_pretrain.py` of a checkout.
 
-    FileNotFoundError if it is none, ImportError if something that it imports is missing; that is timm, mostly.
+    FileNotFoundError if `checkout` is not one. ImportError if a package that it imports is missing, such as timm.
     """
     file = checkout / "models" / "modeling_pretrain.py"
     if not file.is_file():

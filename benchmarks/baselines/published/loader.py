@@ -1,13 +1,13 @@
-"""What the published VideoMAE V2 loader does with a decoded video, to compare ours with: pixels, time and bytes.
+"""The published VideoMAE V2 loader after decoding, to compare with ours: pixels, time and bytes.
 
-Of https://github.com/OpenGVLab/VideoMAEv2, in its order of work and with its copies: PIL images of the frames, once for
-all repeats; for each repeat the crop, Pillow's bilinear resize, frames stacked along channels, float32 in [0, 1], a
-loop that normalises channel by channel, and the two masks as float64; then one stack over all repeats of all videos.
-Written from the specification. Sources: `datasets/transforms.py` (GroupMultiScaleCrop, Stack, ToTorchFormatTensor,
-GroupNormalize), `datasets/pretrain_datasets.py` (DataAugmentationForVideoMAEv2, HybridVideoMAE),
+It does the work of https://github.com/OpenGVLab/VideoMAEv2 in the same order and with the same copies: PIL images of
+the frames, once for all crops of a video; for each crop Pillow's bilinear resize, frames stacked along channels,
+float32 in [0, 1], a loop that normalises channel by channel, and the two masks as float64; then one stack over all
+crops of all videos. Written from the specification. Sources: `datasets/transforms.py` (GroupMultiScaleCrop, Stack,
+ToTorchFormatTensor, GroupNormalize), `datasets/pretrain_datasets.py` (DataAugmentationForVideoMAEv2, HybridVideoMAE),
 `datasets/masking_generator.py`, and `multiple_pretrain_samples_collate` in `utils.py`.
 
-It is spared the reader and the drawing of boxes: frames come decoded, by whatever reader ours has, and so do boxes.
+It neither decodes frames nor draws boxes: both loaders get the same decoded frames and the same boxes.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ MASK_RATIO, DECODER_MASK_RATIO, PHASES = 0.9, 0.5, 4
 
 
 class PublishedSample(NamedTuple):
-    """One repeat of a video, or a batch of B of them: what the training step sends to the GPU."""
+    """One crop of a video, or a batch of B crops: what the training step sends to the GPU."""
 
     clip: Tensor  # (3, T, H, W) float32, normalised
     hidden: np.ndarray | Tensor  # (N,) float64, 1 where the encoder sees nothing
@@ -35,19 +35,19 @@ class PublishedSample(NamedTuple):
 
 def published_samples(
     frames: np.ndarray,  # (T, height, width, 3) uint8
-    boxes: Sequence[Sequence[int]],  # (top, left, height, width) of each repeat
+    boxes: Sequence[Sequence[int]],  # (top, left, height, width) of each crop
     size: tuple[int, int],  # (H, W)
     grid: Grid,  # tokens
     rng: np.random.Generator,  # draws the masks
 ) -> list[PublishedSample]:
-    """All repeats of one decoded video."""
+    """All crops of one decoded video."""
     images = [Image.fromarray(frame).convert("RGB") for frame in frames]
     return [PublishedSample(_clip(images, box, size), *_masks(grid, rng)) for box in boxes]
 
 
 def published_collate(videos: Sequence[Sequence[PublishedSample]]) -> PublishedSample:
-    """All repeats of all videos as one batch."""
-    return default_collate([sample for repeats in videos for sample in repeats])
+    """All crops of all videos as one batch."""
+    return default_collate([sample for samples in videos for sample in samples])
 
 
 def _clip(images: Sequence[Image.Image], box: Sequence[int], size: tuple[int, int]) -> Tensor:

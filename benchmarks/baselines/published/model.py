@@ -1,6 +1,6 @@
 """The published VideoMAE V2 model in plain PyTorch: what exactness tests and speed figures compare with.
 
-The mathematics, the order of the operations and the parameter names are those of the VideoMAE V2 release
+The mathematics, the order of the operations and the parameter names follow the VideoMAE V2 release
 (https://github.com/OpenGVLab/VideoMAEv2; the paper is arXiv 2303.16727), and so are its costs: every token
 is embedded before nine tenths are dropped, positions are plain CPU tensors moved at every step, tokens are
 selected by boolean masks. Nothing is slower than it was published. Drop path, dropout, LayerScale and

@@ -1,7 +1,7 @@
 """A stand-in for the published code (models/modeling_pretrain.py of VideoMAE V2): its classes, attributes and calls.
 
-Written from the specification, to be fused. Blocks are those of the plain implementation beside it; what `fuse`
-replaces is here as it was published: all tokens embedded, tables on the CPU, boolean selection.
+Written from the specification, to be fused. It shares its blocks with the plain implementation in model.py; what `fuse`
+replaces is as it was published: all tokens embedded, tables on the CPU, boolean selection.
 """
 
 from functools import partial
@@ -111,7 +111,7 @@ class PretrainVisionTransformer(nn.Module):
 def build_published(cls: Any, ours: VideoMAEForPretraining) -> nn.Module:
     """`cls`, which is PretrainVisionTransformer or takes its arguments, with our sizes and weights.
 
-    Checkpointed as the published scripts have it.
+    Activation checkpointing is set as in the published scripts.
     """
     config = ours.config
     height, width = config.image_size

@@ -109,7 +109,7 @@ def test_mixtures(folder: Path, tmp_path: Path) -> None:
     (folder / "mixture.json").write_text(sources)
     found = check_data(folder / "mixture.json")
     assert len(found.videos) == 7 and found.videos[6].reason.startswith("x1.png: cannot identify")
-    with pytest.raises(ValueError, match=r"mixture.json is a mixture of lists .* here one of them is needed"):
+    with pytest.raises(ValueError, match=r"mixture.json is a mixture of lists .* name one of its sources"):
         check_data(folder / "mixture.json", clean=tmp_path / "clean.csv")
 
 
@@ -123,5 +123,5 @@ def test_errors(folder: Path, tmp_path: Path) -> None:
     spaced = folder.parent / "a b"
     spaced.mkdir()
     (spaced / "one.mp4").symlink_to(folder / "good" / "h264.mp4")
-    with pytest.raises(ValueError, match="have spaces, so it cannot name them: write it there"):
+    with pytest.raises(ValueError, match="have spaces, so the list cannot name them: write it into that folder"):
         check_data(spaced, clean=tmp_path / "clean.csv")

@@ -1,10 +1,10 @@
-"""Frames through PyAV, which carries a current FFmpeg: the default reader, and the only one that skips exactly.
+"""Frames through PyAV, which brings a current FFmpeg: the default reader, and the only one that skips packets exactly.
 
-Opening reads the packets of the best video stream once, without decoding: their sorted times number the shown frames.
-A clip is then decoded from the last key frame at or before each of its frames, with one thread, skipping packets that
-no other frame references (H.264 in MP4, Matroska and MOV marks them): the frames are the same, the work is less. Where
-packets have no times (AVI with B-frames, MPEG program streams), the file is decoded from its start, once more to count
-its frames.
+Opening a file reads the packets of its best video stream once, without decoding. Sorted by time, they number the shown
+frames. A clip is then decoded from the last key frame at or before each of its frames, with one thread, skipping
+packets that no other frame references (H.264 in MP4, Matroska and MOV marks them). The frames are the same, for less
+work. Where packets have no times (AVI with B-frames, MPEG program streams), the file is decoded from its start, and
+once before to count its frames.
 """
 
 from collections.abc import Iterable, Iterator
@@ -44,14 +44,16 @@ class AvVideo:
             raise
 
     def close(self) -> None:
-        # Explicitly and in this order: a container and its streams refer to each other, and a generator that outlives
-        # its container keeps memory.
+        """See `VideoReader`."""
+        # Closed explicitly and in this order: a container and its streams refer to each other, and a generator that
+        # outlives its container keeps memory.
         for part in (self._demuxer, self._container):
             if part is not None:
                 part.close()
         self._demuxer = self._container = None
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
+        """See `VideoReader`."""
         indices = check_indices(indices, self.num_frames)
         wanted = np.unique(indices).tolist()
         try:
@@ -146,7 +148,7 @@ class AvVideo:
                     return
 
     def _seek(self, first: int) -> None:
-        """Put the demuxer at packet `first` or before it, knowing where."""
+        """Put the demuxer at packet `first` or at a known packet before it."""
         for time in self._index.times_of(first):
             self._container.seek(time, stream=self._stream)
             self._demux()

@@ -10,7 +10,7 @@ class VideoError(Exception):
     """A video that cannot be read.
 
     Attributes:
-        path: the video's path; of a member of a tar file, the tar file's path and the member's name.
+        path: the video's path; for a member of a tar file, the tar file's path and the member's name.
         reason: why it cannot be read, in one line.
     """
 
@@ -55,7 +55,18 @@ class VideoReader(Protocol):
 
 
 def check_indices(indices: np.ndarray, num_frames: int) -> np.ndarray:
-    """`indices` as int64; ValueError unless they are a non-empty list within [0, num_frames)."""
+    """Check the indices that a reader is given.
+
+    Args:
+        indices: (n,) integers.
+        num_frames: frames of the video.
+
+    Returns:
+        `indices` as int64.
+
+    Raises:
+        ValueError: `indices` is no list, is empty, or is out of [0, num_frames).
+    """
     indices = np.asarray(indices, dtype=np.int64)
     if indices.ndim != 1 or indices.size == 0 or indices.min() < 0 or indices.max() >= num_frames:
         raise ValueError(f"indices must be a non-empty list of frames in [0, {num_frames}), got {indices}")
@@ -63,7 +74,19 @@ def check_indices(indices: np.ndarray, num_frames: int) -> np.ndarray:
 
 
 def in_order(path: str, indices: np.ndarray, images: dict[int, np.ndarray]) -> np.ndarray:
-    """The images (H, W, 3) of `indices` as one array; `VideoError` if their sizes differ."""
+    """Stack images in the order of the indices.
+
+    Args:
+        path: the video's path, for the error.
+        indices: (n,) integers.
+        images: (H, W, 3) uint8, by index.
+
+    Returns:
+        (n, H, W, 3) uint8.
+
+    Raises:
+        VideoError: the images differ in size.
+    """
     shapes = {image.shape[:2] for image in images.values()}
     if len(shapes) > 1:
         raise VideoError(path, f"frames of several sizes: {sorted(shapes)}")
@@ -71,9 +94,16 @@ def in_order(path: str, indices: np.ndarray, images: dict[int, np.ndarray]) -> n
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message, so that equal causes read the same.
+    """The first line of an error's message, so that equal causes read the same.
 
-    Later lines hold a C++ stack, and decord begins the first one with a clock and a place in its source.
+    Later lines hold a C++ stack. decord begins the first line with the time and a place in its source, which is cut
+    off.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        One line; the name of the exception if it has no message.
     """
     lines = str(error).strip().splitlines()
     return re.sub(r"^\[[\d:]+\] \S+: ", "", lines[0]) if lines else type(error).__name__

@@ -16,8 +16,8 @@ _NO_TIME = -1e9  # seconds; FFmpeg marks an unknown time by the smallest integer
 class DecordVideo:
     """`VideoReader` on decord's CPU decoder with one thread.
 
-    decord seeks inexactly in some formats, and frames are then wrong: by a few in WMV and in HEVC with open groups of
-    pictures (x265's default), by the first group of pictures in MPEG-TS.
+    decord seeks inexactly in some formats and then returns wrong frames: off by a few in WMV and in HEVC with open
+    groups of pictures (x265's default), off by the first group of pictures in MPEG-TS.
     """
 
     def __init__(self, path: str, url: str) -> None:
@@ -28,8 +28,8 @@ class DecordVideo:
             times = self._video.get_frame_timestamp(np.arange(len(self._video)))[:, 0]
         except Exception as error:
             raise VideoError(path, f"decord cannot open it ({first_line(error)})") from error
-        # decord counts packets. A packet that an edit list cuts off has a negative time, and an alternate reference
-        # has the time of its neighbour: neither is shown. Where packets have no times (AVI with B-frames), all count.
+        # decord counts packets, but some are not shown: a packet that an edit list cuts off has a negative time, and an
+        # alternate reference has the time of its neighbour. Where packets have no times (AVI with B-frames), all count.
         timed = not np.any(times < _NO_TIME)
         self.num_frames = len(np.unique(times[times >= 0])) if timed else len(times)
         self._seekable = timed and self.num_frames == len(times)
@@ -37,9 +37,11 @@ class DecordVideo:
             raise VideoError(path, "has no frames")
 
     def close(self) -> None:
+        """See `VideoReader`."""
         self._video = None
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
+        """See `VideoReader`."""
         indices = check_indices(indices, self.num_frames)
         try:
             if self._seekable:
@@ -49,7 +51,7 @@ class DecordVideo:
             raise VideoError(self.path, f"decord cannot decode it ({first_line(error)})") from error
 
     def _frames_from_start(self, indices: np.ndarray) -> np.ndarray:
-        """Decode every frame from 0: decord seeks and skips by packets, and would land on another frame."""
+        """Decode every frame from 0, because decord seeks and skips by packets and would land on another frame."""
         wanted, order = np.unique(indices, return_inverse=True)
         self._video.seek(0)
         decoded = (self._video.next() for _ in range(wanted[-1] + 1))

@@ -22,6 +22,7 @@ class ImageFolder:
         """Nothing is open between calls."""
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
+        """See `VideoReader`."""
         indices = check_indices(indices, self.num_frames)
         return in_order(self.path, indices, {index: self._image(index) for index in np.unique(indices).tolist()})
 

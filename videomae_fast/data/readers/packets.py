@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class PacketInfo(NamedTuple):
-    """What a container says about a packet: presentation and decoding times, and two marks."""
+    """A packet as its container describes it: presentation and decoding times, and two marks."""
 
     pts: int | None
     dts: int | None
@@ -18,12 +18,17 @@ class PacketIndex:
     """Packets in the order of the file.
 
     Attributes:
-        times: ascending presentation times of the shown frames; empty if packets do not tell and only decoding can
-            count the frames.
+        times: ascending presentation times of the shown frames; empty if only decoding can count the frames.
     """
 
     def __init__(self, packets: Sequence[PacketInfo], has_hidden: bool) -> None:
-        """`has_hidden`: a packet may have the time of its neighbour and show nothing (VP8's alternate references)."""
+        """Index packets.
+
+        Args:
+            packets: all packets of a stream.
+            has_hidden: whether a packet may have the time of its neighbour and show nothing (VP8's alternate
+                references).
+        """
         self.times = _shown_times(packets, has_hidden)
         if self.times:
             self._times_of = [(packet.pts, packet.dts) for packet in packets]
@@ -32,19 +37,48 @@ class PacketIndex:
             self._keys = sorted((packet.pts or 0, number) for number, packet in enumerate(packets) if packet.is_key)
 
     def key_before(self, time: int) -> int:
-        """Number of the last key packet, in presentation order, that is shown at `time` or before."""
+        """Find where to start decoding.
+
+        Args:
+            time: one of `times`.
+
+        Returns:
+            Number of the last key packet, in presentation order, that is shown at `time` or before.
+        """
         return self._keys[bisect_right(self._keys, (time, len(self._times_of))) - 1][1]
 
     def last_of(self, times: Sequence[int]) -> int:
-        """Number of the last packet among those shown at `times`."""
+        """Find where to stop decoding.
+
+        Args:
+            times: some of `self.times`.
+
+        Returns:
+            Number of the last packet that is shown at one of `times`.
+        """
         return max(self._number_at[time] for time in times)
 
     def times_of(self, number: int) -> list[int]:
-        """The presentation and decoding times of a packet, as far as it has them."""
+        """The times of a packet.
+
+        Args:
+            number: number of the packet.
+
+        Returns:
+            Its presentation and decoding times; a missing time is left out.
+        """
         return [time for time in self._times_of[number] if time is not None]
 
     def number_of(self, pts: int | None, dts: int | None) -> int | None:
-        """Number of the first packet with these times."""
+        """Find a packet.
+
+        Args:
+            pts: presentation time.
+            dts: decoding time.
+
+        Returns:
+            Number of the first packet with these times; None if there is none.
+        """
         return self._number_of.get((pts, dts))
 
 

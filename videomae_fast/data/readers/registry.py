@@ -1,4 +1,4 @@
-"""Readers by name, and opening whatever an entry of a list names."""
+"""Readers by name, and opening the video that an entry of a list names."""
 
 import os
 from collections.abc import Callable
@@ -10,19 +10,19 @@ from .decord import DecordVideo
 from .images import IMAGE_TEMPLATE, ImageFolder
 from .torchcodec import TorchcodecVideo
 
-# Named after their packages; each is called with the name for messages and the URL that FFmpeg opens.
+# By package name. A reader is called with the video's name in messages and the URL that FFmpeg opens.
 READERS: dict[str, Callable[..., VideoReader]] = {
     "av": AvVideo,
     "decord": DecordVideo,
     "torchcodec": TorchcodecVideo,
 }
-# The only reader that is right on every kind of file that was tried; no other is faster by more than 15 %.
+# docs/readers.md: the only reader that is right on every kind of file tried; none is faster by more than 15 %.
 DEFAULT_READER = "av"
 _REDUCING = ("av",)  # readers that can scale frames while they decode
 
 
 def check_reader(reader: str, short_side: int = 0) -> None:
-    """Check the name of a reader and what it is asked to do.
+    """Check that a reader exists and can do what is asked.
 
     Args:
         reader: a key of READERS.
@@ -46,7 +46,7 @@ def open_video(path: str | os.PathLike, reader: str = DEFAULT_READER, short_side
         path: a video file.
         reader: a key of READERS: "av", "decord" or "torchcodec".
         short_side: pixels. If positive, a frame whose shorter side is larger is scaled down to it during the
-            conversion to RGB. This saves work on large videos and changes pixels, because crops are then cut from
+            conversion to RGB. This saves work on large videos. It changes pixels, because crops are then cut from
             scaled frames. 0 keeps the size. Only reader "av" can scale.
 
     Returns:

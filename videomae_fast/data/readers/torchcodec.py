@@ -21,9 +21,11 @@ class TorchcodecVideo:
             raise VideoError(path, "has no frames")
 
     def close(self) -> None:
+        """See `VideoReader`."""
         self._video = None
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
+        """See `VideoReader`."""
         indices = check_indices(indices, self.num_frames)
         try:
             return self._video.get_frames_at(indices.tolist()).data.numpy()

@@ -1,1 +1,1 @@
-"""Which videos a run reads: list files, folders, tar files, mixtures, the demo clips."""
+"""The videos of a run: list files, folders, tar files, mixtures, the demo clips."""

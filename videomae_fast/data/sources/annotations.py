@@ -1,4 +1,4 @@
-"""A data set in memory: which videos it has, where each one lies, and its label."""
+"""A data set in memory: its videos, the place of each, and its label."""
 
 import hashlib
 import os
@@ -96,7 +96,14 @@ class Row(NamedTuple):
 
     @classmethod
     def of(cls, entry: VideoEntry) -> "Row":
-        """The row that holds `entry`."""
+        """Make the row of an entry.
+
+        Args:
+            entry: a video.
+
+        Returns:
+            The row that holds it.
+        """
         label = _NO_LABEL if entry.label is None else entry.label
         if isinstance(entry, FrameFolder):
             return cls(entry.path, entry.start, entry.num_frames, label=label)
@@ -105,7 +112,11 @@ class Row(NamedTuple):
         return cls(entry.path, label=label)
 
     def entry(self) -> VideoEntry:
-        """The entry that the row holds."""
+        """Read the row.
+
+        Returns:
+            The entry that it holds.
+        """
         label = None if self.label < 0 else self.label
         if self.total >= 0:
             return FrameFolder(self.path, self.start, self.total, label)
@@ -140,7 +151,7 @@ class Annotations(Sequence[VideoEntry]):
             root: folder that relative paths are joined to.
 
         Returns:
-            The data set. Its fingerprint covers the numbers of `rows` as they are, also where no entry needs them.
+            The data set. Its fingerprint covers all numbers of `rows`, also numbers that no entry uses.
         """
         annotations = cls.__new__(cls)
         annotations._fill(rows, root)

@@ -1,19 +1,6 @@
 """Lists of videos on disk: the published annotation files, plain lists of paths, tar files, or a folder of videos.
 
-One video per line; fields are separated by runs of whitespace; blank lines and further fields are ignored:
-
-* ``"v2"``    ``path start total [label]``: VideoMAE V2 pre-training. If ``total < 0``, `path` is a video file and
-  `start` is unused. Otherwise `path` is a folder of `total` numbered images, and the first has number `start`.
-* ``"v1"``    ``path label``: VideoMAE V1, VideoMAE V2 fine-tuning, and the Kinetics lists in that form.
-* ``"paths"`` the whole line is a path: the only format whose paths may contain spaces.
-* ``"auto"``  the first line decides: two integers after the path: v2; one integer: v1; one field: paths.
-
-A label is kept if it is a class number, an integer of at least 0. Names of classes and captions are not kept.
-
-Relative paths are joined to `root`, by default the folder that holds the list. No other folder is tried.
-
-A path that ends in ``.tar`` stands for all videos in that file (WebDataset's shards), each with the label of the line.
-A tar file can be named in a list, lie in a folder, or be the source itself.
+`read_annotations` describes the formats. Names of classes and captions are not kept.
 """
 
 import os
@@ -38,7 +25,7 @@ LIST_FORMAT_HELP = (
     "format of a list file: v2 (path start total [label]), v1 (path label), paths (one path per line), or auto, which "
     "decides by the first line"
 )
-_CHECKED_PATHS = 8  # if so many leading entries are all missing, the root is called wrong
+_CHECKED_PATHS = 8  # if this many leading entries are all missing, the root must be wrong
 _LABEL = re.compile(r"\+?\d{1,18}")  # fits in int64
 
 Line = tuple[str, Row]
@@ -51,13 +38,14 @@ def read_annotations(
 
     A list file has one video per line, in one of these formats; blank lines and further fields are ignored:
 
-    * "v2": `path start total [label]`. If total < 0, `path` is a video file and `start` is unused. Otherwise `path` is
-      a folder of `total` numbered images, and the first has number `start`.
-    * "v1": `path label`.
-    * "paths": the whole line is a path; only here may paths contain spaces.
+    * "v2": `path start total [label]`, of VideoMAE V2 pre-training. If total < 0, `path` is a video file and `start` is
+      unused. Otherwise `path` is a folder of `total` numbered images, and the first has number `start`.
+    * "v1": `path label`, of VideoMAE, VideoMAE V2 fine-tuning, and the Kinetics lists in that form.
+    * "paths": the whole line is a path, which may contain spaces in this format only.
     * "auto": the first line decides: two integers after the path: v2; one integer: v1; one field: paths.
 
-    A label is kept if it is an integer of at least 0. A path that ends in .tar stands for all videos in that file.
+    A label is kept if it is an integer of at least 0. A path that ends in .tar stands for all videos in that file
+    (WebDataset's shards), each with the label of the line.
 
     Args:
         source: the list file, tar file or folder. A folder is searched recursively and in sorted order for files with
@@ -109,7 +97,7 @@ def _read(source: Path, root: str | os.PathLike | None, list_format: str) -> tup
     if list_format not in FORMATS:
         raise ValueError(f"list_format must be one of {FORMATS}, got {list_format!r}")
     if source.suffix.lower() == ".json":
-        raise ValueError(f"{source} is a mixture of lists (see `read_mixture`): here one of them is needed")
+        raise ValueError(f"{source} is a mixture of lists (see `read_mixture`): name one of its sources instead")
     is_shard = source.suffix == SHARD_SUFFIX
     if (source.is_dir() or is_shard) and (root is not None or list_format != "auto"):
         kind = "a tar file" if is_shard else "a folder"

@@ -1,4 +1,4 @@
-"""Weighted mixtures of sources: which video comes when.
+"""Weighted mixtures of sources, and the order of their videos in training.
 
 A mixture file is a JSON list of sources:
 
@@ -6,11 +6,7 @@ A mixture file is a JSON list of sources:
      {"data": "ssv2/train.csv", "weight": 0.5, "frame_stride": 2, "template": "img_{:05}.jpg"},
      {"data": "webvid/"}]
 
-* ``data``: a list file, a folder or a tar file, relative to the mixture file (see `read_annotations`).
-* ``root``, ``format``: `root` and `list_format` of `read_annotations`; `root` is relative to the mixture file.
-* ``weight``: how often each video of the source comes in an epoch (default 1): 2 is twice, 0.5 every other epoch.
-* ``frame_stride``: frames from one frame of a clip to the next (default: the run's).
-* ``template``: names of the images in folders of frames (default ``img_{:05}.jpg``).
+`read_mixture` describes the keys.
 """
 
 import hashlib
@@ -34,7 +30,7 @@ _KEYS = {"data": str, "root": str, "format": str, "weight": (int, float), "frame
 
 @dataclass(frozen=True)
 class VideoSource:
-    """Videos that are sampled alike.
+    """Videos with the same weight, frame stride and image names.
 
     Attributes:
         annotations: the videos, at least one.
@@ -90,7 +86,7 @@ class Mixture:
         ValueError: there is no source.
 
     References:
-        The UnlabeledHybrid list of VideoMAE V2 is several data sets one after another, as weights of 1 give.
+        The UnlabeledHybrid list of VideoMAE V2 concatenates several data sets, which equals weights of 1.
     """
 
     def __init__(self, sources: Sequence[VideoSource]) -> None:
@@ -114,10 +110,12 @@ class Mixture:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} videos")
         number = self._number(index)
-        return self.sources[number].annotations[index - int(self._ends[number])]  # counted from the source's end
+        return self.sources[number].annotations[
+            index - int(self._ends[number])
+        ]  # negative: counted from the source's end
 
     def fingerprint(self) -> str:
-        """A digest of what `order` draws from.
+        """A digest of the videos and weights that `order` draws from.
 
         Returns:
             16 hexadecimal digits: equal if the same videos come in the same order with the same frame strides, also if
@@ -176,9 +174,9 @@ def read_mixture(data: str | os.PathLike, root: str | os.PathLike | None = None,
 
     * "data": a list file, folder or tar file, relative to the mixture file.
     * "root", "format": `root` and `list_format` of `read_annotations`; "root" is relative to the mixture file.
-    * "weight": how often each video of the source comes in an epoch (1): 2 is twice, 0.5 every other epoch.
-    * "frame_stride": frames from one frame of a clip to the next (the dataset's).
-    * "template": names of the images in folders of frames ("img_{:05}.jpg").
+    * "weight": how often each video of the source comes in an epoch (default 1): 2 is twice, 0.5 every other epoch.
+    * "frame_stride": frames from one frame of a clip to the next (default: the run's).
+    * "template": names of the images in folders of frames (default "img_{:05}.jpg").
 
     Args:
         data: a mixture file (.json), or anything that `read_annotations` reads: a mixture of one source.

@@ -1,9 +1,9 @@
-"""Videos inside tar files, as WebDataset lays them out: their positions, so that each one can be read in place.
+"""Videos inside tar files in WebDataset's layout: their positions, so that each one can be read in place.
 
 Python's `tarfile` lists the members; FFmpeg then reads a video at its position in the tar file. The `webdataset`
 package streams a shard from its beginning: sampling by number, exact resume and a split over any number of ranks would
-each read up to the sample. Shards written by it (or by `tar`) can be read here. Only the videos of a sample are used;
-its captions, labels and other files are not.
+each read up to the sample. Shards that it (or `tar`) wrote can be read here. Of a sample, only the videos are read, not
+captions, labels or other files.
 """
 
 import os

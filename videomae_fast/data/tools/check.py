@@ -1,4 +1,4 @@
-"""Check the videos of a list before a run, in parallel: find bad ones, list codecs and sizes, measure decoding."""
+"""Check the videos of a list before a run, in parallel: find bad videos, list codecs and sizes, measure decoding."""
 
 import os
 import time
@@ -25,10 +25,11 @@ class VideoCheck:
     """The check of one video. If it cannot be opened, all but `path` and `reason` is 0 or empty.
 
     Attributes:
-        path: the video's path; of a member of a tar file, the tar file's path and the member's name.
+        path: the video's path; for a member of a tar file, the tar file's path and the member's name.
         reason: why it cannot be read, in one line; empty if it can.
         codec: FFmpeg's name of the codec; "images" for a folder of frames.
-        width, height: pixels, with rotation applied.
+        width: pixels, with rotation applied.
+        height: pixels, with rotation applied.
         frames: frames that a player shows.
         seconds: playing time; 0 if the file does not state it.
         decode_seconds: processor time to open the video and decode one clip.
@@ -62,7 +63,11 @@ class DataCheck:
         return len(good) / max(sum(good), 1e-9)
 
     def summary(self) -> str:
-        """A few lines for the console; each bad video has its own."""
+        """Summarise the check for the console.
+
+        Returns:
+            A few lines, and one line for each bad video.
+        """
         good = [video for video in self.videos if not video.reason]
         lines = [f"{len(self.videos)} videos, {len(self.bad)} bad"]
         lines += [f"  bad: {video.path}: {video.reason}" for video in self.bad]
@@ -111,12 +116,12 @@ def check_data(
         reader: a key of READERS: "av", "decord" or "torchcodec".
         num_frames: frames of the clip.
         frame_stride: frames from one frame of the clip to the next, unless the mixture says otherwise.
-        workers: processes; 0 reads in this process, which then dies with a video that crashes its decoder. Other
-            processes are replaced, and the video is reported as bad.
+        workers: processes. A process that a video crashes is replaced, and the video is reported as bad. 0 reads in
+            this process, which a crash ends.
         clean: file for the list without its bad lines; it must not exist, and `data` must not be a mixture. Lines keep
-            what follows the path, labels included, and their order; lines of tar files come last. In the folder that
-            paths are relative to, paths stay as they are; elsewhere they become absolute. A line that names a tar file
-            stays unless all its videos are bad.
+            their order, their labels and further fields; lines of tar files come last. Paths stay relative if the file
+            is in the folder that they are relative to; elsewhere they become absolute. A line that names a tar file is
+            kept unless all its videos are bad.
         progress: called after each video with the number of videos done and of all videos.
 
     Returns:
@@ -153,7 +158,18 @@ def check_video(
     num_frames: int = 16,
     frame_stride: int = 4,
 ) -> VideoCheck:
-    """Check one video as `check_data` does; whatever is wrong with the file is a `reason`, not an error."""
+    """Check one video as `check_data` does.
+
+    Args:
+        entry: the video.
+        reader: a key of READERS.
+        template: names of the images in a folder of frames.
+        num_frames: frames of the clip.
+        frame_stride: frames from one frame of the clip to the next.
+
+    Returns:
+        The check. A video that cannot be read has a `reason`; nothing is raised for it.
+    """
     start = time.process_time()
     try:
         with closing(open_entry(entry, reader, template=template)) as video:
@@ -169,7 +185,15 @@ def check_video(
 
 
 def unreadable(entry: VideoEntry, reason: str) -> VideoCheck:
-    """The check of a video that cannot be read."""
+    """The check of a video that cannot be read.
+
+    Args:
+        entry: the video.
+        reason: why it cannot be read, in one line.
+
+    Returns:
+        A check with `path` and `reason` only.
+    """
     return VideoCheck(entry.name, reason)
 
 
@@ -187,7 +211,7 @@ def _codec_and_seconds(entry: VideoEntry) -> tuple[str, float]:
 
 
 class _CleanList:
-    """The file for the good lines of a list; whatever can be wrong with it is found before the work begins."""
+    """The file for the good lines of a list; it is checked before the work begins."""
 
     def __init__(self, path: Path, data: str | os.PathLike, root: str | os.PathLike | None, list_format: str) -> None:
         self.path = path
@@ -195,7 +219,9 @@ class _CleanList:
         folder, self.lines = read_lines(data, root, list_format)
         self.prefix = "" if path.parent.resolve() == folder.resolve() else str(folder.resolve())
         if len(self.prefix.split()) > 1:
-            raise ValueError(f"clean: paths in {self.prefix!r} have spaces, so it cannot name them: write it there")
+            raise ValueError(
+                f"clean: paths in {self.prefix!r} have spaces, so the list cannot name them: write it into that folder"
+            )
 
     def write(self, videos: list[VideoCheck]) -> None:
         good = [pair for pair, video in zip(self.lines, videos, strict=True) if not video.reason]

@@ -1,7 +1,7 @@
 """Encode one video again so that it decodes fast.
 
-Through PyAV, not the `ffmpeg` program: PyAV's wheels bring FFmpeg with x264, so nothing else has to be installed, and
-frames are decoded and counted as the readers do it.
+It uses PyAV, not the `ffmpeg` program: PyAV's wheels bring FFmpeg with x264, so nothing else has to be installed, and
+frames are decoded and counted as by the readers.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ..sources.annotations import TarMember, VideoFile
 
 _CRF = "20"  # a little finer than x264's default of 23, because these pixels were compressed before
 _LIMITED = 1  # AVCOL_RANGE_MPEG: luma from 16 to 235
-_ANY_TYPE = 0  # AV_PICTURE_TYPE_NONE: the encoder chooses the frame type, whatever the source had
+_ANY_TYPE = 0  # AV_PICTURE_TYPE_NONE: the encoder chooses the frame type, not the source
 _TRANSPOSES = {90: ("cclock",), -90: ("clock",), 180: ("clock", "clock"), -180: ("clock", "clock")}  # by rotation
 
 
@@ -70,7 +70,7 @@ def _encode(av: Any, source: Any, container: Any, short_side: int, gop: int) -> 
         small = reformatter.reformat(
             frame, output.width, output.height, "yuv420p", interpolation="BICUBIC", dst_color_range=_LIMITED, threads=1
         )
-        # AVI's times are guesses that need not rise; only their order counts.
+        # AVI's times are guesses and need not rise; only the order of frames counts.
         last = max(last + 1, last + 1 if frame.pts is None else frame.pts - start)
         small.pts, small.time_base, small.pict_type = last, stream.time_base, _ANY_TYPE
         container.mux(output.encode(small))

@@ -1,6 +1,6 @@
 """A process pool that survives crashes: apply a function to many items, in order, a few items ahead.
 
-Video decoders are native code, and a damaged file can crash one. This costs one process, but no other item.
+Video decoders are native code, and a damaged file can crash one. A crash costs one process, and no other item.
 """
 
 import multiprocessing
@@ -29,7 +29,8 @@ def parallel_map(
     of them kills its process: that item is to blame.
 
     Args:
-        function: applied to each item; it may be interrupted and repeated. It must be picklable, as items and results.
+        function: applied to each item; it may be interrupted and repeated. Function, items and results must be
+            picklable.
         items: taken only a few ahead of the results.
         workers: processes; 0 runs in this process, which a crash then ends.
         on_death: called in this process with the item to blame and the reason; returns the item's result.

@@ -30,9 +30,10 @@ class Transcoding:
         written: videos that this call wrote.
         present: videos that an earlier call wrote.
         bad_videos: videos that could not be read, with reasons; the new list leaves them out.
-        bytes_before, bytes_after: total size of the originals and of the new videos.
-        clips_per_second_before, clips_per_second_after: clips that one core opens and decodes in a second, measured on
-            up to 32 videos.
+        bytes_before: total size of the originals.
+        bytes_after: total size of the new videos.
+        clips_per_second_before: originals' clips that one core opens and decodes in a second, measured on up to 32.
+        clips_per_second_after: the same for the new videos.
         list_file: the new list.
     """
 
@@ -46,7 +47,11 @@ class Transcoding:
     list_file: Path
 
     def summary(self) -> str:
-        """A few lines for the console."""
+        """Summarise the result for the console.
+
+        Returns:
+            A few lines, and one line for each bad video.
+        """
         gain = self.clips_per_second_after / max(self.clips_per_second_before, 1e-9)
         return "\n".join(
             [
@@ -74,18 +79,17 @@ def transcode(
     """Encode every video of a list into a folder, and write the new list there: `list.txt`.
 
     Videos keep their paths below `output` and end in .mp4. A video that exists is not written again, so a call
-    continues an interrupted one. Each line of the new list keeps what follows the path in the old one.
+    continues an interrupted one. Each line of the new list keeps the further fields of the old line.
 
     Args:
         data: a list file, a folder or a tar file, as `read_annotations` reads them; no mixture.
         output: folder of the new videos; made if it does not exist.
         root: as in `read_annotations`.
         list_format: as in `read_annotations`.
-        short_side: pixels; larger videos are scaled down so that their shorter side is about this, others keep their
-            size.
+        short_side: pixels; larger videos are scaled down to about this shorter side, other videos keep their size.
         gop: frames from one key frame to the next, at most.
-        workers: processes; 0 encodes in this process, which then dies with a video that crashes its decoder. Other
-            processes are replaced, and the video is reported as bad.
+        workers: processes. A process that a video crashes is replaced, and the video is reported as bad. 0 encodes in
+            this process, which a crash ends.
         progress: called after each video with the number of videos done and of all videos.
 
     Returns:
@@ -179,5 +183,5 @@ def _job_died(job: tuple[Path, _Encodable], reason: str) -> tuple[Path, BadVideo
 
 
 def _clips_per_second(entries: Sequence[VideoEntry], workers: int) -> float:
-    """Measured one video at a time; in another process if `workers` allow, because a decoder may crash here too."""
+    """Measure one video at a time; in another process unless `workers` is 0, because a decoder may crash."""
     return DataCheck(list(parallel_map(check_video, entries, min(workers, 1), unreadable))).clips_per_second

@@ -1,4 +1,4 @@
-"""What transformers' configuration files say of a model: its sizes, and how its clips are made of frames."""
+"""The contents of transformers' configuration files: the sizes of a model, and how frames become its clips."""
 
 from typing import Any
 
@@ -47,7 +47,13 @@ def preprocessor_config(config: VideoMAEConfig) -> dict[str, Any]:
     """The `preprocessor_config.json` for `VideoMAEImageProcessor`: frames to clips that the model takes.
 
     The short side is resized to the model's image size, the centre is cut out, and pixels are normalised with the
-    model's mean and standard deviation. `num_frames` is for the reader: the processor takes the frames it is given.
+    model's mean and standard deviation. `num_frames` informs the reader: the processor takes any number of frames.
+
+    Args:
+        config: a model for square clips.
+
+    Returns:
+        The values of the file.
     """
     height, width = config.image_size
     return {

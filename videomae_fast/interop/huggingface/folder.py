@@ -86,16 +86,16 @@ def write_folder(
 
     Args:
         state: weights in the published layout.
-        config: the model they belong to.
+        config: the model of these weights.
         folder: a folder that does not exist; made whole or not at all.
         source: name of the file that the weights came from, for the model card.
-        settings: of the training run, for the model card: the masks are taken from it if it names all of MASKS.
+        settings: settings of the training run, for the model card, which names the masks if all of MASKS are given.
 
     Returns:
         The file of the weights.
 
     Raises:
-        CheckpointError: `state` is not what `config` describes.
+        CheckpointError: `state` does not fit `config`.
     """
     weights = to_huggingface(state, "q_bias")  # which transformers reads up to 5.4, and renames from 5.18 on
     model = {"architectures": ["VideoMAEForPreTraining"], "model_type": "videomae"} | huggingface_config(config)
@@ -120,7 +120,18 @@ def write_folder(
 
 
 def model_card(config: VideoMAEConfig, parameters: int, folder: str, source: str, settings: Mapping[str, Any]) -> str:
-    """The model card: what the weights and their configuration tell, and nothing else."""
+    """Write the model card, from the weights and their configuration alone.
+
+    Args:
+        config: the model.
+        parameters: number of its parameters.
+        folder: name of the folder, for the examples.
+        source: name of the file that the weights came from.
+        settings: settings of the training run; the masks are named if all of MASKS are given.
+
+    Returns:
+        Markdown with a YAML header.
+    """
     masks = UNKNOWN_MASKS
     if all(name in settings for name in MASKS):
         masks = (

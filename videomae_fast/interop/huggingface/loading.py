@@ -1,7 +1,7 @@
-"""Weights into a model of transformers, whatever its version calls the biases of queries and values.
+"""Load weights into a model of transformers of any version, whose names for the biases of q, k and v differ.
 
-transformers 5.5 to 5.16 expects them under new names without renaming what a checkpoint has, so that `from_pretrained`
-leaves them zero, says so in one line of a report, and the model computes something else (transformers#48675).
+transformers 5.5 to 5.16 expects new names and does not rename the biases of a checkpoint. `from_pretrained` then leaves
+them zero, reports it in one line, and the model computes something else (transformers#48675).
 """
 
 import warnings

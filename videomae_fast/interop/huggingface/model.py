@@ -22,7 +22,15 @@ LAYOUT = "BTCHW"
 
 
 def embeddings_forward(self: Any, pixel_values: Tensor, bool_masked_pos: Mask | None = None) -> Tensor:
-    """VideoMAEEmbeddings.forward: tokens (B, V, D) of the visible positions, or of all without a mask."""
+    """VideoMAEEmbeddings.forward: embed the visible tokens, or all tokens without a mask.
+
+    Args:
+        pixel_values: (B, T, C, H, W) floating.
+        bool_masked_pos: (B, N) bool, True for hidden tokens; or a MaskPlan, or the visible tokens' index (B, V).
+
+    Returns:
+        (B, V, D), or (B, N, D) without a mask.
+    """
     if bool_masked_pos is None:
         return EMBEDDINGS.original_class(self).forward(self, pixel_values, None)
     table = self.position_embeddings
@@ -33,9 +41,21 @@ def embeddings_forward(self: Any, pixel_values: Tensor, bool_masked_pos: Mask | 
 def patch_embeddings_forward(
     self: Any, pixel_values: Tensor, visible: Tensor | None = None, position: Tensor | None = None
 ) -> Tensor:
-    """VideoMAEPatchEmbeddings.forward, or the tokens at `visible` (B, V) with their `position` rows added.
+    """VideoMAEPatchEmbeddings.forward, or the tokens at `visible` with their positions added.
 
-    A seam of its own so that hooks on this module, the model's input embeddings, still run.
+    This is a seam of its own so that hooks on this module, the model's input embeddings, still run.
+
+    Args:
+        pixel_values: (B, T, C, H, W) floating.
+        visible: (B, V) tokens to embed; None embeds all, without positions.
+        position: (1, N, D) table.
+
+    Returns:
+        (B, V, D), or (B, N, D) without `visible`.
+
+    Raises:
+        TypeError: the patch projection is no longer a Conv3d.
+        ValueError: the clips have another height or width.
     """
     if visible is None or position is None:
         return PATCH_EMBEDDINGS.original_class(self).forward(self, pixel_values)
@@ -68,7 +88,7 @@ def pretraining_forward(
         pixel_values: (B, T, C, H, W) floating, normalised with ImageNet's mean and standard deviation.
         bool_masked_pos: (B, N) bool, True for tokens hidden from the encoder; or a MaskPlan.
         decode_mask: (B, N) bool, True for tokens that are not decoded; None decodes exactly the hidden tokens.
-        kwargs: as the original takes them.
+        **kwargs: as the original takes them.
 
     Returns:
         VideoMAEForPreTrainingOutput. Its logits (B, R, P) predict `plan.predicted`: the tokens that are hidden and

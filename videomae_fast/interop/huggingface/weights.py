@@ -1,4 +1,4 @@
-"""Weights of Hugging Face's `VideoMAEForPreTraining` to the published layout, and back.
+"""Weights of Hugging Face's `VideoMAEForPreTraining` in the published layout, and back.
 
 transformers has stored the biases of q, k and v in three ways ("bias layouts"):
 
@@ -6,7 +6,7 @@ transformers has stored the biases of q, k and v in three ways ("bias layouts"):
 * "qkv", 5.5 to 5.16: Linears with biases, `key.bias` among them;
 * "qv", from 5.18: the same without `key.bias`.
 
-The published model has one `qkv` Linear without bias, whose rows are those of q, k and v in turn, and `q_bias` and
+The published model has one `qkv` Linear without bias, which stacks the rows of q, k and v, and `q_bias` and
 `v_bias`. Weights alone do not make the outputs equal: transformers' LayerNorms have other epsilons by default (1e-12,
 and 1e-5 in `decoder.norm`) than the published 1e-6.
 """
@@ -31,7 +31,8 @@ _BIASES: dict[BiasLayout, tuple[str, str | None, str]] = {
 _QKV = ("query.weight", "key.weight", "value.weight")
 _ATTENTION = "attention.attention."
 
-# (published, Hugging Face): what holds the blocks, the modules with weight and bias in and outside a block, the rest.
+# (published, Hugging Face) names: the stacks of blocks, the modules inside a block, the modules outside; then names
+# that are the same in both.
 _STACKS = (("encoder.blocks", "videomae.encoder.layer"), ("decoder.blocks", "decoder.decoder_layers"))
 _BLOCK = (
     ("norm1", "layernorm_before"),
@@ -57,11 +58,11 @@ def from_huggingface(state: Mapping[str, Tensor], strict: bool = True) -> State:
 
     Args:
         state: state dict of a `VideoMAEForPreTraining` with `use_mean_pooling=False`, in any bias layout.
-        strict: whether `state` must have all its names and no others. If not, any of transformers' VideoMAE models
-            will do: what is there is renamed, and unknown names stay as they are.
+        strict: whether `state` must have every name of the model and no other. If not, `state` may be of any of
+            transformers' VideoMAE models: known names are renamed, and unknown names stay.
 
     Returns:
-        {published name: tensor}. Tensors are those of `state` but for `qkv`, which joins three.
+        {published name: tensor}. Tensors are not copied, except `qkv`, which joins three.
 
     Raises:
         CheckpointError: names are missing or not known; or the model was built with `use_mean_pooling=True` and has
@@ -131,7 +132,18 @@ def to_huggingface(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
 
 
 def rename_biases(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
-    """The state dict of any of transformers' VideoMAE models, in another bias layout; a new `key.bias` is zeros."""
+    """Rename the biases of a state dict of any of transformers' VideoMAE models; a new `key.bias` is zeros.
+
+    Args:
+        state: the state dict, in any bias layout.
+        layout: the bias layout wanted.
+
+    Returns:
+        {name: tensor} in the bias layout `layout`.
+
+    Raises:
+        CheckpointError: `state` has no known bias layout.
+    """
     old, new = _BIASES[bias_layout(state)], _BIASES[layout]
     renamed: dict[str | None, str | None] = dict(zip(old, new, strict=True))
     result = {}
@@ -148,7 +160,14 @@ def rename_biases(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
 
 
 def is_huggingface(state: Iterable[str]) -> bool:
-    """Whether these are the names of one of transformers' VideoMAE models."""
+    """Whether names belong to one of transformers' VideoMAE models.
+
+    Args:
+        state: names, or a state dict.
+
+    Returns:
+        True if they do.
+    """
     return any(_ATTENTION in name for name in state)
 
 
@@ -163,7 +182,7 @@ def _blocks(state: Iterable[str], hf: bool) -> list[tuple[str, str]]:
 
 
 def _renames(blocks: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(published, Hugging Face) names of all tensors that are the same in both, but for the name."""
+    """(published, Hugging Face) names of all tensors that differ in the name only."""
     modules = [*_MODULES, *((published + p, hf + h) for published, hf in blocks for p, h in _BLOCK)]
     return [(name, name) for name in _SAME] + [
         (f"{p}.{kind}", f"{h}.{kind}") for p, h in modules for kind in ("weight", "bias")
@@ -171,7 +190,17 @@ def _renames(blocks: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def bias_layout(state: Iterable[str]) -> BiasLayout:
-    """The bias layout of a state dict of any of transformers' VideoMAE models; CheckpointError if it has none."""
+    """Find the bias layout of a state dict of any of transformers' VideoMAE models.
+
+    Args:
+        state: names, or a state dict.
+
+    Returns:
+        "q_bias", "qkv" or "qv".
+
+    Raises:
+        CheckpointError: the names fit no known bias layout.
+    """
     found = {key.split(_ATTENTION)[1] for key in state if _ATTENTION in key} - set(_QKV)
     for layout, names in _BIASES.items():
         if found == {name for name in names if name}:

@@ -2,7 +2,7 @@
 
 `PretrainVisionTransformerEncoder.forward_features` embeds every token and selects by a boolean mask;
 `PretrainVisionTransformer.forward` copies a position table expanded over the batch. The loss is not part of that
-model but of `train_one_epoch` (engine_for_pretraining.py): `pretrain_loss` replaces those lines.
+model but of `train_one_epoch` (engine_for_pretraining.py): `pretrain_loss` replaces its lines there.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,17 @@ TESTED = "OpenGVLab/VideoMAEv2 at 29eab1e and MCG-NJU/VideoMAE"
 
 
 def encoder_features(self: Any, x: Tensor, mask: Mask) -> Tensor:
-    """PretrainVisionTransformerEncoder.forward_features: tokens (B, V, D) of a clip (B, C, T, H, W).
+    """PretrainVisionTransformerEncoder.forward_features: encode the visible tokens.
 
-    mask (B, N) bool is True for hidden tokens; a MaskPlan or the visible tokens' index (B, V) will do as well.
+    Args:
+        x: (B, C, T, H, W) floating clips.
+        mask: (B, N) bool, True for hidden tokens; or a MaskPlan, or the visible tokens' index (B, V).
+
+    Returns:
+        (B, V, D) tokens.
+
+    Raises:
+        ValueError: the clips have another height or width.
     """
     proj, size = self.patch_embed.proj, tuple(self.patch_embed.img_size)
     if x.shape[-2:] != size:
@@ -37,10 +45,15 @@ def encoder_features(self: Any, x: Tensor, mask: Mask) -> Tensor:
 
 
 def model_forward(self: Any, x: Tensor, mask: Mask, decode_mask: Tensor | None = None) -> Tensor:
-    """PretrainVisionTransformer.forward: predictions (B, M, P) of the decoded tokens, ascending.
+    """PretrainVisionTransformer.forward: predict the decoded tokens, in ascending order.
 
-    decode_mask (B, N) bool, True = not decoded; None decodes what is hidden. With a MaskPlan as `mask`, predictions
-    are those of `plan.predicted`.
+    Args:
+        x: (B, C, T, H, W) floating clips.
+        mask: (B, N) bool, True for tokens hidden from the encoder; or a MaskPlan.
+        decode_mask: (B, N) bool, True for tokens that are not decoded; None decodes exactly the hidden tokens.
+
+    Returns:
+        (B, M, P) predictions, of `plan.predicted` if `mask` is a MaskPlan.
     """
     num_tokens = self.pos_embed.shape[1]
     if isinstance(mask, MaskPlan):
@@ -73,8 +86,7 @@ def pretrain_loss(
         loss = Σ w (y − x)² / (P Σ w),    w = 1 for tokens hidden from the encoder, 0 for others.
 
     Args:
-        images: (B, 3, T, H, W) floating, normalised with ImageNet's mean and standard deviation, as the model got
-            them.
+        images: (B, 3, T, H, W) floating, normalised with ImageNet's mean and standard deviation: the model's input.
         outputs: (B, M, P) predictions of the model, P = 3·T_p·H_p·W_p; M as the masks say.
         bool_masked_pos: (B, N) bool, True for tokens hidden from the encoder; or the MaskPlan that the model got.
             Boolean masks on a GPU cost a host sync for their counts.

@@ -1,8 +1,8 @@
-"""The layout of published checkpoints (https://github.com/OpenGVLab/VideoMAEv2), which is this library's own.
+"""The layout of published checkpoints (https://github.com/OpenGVLab/VideoMAEv2), which is also this library's.
 
 A published `checkpoint-{epoch}.pth` is a dict whose `model` holds the weights, next to `optimizer`, `epoch`, `scaler`
 and `args`; DeepSpeed puts the weights under `module`. The models here have the published names, so that reading
-a checkpoint is a matter of unwrapping it, and nothing is renamed.
+a checkpoint only unwraps it and renames nothing.
 """
 
 import os
@@ -21,22 +21,21 @@ _V1_HUGE = replace(CONFIGS["huge"], decoder_dim=640)
 
 
 def load_published(source: Source) -> State:
-    """The weights of a published checkpoint on the CPU, without wrappers and prefixes.
+    """Read the weights of a published checkpoint to the CPU, without wrappers and prefixes.
 
     Wrappers are the keys `model` and `module`; prefixes are `_orig_mod.`, `module.` and `backbone.`. Files are read
-    with `weights_only=True`: unpickling one runs no code of its author's.
+    with `weights_only=True`, so a file cannot run code of its author.
 
     Args:
-        source: a file that `torch.save` wrote, a `.safetensors` file, or the dict that such a file holds, whose
-            tensors are returned as they are.
+        source: a file that `torch.save` wrote, a `.safetensors` file, or a loaded checkpoint (a dict), whose tensors
+            are returned as they are.
 
     Returns:
         {name: tensor}, as `load_weights` takes it.
 
     Raises:
         FileNotFoundError: `source` is not a file.
-        CheckpointError: the file is damaged, holds arbitrary Python objects, or does not come down to a dict of
-            tensors.
+        CheckpointError: the file is damaged, holds arbitrary Python objects, or has no dict of tensors inside.
 
     References:
         utils.py (`save_model`) of OpenGVLab/VideoMAEv2@29eab1e.
@@ -60,7 +59,7 @@ def save_published(
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
         ValueError: `path` ends in `.safetensors`, which is another format.
-        CheckpointError: `model_or_state` holds something else than tensors.
+        CheckpointError: `model_or_state` holds anything but tensors.
 
     References:
         utils.py (`save_model`) of OpenGVLab/VideoMAEv2@29eab1e.
@@ -79,18 +78,18 @@ def save_published(
 
 
 def config_of(state: Mapping[str, Tensor], num_frames: int, image_size: int) -> VideoMAEConfig:
-    """The configuration of the model that published pre-training weights belong to.
+    """Find the configuration of published pre-training weights.
 
     Args:
-        state: weights of one of the published sizes, VideoMAE V1's too, at any depth.
-        num_frames: frames of a clip; the weights do not tell, since the position tables are fixed.
+        state: weights of one of the published sizes, also of VideoMAE V1, at any depth.
+        num_frames: frames of a clip; the weights do not tell them, because the position tables are fixed.
         image_size: height and width of a clip in pixels, for the same reason.
 
     Returns:
-        The configuration; what does not show in weights (drop path, attention, …) is the default.
+        The configuration; settings that do not show in weights (drop path, attention, …) are the defaults.
 
     Raises:
-        CheckpointError: these are not pre-training weights, or their widths are of no published size.
+        CheckpointError: `state` has no pre-training weights, or its widths are of no published size.
         ValueError: the clip does not divide into patches.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
