@@ -18,9 +18,9 @@ from ..masks import make_masks
 from ..memory import CARDS, MemoryFigures, StepPredictor, largest_batches
 from ..memory.cache import PredictionCache, default_folder
 from ..memory.predict import ResizableStep
+from ..memory.progress import progress_bar
 from ..memory.report import batches_table, breakdown_table, draw_memory, peaks_table
 from ..models import VideoMAEForPretraining, get_config
-from .progress import progress_bar
 
 PACKAGES = (Path(__file__).parents[1], Path(videomae_kernels.__file__).parent)  # their sources decide our figures
 KNOWN_BATCHES = (64, 128)  # the largest batch is extrapolated from these

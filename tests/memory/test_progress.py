@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from videomae_fast.cli.progress import progress_bar
+from videomae_fast.memory.progress import progress_bar
 
 
 @pytest.mark.parametrize("installed", [True, False])
