@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from videomae_kernels._custom_op import runs_triton
+from videomae_kernels import runs_triton
 
 from ._optional import EXTRAS
 from .data.readers import READERS

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from dataclasses import Field
@@ -50,7 +51,7 @@ def _another(field: Field) -> list[str]:
     option, default = f"--{field.name.replace('_', '-')}", field.default
     if isinstance(default, bool):
         return [option]
-    value = default + 1 if isinstance(default, int | float) else f"another {default}"
+    value = default + 1 if isinstance(default, int) else "0.25" if isinstance(default, float) else f"another {default}"
     if field.metadata["choices"]:
         value = next(choice for choice in field.metadata["choices"] if choice != default)
     arguments = [option, {"track": "none"}.get(field.name, str(value))]
@@ -115,7 +116,18 @@ def test_unknown_arguments(arguments: list[str], capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert "videomae-fast" in capsys.readouterr().err
+    assert re.fullmatch(
+        r"videomae-fast[a-z -]*: error: .*; see videomae-fast[a-z -]* --help\n", capsys.readouterr().err
+    )
+
+
+def test_an_option_is_never_abbreviated_and_the_nearest_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--crops-per-vid", "2"])
+    assert capsys.readouterr().err == (
+        "videomae-fast pretrain: error: unrecognized arguments: --crops-per-vid 2: --crops-per-video?; "
+        "see videomae-fast pretrain --help\n"
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError, ImportError, OSError, NonFiniteLossError, UnreadableVideosError])
@@ -164,7 +176,7 @@ def test_help_has_a_group_for_every_section(capsys: pytest.CaptureFixture[str]) 
         "data",
         "masks",
         "model",
-        "optim",
+        "optimizer",
         "run",
     ]
     words = " ".join(shown.split())
@@ -187,7 +199,12 @@ def test_env(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "what this machine has\n"
 
 
-def test_parser_names_the_three_commands() -> None:
+def test_parser_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    for command in ("pretrain", "gallery", "memory", "convert", "check-data", "transcode", "env"):
+        assert re.search(rf"^    {command}  ", shown, re.MULTILINE)
     for command in ("pretrain", "memory", "env"):
         assert build_parser().parse_args([command]).command == command
 

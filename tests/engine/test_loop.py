@@ -18,14 +18,14 @@ from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.engine.log import COLUMNS, EVALUATIONS, read_log
 from videomae_fast.engine.optim import make_optimizer
 from videomae_fast.recipes.config import Config
-from videomae_fast.recipes.options import OptimOptions, RunOptions
+from videomae_fast.recipes.options import OptimizerOptions, RunOptions
 
 POINTS = 24
 
 
 @dataclass(frozen=True)
 class LineConfig(Config):
-    optim: OptimOptions = field(default_factory=OptimOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
 
@@ -43,13 +43,13 @@ class Line(Recipe):
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         say("a line")
         model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).to(self.dtype)
-        return model, make_optimizer(model, self.config.optim)
+        return model, make_optimizer(model, self.config.optimizer)
 
     def order(self, samples_per_step: int) -> dict[str, Any]:
         return {"samples_per_step": samples_per_step}
 
     def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[Any, None, None]:
-        size = self.config.optim.batch_size * self.config.optim.accumulate
+        size = self.config.optimizer.batch_size * self.config.optimizer.accumulate
         for step in range(start_step, start_step + num_steps):
             numbers = [(step * world_size + rank) * size + place for place in range(size)]
             self.seen.append(numbers)
@@ -179,11 +179,11 @@ def test_settings_that_may_not_differ(tmp_path: Path) -> None:
     """Whether an option may differ is a property of its field."""
     run(Line(_config(tmp_path, max_steps=1)))
     saved = json.loads((list_checkpoints(tmp_path)[-1] / "config.json").read_text())
-    assert saved["optim"]["batch_size"] == 4
+    assert saved["optimizer"]["batch_size"] == 4
     with pytest.raises(ValueError, match=r"accumulate: was 1, now 2; lr: was 2\.0, now 3\.0$"):
         run(Line(_config(tmp_path, resume=True, lr=3.0, accumulate=2, log_every=1)))
     config = _config(tmp_path)
     free = {each.name for _, each in config.options() if each.metadata["free"]}
     kept = {each.name for _, each in config.options()} - free
     assert {"output", "resume", "track", "eval_every", "init", "max_steps"} <= free
-    assert kept == {*vars(config.optim), "precision", "seed"}
+    assert kept == {*vars(config.optimizer), "precision", "seed"}

@@ -10,7 +10,7 @@ from tests.recipes import tiny
 from videomae_fast.engine.log import read_log
 from videomae_fast.engine.optim import learning_rate, make_optimizer, scaled_lr
 from videomae_fast.models import VideoMAEForPretraining, get_config
-from videomae_fast.recipes.options import OptimOptions
+from videomae_fast.recipes.options import OptimizerOptions
 from videomae_fast.recipes.pretrain import PretrainConfig, pretrain
 
 
@@ -27,7 +27,7 @@ def _published(peak: float, final: float, epochs: int, steps_per_epoch: int, war
     [(200, 7, 20), (3, 4, 1), (5, 3, 0), (2, 1, 1), (10, 1, 9)],
 )
 def test_learning_rate_is_the_published_schedule(epochs: int, steps_per_epoch: int, warmup_epochs: int) -> None:
-    config = OptimOptions(epochs=epochs, warmup_epochs=warmup_epochs, lr=6e-4, final_lr=1e-5)
+    config = OptimizerOptions(epochs=epochs, warmup_epochs=warmup_epochs, lr=6e-4, final_lr=1e-5)
     videos = 32 * 64
     expected = _published(6e-4 * videos / 256, 1e-5 * videos / 256, epochs, steps_per_epoch, warmup_epochs)
     rates = [learning_rate(step, config, steps_per_epoch, videos) for step in range(epochs * steps_per_epoch)]
@@ -35,7 +35,7 @@ def test_learning_rate_is_the_published_schedule(epochs: int, steps_per_epoch: i
 
 
 def test_the_schedule_starts_at_zero_and_reaches_its_peak() -> None:
-    config = OptimOptions(epochs=10, warmup_epochs=2, lr=1e-3, final_lr=1e-5)
+    config = OptimizerOptions(epochs=10, warmup_epochs=2, lr=1e-3, final_lr=1e-5)
     rates = [learning_rate(step, config, 5, 256) for step in range(50)]
     assert rates[0] == 0
     assert rates[9] == max(rates) == rates[10] == 1e-3
@@ -45,17 +45,19 @@ def test_the_schedule_starts_at_zero_and_reaches_its_peak() -> None:
 def test_lr_scales_with_videos_and_not_with_crops() -> None:
     assert scaled_lr(1e-3, 1024) == pytest.approx(4e-3)
     few, many = (
-        learning_rate(40, PretrainConfig.from_options(crops_per_video=crops, epochs=20, warmup_epochs=2).optim, 10, 512)
+        learning_rate(
+            40, PretrainConfig.from_options(crops_per_video=crops, epochs=20, warmup_epochs=2).optimizer, 10, 512
+        )
         for crops in (1, 4)
     )
     assert few == many
-    assert learning_rate(40, OptimOptions(epochs=20, warmup_epochs=2), 10, 1024) == pytest.approx(2 * few)
+    assert learning_rate(40, OptimizerOptions(epochs=20, warmup_epochs=2), 10, 1024) == pytest.approx(2 * few)
 
 
 def test_matrices_decay_and_nothing_else() -> None:
     model = VideoMAEForPretraining(get_config("tiny", num_frames=8, image_size=(32, 32)))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = make_optimizer(model, OptimOptions(weight_decay=0.05), undecayed={"mask_token"}).param_groups
+    groups = make_optimizer(model, OptimizerOptions(weight_decay=0.05), undecayed={"mask_token"}).param_groups
     decay = {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
     assert decay.keys() == set(names.values())
     # By name, independently of shapes: every ".weight" that is not a norm's.
@@ -69,7 +71,7 @@ def test_matrices_decay_and_nothing_else() -> None:
 
 def test_optimizer_has_the_published_betas() -> None:
     model = VideoMAEForPretraining(get_config("tiny", num_frames=8, image_size=(32, 32)))
-    for group in make_optimizer(model, OptimOptions()).param_groups:
+    for group in make_optimizer(model, OptimizerOptions()).param_groups:
         assert group["betas"] == (0.9, 0.95)
         assert group["eps"] == 1e-8
 

@@ -17,7 +17,7 @@ HIGH = {"steps": 10, "elapsed": 10.0, "waited": 6.0, "loading": 20.0}  # a step:
 
 def timing(device: str, workers: int = 0, cores: int | None = None) -> Timing:
     accelerator = SimpleNamespace(device=torch.device(device), reduce=lambda losses, reduction: losses)
-    return Timing(accelerator, clips_per_step=4, steps_per_epoch=2, workers=workers, cores=cores)
+    return Timing(accelerator, clips_per_step=4, steps_per_epoch=2, workers=workers, cheaper="Decode less", cores=cores)
 
 
 def test_window() -> None:
@@ -61,21 +61,19 @@ def test_no_wait_while_the_gpu_is_busy() -> None:
     [
         (2, 8, "there are 2, on 8 cores. Use --workers 5"),
         (0, 8, "there are 0, on 8 cores. Use --workers 5"),
-        (2, 4, "on 4 cores. Make the videos cheaper to decode (videomae-fast transcode, or --short-side), or cut more"),
+        (2, 4, "on 4 cores. Decode less"),
         (6, 8, "on 8 cores. That should do: see what else"),
     ],
 )
 def test_bottleneck(workers: int, cores: int, expected: str) -> None:
-    line = bottleneck(**HIGH, workers=workers, cores=cores)
-    assert line.startswith(
-        "60% of the time is waiting for videos: a batch takes a worker 2.00 s and the model 0.40 s, "
-    )
+    line = bottleneck(**HIGH, workers=workers, cheaper="Decode less", cores=cores)
+    assert line.startswith("60% of the time is waiting for data: a batch takes a worker 2.00 s and the model 0.40 s, ")
     assert "which 5 workers would keep up with" in line and expected in line
 
 
 def test_no_hint_below_the_threshold() -> None:
-    assert bottleneck(**{**HIGH, "waited": HIGH_WAIT * 10 - 0.01}, workers=1, cores=2) == ""
-    assert bottleneck(**{**HIGH, "waited": HIGH_WAIT * 10}, workers=1, cores=2) != ""
+    assert bottleneck(**{**HIGH, "waited": HIGH_WAIT * 10 - 0.01}, workers=1, cheaper="", cores=2) == ""
+    assert bottleneck(**{**HIGH, "waited": HIGH_WAIT * 10}, workers=1, cheaper="", cores=2) != ""
 
 
 def test_a_run_gets_one_hint_and_none_while_it_starts() -> None:
@@ -103,5 +101,8 @@ def test_a_run_that_waits_says_what_to_change(
 
     monkeypatch.setattr(ClipDataset, "decode", slowly)
     pretrain(tiny.settings(videos, tmp_path / "run", max_steps=9))
-    said = [line for line in capsys.readouterr().out.splitlines() if "waiting for videos" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "waiting for data" in line]
     assert len(said) == 1 and "there are 0, on" in said[0]
+    monkeypatch.setattr("videomae_fast.engine.timing._cores_of_a_process", lambda: 1)  # which no workers can mend
+    pretrain(tiny.settings(videos, tmp_path / "one core", max_steps=9))
+    assert "--crops-per-video" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.packaging.pages import ROOT
+from videomae_fast import __version__
 
 yaml = pytest.importorskip("yaml")
 SKIPPED = {".venv", "build", "dist", "runs", ".git", "node_modules"}
@@ -24,9 +25,9 @@ def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def project() -> dict[str, Any]:
+def project(name: str = "pyproject.toml") -> dict[str, Any]:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
-    return tomllib.loads(read("pyproject.toml"))["project"]
+    return tomllib.loads(read(name))["project"]
 
 
 def pins() -> dict[str, str]:
@@ -55,13 +56,17 @@ def test_json_parses(path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8"))
 
 
+def test_the_kernels_alone_have_the_same_version() -> None:
+    assert project("kernels/pyproject.toml")["version"] == __version__ and "version" not in project()
+
+
 def test_the_citation_is_a_cff_file() -> None:
     """What version 1.2.0 of the schema requires, of the software and of each reference, and the project's own data."""
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
     assert {"message", "title", "authors"} <= citation.keys()
     assert citation["authors"] == [{"name": "The videomae_fast authors"}]
-    assert (citation["version"], citation["license"]) == (project()["version"], project()["license"])
+    assert (citation["version"], citation["license"]) == (__version__, project()["license"])
     for reference in citation["references"]:
         assert {"type", "title", "authors"} <= reference.keys()
         assert all(person.keys() == {"family-names", "given-names"} for person in reference["authors"])
@@ -104,7 +109,7 @@ def test_the_changelog_keeps_its_form() -> None:
     assert headings[0] == "Unreleased"
     kinds = set(re.findall(r"^### (.+)$", read("CHANGELOG.md"), re.MULTILINE))
     assert kinds and kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
-    assert project()["version"] in headings or f"This will be {project()['version']}," in read("CHANGELOG.md")
+    assert __version__ in headings or f"This will be {__version__}," in read("CHANGELOG.md")
 
 
 def test_every_address_of_the_repository_is_the_same() -> None:

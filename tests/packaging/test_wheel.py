@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from videomae_fast import __version__
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"videomae_fast": ROOT, "videomae_kernels": ROOT / "kernels"}
@@ -24,13 +27,17 @@ def wheel_files(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Names in the wheel, built by way of the source distribution from a copy of the sources."""
     pytest.importorskip("build")
     source, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
     for name in ("videomae_fast", "kernels", "tests", "benchmarks", "examples"):
         if (ROOT / name).exists():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     run(sys.executable, "-m", "build", "--outdir", str(dist), str(source), cwd=source)
-    (wheel,) = dist.glob("*.whl")
+    (wheel,), (sources,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    assert wheel.name == f"videomae_fast-{__version__}-py3-none-any.whl"
+    with tarfile.open(sources) as archive:
+        rooms = {name.split("/")[1] for name in archive.getnames() if name.count("/") > 1}
+    assert rooms == {"kernels", "videomae_fast", "videomae_fast.egg-info"}
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
 

@@ -115,12 +115,16 @@ def test_a_release_with_another_version_or_the_placeholder_stops(
     version: str, owner: str, passes: bool, tmp_path: Path
 ) -> None:
     """The two checks of release.yml, run on files that stand in for the project's."""
+    (tmp_path / "videomae_fast").mkdir()
+    text = (ROOT / "videomae_fast" / "__init__.py").read_text(encoding="utf-8")
+    text, places = re.subn(r'^__version__ = ".*"$', '__version__ = "1.2.3"', text, flags=re.MULTILINE)
+    assert places == 1
+    (tmp_path / "videomae_fast" / "__init__.py").write_text(text, encoding="utf-8")
     for name in ("pyproject.toml", "README.md", "mkdocs.yml", "CITATION.cff"):
         text = (ROOT / name).read_text(encoding="utf-8")
         text, places = re.subn(r"github\.com/[\w-]+/videomae_fast", f"github.com/{owner}/videomae_fast", text)
         text = re.sub(r"[\w-]+\.github\.io", f"{owner}.github.io", text)
         assert places, f"{name} does not say where the repository is"
-        text = re.sub(r'^version = ".*"$', 'version = "1.2.3"', text, flags=re.MULTILINE)
         (tmp_path / name).write_text(text, encoding="utf-8")
     checks = [step["run"] for step in steps(RELEASE) if "grep" in step.get("run", "")]
     assert len(checks) == 2

@@ -17,7 +17,7 @@ toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in Pyth
 
 def test_options_lie_in_sections() -> None:
     config = PretrainConfig.from_options(data="videos", lr=5e-4, seed=3)
-    assert (config.data.data, config.optim.lr, config.run.seed) == ("videos", 5e-4, 3)
+    assert (config.data.data, config.optimizer.lr, config.run.seed) == ("videos", 5e-4, 3)
     assert config == PretrainConfig().with_options(seed=3).with_options(lr=5e-4, data="videos")
     assert PretrainConfig(data=DataOptions(data="videos")) == PretrainConfig.from_options(data="videos")
     assert config.flat()["lr"] == 5e-4 and config.flat().keys() == PretrainConfig().flat().keys()
@@ -67,29 +67,29 @@ def _asked(arguments: list[str]) -> PretrainConfig:
 @toml
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text("[data]\nhflip = true\nframe_stride = 2\n[optim]\nlr = 1\nepochs = 15\n[run]\nresume = true\n")
+    file.write_text("[data]\nhflip = true\nframe_stride = 2\n[optimizer]\nlr = 1\nepochs = 15\n[run]\nresume = true\n")
     config = _asked(["--config", str(file), "--frame-stride", "3", "--no-hflip", "--warmup-epochs", "5"])
     expected = {"frame_stride": 3, "lr": 1.0, "epochs": 15, "warmup_epochs": 5, "resume": True}
     assert config == PretrainConfig.from_options(**expected)
-    assert type(config.optim.lr) is float
+    assert type(config.optimizer.lr) is float
     demo = _asked(["--demo", "--config", str(file)]) if DEMO else None
-    assert demo is not None and (demo.optim.epochs, demo.data.image_size) == (15, DEMO.data.image_size)
+    assert demo is not None and (demo.optimizer.epochs, demo.data.image_size) == (15, DEMO.data.image_size)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"optimizer": {}}', "unknown section 'optimizer'; sections are data, masks, model, optim, run"),
+        ('{"optim": {}}', "unknown section 'optim'; sections are data, masks, model, optimizer, run"),
         ('{"lr": 0.1}', "unknown section 'lr'"),
-        ('{"optim": 3}', "section 'optim' must hold options, got 3"),
+        ('{"optimizer": 3}', "section 'optimizer' must hold options, got 3"),
         (
-            '{"optim": {"lrate": 1}}',
-            "unknown option 'lrate' in section 'optim'; options are batch_size, accumulate, epochs",
+            '{"optimizer": {"lrate": 1}}',
+            "unknown option 'lrate' in section 'optimizer'; options are batch_size, accumulate, epochs",
         ),
-        ('{"optim": {"seed": 1}}', "unknown option 'seed' in section 'optim'"),
-        ('{"optim": {"lr": "high"}}', "optim.lr must be of type float, got 'high'"),
-        ('{"optim": {"epochs": 1.5}}', "optim.epochs must be of type int, got 1.5"),
-        ('{"optim": {"epochs": true}}', "optim.epochs must be of type int, got True"),
+        ('{"optimizer": {"seed": 1}}', "unknown option 'seed' in section 'optimizer'"),
+        ('{"optimizer": {"lr": "high"}}', "optimizer.lr must be of type float, got 'high'"),
+        ('{"optimizer": {"epochs": 1.5}}', "optimizer.epochs must be of type int, got 1.5"),
+        ('{"optimizer": {"epochs": true}}', "optimizer.epochs must be of type int, got True"),
         ('{"data": {"hflip": 1}}', "data.hflip must be of type bool, got 1"),
         ("[]", "must hold sections of options, got list"),
         ("{", "cannot be read: "),
@@ -105,13 +105,19 @@ def test_files_that_are_wrong(text: str, message: str, tmp_path: Path) -> None:
 
 @toml
 def test_toml_that_is_wrong(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text("[optim\n")
+    (tmp_path / "config.toml").write_text("[optimizer\n")
     with pytest.raises(ValueError, match=r"config\.toml cannot be read"):
         PretrainConfig.read_options(tmp_path / "config.toml")
 
 
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"config\.toml cannot be read: .*utf-8"):
+        PretrainConfig.read_options(tmp_path / "config.toml")
+
+
 def test_files_of_another_kind(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("optim: {}")
+    (tmp_path / "config.yaml").write_text("optimizer: {}")
     with pytest.raises(ValueError, match=r"a configuration is a \.toml or \.json file"):
         PretrainConfig.read_options(tmp_path / "config.yaml")
     with pytest.raises(FileNotFoundError):

@@ -249,6 +249,11 @@ def test_wrong_settings(case: str, videos: Path, tmp_path: Path, capsys: pytest.
         ("--lr", "-0.1", "lr must not be negative, got -0.1"),
         ("--lr", "nan", "lr must be finite, got nan"),
         ("--weight-decay", "-1", "weight_decay must not be negative, got -1.0"),
+        ("--mask-ratio", "1.5", "mask_ratio must be in [0, 1), got 1.5"),
+        ("--decoder-mask-ratio", "-0.5", "decoder_mask_ratio must be in [0, 1), got -0.5"),
+        ("--drop-path", "1", "drop_path must be in [0, 1), got 1.0"),
+        ("--beta2", "2", "beta2 must be in [0, 1), got 2.0"),
+        ("--max-bad-share", "-1", "max_bad_share must not be negative, got -1.0"),
         ("--warmup-epochs", "3", "warmup_epochs 3 must be less than epochs 3"),
     ],
 )

@@ -39,6 +39,14 @@ def test_a_checkpoint_of_a_run_is_such_weights(videos: Path, tmp_path: Path) -> 
     assert all(torch.equal(trained[name], start[name]) for name in trained)
 
 
+def test_the_folder_of_a_run_is_its_last_checkpoint(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = pretrain(tiny.settings(videos, tmp_path / "first", max_steps=4, save_every=2)).checkpoint
+    pretrain(tiny.settings(videos, tmp_path / "second", init=str(tmp_path / "first"), max_steps=1))
+    assert f"all weights are from {first}" in capsys.readouterr().out and first.name == "step-00000004"
+
+
 def test_resume_wins_and_says_so(
     weights: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,8 +87,8 @@ def test_size_and_learning_rate(name: str) -> None:
     weights = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert weights == pytest.approx(millions, abs=0.05 if millions > 1000 else 0.005)
     if gpus is not None:
-        videos = gpus * config.optim.batch_size
-        assert learning_rate(config.optim.warmup_epochs * 10, config.optim, 10, videos) == pytest.approx(peak)
+        videos = gpus * config.optimizer.batch_size
+        assert learning_rate(config.optimizer.warmup_epochs * 10, config.optimizer, 10, videos) == pytest.approx(peak)
         assert f"on {gpus} GPUs" in (FOLDER / f"{name}.toml").read_text().replace("\n", " ")
 
 

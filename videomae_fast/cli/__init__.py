@@ -1,7 +1,9 @@
 """The `videomae-fast` command: pretrain, gallery, convert, check-data, transcode, memory, env."""
 
 import argparse
+import difflib
 import sys
+from typing import Any, NoReturn
 
 from ..data import UnreadableVideosError
 from ..engine import NonFiniteLossError
@@ -11,9 +13,27 @@ from .runs import add_gallery, add_pretrain
 from .weights import add_convert
 
 
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line, not dozens of options with a line below; and no option may be abbreviated."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse, but an unknown argument is an error of the command that does not have it."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            close = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{f': {close[0]}?' if close else ''}")
+        return found, unknown
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="videomae-fast", description=__doc__)
+    parser = _Parser(prog="videomae-fast", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     add_pretrain(commands)
     add_gallery(commands)

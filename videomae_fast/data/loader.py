@@ -117,11 +117,11 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         timeout=timeout if workers > 0 else 0,
-        worker_init_fn=_leave_process_group,
+        worker_init_fn=leave_process_group,
     )
 
 
-def _leave_process_group(worker: int) -> None:
+def leave_process_group(worker: int) -> None:
     # The main process answers a SIGTERM or Ctrl-C for the whole group: it saves and then ends its workers. A worker
     # that died first would raise in the middle of a training step. Workers still end when told to, or when orphaned.
     if hasattr(os, "setsid"):

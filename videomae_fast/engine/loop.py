@@ -30,8 +30,9 @@ class Recipe(ABC):
 
     name: str  # name of the command; the progress bar shows it
     numbers: tuple[str, ...] = ()  # names of the numbers that `step` returns beside the loss: columns of log.csv
-    config: Any  # sections `optim` and `run` as in recipes/options.py, `save` and `check_continues`
+    config: Any  # sections `optimizer` and `run` as in recipes/options.py, `save` and `check_continues`
     workers = 0  # data-loading processes of each training process
+    cheaper = "Make a batch cheaper to load"  # the advice where no number of workers can keep up
     samples_per_epoch: int  # a batch consists of samples, for example videos
     clips_per_sample = 1
 
@@ -160,7 +161,7 @@ class _Run:
 
     def __init__(self, recipe: Recipe, output: Path, accelerator: Any, model: nn.Module, optimizer: Optimizer) -> None:
         self.recipe, self.output, self.accelerator = recipe, output, accelerator
-        self.options, self.optim = recipe.config.run, recipe.config.optim
+        self.options, self.optim = recipe.config.run, recipe.config.optimizer
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         rank, world_size = accelerator.process_index, accelerator.num_processes
         self.samples_per_step = self.optim.batch_size * self.optim.accumulate * world_size
@@ -177,7 +178,7 @@ class _Run:
         self.bar = tqdm(total=total, initial=self.step, desc=recipe.name, unit="step", disable=not main)
         self.terminated = False
         clips = self.samples_per_step * recipe.clips_per_sample
-        self.timing = Timing(accelerator, clips, self.steps_per_epoch, recipe.workers)
+        self.timing = Timing(accelerator, clips, self.steps_per_epoch, recipe.workers, recipe.cheaper)
 
     def run(self) -> RunResult:
         save_every, eval_every = self.options.save_every or self.steps_per_epoch, self.options.eval_every

@@ -21,7 +21,7 @@ def learning_rate(step: int, options: Any, steps_per_epoch: int, samples_per_ste
 
     Args:
         step: the step, counted from 0.
-        options: `OptimOptions`; this reads lr, final_lr, epochs and warmup_epochs.
+        options: `OptimizerOptions`; this reads lr, final_lr, epochs and warmup_epochs.
         steps_per_epoch: optimizer steps of an epoch.
         samples_per_step: samples of an optimizer step, over all ranks and accumulated batches.
 
@@ -44,7 +44,7 @@ def make_optimizer(model: nn.Module, options: Any, undecayed: Collection[str] = 
 
     Args:
         model: the model whose parameters the optimizer updates.
-        options: `OptimOptions`; this reads weight_decay and beta2.
+        options: `OptimizerOptions`; this reads weight_decay and beta2.
         undecayed: last parts of the names of further parameters without decay, such as "mask_token".
 
     Returns:

@@ -19,7 +19,13 @@ class Timing:
     """Collects steps without a host sync. `flush` reads them, and hints once in a run if loading is the bottleneck."""
 
     def __init__(
-        self, accelerator: Any, clips_per_step: int, steps_per_epoch: int, workers: int, cores: int | None = None
+        self,
+        accelerator: Any,
+        clips_per_step: int,
+        steps_per_epoch: int,
+        workers: int,
+        cheaper: str,
+        cores: int | None = None,
     ) -> None:
         """Start the clock.
 
@@ -28,11 +34,12 @@ class Timing:
             clips_per_step: clips of an optimizer step, over all ranks.
             steps_per_epoch: optimizer steps of an epoch.
             workers: data-loading processes of this training process.
+            cheaper: the advice on loading a batch at a lower cost; see `Recipe.cheaper`.
             cores: CPU cores of this training process and its workers (default: an equal share of the machine's).
         """
         self.accelerator = accelerator
         self.clips_per_step, self.steps_per_epoch = clips_per_step, steps_per_epoch
-        self.workers, self.cores = workers, cores or _cores_of_a_process()
+        self.workers, self.cheaper, self.cores = workers, cheaper, cores or _cores_of_a_process()
         self.warms_up, self.has_hinted = True, False
         self.restart()
 
@@ -115,12 +122,14 @@ class Timing:
     def _hint(self, steps: int, elapsed: float, waited: float) -> str:
         line = ""
         if not self.warms_up and not self.has_hinted:
-            line = bottleneck(steps, elapsed, waited, self.loading, self.workers, self.cores)
+            line = bottleneck(steps, elapsed, waited, self.loading, self.workers, self.cheaper, self.cores)
         self.warms_up, self.has_hinted = False, self.has_hinted or bool(line)
         return line
 
 
-def bottleneck(steps: int, elapsed: float, waited: float, loading: float, workers: int, cores: int) -> str:
+def bottleneck(
+    steps: int, elapsed: float, waited: float, loading: float, workers: int, cheaper: str, cores: int
+) -> str:
     """Say what to change if data loading is the bottleneck of a run.
 
     Args:
@@ -129,6 +138,7 @@ def bottleneck(steps: int, elapsed: float, waited: float, loading: float, worker
         waited: seconds of the window in which training only waited for data.
         loading: seconds that making the batches took, summed over all workers.
         workers: data-loading processes.
+        cheaper: the advice on loading a batch at a lower cost.
         cores: CPU cores of the workers and the training process.
 
     Returns:
@@ -140,17 +150,14 @@ def bottleneck(steps: int, elapsed: float, waited: float, loading: float, worker
     loads, trains = loading / steps, (elapsed - waited) / steps
     needed = math.ceil(loads / trains)
     found = (
-        f"{share:.0%} of the time is waiting for videos: a batch takes a worker {loads:.2f} s and the model "
+        f"{share:.0%} of the time is waiting for data: a batch takes a worker {loads:.2f} s and the model "
         f"{trains:.2f} s, which {needed} workers would keep up with; there are {workers}, on {cores} cores"
     )
     if needed <= workers:
         return f"{found}. That should do: see what else the cores are busy with"
     if needed <= cores:
         return f"{found}. Use --workers {needed}"
-    return (
-        f"{found}. Make the videos cheaper to decode (videomae-fast transcode, or --short-side), "
-        "or cut more crops from each (--crops-per-video)"
-    )
+    return f"{found}. {cheaper}"
 
 
 def _cores_of_a_process() -> int:

@@ -39,7 +39,8 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
             _check_overlap(model, state)
         missing, unexpected = load_weights(model, state, strict)
     except CheckpointError as error:
-        allowed = "" if not strict else " (strict=False allows missing and unexpected names, not other shapes)"
+        partly = "strict=False, or --init-partial, allows missing and unexpected names, not other shapes"
+        allowed = f" ({partly})" if strict else ""
         raise CheckpointError(f"{str(path)!r} cannot initialise {type(model).__name__}: {error}{allowed}") from error
     if not missing and not unexpected:
         return ""

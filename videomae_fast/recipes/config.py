@@ -18,7 +18,13 @@ C = TypeVar("C", bound="Config")
 
 
 def option(
-    default: Any, help: str, *, choices: Collection[str] = (), least: int | None = None, free: bool = False
+    default: Any,
+    help: str,
+    *,
+    choices: Collection[str] = (),
+    least: int | None = None,
+    below: int | None = None,
+    free: bool = False,
 ) -> Any:
     """Declare an option: a field of a section.
 
@@ -27,12 +33,14 @@ def option(
         help: one line for `--help`.
         choices: all allowed values; empty allows any.
         least: the smallest allowed value, 0 or 1; None allows any.
+        below: the allowed values are less than this; given together with `least`.
         free: whether the option may differ between a run and its continuation, because it changes no result.
 
     Returns:
         The field.
     """
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "free": free})
+    facts = {"help": help, "choices": choices, "least": least, "below": below, "free": free}
+    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,12 @@ class Section:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value, choices, least = getattr(self, each.name), each.metadata["choices"], each.metadata["least"]
+            value, choices = getattr(self, each.name), each.metadata["choices"]
+            least, below = each.metadata["least"], each.metadata["below"]
             if choices and value not in choices:
                 raise ValueError(f"{each.name} must be one of {', '.join(choices)}, got '{value}'")
+            if below is not None and not least <= value < below:
+                raise ValueError(f"{each.name} must be in [{least}, {below}), got {value}")
             if least is not None and value < least:
                 raise ValueError(
                     f"{each.name} must {f'be at least {least}' if least else 'not be negative'}, got {value}"
@@ -163,8 +174,8 @@ class Config:
 
 
 def _read_sections(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".toml":
             found = _toml().loads(text)
         elif path.suffix.lower() == ".json":

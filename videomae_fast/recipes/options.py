@@ -45,7 +45,7 @@ class DataOptions(Section):
     reader: str = option(DEFAULT_READER, "video reader", choices=READERS)
     short_side: int = option(0, "scale larger videos down to this side while decoding; 0: off", least=0)
     workers: int = option(8, "processes that decode videos; 0 decodes in the training process", least=0, free=True)
-    max_bad_share: float = option(0.2, "stop if more than this share of the videos cannot be read", free=True)
+    max_bad_share: float = option(0.2, "stop if more than this share of the videos cannot be read", least=0, free=True)
 
     def dataset(self, seed: int) -> ClipDataset:
         """Make the data set of training clips.
@@ -97,9 +97,9 @@ class MaskOptions(Section):
     """The tokens that the encoder sees, and the tokens that the decoder predicts."""
 
     mask: str = option("tube", "mask of the encoder", choices=tuple(m for m in ENCODER_MASKS if m != "none"))
-    mask_ratio: float = option(0.9, "share of tokens hidden from the encoder")
+    mask_ratio: float = option(0.9, "share of tokens hidden from the encoder", least=0, below=1)
     decoder_mask: str = option("running_cell", "mask of the decoder", choices=DECODER_MASKS)
-    decoder_mask_ratio: float = option(0.5, "share of tokens that are not decoded")
+    decoder_mask_ratio: float = option(0.5, "share of tokens that are not decoded", least=0, below=1)
 
     def __post_init__(self) -> None:
         if self.mask == "none":
@@ -129,7 +129,9 @@ class ModelOptions(Section):
 
     model: str = option("base", "size of the model", choices=CONFIGS)
     decoder_depth: int = option(0, "blocks of the decoder; 0: as published, 4", least=0)
-    drop_path: float = option(0.0, "stochastic depth of the last block; rises linearly over depth (published: 0)")
+    drop_path: float = option(
+        0.0, "stochastic depth of the last block; rises linearly over depth (published: 0)", least=0, below=1
+    )
     decoder_context: str = option(
         "published",
         "disjoint: mask tokens never overlap visible ones, as in the paper's text",
@@ -172,7 +174,7 @@ class ModelOptions(Section):
 
 
 @dataclass(frozen=True)
-class OptimOptions(Section):
+class OptimizerOptions(Section):
     """Batches, epochs, and the optimizer. Defaults are the published ViT-B pre-training."""
 
     batch_size: int = option(32, "videos per device and batch; clips are this times crops_per_video", least=1)
@@ -182,7 +184,7 @@ class OptimOptions(Section):
     lr: float = option(1e-3, "learning rate for 256 videos per step; it is scaled by videos / 256", least=0)
     final_lr: float = option(1e-5, "final learning rate, scaled in the same way", least=0)
     weight_decay: float = option(0.05, "weight decay of matrices; biases, norms and the mask token have none", least=0)
-    beta2: float = option(0.95, "second AdamW coefficient; the first is 0.9")
+    beta2: float = option(0.95, "second AdamW coefficient; the first is 0.9", least=0, below=1)
     clip_grad: float = option(0.0, "largest gradient norm; 0 does not clip (published: 0.02 for giant)", least=0)
 
     def __post_init__(self) -> None:
@@ -197,7 +199,7 @@ class RunOptions(Section):
 
     output: str = option("", "folder of the run: log, checkpoints, pictures, weights", free=True)
     resume: bool = option(False, "continue from the last checkpoint in the output folder", free=True)
-    init: str = option("", "weights to start from: a published, Hugging Face or own checkpoint", free=True)
+    init: str = option("", "weights to start from: a published or Hugging Face checkpoint, or a run", free=True)
     init_partial: bool = option(False, "load the weights of --init that fit; print missing and extra ones", free=True)
     precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
     seed: int = option(0, "seed of weights, data order, crops and masks")
@@ -229,4 +231,5 @@ class RunOptions(Section):
             return ""
         if self.resume and list_checkpoints(Path(self.output)):
             return f"--resume continues from a checkpoint: --init {self.init} is not read"
-        return init_weights(model, self.init, strict=not self.init_partial) or f"all weights are from {self.init}"
+        source = (list_checkpoints(Path(self.init)) or [Path(self.init)])[-1]  # the last checkpoint of a run
+        return init_weights(model, source, strict=not self.init_partial) or f"all weights are from {source}"

@@ -26,8 +26,8 @@ from ..masks import MaskPlan
 from ..models import VideoMAEConfig, VideoMAEForPretraining, choose_recompute, stochastic_depth
 from ..models.attention import activate_flash_attention
 from .config import Config
-from .options import DataOptions, MaskOptions, ModelOptions, OptimOptions, RunOptions
-from .videos import EvaluationVideos, TrainingVideos
+from .options import DataOptions, MaskOptions, ModelOptions, OptimizerOptions, RunOptions
+from .videos import CHEAPER_VIDEOS, EvaluationVideos, TrainingVideos
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PretrainConfig(Config):
     data: DataOptions = field(default_factory=DataOptions)
     masks: MaskOptions = field(default_factory=MaskOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
-    optim: OptimOptions = field(default_factory=OptimOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
@@ -77,6 +77,7 @@ class Pretraining(Recipe):
     """The recipe of VideoMAE V2 pre-training. A sample is a video."""
 
     name = "pretrain"
+    cheaper = CHEAPER_VIDEOS
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
@@ -90,14 +91,14 @@ class Pretraining(Recipe):
         self.videos = TrainingVideos(dataset, config.data, Path(config.run.output))
         if config.run.eval_every:
             eval_dataset = config.data.eval_dataset(config.run.seed)
-            self.eval_videos = EvaluationVideos(eval_dataset, config.optim.batch_size, config.data.workers)
+            self.eval_videos = EvaluationVideos(eval_dataset, config.optimizer.batch_size, config.data.workers)
         model = VideoMAEForPretraining(self._fit(config.model_config(), device, say))
         if note := config.run.initialize(model):
             say(note)
         self.grid = model.config.grid
         if config.model.compile:
             model.compile(fullgraph=True)
-        return model, make_optimizer(model, config.optim, undecayed={"mask_token"})
+        return model, make_optimizer(model, config.optimizer, undecayed={"mask_token"})
 
     def _fit(self, model: VideoMAEConfig, device: torch.device, say: Callable[[str], None]) -> VideoMAEConfig:
         """Adapt to the GPU: activate its fastest flash attention, and recompute only where memory is short."""
@@ -112,7 +113,7 @@ class Pretraining(Recipe):
             recompute=choose_recompute(
                 model,
                 self.config.masks.plan(torch.zeros(1, dtype=torch.int64), model.grid, seed=0),
-                clips=self.config.optim.batch_size * self.config.data.crops_per_video,
+                clips=self.config.optimizer.batch_size * self.config.data.crops_per_video,
                 precision=resolve_precision(self.config.run.precision),
                 capacity_bytes=torch.cuda.get_device_properties(device).total_memory,
             ),
@@ -124,7 +125,7 @@ class Pretraining(Recipe):
 
     def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[ClipBatch, None, None]:
         """See `TrainingVideos.batches`."""
-        size = self.config.optim.batch_size * self.config.optim.accumulate
+        size = self.config.optimizer.batch_size * self.config.optimizer.accumulate
         return self.videos.batches(size, rank, world_size, start_step, num_steps)
 
     def parts(self, batch: ClipBatch, count: int, device: torch.device) -> list[Part]:

@@ -10,9 +10,14 @@ from torch.utils.data import DataLoader, Dataset
 from videomae_kernels import crop_clips
 
 from ..data import BadVideoLog, ClipBatch, ClipDataset, UnreadableVideosError, collate, make_loader
-from ..data.loader import _leave_process_group
+from ..data.loader import leave_process_group
 from ..engine.log import say
 from .options import DataOptions
+
+CHEAPER_VIDEOS = (
+    "Make the videos cheaper to decode (videomae-fast transcode, or --short-side), or cut more crops from each "
+    "(--crops-per-video)"
+)
 
 
 class TrainingVideos:
@@ -128,7 +133,7 @@ class EvaluationVideos:
             num_workers=self.workers,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_process_group,
+            worker_init_fn=leave_process_group,
             generator=torch.Generator(),  # leaves the generator that training draws from alone
         )
         for batch, bad_videos in loader:
