@@ -86,7 +86,7 @@ def test_the_gpu_workflow_runs_what_needs_a_gpu_and_compares() -> None:
 
 
 def test_the_cpu_workflow_runs_ci_and_the_oldest_versions() -> None:
-    assert [command[:2] for command in commands(CI)] == [[".ci/run"], ["python3", "tests/other_torch.py"]]
+    assert [command[:2] for command in commands(CI)] == [[".ci/run"], ["python3", ".ci/versions/torch.py"]]
     oldest = yaml.safe_load(CI.read_text(encoding="utf-8"))["jobs"]["versions"]["strategy"]["matrix"]["include"][0]
     asked = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'requires-python = ">={oldest["python"]}"' in asked
