@@ -193,7 +193,7 @@ def test_the_largest_is_the_original(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_suite(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `videomae-fast bench` runs it, on videos of the user's own."""
+    """As `python -m benchmarks` runs it, on videos of the user's own."""
     monkeypatch.setenv("PYTEST_ADDOPTS", f"--videos={own}")
     results = run_suites(["loader"], batch_size=2, rounds=3, folder=tmp_path)
     records = results["records"]

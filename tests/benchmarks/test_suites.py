@@ -1,4 +1,4 @@
-"""Every suite runs here once, on tiny shapes, as `videomae-fast bench` runs it: nothing meets a GPU untested."""
+"""Every suite runs here once, on tiny shapes, as `python -m benchmarks` runs it: nothing meets a GPU untested."""
 
 import json
 from collections.abc import Iterator
