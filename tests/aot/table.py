@@ -1,4 +1,4 @@
-"""The table of what every kernel uses (kernels.md): made here, compared in test_aot.py and other_versions.py.
+"""The table of what every kernel uses (kernels.md): made here, compared in test_aot.py and .ci/versions/triton.py.
 
     python tests/aot/table.py        # compile everything for every target and rewrite kernels.md
 

@@ -16,7 +16,6 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_cases_are_found_and_timed() -> None:
     before = [list(table.items()) for table in tune.tables()]
     cases = tune.find_cases("tiny", 1, DEVICE)

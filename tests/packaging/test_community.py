@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def read(name: str) -> str:
 
 
 def project(name: str = "pyproject.toml") -> dict[str, Any]:
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     return tomllib.loads(read(name))["project"]
 
 
@@ -47,7 +48,7 @@ def test_yaml_parses_without_doubled_keys(path: Path) -> None:
 
 @pytest.mark.parametrize("path", files(".toml"), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_toml_parses(path: Path) -> None:
-    tomllib = pytest.importorskip("tomllib")
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     assert tomllib.loads(path.read_text(encoding="utf-8"))
 
 

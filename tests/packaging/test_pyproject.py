@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from videomae_fast._optional import EXTRAS as OPTIONAL
 from videomae_fast.models.attention import BACKENDS
 
-tomllib = pytest.importorskip("tomllib")  # Python 3.11
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 requirements = pytest.importorskip("packaging.requirements")
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,7 @@
 """README.md is short, starts with pictures, and its figures and its map of the code are true."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_the_code_map_is_the_tree() -> None:
 
 
 def test_every_extra_has_its_place() -> None:
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     rows = [line for line in section("Install").splitlines() if line.startswith("| `")]
     named = {extra for row in rows for extra in re.findall(r"`([\w-]+)`", row.split(" | ")[0])}

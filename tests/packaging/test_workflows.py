@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,58 @@ def test_the_gpu_workflow_runs_what_needs_a_gpu_and_compares() -> None:
 
 
 def test_the_cpu_workflow_runs_ci_and_the_oldest_versions() -> None:
-    assert [command[:2] for command in commands(CI)] == [[".ci/run"], ["python3", "tests/other_torch.py"]]
+    assert [command[:2] for command in commands(CI)] == [[".ci/run"], ["python3", ".ci/versions/torch.py"]]
     oldest = yaml.safe_load(CI.read_text(encoding="utf-8"))["jobs"]["versions"]["strategy"]["matrix"]["include"][0]
     asked = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'requires-python = ">={oldest["python"]}"' in asked
     assert f'"torch>={oldest["torch"].removesuffix(".0")}"' in asked
+
+
+INSTALL = """
+mkdir -p .venv/bin
+for program in ruff mypy python pip mkdocs; do
+    printf '#!/bin/sh\\ncase "$0 $*" in *"$FAILING"*) exit 3;; esac' > .venv/bin/$program
+    chmod +x .venv/bin/$program
+done
+"""
+README = """```bash
+sh install.sh && .venv/bin/pip install -e '.[demo]' && .venv/bin/python pretrain --demo
+sh install.sh && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest
+```
+"""
+FAILING = {  # what fails: the step that must say so
+    ".[test]": "install",
+    "ruff check": "style",
+    "ruff format": "style",
+    "mypy": "types",
+    "pytest": "README.md: tests",
+    "-m slow": "slow tests",
+    ".[docs]": "documentation",
+    "mkdocs build": "documentation",
+    "triton.py": "kernels with the oldest and newest Triton",
+    "--demo": "README.md: demo",
+    "--suite memory": "memory gate",
+}
+
+
+@pytest.mark.parametrize("failing", [*FAILING, "nothing"])
+def test_ci_stops_at_the_first_step_that_fails(failing: str, tmp_path: Path) -> None:
+    """.ci/run itself, in a folder where programs that do nothing stand in for those of .venv."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    (tmp_path / "install.sh").write_text(INSTALL, encoding="utf-8")
+    environment = os.environ | {"FAILING": failing}
+    process = subprocess.run(tmp_path / ".ci" / "run", env=environment, capture_output=True, text=True)
+    ended = [line for line in process.stdout.splitlines() if line.endswith(" s")]
+    if failing == "nothing":
+        assert process.returncode == 0, process.stderr
+        assert re.fullmatch(r"all checks passed in \d+ s", ended.pop())
+        assert [line[3 : line.index(": passed in")] for line in ended] == list(dict.fromkeys(FAILING.values()))
+    else:
+        assert process.returncode == 3
+        assert f"== {FAILING[failing]}: FAILED with exit status 3 after" in process.stderr
+        assert [line for line in ended if FAILING[failing] in line] == []
 
 
 def test_the_release_is_checked_and_needs_no_token() -> None:

@@ -14,7 +14,7 @@ from videomae_fast.engine.optim import learning_rate
 from videomae_fast.models import VideoMAEForPretraining
 from videomae_fast.recipes.pretrain import DEMO, PretrainConfig
 
-pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in Python 3.11")
+pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "configs"
 COMMON = (

@@ -1,6 +1,6 @@
 """Run the tests with other versions of torch than the one installed, and the Triton that each comes with.
 
-Run: python tests/other_torch.py [VERSION ...]      # default: the oldest that is supported
+Run: python .ci/versions/torch.py [VERSION ...]      # default: the oldest that is supported
 
 Each version gets a virtual environment of this Python in build/torch/VERSION, unless it has one. PyPI's wheels
 for Linux bring CUDA along: about 3 GB are downloaded and 6 GB unpacked for each. Exits with 1 if a test fails.
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OLDEST = "2.6.0"
 
 
@@ -26,15 +26,16 @@ def environment_with(version: str) -> Path:
     return python
 
 
+def run_tests(python: Path) -> int:
+    """The exit status of pytest, with the sources here, not those that were installed."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    command = [str(python), "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider"]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}).returncode
+
+
 def main(versions: list[str]) -> int:
     """1 if the tests fail with any version."""
-    failed = []
-    for version in versions:
-        python = environment_with(version)
-        path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])  # the sources here, not what was installed
-        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider"]
-        if subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}).returncode:
-            failed.append(version)
+    failed = [version for version in versions if run_tests(environment_with(version))]
     print(f"failed with torch {', '.join(failed)}" if failed else f"passed with torch {', '.join(versions)}")
     return bool(failed)
 

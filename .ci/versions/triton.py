@@ -1,6 +1,6 @@
 """Compile every kernel with the oldest and the newest Triton, and compare with the bounds of kernels.md.
 
-    python tests/aot/other_versions.py [VERSION ...]      # default: the two in VERSIONS
+    python .ci/versions/triton.py [VERSION ...]      # default: the two in VERSIONS
 
 Each version is installed by pip into a temporary folder beside the torch of this Python, and removed again; about
 250 MB are downloaded and 1 GB is unpacked for each. Exits with 1 if a kernel exceeds a bound.
@@ -11,7 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from table import FILE, compile_target, difference, rows
+sys.path[0] = str(Path(__file__).parents[2] / "tests" / "aot")  # not this folder, whose names hide those of packages
+
+from table import FILE, compile_target, difference, rows  # noqa: E402
 
 VERSIONS = ("3.2.0", "3.9.0")  # what torch 2.6, the oldest that is supported, comes with; the newest release
 TARGETS = ("sm_80", "sm_90")  # the oldest Triton knows no others in full

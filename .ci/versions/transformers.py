@@ -1,6 +1,6 @@
 """Run the tests of interop with other versions of transformers than the one installed.
 
-Run: python tests/interop/other_versions.py [FOLDER] [VERSION …]
+Run: python .ci/versions/transformers.py [FOLDER] [VERSION …]
 
 Each version is installed into FOLDER/VERSION (default: build/transformers) unless it is there, without numpy and torch,
 which stay the environment's. The default versions are the oldest supported, one that loses biases, and one between.
@@ -32,7 +32,7 @@ def run_tests(folder: Path) -> int:
     """The exit status of pytest."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     check = "import sys, numpy, transformers; print('transformers', transformers.__version__, transformers.__file__)"
-    subprocess.run([sys.executable, "-c", check], check=True, env=os.environ | {"PYTHONPATH": path})
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": path})
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *TESTS]
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}).returncode
 
