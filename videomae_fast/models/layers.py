@@ -42,7 +42,9 @@ class Linear(nn.Linear):
 def linear(
     x: Tensor, layer: nn.Module, *, bias: Tensor | None = None, out: slice | None = None, padding: int = 0
 ) -> Tensor:
-    """Compute a linear map by calling the module that owns its weight. Every matrix product of a model does so.
+    """Compute a linear map by calling the module that owns its weight.
+
+    Every matrix product of a model goes through here but that of the patch embedding, which is the op `embed_tokens`.
 
         out[…, o] = Σ_i weight[o, i] · x[…, i] + bias[o]
 
