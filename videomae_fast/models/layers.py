@@ -164,15 +164,14 @@ class Attention(nn.Module):
     def project(self, x: Tensor, last_rows: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the last `last_rows` rows or of all; keys and values of all: each (B, rows, heads, head_dim)."""
         dim = x.shape[-1]
-        q_bias, kv_bias = self.q_bias, None
-        if self.v_bias is not None:
-            kv_bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
+        biases = () if self.q_bias is None or self.v_bias is None else (torch.zeros_like(self.v_bias), self.v_bias)
         if last_rows is None:
-            bias = None if q_bias is None or kv_bias is None else torch.cat((q_bias, kv_bias))
+            bias = torch.cat((self.q_bias, *biases)) if self.q_bias is not None else None
             q, k, v = linear(x, self.qkv, bias=bias).unflatten(2, (3, dim)).unbind(2)
         else:
-            q = linear(x[:, -last_rows:], self.qkv, bias=q_bias, out=slice(0, dim))
-            k, v = linear(x, self.qkv, bias=kv_bias, out=slice(dim, 3 * dim)).unflatten(2, (2, dim)).unbind(2)
+            bias = torch.cat(biases) if biases else None
+            q = linear(x[:, -last_rows:], self.qkv, bias=self.q_bias, out=slice(0, dim))
+            k, v = linear(x, self.qkv, bias=bias, out=slice(dim, 3 * dim)).unflatten(2, (2, dim)).unbind(2)
         q, k = self.q_norm(q), self.k_norm(k)
         heads = (self.heads, -1)
         return q.unflatten(2, heads), k.unflatten(2, heads), v.unflatten(2, heads)
