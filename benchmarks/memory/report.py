@@ -14,11 +14,19 @@ from videomae_fast.memory.fake_cuda import DEVICE
 from videomae_fast.memory.figures import mib
 from videomae_fast.memory.predict import measure_step
 from videomae_fast.models import get_config
-from videomae_fast.recipes.step_memory import PACKAGES, MemoryReport, StepSettings, open_cache
+from videomae_fast.recipes.step_memory import (
+    CHECKPOINTED,
+    KNOWN_BATCHES,
+    OURS,
+    PACKAGES,
+    MemoryReport,
+    StepSettings,
+    open_cache,
+)
 
-PUBLISHED, OURS = COMPARED = ("published", "videomae_fast")
-ALL = (PUBLISHED, "published, checkpointed", "published + SDPA", OURS, "videomae_fast, checkpointed")
-FIRST_BATCH = 64  # a step is built with it; any other follows
+PUBLISHED = "published"
+COMPARED = (PUBLISHED, OURS)
+ALL = (PUBLISHED, "published, checkpointed", "published + SDPA", OURS, CHECKPOINTED)
 
 
 def memory_report(
@@ -57,7 +65,7 @@ def memory_report(
 
 
 def _maker(
-    name: str, settings: StepSettings, batch_size: int = FIRST_BATCH, device: torch.device = DEVICE
+    name: str, settings: StepSettings, batch_size: int = KNOWN_BATCHES[0], device: torch.device = DEVICE
 ) -> Callable[[], PredictableStep]:
     ratios = settings.mask_ratio, settings.decoder_mask_ratio
     return make_predictable(name, get_config(settings.model), batch_size, *ratios, settings.precision, device)

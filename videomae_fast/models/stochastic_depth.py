@@ -29,9 +29,9 @@ _KEY_RANGE = 2**31  # keys are uniform in [0, 2³¹)
 class BranchDraw:
     """The samples of a batch that one residual branch runs on, and how to add its result."""
 
+    kept_share: float  # 1 − r: the branch is divided by it
     index: Tensor | None = None  # (kept,) int64 on the device: samples that the branch runs on; None: all
     keep: Tensor | None = None  # (B, 1, 1) factors 1 or 0 for a branch that ran on all samples
-    kept_share: float = 1.0  # 1 − r: the branch is divided by it
     none_kept: bool = False  # the branch runs on one sample and is scaled by 0, so that its parameters get gradients
 
     def select(self, x: Tensor) -> Tensor:
@@ -42,8 +42,6 @@ class BranchDraw:
         """x (B, …) plus the branch of the selected samples."""
         if self.keep is not None:
             return x + branch * self.keep / self.kept_share
-        if self.index is None and self.kept_share == 1.0:
-            return x + branch
         scale = 0.0 if self.none_kept else 1 / self.kept_share
         if self.index is None:
             return torch.add(x, branch, alpha=scale)
@@ -69,13 +67,13 @@ class _StepDraws:
         threshold = round(rate * _KEY_RANGE)
         if torch.compiler.is_compiling() or not self.skip:
             keep = (self.keys[branch] >= threshold).to(x.device, x.dtype, non_blocking=True)
-            return BranchDraw(keep=keep.view(-1, 1, 1), kept_share=1 - rate)
+            return BranchDraw(1 - rate, keep=keep.view(-1, 1, 1))
         kept = int((self.host_keys[branch] >= threshold).sum())
         if kept == batch:
-            return BranchDraw(kept_share=1 - rate)
+            return BranchDraw(1 - rate)
         if self.order.device != x.device:
             self.order = self.order.to(x.device, non_blocking=True)  # one copy per step
-        return BranchDraw(self.order[branch, : max(kept, 1)], kept_share=1 - rate, none_kept=kept == 0)
+        return BranchDraw(1 - rate, index=self.order[branch, : max(kept, 1)], none_kept=kept == 0)
 
 
 _active: _StepDraws | None = None
@@ -141,4 +139,4 @@ class DropPath(nn.Module):
         if _active is not None:
             return _active.of(2 * self.layer + branch, self.rate, x)
         keep = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.rate)
-        return BranchDraw(keep=keep, kept_share=1 - self.rate)
+        return BranchDraw(1 - self.rate, keep=keep)

@@ -1,8 +1,6 @@
 """A folder that `from_pretrained` reads: weights, configuration, preprocessor and model card, whole or not at all."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..._files import partial_path
+from ..._files import atomic_folder
 from ...models.config import CONFIGS, VideoMAEConfig
 from ..checkpoint import write_safetensors
 from .config import huggingface_config, preprocessor_config
@@ -105,17 +103,10 @@ def write_folder(
         "preprocessor_config.json": _json(preprocessor_config(config)),
         "README.md": model_card(config, parameters, folder.name, source, settings),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+    with atomic_folder(folder) as partial:
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         write_safetensors(weights, partial / "model.safetensors")
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder / "model.safetensors"
 
 
