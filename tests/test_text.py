@@ -1,0 +1,49 @@
+"""Hostile names on the console and in tables."""
+
+from pathlib import Path
+
+import pytest
+
+from videomae_fast._text import printable, read_table, write_table
+
+NAMES = [
+    "plain.mp4",
+    "with space.mp4",
+    "tab\t.mp4",
+    "line\nend.mp4",
+    "carriage\rreturn.mp4",
+    "vertical\x0bform\x0c.mp4",
+    "separators\x1c\x1d\x1e\x85\u2028\u2029.mp4",
+    "\x1b]0;owned\x07\x1b[2J.mp4",
+    "right-to-left\u202e4pm.mp4",
+    "not utf-8 \udcff\udc80.mp4",
+    "back\\slash\\n.mp4",
+    "'quoted'",
+    "=1+1",
+    "+cmd",
+    "-1+1",
+    "@SUM(A1)",
+    "",
+    "clip\U0001f3ac.mp4",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_printed_name_is_one_printable_line(name: str) -> None:
+    assert printable(name).isprintable()
+    assert printable(name) == name or not name.isprintable()
+
+
+def test_a_table_gives_back_the_cells_and_no_program_obeys_them(tmp_path: Path) -> None:
+    rows = [[name, "second", name] for name in NAMES]
+    write_table(tmp_path / "table.tsv", rows)
+    assert read_table(tmp_path / "table.tsv") == rows
+    lines = (tmp_path / "table.tsv").read_bytes().decode().splitlines()
+    assert len(lines) == len(rows)  # also for programs that break lines at U+2028
+    for cell in "\t".join(lines).split("\t"):
+        assert cell.isprintable() and not cell.startswith(("=", "+", "-", "@"))
+
+
+def test_numbers_stay_numbers(tmp_path: Path) -> None:
+    write_table(tmp_path / "table.tsv", [[-1, -0.5, 3, "-1e-3", 1.5]])
+    assert (tmp_path / "table.tsv").read_text() == "-1\t-0.5\t3\t-1e-3\t1.5\n"
