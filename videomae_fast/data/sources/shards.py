@@ -67,7 +67,7 @@ def _members(file: BinaryIO) -> Iterator[Member]:
     end = os.fstat(file.fileno()).st_size
     with tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as shard:  # "r:": positions need no unpacking
         while (info := shard.next()) is not None:
-            shard.members.clear()  # or it keeps all
+            shard.members.clear()  # type: ignore[attr-defined]  # or it keeps all
             is_video = info.isreg() and os.path.splitext(info.name)[1].lower() in VIDEO_SUFFIXES
             if is_video and info.issparse():
                 raise ValueError(f"{info.name} is stored as a sparse file, whose bytes are not in one piece")
