@@ -43,18 +43,18 @@ def test_labels_are_kept(lists: Path) -> None:
     v2 = "a.mp4 0 -1 5\nframes 3 8 +0 9\nd.mkv 0 -1\nd.mkv 0 -1 -2\nd.mkv 0 -1 name\nd.mkv 0 -1 1.5\n"
     read = read_annotations(write(lists, v2), root=lists.parent / "videos")
     assert read.has_labels and [entry.label for entry in read] == [5, 0, None, None, None, None]
-    v1 = f"a.mp4 {2**40}\nd.mkv {10**30}\nd.mkv name\nd.mkv -1\n"
+    v1 = f"a.mp4 {2**40}\nd.mkv {10**18 - 1}\nd.mkv name\nd.mkv -1\n"
     read = read_annotations(write(lists, v1), root=lists.parent / "videos", list_format="v1")
-    assert [entry.label for entry in read] == [2**40, None, None, None]
+    assert [entry.label for entry in read] == [2**40, 10**18 - 1, None, None]
     unlabelled = read_annotations(write(lists, "a.mp4 0 -1\nd.mkv 0 -1 x\n"), root=lists.parent / "videos")
     assert not unlabelled.has_labels and [entry.label for entry in unlabelled] == [None, None]
 
 
-def test_lines_come_with_their_entries(lists: Path) -> None:
+def test_the_rest_of_a_line_comes_with_its_entry(lists: Path) -> None:
     path = write(lists, "a.mp4  7 x\n\nframes 2\n")
     assert read_lines(path, lists.parent / "videos") == (
         lists.parent / "videos",
-        [("a.mp4  7 x", VideoFile("a.mp4", 7)), ("frames 2", VideoFile("frames", 2))],
+        [("  7 x", VideoFile("a.mp4", 7)), (" 2", VideoFile("frames", 2))],
     )
 
 

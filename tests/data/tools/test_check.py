@@ -120,8 +120,3 @@ def test_errors(folder: Path, tmp_path: Path) -> None:
         check_data(folder / "list.csv", reader="opencv")
     with pytest.raises(ValueError, match="workers must not be negative, got -1"):
         check_data(folder / "list.csv", workers=-1)
-    spaced = folder.parent / "a b"
-    spaced.mkdir()
-    (spaced / "one.mp4").symlink_to(folder / "good" / "h264.mp4")
-    with pytest.raises(ValueError, match="have spaces, so the list cannot name them: write it into that folder"):
-        check_data(spaced, clean=tmp_path / "clean.csv")

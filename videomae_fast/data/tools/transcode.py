@@ -11,6 +11,7 @@ from ..._text import printable
 from ..bad_videos import BadVideo
 from ..readers import VideoError
 from ..sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
+from ..sources.lines import format_line
 from ..sources.lists import read_lines
 from .check import DataCheck, check_video, unreadable
 from .encode import encode_video
@@ -61,7 +62,7 @@ class Transcoding:
                 f"size: {self.bytes_before / 2**20:.1f} MiB before, {self.bytes_after / 2**20:.1f} MiB after",
                 f"decoding: {self.clips_per_second_before:.1f} clips/s per core before, "
                 f"{self.clips_per_second_after:.1f} after ({gain:.2f}x)",
-                f"list: {self.list_file}",
+                f"list: {printable(self.list_file)}",
             ]
         )
 
@@ -80,7 +81,7 @@ def transcode(
     """Encode every video of a list into a folder, and write the new list there: `list.txt`.
 
     Videos keep their paths below `output` and end in .mp4. A video that exists is not written again, so a call
-    continues an interrupted one. Each line of the new list keeps the further fields of the old line.
+    continues an interrupted one. Each line of the new list keeps the format and the further fields of the old line.
 
     Args:
         data: a list file, a folder or a tar file, as `read_annotations` reads them; no mixture.
@@ -98,7 +99,7 @@ def transcode(
 
     Raises:
         FileNotFoundError: as `read_annotations`.
-        ValueError: as `read_annotations`; also if a number is out of range, `output` holds the originals, an entry is a
+        ValueError: as `read_lines`; also if a number is out of range, `output` holds the originals, an entry is a
             folder of frames, or two videos would get the same path.
         ImportError: PyAV is missing.
     """
@@ -120,10 +121,10 @@ def transcode(
         if progress is not None:
             progress(done, len(jobs))
     good = {target: entry for target, entry in jobs.items() if target not in failed}
-    kept = [(t, line, e) for t, (line, e) in zip(targets, lines, strict=True) if t in good]
+    kept = [(str(t.relative_to(output)), rest) for t, (rest, _) in zip(targets, lines, strict=True) if t in good]
     with atomic_write(list_file) as unfinished:
-        text = "".join(f"{t.relative_to(output)}{_rest(line, entry)}\n" for t, line, entry in kept)
-        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")
+        text = "".join(f"{format_line(path, rest)}\n" for path, rest in kept)
+        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
     existing = [(target, entry) for target, entry in good.items() if os.path.exists(entry.path)]
     measured = existing[:: max(1, len(existing) // _MEASURED)]
     return Transcoding(
@@ -156,11 +157,6 @@ def _new_path(entry: VideoEntry) -> Path:
     parts = [part for part in Path(entry.path, inside).parts if part not in ("..", os.sep)]
     path = Path(*parts)
     return path if path.suffix == ".mp4" else path.with_name(path.name + ".mp4")
-
-
-def _rest(line: str, entry: VideoEntry) -> str:
-    """The part of a line after the path."""
-    return line[len(entry.path) :]
 
 
 def _size(entry: _Encodable) -> int:
