@@ -175,7 +175,7 @@ def test_one_source(folder: Path) -> None:
         ([{"data": "x", "weight": "2"}], "source 1: weight has the wrong type, got '2'"),
         ([{"data": "x", "frame_stride": True}], "source 1: frame_stride has the wrong type"),
         ([{"data": "x", "weight": 0}], "source 1: weight must be positive and finite, got 0"),
-        ([{"data": "x", "frame_stride": 0}], "source 1: frame_stride must be at least 1, got 0"),
+        ([{"data": "x", "frame_stride": 0}], "source 1: frame_stride must be at least 1 and at most 2147483648, got 0"),
         ([{"data": "x", "template": "a.jpg"}], "source 1: template must have one place"),
         ([{"data": "x", "template": "{}{}.jpg"}], "source 1: template must have one place"),
         ([{"data": "gone"}], "source 1: annotations: there is no list file"),

@@ -123,7 +123,7 @@ def _read(source: Path, root: str | os.PathLike | None, list_format: str) -> tup
         raise ValueError(f"root and list_format describe list files, but {printable(source)} is {kind}: leave them out")
     if is_folder:
         return source, _open_shards(((format_line(path), Row(path)) for path in _search(source)), source)
-    if not os.path.isfile(source):
+    if not (os.path.isfile(source) or (is_shard and os.path.exists(source))):
         raise _no_list(source)
     if is_shard:
         return source.parent, _open_shards([(format_line(source.name), Row(source.name))], source.parent)
