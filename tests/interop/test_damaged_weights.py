@@ -56,7 +56,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "made"),)
 
     torch.save({"model": {"weight": Code()}}, tmp_path / "zip.pth")
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Code()))
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Code(), protocol=2))
     for name in ("zip.pth", "plain.pth"):
         with pytest.raises(CheckpointError, match="objects other than tensors") as error:
             init_weights(nn.Linear(4, 3), tmp_path / name)

@@ -53,7 +53,11 @@ def find_damage(folder: Path, manifest: Any) -> str:
         size = found[name].stat().st_size
         if size != facts[0]:
             return f"{name}: it has {size} bytes, and had {facts[0]}"
-        if _checksum(found[name]) != facts[1]:
+        try:
+            checksum = _checksum(found[name])
+        except OSError as error:  # of a disk that lost it
+            return f"{name}: it cannot be read: {error.strerror}"
+        if checksum != facts[1]:
             return f"{name}: its checksum is not the one in state.json"
     return ""
 

@@ -219,9 +219,9 @@ def _read(path: Path) -> Any:
 
 def _reason(failure: Exception) -> str:
     """What torch.load found, without its advice to load the file in a way that runs the code in it."""
-    lines = [line.strip() for line in str(failure).splitlines()]
-    found = next((line for line in lines if "GLOBAL" in line or "WeightsUnpickler error" in line), None)
-    return printable(found or _first_line(failure))[:300]
+    advice, _, found = str(failure).partition("WeightsUnpickler error:")
+    lines = (found or advice).strip().splitlines() or [""]
+    return printable(next((line for line in lines if "GLOBAL" in line), lines[0]))[:300]
 
 
 def _first_line(error: Exception) -> str:
