@@ -77,8 +77,8 @@ def test_formats_of_frames(image_folder: Path, kind: str) -> None:
 
 
 def test_warnings_about_images_do_not_leak(image_folder: Path) -> None:
-    paletted = Image.new("P", (50, 40))
-    paletted.save(image_folder / "img_00005.jpg", format="PNG", transparency=b"\x00\x80")
+    grey = Image.fromarray((np.arange(2000).reshape(40, 50) % 200).astype(np.uint8))
+    grey.convert("P").save(image_folder / "img_00005.jpg", format="PNG", transparency=bytes(range(0, 200, 2)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ImageFolder(str(image_folder), 5, 10).frames(np.array([0])).shape == (1, 40, 50, 3)
