@@ -14,6 +14,8 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .._json import parse_json, read_text
+
 C = TypeVar("C", bound="Config")
 
 
@@ -175,14 +177,14 @@ class Config:
 
 def _read_sections(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         if path.suffix.lower() == ".toml":
             found = _toml().loads(text)
         elif path.suffix.lower() == ".json":
-            found = json.loads(text)
+            found = parse_json(text)
         else:
             raise ValueError(f"a configuration is a .toml or .json file, got '{path}'")
-    except ValueError as error:  # the errors of both parsers are ValueErrors
+    except (ValueError, RecursionError) as error:  # the errors of both parsers are ValueErrors
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold sections of options, got {type(found).__name__}")
