@@ -33,6 +33,18 @@ def printable(text: object) -> str:
     return text if text.isprintable() else "".join(map(_escape, text))
 
 
+def printable_lines(text: object) -> str:
+    """A message of several lines that a terminal shows and does not obey.
+
+    Args:
+        text: the message; `str` is applied to it. A line end in a name ends a line here: `printable` is for names.
+
+    Returns:
+        The lines, each as `printable` returns it.
+    """
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
 def write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
     r"""Write rows as tab-separated UTF-8, whole or not at all; `read_table` returns the same cells.
 

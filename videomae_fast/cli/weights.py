@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .._text import printable
+
 
 def add_convert(commands: Any) -> None:
     """Add `convert` to the commands."""
@@ -32,4 +34,4 @@ def _convert(args: argparse.Namespace) -> None:
         clip = clip_size(args.source, args.num_frames, args.image_size)
         side = clip.image_size
         print(f"clip size: {clip.num_frames} frames of {side}x{side} pixels ({clip.origin})", file=sys.stderr)
-    print(written)
+    print(printable(written))

@@ -8,6 +8,7 @@ from typing import Any
 
 from .._files import atomic_write, disk_errors
 from .._optional import require
+from .._text import printable_lines
 
 COLUMNS = ("step", "epoch", "loss", "lr", "clips_per_second", "data_wait", "peak_memory_mib")
 LOG, EVALUATIONS = "log.csv", "eval.csv"
@@ -170,8 +171,8 @@ class RunLog:
 
 
 def say(line: str) -> None:
-    """Print a line above the progress bar."""
-    require("tqdm").tqdm.write(line)
+    """Print a line above the progress bar; what is not printable in it is escaped."""
+    require("tqdm").tqdm.write(printable_lines(line))
 
 
 def summary(row: dict[str, Any]) -> str:

@@ -17,6 +17,8 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .._json import parse_json, read_text
+
 C = TypeVar("C", bound="Config")
 _TOO_LARGE = 2**63  # for the integers of torch
 
@@ -183,11 +185,11 @@ class Config:
 
 def _read_sections(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         if path.suffix.lower() == ".toml":
             found = _toml().loads(text)
         elif path.suffix.lower() == ".json":
-            found = json.loads(text)
+            found = parse_json(text)
         else:
             raise ValueError(f"a configuration is a .toml or .json file, got '{path}'")
     except (ValueError, RecursionError) as error:  # the errors of both parsers are ValueErrors

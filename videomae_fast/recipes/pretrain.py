@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from videomae_kernels import CroppedClips
 
+from .._text import printable_lines
 from ..data import ClipBatch
 from ..engine.loop import Recipe, RunResult, run
 from ..engine.optim import make_optimizer
@@ -94,7 +95,7 @@ class Pretraining(Recipe):
             self.eval_videos = EvaluationVideos(eval_dataset, config.optimizer.batch_size, config.data.workers)
         model = VideoMAEForPretraining(self._fit(config.model_config(), device, say))
         if note := config.run.initialize(model):
-            say(note)
+            say(printable_lines(note))
         self.grid = model.config.grid
         if config.model.compile:
             model.compile(fullgraph=True)

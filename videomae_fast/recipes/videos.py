@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from videomae_kernels import crop_clips
 
+from .._text import printable
 from ..data import BadVideoLog, ClipBatch, ClipDataset, UnreadableVideosError, collate, make_loader
 from ..data.loader import leave_process_group, load
 from ..engine.log import say
@@ -79,7 +80,7 @@ class TrainingVideos:
         try:
             for step, batch in enumerate(batches, start_step + 1):
                 for bad in self.bad_videos.add(batch.bad_videos):
-                    say(f"unreadable video replaced: {bad.path}: {bad.reason}")
+                    say(f"unreadable video replaced: {printable(bad.path)}: {bad.reason}")
                 videos = len(self.dataset.annotations)
                 self.bad_videos.check_share(self.options.max_bad_share, step * batch_size, videos)
                 yield batch
