@@ -16,7 +16,8 @@ def add_convert(commands: Any) -> None:
     convert.add_argument("--to", required=True, choices=("published", "huggingface"), help="layout of the target")
     size = convert.add_argument_group(
         "clip size of the model, for --to huggingface",
-        "Weights do not store it. Default: from the config.json beside the weights, else the published 16 and 224.",
+        "Weights do not store it. Default: from the config.json beside the weights, if there is one. Published "
+        "pre-training weights have 16 and 224.",
     )
     size.add_argument("--num-frames", type=int, help="frames of a clip")
     size.add_argument("--image-size", type=int, help="height and width of a clip in pixels")

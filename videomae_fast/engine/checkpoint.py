@@ -143,11 +143,11 @@ def load_checkpoint(accelerator: Any, checkpoint: Path, config: Any, order: dict
 
 def _read_state(checkpoint: Path) -> tuple[int, dict[str, Any]]:
     """The step and the rest of state.json."""
+    if not (checkpoint / "state.json").is_file():
+        raise _damaged(checkpoint, "state.json: it is missing")
     try:
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _damaged(checkpoint, "state.json: it is missing") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise _damaged(checkpoint, f"state.json: {error}") from error
     if not isinstance(state, dict):
         raise _damaged(checkpoint, f"state.json: it must hold an object, not {type(state).__name__}")
