@@ -49,10 +49,10 @@ def find_damage(folder: Path, manifest: Any) -> str:
         if not (isinstance(facts, list) and len(facts) == 2 and all(type(fact) is int for fact in facts)):
             return f"state.json: no size and checksum for {name!r}"
         if name not in found:
-            return f"{name}: it is missing"
+            return f"{name}: it is missing, and state.json lists it"
         size = found[name].stat().st_size
         if size != facts[0]:
-            return f"{name}: it has {size} bytes, and had {facts[0]}"
+            return f"{name}: it has {size} bytes, by state.json {facts[0]}"
         try:
             checksum = _checksum(found[name])
         except OSError as error:  # of a disk that lost it
