@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..._optional import require
-from .base import VideoError, check_indices, in_order
+from .base import TimeLimit, VideoError, check_indices, in_order, video_errors
+from .container import open_container
 from .h264 import is_disposable, nal_length_bytes
 from .packets import PacketIndex, PacketInfo
 
@@ -31,15 +32,14 @@ class AvVideo:
         self._av: Any = require("av")
         self.path, self._url, self._short_side = path, url, short_side
         self._reformatter = self._av.video.reformatter.VideoReformatter()
+        self._limit = TimeLimit(path)
         self._container: Any = None
         self._demuxer: Any = None
         try:
-            self._open()
-            self._count_frames()
-        except self._av.FFmpegError as error:
-            self.close()
-            raise VideoError(path, f"av cannot open it ({error.strerror})") from error
-        except VideoError:
+            with video_errors(path, "av cannot open it"):
+                self._open()
+                self._count_frames()
+        except BaseException:
             self.close()
             raise
 
@@ -56,27 +56,22 @@ class AvVideo:
         """See `VideoReader`."""
         indices = check_indices(indices, self.num_frames)
         wanted = np.unique(indices).tolist()
-        try:
+        self._limit.restart()
+        with video_errors(self.path, "av cannot decode it"):
             images = self._from_key_frames(wanted) if self._index.times else self._from_start(wanted)
-        except self._av.FFmpegError as error:
-            raise VideoError(self.path, f"av cannot decode it ({error.strerror})") from error
-        return in_order(self.path, indices, images)
+            return in_order(self.path, indices, images)
 
     def _open(self) -> None:
         self.close()
-        self._container = self._av.open(self._url)
-        self._stream = self._container.streams.best("video")
-        if self._stream is None or self._av.stream.Disposition.attached_pic in self._stream.disposition:
-            raise VideoError(self.path, "has no video stream")
+        self._container, self._stream = open_container(self._av, self.path, self._url)
         self._decoder = self._stream.codec_context
-        self._decoder.thread_type, self._decoder.thread_count = "NONE", 1
         self._demux()
         self._next = 0  # number, in the order of the file, of the packet that comes next
 
     def _demux(self) -> None:
         if self._demuxer is not None:
             self._demuxer.close()
-        self._demuxer = self._container.demux(self._stream)
+        self._demuxer = self._limit.over(self._container.demux(self._stream))
         self._ahead: list[Any] = []  # packets taken to see where the demuxer is
 
     def _count_frames(self) -> None:
@@ -150,6 +145,7 @@ class AvVideo:
     def _seek(self, first: int) -> None:
         """Put the demuxer at packet `first` or at a known packet before it."""
         for time in self._index.times_of(first):
+            self._demuxer.close()  # while it is open, the time limit of its last packet runs and would end the seek
             self._container.seek(time, stream=self._stream)
             self._demux()
             for packet, _ in zip(self._demuxer, range(_SEEK_LOOK), strict=False):

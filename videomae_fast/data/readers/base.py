@@ -1,9 +1,17 @@
 """Shared by all readers: the protocol, the error, and the check of indices."""
 
 import re
-from typing import Protocol
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Protocol, TypeVar
 
 import numpy as np
+
+from ..._text import printable
+
+TIME_LIMIT = 300.0  # seconds that opening a video, or decoding one list of frames, may take
+_Item = TypeVar("_Item")
 
 
 class VideoError(Exception):
@@ -11,15 +19,15 @@ class VideoError(Exception):
 
     Attributes:
         path: the video's path; for a member of a tar file, the tar file's path and the member's name.
-        reason: why it cannot be read, in one line.
+        reason: why it cannot be read, in one line of printable characters.
     """
 
     def __init__(self, path: str, reason: str) -> None:
-        self.path, self.reason = path, " ".join(reason.split())
+        self.path, self.reason = path, printable(" ".join(reason.split()))
         super().__init__(path, reason)  # both as arguments, so that it survives pickling
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{printable(self.path)}: {self.reason}"
 
 
 class VideoReader(Protocol):
@@ -93,11 +101,67 @@ def in_order(path: str, indices: np.ndarray, images: dict[int, np.ndarray]) -> n
     return np.stack([images[index] for index in indices.tolist()])
 
 
+class TimeLimit:
+    """Ends a loop over a video's packets or frames after TIME_LIMIT.
+
+    It looks at the clock between the items: it does not end a call into a decoder that hangs.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a call: its time counts from now."""
+        self._start = time.monotonic()
+
+    def over(self, items: Generator[_Item, None, None]) -> Generator[_Item, None, None]:
+        """Pass items on while there is time.
+
+        Args:
+            items: what is read; it is closed when the result is.
+
+        Yields:
+            The items.
+
+        Raises:
+            VideoError: TIME_LIMIT has passed since the last `restart`.
+        """
+        with closing(items):  # PyAV's generator loses memory if it is only forgotten
+            for item in items:
+                if time.monotonic() - self._start > TIME_LIMIT:
+                    raise VideoError(self._path, f"takes more than {TIME_LIMIT:g} s to read")
+                yield item
+
+
+@contextmanager
+def video_errors(path: str, action: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a video into its VideoError.
+
+    A file from a stranger can make a reader raise anything: UnicodeDecodeError for its metadata, AttributeError for
+    a stream that has no decoder, MemoryError. All of it means that this video cannot be read.
+
+    Args:
+        path: the video's path.
+        action: what failed, as in "av cannot open it".
+
+    Raises:
+        VideoError: any exception came, but for the next one.
+        ImportError: the reader's package is missing, which is no fault of the video.
+    """
+    try:
+        yield
+    except (VideoError, ImportError):
+        raise
+    except Exception as error:
+        raise VideoError(path, f"{action} ({first_line(error)})") from error
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message, so that equal causes read the same.
 
     Later lines hold a C++ stack. decord begins the first line with the time and a place in its source, which is cut
-    off.
+    off. Errors of the system and of FFmpeg repeat the path, so of these only the cause is taken.
 
     Args:
         error: any exception.
@@ -105,5 +169,5 @@ def first_line(error: Exception) -> str:
     Returns:
         One line; the name of the exception if it has no message.
     """
-    lines = str(error).strip().splitlines()
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     return re.sub(r"^\[[\d:]+\] \S+: ", "", lines[0]) if lines else type(error).__name__
