@@ -36,7 +36,7 @@ KINDS: dict[str, dict] = {
     "mpeg2.ts": {"codec": "mpeg2video", "bf": "2"},
     "wmv2.wmv": {"codec": "wmv2"},
 }
-DERIVED = ("rotated.mp4", "edit_list.mp4", "hevc_edit_list.mp4", "cut.mkv", "tail.ts")
+DERIVED = ("rotated.mp4", "edit_list.mp4", "hevc_edit_list.mp4", "cut.mkv", "tail.ts", "negative.mkv")
 
 
 def stamped(index: int, height: int, width: int) -> np.ndarray:
@@ -86,6 +86,8 @@ def derive(folder: Path, name: str) -> None:
         copy_from(folder / "h264.mp4", folder / name, 0.4)
     elif name == "hevc_edit_list.mp4":
         copy_from(folder / "hevc.mp4", folder / name, 0.4)
+    elif name == "negative.mkv":
+        copy_from(folder / "h264.mp4", folder / name, 0.41, avoid_negative_ts="disabled")
     elif name == "cut.mkv":
         (folder / name).write_bytes(whole("h264.mkv")[: len(whole("h264.mkv")) * 2 // 3])
     elif name == "tail.ts":  # begins in the middle of a group of pictures
@@ -100,9 +102,10 @@ def turned(mp4: bytes) -> bytes:
     return mp4[:matrix] + struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30) + mp4[matrix + 36 :]
 
 
-def copy_from(source: Path, path: Path, seconds: float) -> Path:
-    """Cut without decoding, as `ffmpeg -ss -c copy` does: the frames before `seconds` stay, behind an edit list."""
-    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+def copy_from(source: Path, path: Path, seconds: float, **options: str) -> Path:
+    """Cut without decoding, as `ffmpeg -ss -c copy` does: the frames before `seconds` stay, behind an edit list
+    in MP4, and with negative times in Matroska if `avoid_negative_ts` is "disabled"."""
+    with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux(video=0):
             if packet.dts is not None:

@@ -24,6 +24,7 @@ KNOWN = {
     "decord": {
         "av1.mp4": "decord 0.6 has no AV1 decoder",
         "refresh.mp4": SEEKS_WRONGLY,
+        "negative.mkv": "decord leaves out frames before time 0 and repeats others",
         **dict.fromkeys(
             ("h264.ts", "mpeg2.ts", "tail.ts", "hevc.mp4", "mpeg4.mp4", "open_gop.mp4", "wmv2.wmv"), SEEKS_WRONGLY
         ),

@@ -1,3 +1,5 @@
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -40,5 +42,43 @@ def test_image_folder_errors(image_folder: Path) -> None:
     with pytest.raises(VideoError, match=r"several sizes: \[\(30, 30\), \(40, 50\)\]"):
         ImageFolder(str(image_folder), 5, 10).frames(np.array([0, 1]))
     (image_folder / "img_00007.jpg").write_bytes(b"no image")
-    with pytest.raises(VideoError, match=r"img_00007.jpg: cannot identify"):
+    with pytest.raises(VideoError, match=r"img_00007.jpg: .*cannot identify"):
         ImageFolder(str(image_folder), 5, 10).frames(np.array([2]))
+
+
+def test_images_that_are_no_regular_files_are_not_opened(image_folder: Path) -> None:
+    (image_folder / "img_00005.jpg").unlink()
+    os.mkfifo(image_folder / "img_00005.jpg")
+    (image_folder / "img_00006.jpg").unlink()
+    (image_folder / "img_00006.jpg").symlink_to("/dev/zero")
+    for index, kind in ((0, "FIFO"), (1, "device")):
+        with pytest.raises(VideoError, match=rf"img_0000{5 + index}.jpg: is a {kind}, not a regular file"):
+            ImageFolder(str(image_folder), 5, 10).frames(np.array([index]))
+
+
+@pytest.mark.parametrize("pixels", [1500, 500])  # Pillow warns, and gives up
+def test_decompression_bombs_are_an_error(image_folder: Path, monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+    with pytest.raises(VideoError, match=r"img_00005.jpg: .*decompression bomb"):
+        ImageFolder(str(image_folder), 5, 10).frames(np.array([0]))
+
+
+def test_formats_that_run_programs_are_refused(image_folder: Path) -> None:
+    Image.new("RGB", (50, 40)).save(image_folder / "img_00005.jpg", format="EPS")
+    with pytest.raises(VideoError, match=r"img_00005.jpg: .*cannot identify"):
+        ImageFolder(str(image_folder), 5, 10).frames(np.array([0]))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "TGA"])
+def test_formats_of_frames(image_folder: Path, kind: str) -> None:
+    Image.new("RGB", (50, 40), (200, 0, 0)).save(image_folder / "img_00005.jpg", format=kind)
+    frames = ImageFolder(str(image_folder), 5, 10).frames(np.array([0]))
+    np.testing.assert_allclose(frames[0].mean((0, 1)), [200, 0, 0], atol=3)
+
+
+def test_warnings_about_images_do_not_leak(image_folder: Path) -> None:
+    grey = Image.fromarray((np.arange(2000).reshape(40, 50) % 200).astype(np.uint8))
+    grey.convert("P").save(image_folder / "img_00005.jpg", format="PNG", transparency=bytes(range(0, 200, 2)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ImageFolder(str(image_folder), 5, 10).frames(np.array([0])).shape == (1, 40, 50, 3)

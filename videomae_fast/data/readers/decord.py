@@ -8,7 +8,7 @@ import numpy as np
 import torch  # noqa: F401
 
 from ..._optional import require
-from .base import VideoError, check_indices, first_line
+from .base import TimeLimit, VideoError, check_indices, video_errors
 
 _NO_TIME = -1e9  # seconds; FFmpeg marks an unknown time by the smallest integer
 
@@ -17,17 +17,16 @@ class DecordVideo:
     """`VideoReader` on decord's CPU decoder with one thread.
 
     decord seeks inexactly in some formats and then returns wrong frames: off by a few in WMV and in HEVC with open
-    groups of pictures (x265's default), off by the first group of pictures in MPEG-TS.
+    groups of pictures (x265's default), off by the first group of pictures in MPEG-TS, and in Matroska whose times
+    begin before 0. It opens whatever its FFmpeg recognises, and a call into it cannot be ended.
     """
 
     def __init__(self, path: str, url: str) -> None:
         decord = _decord()
         self.path = path
-        try:
+        with video_errors(path, "decord cannot open it"):
             self._video = decord.VideoReader(url, ctx=decord.cpu(0), num_threads=1)
             times = self._video.get_frame_timestamp(np.arange(len(self._video)))[:, 0]
-        except Exception as error:
-            raise VideoError(path, f"decord cannot open it ({first_line(error)})") from error
         # decord counts packets, but some are not shown: a packet that an edit list cuts off has a negative time, and an
         # alternate reference has the time of its neighbour. Where packets have no times (AVI with B-frames), all count.
         timed = not np.any(times < _NO_TIME)
@@ -43,12 +42,10 @@ class DecordVideo:
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """See `VideoReader`."""
         indices = check_indices(indices, self.num_frames)
-        try:
+        with video_errors(self.path, "decord cannot decode it"):
             if self._seekable:
                 return self._video.get_batch(indices).asnumpy()
             return self._frames_from_start(indices)
-        except Exception as error:
-            raise VideoError(self.path, f"decord cannot decode it ({first_line(error)})") from error
 
     def _frames_from_start(self, indices: np.ndarray) -> np.ndarray:
         """Decode every frame from 0, because decord seeks and skips by packets and would land on another frame."""
@@ -56,7 +53,8 @@ class DecordVideo:
         self._video.seek(0)
         decoded = (self._video.next() for _ in range(wanted[-1] + 1))
         kept = set(wanted.tolist())
-        return np.stack([frame.asnumpy() for index, frame in enumerate(decoded) if index in kept])[order]
+        shown = enumerate(TimeLimit(self.path).over(decoded))
+        return np.stack([frame.asnumpy() for index, frame in shown if index in kept])[order]
 
 
 def _decord() -> ModuleType:

@@ -1,13 +1,19 @@
 """Folders of frames: a video stored as one image per frame."""
 
 import os
+import warnings
+from functools import cache
+from typing import Any
 
 import numpy as np
 
 from ..._optional import require
-from .base import VideoError, check_indices, first_line, in_order
+from .base import TimeLimit, VideoError, check_indices, in_order, video_errors
+from .local_file import file_size
 
 IMAGE_TEMPLATE = "img_{:05}.jpg"  # the published --fname_tmpl
+# Pillow looks at a file's first bytes, not at its name, and has formats that run other programs (EPS: Ghostscript).
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF", "TGA")
 
 
 class ImageFolder:
@@ -24,15 +30,28 @@ class ImageFolder:
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """See `VideoReader`."""
         indices = check_indices(indices, self.num_frames)
-        return in_order(self.path, indices, {index: self._image(index) for index in np.unique(indices).tolist()})
+        numbers = (index for index in np.unique(indices).tolist())
+        with warnings.catch_warnings(), video_errors(self.path, "cannot be read"):
+            images = require("PIL.Image")
+            warnings.simplefilter("ignore")  # of what an image is made of, for every frame
+            warnings.simplefilter("error", images.DecompressionBombWarning)
+            read = {index: self._image(images, index) for index in TimeLimit(self.path).over(numbers)}
+            return in_order(self.path, indices, read)
 
-    def _image(self, index: int) -> np.ndarray:
+    def _image(self, images: Any, index: int) -> np.ndarray:
         name = self.template.format(index + self.start)
+        path = os.path.join(self.path, name)
         try:
-            with require("PIL.Image").open(os.path.join(self.path, name)) as file:
-                return np.asarray(file.convert("RGB"))
-        except ImportError:
-            raise
-        except Exception as error:
-            reason = "no such frame" if isinstance(error, FileNotFoundError) else first_line(error)
+            file_size(path, name)
+        except VideoError as error:
+            reason = "no such frame" if isinstance(error.__cause__, FileNotFoundError) else error.reason
             raise VideoError(self.path, f"{name}: {reason}") from error
+        with video_errors(self.path, f"{name}: cannot be read"), images.open(path, formats=_formats(images)) as file:
+            return np.asarray(file.convert("RGB"))
+
+
+@cache
+def _formats(images: Any) -> tuple[str, ...]:
+    """Those of _FORMATS that this Pillow can read."""
+    images.init()
+    return tuple(name for name in _FORMATS if name in images.OPEN)

@@ -1,13 +1,16 @@
 """Readers by name, and opening the video that an entry of a list names."""
 
 import os
+import warnings
 from collections.abc import Callable
+from functools import cache
 
 from ..sources.annotations import FrameFolder, TarMember, VideoEntry, VideoFile
 from .av import AvVideo
 from .base import VideoError, VideoReader
 from .decord import DecordVideo
 from .images import IMAGE_TEMPLATE, ImageFolder
+from .local_file import check_no_playlist, file_size
 from .torchcodec import TorchcodecVideo
 
 # By package name. A reader is called with the video's name in messages and the URL that FFmpeg opens.
@@ -19,10 +22,13 @@ READERS: dict[str, Callable[..., VideoReader]] = {
 # docs/readers.md: the only reader that is right on every kind of file tried; none is faster by more than 15 %.
 DEFAULT_READER = "av"
 _REDUCING = ("av",)  # readers that can scale frames while they decode
+_RESTRICTED = ("av",)  # readers that open only the containers of `container.CONTAINERS`, and no other file
 
 
 def check_reader(reader: str, short_side: int = 0) -> None:
     """Check that a reader exists and can do what is asked.
+
+    Warns once in a process of a reader that is not safe with videos from strangers.
 
     Args:
         reader: a key of READERS.
@@ -37,6 +43,8 @@ def check_reader(reader: str, short_side: int = 0) -> None:
         raise ValueError(f"short_side must not be negative, got {short_side}")
     if short_side and reader not in _REDUCING:
         raise ValueError(f"short_side needs reader {' or '.join(_REDUCING)}, got {reader!r}")
+    if reader not in _RESTRICTED:
+        _warn_unrestricted(reader)
 
 
 def open_video(path: str | os.PathLike, reader: str = DEFAULT_READER, short_side: int = 0) -> VideoReader:
@@ -97,20 +105,30 @@ def locate(entry: VideoFile | TarMember) -> tuple[str, str]:
         The name of the video in messages, and the URL that FFmpeg opens.
 
     Raises:
-        VideoError: the file is missing, is a folder or is empty, or a tar file ends before its member does.
+        VideoError: the file is missing, is no regular file, is empty or is a playlist, or a tar file ends before its
+            member does.
     """
     path, name, url = entry.path, entry.name, os.path.abspath(entry.path)  # FFmpeg takes 'a:b.mp4' for a protocol
-    if not os.path.isfile(path):
-        raise VideoError(name, "is a folder, not a file" if os.path.isdir(path) else "no such file")
-    size = os.path.getsize(path)
+    size = file_size(path, name)
     if size == 0:
         raise VideoError(name, "the file is empty (0 bytes)")
     if isinstance(entry, VideoFile):
+        check_no_playlist(path, name)
         return name, url
     end = entry.start + entry.size
     if size < end or entry.size == 0:
         raise VideoError(name, "is empty" if entry.size == 0 else f"the tar file has {size} bytes, it ends at {end}")
+    check_no_playlist(path, name, entry.start)
     return name, f"subfile,,start,{entry.start},end,{end},,:{url}"  # read in place: nothing is unpacked
+
+
+@cache
+def _warn_unrestricted(reader: str) -> None:
+    warnings.warn(
+        f"reader {reader!r} cannot be kept from other files that a video may name, nor stopped: use it for videos that "
+        "you trust, and reader 'av' for videos from strangers (docs/readers.md)",
+        stacklevel=3,
+    )
 
 
 def _open(name: str, url: str, reader: str, short_side: int) -> VideoReader:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..._optional import require
-from .base import VideoError, check_indices, first_line
+from .base import VideoError, check_indices, video_errors
 
 
 class TorchcodecVideo:
@@ -12,11 +12,9 @@ class TorchcodecVideo:
     def __init__(self, path: str, url: str) -> None:
         decoders = require("torchcodec.decoders")
         self.path = path
-        try:
+        with video_errors(path, "torchcodec cannot open it"):
             self._video = decoders.VideoDecoder(url, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-        except Exception as error:
-            raise VideoError(path, f"torchcodec cannot open it ({first_line(error)})") from error
-        self.num_frames = len(self._video)
+            self.num_frames = len(self._video)
         if self.num_frames == 0:
             raise VideoError(path, "has no frames")
 
@@ -27,7 +25,5 @@ class TorchcodecVideo:
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """See `VideoReader`."""
         indices = check_indices(indices, self.num_frames)
-        try:
+        with video_errors(self.path, "torchcodec cannot decode it"):
             return self._video.get_frames_at(indices.tolist()).data.numpy()
-        except Exception as error:
-            raise VideoError(self.path, f"torchcodec cannot decode it ({first_line(error)})") from error
