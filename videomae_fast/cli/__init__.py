@@ -65,4 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, ImportError, OSError, NonFiniteLossError, UnreadableVideosError) as error:
         print(f"videomae-fast {args.command}: error: {printable_lines(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"videomae-fast {args.command}: interrupted", file=sys.stderr)
+        return 130  # as a shell reports SIGINT
     return 0

@@ -79,14 +79,23 @@ def read_log(output: Path, name: str = LOG) -> list[dict[str, str]]:
 
     Returns:
         A dictionary per row, oldest first; no rows if the file does not exist.
+
+    Raises:
+        ValueError: the file is damaged.
     """
     path = output / name
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        # A killed run may leave half a line.
-        return [row for row in reader if reader.fieldnames and row[reader.fieldnames[-1]]]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            # A killed run may leave half a line.
+            rows = [row for row in reader if reader.fieldnames and row[reader.fieldnames[-1]]]
+        for row in rows:
+            [int(row["step"]), *map(float, row.values())]
+    except (csv.Error, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged, delete or move it: {type(error).__name__}: {error}") from error
+    return rows
 
 
 class _Csv:

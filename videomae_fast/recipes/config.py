@@ -13,6 +13,7 @@ import operator
 import os
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -224,10 +225,9 @@ def _exact(value: Any, wanted: type, name: str) -> Any:
         return value
     if wanted is int and is_number and hasattr(value, "__index__"):
         return operator.index(value)
-    if wanted is float and is_number and abs(value) < sys.float_info.max:
-        return float(value)
-    if wanted is float and isinstance(value, float):
-        return float(value)  # infinite or NaN, which the caller refuses
+    if wanted is float and is_number:
+        with suppress(OverflowError):  # an integer beyond every float
+            return float(value)
     if wanted is str and isinstance(value, (str, os.PathLike)):
         return os.fsdecode(value)
     kind = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[wanted]

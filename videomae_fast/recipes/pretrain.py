@@ -20,9 +20,10 @@ from videomae_kernels import CroppedClips
 
 from .._text import printable_lines
 from ..data import ClipBatch
-from ..engine.loop import Recipe, RunResult, run
+from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.precision import resolve_precision
+from ..engine.recipe import Recipe
 from ..masks import MaskPlan
 from ..models import VideoMAEConfig, VideoMAEForPretraining, choose_recompute, stochastic_depth
 from ..models.attention import activate_flash_attention
@@ -167,7 +168,7 @@ class Pretraining(Recipe):
 
 
 def pretrain(config: PretrainConfig) -> RunResult:
-    """Pre-train to the end, to `max_steps`, or until SIGTERM; each of the three leaves a checkpoint.
+    """Pre-train to the end, to `max_steps`, or until SIGTERM or Ctrl-C; each of the three leaves a checkpoint.
 
     Args:
         config: the run, for example `PretrainConfig.from_options(data="videos", output="runs/mine")`.
@@ -179,5 +180,6 @@ def pretrain(config: PretrainConfig) -> RunResult:
         ValueError: settings, data or output cannot work.
         NonFiniteLossError: the loss or a weight became NaN or infinite.
         UnreadableVideosError: too many videos cannot be read.
+        OSError: the disk is full or broken, or a data-loading process died; the message names the last checkpoint.
     """
     return run(Pretraining(config))
