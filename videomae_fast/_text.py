@@ -77,9 +77,8 @@ def read_table(path: str | os.PathLike) -> list[list[str]]:
         OSError: the file cannot be read.
         UnicodeDecodeError: it is no UTF-8.
     """
-    lines = Path(path).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
-    if lines == [""]:
-        return []
+    text = Path(path).read_bytes().decode("utf-8")
+    lines = text.removesuffix("\n").split("\n") if text else []
     return [[_text(cell) for cell in line.removesuffix("\r").split("\t")] for line in lines]
 
 

@@ -211,10 +211,10 @@ def _toml() -> Any:
 
 def _typed(value: Any, wanted: type, where: str) -> Any:
     """Check that `value` has the type `wanted`. An int is a float too; a bool is not a number."""
-    if wanted is float and type(value) is int:
+    if wanted is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not wanted:
-        raise ValueError(f"{where} must be of type {wanted.__name__}, got {value!r}")
+        raise ValueError(f"{where} must be of type {wanted.__name__}, got {value!r:.100}")
     return value
 
 
