@@ -196,7 +196,7 @@ def _start(videos: Path, output: Path, **changes: Any) -> subprocess.Popen[str]:
 
 def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
     try:
-        return process.communicate(timeout=60)
+        return process.communicate(timeout=300)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -211,11 +211,11 @@ def test_the_lock_names_its_holder(tmp_path: Path) -> None:
     )
     pytest.importorskip("fcntl")
     with lock_output(tmp_path):
-        error = tiny.start(["-c", code]).communicate(timeout=60)[1]
+        error = _end(tiny.start(["-c", code]))[1]
         holder = (tmp_path / LOCK).read_text().strip()
     assert holder.startswith(f"process {os.getpid()} on ")
     assert f"output folder {tmp_path} is in use by another run, {holder}: wait for it, or choose another" in error
-    assert tiny.start(["-c", code]).communicate(timeout=60) == ("", "")
+    assert _end(tiny.start(["-c", code])) == ("", "")
 
 
 @pytest.mark.slow
@@ -331,7 +331,7 @@ def test_killed_inside_a_save(part: int, videos: Path, tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "begun", output)
         config = tiny.settings(videos, output, max_steps=4, track="none", keep_checkpoints=1, resume=True)
         process = tiny.start(["-c", _KILLED_SAVE, str(place), *tiny.arguments(config)])
-        out, err = process.communicate(timeout=60)
+        out, err = _end(process)
         died = process.returncode == -signal.SIGKILL
         assert died or "places" in out, err
         assert list_checkpoints(output)
