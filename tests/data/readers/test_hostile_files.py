@@ -63,8 +63,11 @@ def test_metadata_that_is_no_utf8(reader: str, tmp_path: Path, suffix: str) -> N
         written.metadata["title"] = title.decode()
         stream = written.add_stream("libvpx" if suffix == ".webm" else "flv" if suffix == ".flv" else "mpeg4", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for _ in range(4):
-            written.mux(stream.encode(av.VideoFrame.from_ndarray(files.stamped(0, 64, 64), "rgb24")))
+        stream.codec_context.thread_count = 1
+        for index in range(4):
+            frame = av.VideoFrame.from_ndarray(files.stamped(0, 64, 64), "rgb24")
+            frame.pts = index
+            written.mux(stream.encode(frame))
         written.mux(stream.encode())
     path = tmp_path / f"clip{suffix}"
     data = path.read_bytes()
