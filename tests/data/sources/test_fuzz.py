@@ -18,9 +18,10 @@ from videomae_fast.data.sources.lists import read_lines
 HOSTILE = st.sampled_from(
     [*"\n\r\t\v\f \"'\\,;=+-@{}[]%:.0123456789aé", *"\x1b\x1c\x85\xa0\u2028\u202e\ufeff\U0001f3ac"]
 )
-NAME_BYTES = st.binary(min_size=1, max_size=12) | st.lists(HOSTILE, min_size=1, max_size=8).map(
-    lambda characters: "".join(characters).encode()
-)
+HOSTILE_NAMES = st.lists(HOSTILE, min_size=1, max_size=8).map("".join)
+NAME_BYTES = st.binary(min_size=1, max_size=12) | (
+    HOSTILE_NAMES | HOSTILE_NAMES.map('"{}"'.format) | HOSTILE_NAMES.map('"a" {}'.format)
+).map(str.encode)
 NAMES = NAME_BYTES.map(lambda name: os.fsdecode(name.translate(bytes(range(256)), b"\0")).strip("/")).filter(
     lambda name: name and name not in (".", "..") and not name.endswith(".tar")
 )
@@ -31,7 +32,30 @@ TOKENS = st.sampled_from(
         *(b"\\ud800", b'"a.mp4"', b'"a b" 3', b"\xff", "\u2028".encode(), b"\xef\xbb\xbf", b"x.tar", b".", b"/"),
     ]
 )
-TEXTS = st.lists(TOKENS, max_size=30).map(b"".join) | st.binary(max_size=200)
+PATHS = [
+    r'"\u0000"',
+    r'"\ud800"',
+    r'"\udcff"',
+    '"a b"',
+    '"a" b',
+    '"a"b',
+    '"a.mp4"',
+    "a.mp4",
+    "frames",
+    "b c",
+    '""',
+    '"\\"a\\" b"',
+    ".",
+]
+LINES = st.tuples(
+    st.sampled_from(PATHS), st.sampled_from(["", " 3", " 0 -1", " 3 -1 7", " 5 6", " -1 5", " x", f" {9**20}"])
+)
+FIRST = st.sampled_from(["a.mp4", "a.mp4 1", "a.mp4 0 -1"])  # of each format
+TEXTS = (
+    st.lists(TOKENS, max_size=30).map(b"".join)
+    | st.tuples(FIRST, st.lists(LINES.map("".join), max_size=4)).map(lambda t: "\n".join([t[0], *t[1]]).encode())
+    | st.binary(max_size=200)
+)
 
 
 @pytest.fixture
@@ -41,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@examples(200, 5000)
+@examples(500, 5000)
 @given(text=TEXTS, list_format=st.sampled_from(["auto", "auto", "v2", "v1", "paths"]))
 def test_any_bytes_are_a_list_or_an_error(folder: Path, text: bytes, list_format: str) -> None:
     path = folder / "list.csv"
@@ -103,16 +127,16 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=8,
 )
-PATHS = st.sampled_from(["a.mp4", "frames", "list.csv", ".", "\0", "gone", "\ud800", "x" * 300, "mixture.json"])
+SOURCES = st.sampled_from(["a.mp4", "frames", "list.csv", ".", "\0", "gone", "\ud800", "x" * 300, "mixture.json"])
 KEYS = {
-    "root": PATHS,
+    "root": SOURCES,
     "format": st.sampled_from(["auto", "v1", "v2", "paths", "v3", "\x1b"]),
     "weight": st.sampled_from([1, 0.5, 0, -1, 10**12, 10**400, 1e308, 5e-324]) | st.floats() | st.integers(),
     "frame_stride": st.sampled_from([1, 0, -1, 2**31, 2**63, 10**400]) | st.integers(),
     "template": st.sampled_from(["{}", "{:05}", "{:9999999999}", "{0.__class__}", "{:{}}", "../{}"])
     | st.text(max_size=8),
 }
-SOURCE = st.fixed_dictionaries({"data": PATHS}, optional={key: value | JSON for key, value in KEYS.items()})
+SOURCE = st.fixed_dictionaries({"data": SOURCES}, optional={key: value | JSON for key, value in KEYS.items()})
 MIXTURES: st.SearchStrategy[Any] = st.lists(SOURCE | SOURCE | JSON, max_size=3) | JSON
 JSON_TOKENS = st.lists(
     st.sampled_from([*'[]{},:"', '"data"', '"."', "1", "1e999", "-", "NaN", "\\", "\ufeff", " "]), max_size=30
