@@ -14,7 +14,7 @@ from .._text import printable
 from .bad_videos import BadVideo, UnreadableVideosError
 from .batch import ClipBatch
 from .crops import CROP_BOXES, Crop, cut_clips
-from .readers import DEFAULT_READER, VideoError, check_reader, open_entry
+from .readers import DEFAULT_READER, MAX_DECODED_BYTES, VideoError, check_reader, open_entry
 from .sampling import frame_indices
 from .seeding import sample_rng
 from .sources.annotations import Annotations
@@ -60,6 +60,8 @@ class ClipDataset(Dataset[ClipBatch]):
         resize: how a crop becomes a clip: "bilinear", "antialias" or "pillow", as in `CroppedClips`.
         reader: a key of READERS: "av", "decord" or "torchcodec".
         short_side: pixels; if positive, larger frames are scaled down to this shorter side, as in `open_video`.
+        max_decoded_bytes: the most bytes that the decoded frames of a clip may take, as in `open_video`; a video that
+            takes more cannot be read.
         max_replacements: how many other videos to try when one cannot be read.
 
     Raises:
@@ -84,6 +86,7 @@ class ClipDataset(Dataset[ClipBatch]):
         resize: str = "antialias",
         reader: str = DEFAULT_READER,
         short_side: int = 0,
+        max_decoded_bytes: int = MAX_DECODED_BYTES,
         max_replacements: int = 10,
     ) -> None:
         for name, value in (
@@ -100,13 +103,14 @@ class ClipDataset(Dataset[ClipBatch]):
         for name, choice, known in (("crop", crop, tuple(CROP_BOXES)), ("resize", resize, RESIZES)):
             if choice not in known:
                 raise ValueError(f"{name} must be one of {known}, got {choice!r}")
-        check_reader(reader, short_side)
+        check_reader(reader, short_side, max_decoded_bytes)
         sample_rng(seed, 0)  # raises for a seed out of range here, not in a worker
         self.annotations = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
         self.num_frames, self.frame_stride, self.size = num_frames, frame_stride, (int(size[0]), int(size[1]))
         self.crops_per_video, self.seed = crops_per_video, seed
         self.crop, self.hflip, self.resize = crop, hflip, resize
-        self.reader, self.short_side, self.max_replacements = reader, short_side, max_replacements
+        self.reader, self.short_side, self.max_decoded_bytes = reader, short_side, max_decoded_bytes
+        self.max_replacements = max_replacements
 
     def __len__(self) -> int:
         return self.annotations.epoch_length
@@ -164,7 +168,8 @@ class ClipDataset(Dataset[ClipBatch]):
             VideoError: the video cannot be read.
         """
         source = self.annotations.source(index)
-        with closing(open_entry(self.annotations[index], self.reader, self.short_side, source.template)) as video:
+        entry, limit = self.annotations[index], self.max_decoded_bytes
+        with closing(open_entry(entry, self.reader, self.short_side, source.template, limit)) as video:
             numbers = frame_indices(video.num_frames, self.num_frames, source.frame_stride or self.frame_stride, rng)
             return numbers, torch.from_numpy(video.frames(numbers))
 

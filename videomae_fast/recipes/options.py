@@ -10,7 +10,7 @@ from videomae_kernels import RESIZES
 
 from ..data import DEFAULT_READER, ClipDataset, read_mixture
 from ..data.crops import CROP_BOXES
-from ..data.readers import READERS
+from ..data.readers import MAX_DECODED_BYTES, READERS
 from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
 from ..engine.checkpoint import list_checkpoints
 from ..engine.log import tracker_names
@@ -44,6 +44,11 @@ class DataOptions(Section):
     )
     reader: str = option(DEFAULT_READER, "video reader", choices=READERS)
     short_side: int = option(0, "scale larger videos down to this side while decoding; 0: off", least=0)
+    max_decoded_bytes: int = option(
+        MAX_DECODED_BYTES,
+        "most memory of a clip's decoded frames; a video that takes more is a bad one (not with decord)",
+        least=1,
+    )
     workers: int = option(8, "processes that decode videos; 0 decodes in the training process", least=0, free=True)
     max_bad_share: float = option(0.2, "stop if more than this share of the videos cannot be read", least=0, free=True)
 
@@ -88,6 +93,7 @@ class DataOptions(Section):
             "resize": self.resize,
             "reader": self.reader,
             "short_side": self.short_side,
+            "max_decoded_bytes": self.max_decoded_bytes,
             "seed": seed,
         }
 

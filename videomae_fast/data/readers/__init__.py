@@ -6,6 +6,7 @@ docs/readers.md says what each reader can do and how long it takes.
 from .av import AvVideo
 from .base import VideoError, VideoReader
 from .decord import DecordVideo
+from .frame_stack import MAX_DECODED_BYTES
 from .images import IMAGE_TEMPLATE, ImageFolder
 from .registry import DEFAULT_READER, READERS, check_reader, locate, open_entry, open_video
 from .torchcodec import TorchcodecVideo
@@ -13,6 +14,7 @@ from .torchcodec import TorchcodecVideo
 __all__ = [
     "DEFAULT_READER",
     "IMAGE_TEMPLATE",
+    "MAX_DECODED_BYTES",
     "READERS",
     "AvVideo",
     "DecordVideo",

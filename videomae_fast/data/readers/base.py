@@ -81,26 +81,6 @@ def check_indices(indices: np.ndarray, num_frames: int) -> np.ndarray:
     return indices
 
 
-def in_order(path: str, indices: np.ndarray, images: dict[int, np.ndarray]) -> np.ndarray:
-    """Stack images in the order of the indices.
-
-    Args:
-        path: the video's path, for the error.
-        indices: (n,) integers.
-        images: (H, W, 3) uint8, by index.
-
-    Returns:
-        (n, H, W, 3) uint8.
-
-    Raises:
-        VideoError: the images differ in size.
-    """
-    shapes = {image.shape[:2] for image in images.values()}
-    if len(shapes) > 1:
-        raise VideoError(path, f"frames of several sizes: {sorted(shapes)}")
-    return np.stack([images[index] for index in indices.tolist()])
-
-
 class TimeLimit:
     """Ends a loop over a video's packets or frames after TIME_LIMIT.
 

@@ -19,7 +19,7 @@ CONTAINERS = (
 _OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file,subfile"}
 
 
-def open_container(av: Any, name: str, url: str) -> tuple[Any, Any]:
+def open_container(av: Any, name: str, url: str, stored_times: bool = False) -> tuple[Any, Any]:
     """Open a file for decoding its best video stream with one thread.
 
     Metadata that is no UTF-8 is replaced. Opening, and each later reading of a packet, ends after TIME_LIMIT.
@@ -28,6 +28,8 @@ def open_container(av: Any, name: str, url: str) -> tuple[Any, Any]:
         av: the module `av`.
         name: the video's name in messages.
         url: what FFmpeg opens, as `locate` returns it.
+        stored_times: packets have the times that the container stores. Otherwise FFmpeg guesses the missing ones, and
+            guesses wrongly where frames are reordered.
 
     Returns:
         The open container and the stream. Close the container after use.
@@ -37,7 +39,7 @@ def open_container(av: Any, name: str, url: str) -> tuple[Any, Any]:
             or none that can be decoded.
     """
     with video_errors(name, "av cannot open it"):
-        container = _open(av, name, url)
+        container = _open(av, name, url, stored_times)
         try:
             return container, _video_stream(av, name, container)
         except BaseException:
@@ -45,9 +47,10 @@ def open_container(av: Any, name: str, url: str) -> tuple[Any, Any]:
             raise
 
 
-def _open(av: Any, name: str, url: str) -> Any:
+def _open(av: Any, name: str, url: str, stored_times: bool) -> Any:
+    options = {**_OPTIONS, "fflags": "nofillin"} if stored_times else _OPTIONS
     try:
-        return av.open(url, container_options=_OPTIONS, metadata_errors="replace", timeout=TIME_LIMIT)
+        return av.open(url, container_options=options, metadata_errors="replace", timeout=TIME_LIMIT)
     except av.FFmpegError as error:
         if error.errno != errno.EINVAL:  # FFmpeg's answer to another demuxer, and to some damaged files
             raise

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..._optional import require
-from .base import TimeLimit, VideoError, check_indices, in_order, video_errors
+from .base import TimeLimit, VideoError, check_indices, video_errors
+from .frame_stack import MAX_DECODED_BYTES, FrameStack
 from .local_file import file_size
 
 IMAGE_TEMPLATE = "img_{:05}.jpg"  # the published --fname_tmpl
@@ -19,8 +20,16 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVI
 class ImageFolder:
     """`VideoReader` on a folder of images: frame n is `template.format(n + start)`."""
 
-    def __init__(self, path: str, start: int, num_frames: int, template: str = IMAGE_TEMPLATE) -> None:
+    def __init__(
+        self,
+        path: str,
+        start: int,
+        num_frames: int,
+        template: str = IMAGE_TEMPLATE,
+        max_decoded_bytes: int = MAX_DECODED_BYTES,
+    ) -> None:
         self.path, self.start, self.num_frames, self.template = path, start, num_frames, template
+        self._max_decoded_bytes = max_decoded_bytes
         if not os.path.isdir(path):
             raise VideoError(path, "no such folder of frames")
 
@@ -30,15 +39,17 @@ class ImageFolder:
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """See `VideoReader`."""
         indices = check_indices(indices, self.num_frames)
+        stack = FrameStack(self.path, indices, self._max_decoded_bytes)
         numbers = (index for index in np.unique(indices).tolist())
         with warnings.catch_warnings(), video_errors(self.path, "cannot be read"):
             images = require("PIL.Image")
             warnings.simplefilter("ignore")  # of what an image is made of, for every frame
             warnings.simplefilter("error", images.DecompressionBombWarning)
-            read = {index: self._image(images, index) for index in TimeLimit(self.path).over(numbers)}
-            return in_order(self.path, indices, read)
+            for index in TimeLimit(self.path).over(numbers):
+                stack.put(index, self._image(images, index, stack))
+            return stack.whole()
 
-    def _image(self, images: Any, index: int) -> np.ndarray:
+    def _image(self, images: Any, index: int, stack: FrameStack) -> np.ndarray:
         name = self.template.format(index + self.start)
         path = os.path.join(self.path, name)
         try:
@@ -47,6 +58,7 @@ class ImageFolder:
             reason = "no such frame" if isinstance(error.__cause__, FileNotFoundError) else error.reason
             raise VideoError(self.path, f"{name}: {reason}") from error
         with video_errors(self.path, f"{name}: cannot be read"), images.open(path, formats=_formats(images)) as file:
+            stack.check(file.height, file.width, (file.height, file.width))  # known before it is decoded
             return np.asarray(file.convert("RGB"))
 
 

@@ -2,7 +2,10 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
+
+MAX_PACKETS = 1 << 22  # of one video, 38 hours at 30 frames a second; an index of them takes about 2 GB
 
 
 class PacketInfo(NamedTuple):
@@ -19,6 +22,8 @@ class PacketIndex:
 
     Attributes:
         times: ascending presentation times of the shown frames; empty if only decoding can count the frames.
+        in_file_order: whether `times` never fall from one packet to the next, as decoding times do. Where the stream
+            reorders frames, these cannot be presentation times, whatever the container calls them.
     """
 
     def __init__(self, packets: Sequence[PacketInfo], has_hidden: bool) -> None:
@@ -30,6 +35,7 @@ class PacketIndex:
                 references).
         """
         self.times = _shown_times(packets, has_hidden)
+        self.in_file_order = bool(self.times) and all(a.pts <= b.pts for a, b in pairwise(packets))  # type: ignore[operator]
         if self.times:
             self._times_of = [(packet.pts, packet.dts) for packet in packets]
             self._number_of = {times: number for number, times in reversed(list(enumerate(self._times_of)))}
@@ -57,6 +63,17 @@ class PacketIndex:
             Number of the last packet that is shown at one of `times`.
         """
         return max(self._number_at[time] for time in times)
+
+    def time_of(self, number: int) -> int | None:
+        """The presentation time of a packet.
+
+        Args:
+            number: number of the packet.
+
+        Returns:
+            The time.
+        """
+        return self._times_of[number][0]
 
     def times_of(self, number: int) -> list[int]:
         """The times of a packet.

@@ -9,6 +9,7 @@ from ..sources.annotations import FrameFolder, TarMember, VideoEntry, VideoFile
 from .av import AvVideo
 from .base import VideoError, VideoReader
 from .decord import DecordVideo
+from .frame_stack import MAX_DECODED_BYTES
 from .images import IMAGE_TEMPLATE, ImageFolder
 from .local_file import check_no_playlist, file_size
 from .torchcodec import TorchcodecVideo
@@ -22,10 +23,11 @@ READERS: dict[str, Callable[..., VideoReader]] = {
 # docs/readers.md: the only reader that is right on every kind of file tried; none is faster by more than 15 %.
 DEFAULT_READER = "av"
 _REDUCING = ("av",)  # readers that can scale frames while they decode
+_LIMITED = ("av", "torchcodec")  # readers that know the size of a frame before they decode a clip
 _RESTRICTED = ("av",)  # readers that open only the containers of `container.CONTAINERS`, and no other file
 
 
-def check_reader(reader: str, short_side: int = 0) -> None:
+def check_reader(reader: str, short_side: int = 0, max_decoded_bytes: int = MAX_DECODED_BYTES) -> None:
     """Check that a reader exists and can do what is asked.
 
     Warns once in a process of a reader that is not safe with videos from strangers.
@@ -33,21 +35,30 @@ def check_reader(reader: str, short_side: int = 0) -> None:
     Args:
         reader: a key of READERS.
         short_side: pixels, as in `open_video`.
+        max_decoded_bytes: as in `open_video`.
 
     Raises:
-        ValueError: the reader is unknown, `short_side` is negative, or the reader cannot scale frames.
+        ValueError: the reader is unknown, `short_side` is negative, the reader cannot scale frames, or
+            `max_decoded_bytes` is not positive.
     """
     if reader not in READERS:
         raise ValueError(f"reader must be one of {sorted(READERS)}, got {reader!r}")
     if short_side < 0:
         raise ValueError(f"short_side must not be negative, got {short_side}")
+    if max_decoded_bytes < 1:
+        raise ValueError(f"max_decoded_bytes must be at least 1, got {max_decoded_bytes}")
     if short_side and reader not in _REDUCING:
         raise ValueError(f"short_side needs reader {' or '.join(_REDUCING)}, got {reader!r}")
     if reader not in _RESTRICTED:
         _warn_unrestricted(reader)
 
 
-def open_video(path: str | os.PathLike, reader: str = DEFAULT_READER, short_side: int = 0) -> VideoReader:
+def open_video(
+    path: str | os.PathLike,
+    reader: str = DEFAULT_READER,
+    short_side: int = 0,
+    max_decoded_bytes: int = MAX_DECODED_BYTES,
+) -> VideoReader:
     """Open a video file for random access to its frames.
 
     Args:
@@ -56,22 +67,29 @@ def open_video(path: str | os.PathLike, reader: str = DEFAULT_READER, short_side
         short_side: pixels. If positive, a frame whose shorter side is larger is scaled down to it during the
             conversion to RGB. This saves work on large videos. It changes pixels, because crops are then cut from
             scaled frames. 0 keeps the size. Only reader "av" can scale.
+        max_decoded_bytes: the most bytes that the frames of one call may take as RGB, scaled, together with one frame
+            of the video's own size. More is a VideoError before the frames are decoded. Reader "decord" has no limit:
+            it tells the size of a frame only after decoding.
 
     Returns:
         The open reader. It belongs to this process: open one for each sample, inside the worker that needs it, and
         close it. A decoder that is kept over a fork hangs.
 
     Raises:
-        ValueError: `reader` or `short_side` is not possible.
+        ValueError: `reader`, `short_side` or `max_decoded_bytes` is not possible.
         ImportError: the reader's package is missing; the message names the extra that installs it.
         VideoError: the file is missing, is empty, cannot be decoded or has no frames.
     """
-    check_reader(reader, short_side)
-    return _open(*locate(VideoFile(os.fspath(path))), reader, short_side)
+    check_reader(reader, short_side, max_decoded_bytes)
+    return _open(*locate(VideoFile(os.fspath(path))), reader, short_side, max_decoded_bytes)
 
 
 def open_entry(
-    entry: VideoEntry, reader: str = DEFAULT_READER, short_side: int = 0, template: str = IMAGE_TEMPLATE
+    entry: VideoEntry,
+    reader: str = DEFAULT_READER,
+    short_side: int = 0,
+    template: str = IMAGE_TEMPLATE,
+    max_decoded_bytes: int = MAX_DECODED_BYTES,
 ) -> VideoReader:
     """Open the video that an entry of a list names: a video file, a member of a tar file, or a folder of frames.
 
@@ -80,6 +98,7 @@ def open_entry(
         reader: as in `open_video`; a folder of frames is always read with Pillow.
         short_side: as in `open_video`; images of a folder keep their size.
         template: names of the images in a folder of frames, with one place for the frame's number.
+        max_decoded_bytes: as in `open_video`; it holds for a folder of frames too.
 
     Returns:
         The open reader, as `open_video` returns it.
@@ -89,10 +108,10 @@ def open_entry(
         ImportError: as `open_video`.
         VideoError: as `open_video`; also if the folder of frames is missing, or a tar file is shorter than it was.
     """
-    check_reader(reader, short_side)
+    check_reader(reader, short_side, max_decoded_bytes)
     if isinstance(entry, FrameFolder):
-        return ImageFolder(entry.path, entry.start, entry.num_frames, template)
-    return _open(*locate(entry), reader, short_side)
+        return ImageFolder(entry.path, entry.start, entry.num_frames, template, max_decoded_bytes)
+    return _open(*locate(entry), reader, short_side, max_decoded_bytes)
 
 
 def locate(entry: VideoFile | TarMember) -> tuple[str, str]:
@@ -131,5 +150,8 @@ def _warn_unrestricted(reader: str) -> None:
     )
 
 
-def _open(name: str, url: str, reader: str, short_side: int) -> VideoReader:
-    return READERS[reader](name, url, short_side) if short_side else READERS[reader](name, url)
+def _open(name: str, url: str, reader: str, short_side: int, max_decoded_bytes: int) -> VideoReader:
+    options = {"short_side": short_side} if short_side else {}
+    if reader in _LIMITED:
+        options["max_decoded_bytes"] = max_decoded_bytes
+    return READERS[reader](name, url, **options)

@@ -4,14 +4,15 @@ import numpy as np
 
 from ..._optional import require
 from .base import VideoError, check_indices, video_errors
+from .frame_stack import MAX_DECODED_BYTES, check_decoded_bytes
 
 
 class TorchcodecVideo:
     """`VideoReader` on torchcodec with one thread."""
 
-    def __init__(self, path: str, url: str) -> None:
+    def __init__(self, path: str, url: str, max_decoded_bytes: int = MAX_DECODED_BYTES) -> None:
         decoders = require("torchcodec.decoders")
-        self.path = path
+        self.path, self._max_decoded_bytes = path, max_decoded_bytes
         with video_errors(path, "torchcodec cannot open it"):
             self._video = decoders.VideoDecoder(url, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
             self.num_frames = len(self._video)
@@ -26,4 +27,6 @@ class TorchcodecVideo:
         """See `VideoReader`."""
         indices = check_indices(indices, self.num_frames)
         with video_errors(self.path, "torchcodec cannot decode it"):
+            size = self._video.metadata.height or 0, self._video.metadata.width or 0
+            check_decoded_bytes(self.path, (len(indices), *size), size, self._max_decoded_bytes)
             return self._video.get_frames_at(indices.tolist()).data.numpy()
