@@ -1,10 +1,41 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and where a file with a stranger's name may go."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
+
+
+def path_inside(folder: Path, *names: str) -> Path:
+    r"""Decide where a file goes whose name came from a list or a tar file: always below a folder.
+
+    What would lead out of the folder is dropped from each name: the root, the drive, and every "..". So "/a/b",
+    "//a/b", "../a/b" and "a/b" are one place, and on Windows so are "C:\a\b", "C:a\b" and "\\server\share\a\b".
+
+    Args:
+        folder: the folder; it need not exist.
+        *names: names to join below it, one after the other.
+
+    Returns:
+        The path, which begins with `folder`.
+
+    Raises:
+        ValueError: the names have no part that names a file, or a NUL character; or a link in the folder leads out.
+    """
+    parts = [part for name in names for part in _inner_parts(PurePath(name))]
+    if not parts:
+        raise ValueError("its name is empty")
+    if any("\0" in part for part in parts):
+        raise ValueError("its name has a NUL character")
+    path = folder.joinpath(*parts)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} is outside {folder}: a link leads there")
+    return path
+
+
+def _inner_parts(name: PurePath) -> list[str]:
+    return [part for part in name.relative_to(name.anchor).parts if part != ".."]
 
 
 def partial_path(path: Path) -> Path:
@@ -27,15 +58,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
         path: the file to make or replace; its folder exists.
 
     Yields:
-        The path to write to inside the block. It becomes `path` if the block succeeds, and is removed if it raises.
+        The path to write to inside the block; nothing is there. It becomes `path` if the block succeeds, and is removed
+        if it raises.
 
     Raises:
-        OSError: the file cannot be renamed.
+        OSError: the file cannot be written or renamed. An error of the block that names no file, as that of a full
+            disk, names `path`.
     """
     partial = partial_path(path)
+    partial.unlink(missing_ok=True)  # left by a process that was killed; a link would be followed
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -33,3 +33,17 @@ def test_share_of_bad_videos(tmp_path: Path) -> None:
         with pytest.raises(UnreadableVideosError, match=rf"20 of about \d+ videos .* {share:g} .*bad.tsv"):
             log.check_share(share, seen, videos)
     BadVideoLog().check_share(0.0, 0, 1)
+
+
+def test_hostile_names_come_back_from_the_report(tmp_path: Path) -> None:
+    names = ["a\nb.mp4", "a\rb.mp4", "a\x0b\x1c\x85\u2028b.mp4", "tab\tb.mp4", "\udcff.mp4", "=1+1.mp4", "back\\n.mp4"]
+    log = BadVideoLog(tmp_path / "bad_videos.tsv")
+    log.add([BadVideo(name, "has no frames") for name in names])
+    again = BadVideoLog(tmp_path / "bad_videos.tsv")
+    assert again.counts == log.counts and len(again) == len(names)
+
+
+def test_a_report_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad_videos.tsv").write_text("a.mp4\tbroken\tmany\n")
+    with pytest.raises(ValueError, match=r"bad_videos\.tsv, row 1"):
+        BadVideoLog(tmp_path / "bad_videos.tsv")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from .._files import atomic_write
+from .._text import printable, read_table, write_table
 
 _FIRST_LOOK = 200  # samples: with fewer, a few bad videos say little about their share
 
@@ -29,7 +29,7 @@ class BadVideo(NamedTuple):
 class BadVideoLog:
     """Counts how often each bad video was replaced. Each process of a run keeps one.
 
-    The report has one line per video: path, reason and count, separated by tabs.
+    The report has one line per video: path, reason and count, separated by tabs; control characters are escaped.
 
     Args:
         path: file of the report; None keeps the counts in memory only. If the file exists, an earlier part of the run
@@ -38,15 +38,19 @@ class BadVideoLog:
     Attributes:
         path: as given.
         counts: how often each bad video was replaced.
+
+    Raises:
+        ValueError: the file is no such report.
     """
 
     def __init__(self, path: str | os.PathLike | None = None) -> None:
         self.path = None if path is None else Path(path)
         self.counts: dict[BadVideo, int] = {}
         if self.path is not None and self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-                video, reason, count = line.rsplit("\t", 2)
-                self.counts[BadVideo(video, reason)] = int(count)
+            for number, row in enumerate(read_table(self.path), 1):
+                if len(row) != 3 or not row[2].isdecimal():
+                    raise ValueError(f"{self.path}, row {number}: expected path, reason, count; got {printable(row)}")
+                self.counts[BadVideo(row[0], row[1])] = int(row[2])
 
     def __len__(self) -> int:
         """The number of distinct bad videos."""
@@ -96,7 +100,5 @@ class BadVideoLog:
             )
 
     def _write(self, path: Path) -> None:
-        lines = [f"{video}\t{reason}\t{count}\n" for (video, reason), count in sorted(self.counts.items())]
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as partial:  # a run killed here leaves the previous report, whole
-            partial.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        write_table(path, [(video, reason, count) for (video, reason), count in sorted(self.counts.items())])

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from videomae_kernels.pixels.crops import RESIZES
 
+from .._text import printable
 from .bad_videos import BadVideo, UnreadableVideosError
 from .batch import ClipBatch
 from .crops import CROP_BOXES, Crop, cut_clips
@@ -146,7 +147,7 @@ class ClipDataset(Dataset[ClipBatch]):
                 tried.add(index)
                 continue
             return Draw(index, numbers, frames, self._draw_crops(frames, rng), bad_videos)
-        listed = "".join(f"\n  {bad_video.path}: {bad_video.reason}" for bad_video in bad_videos)
+        listed = "".join(f"\n  {printable(bad_video.path)}: {bad_video.reason}" for bad_video in bad_videos)
         raise UnreadableVideosError(f"{len(bad_videos)} videos in a row could not be read:{listed}")
 
     def decode(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor]:

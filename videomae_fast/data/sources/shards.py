@@ -8,14 +8,18 @@ captions, labels or other files.
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
+
+from ..._text import printable
 
 SHARD_SUFFIX = ".tar"
 VIDEO_SUFFIXES = (  # lower case
     *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
     *(".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
 )
+_MAX_HEADER = 1 << 20  # bytes of one header; names and times of files need some hundreds
 
 
 class Member(NamedTuple):
@@ -29,6 +33,8 @@ class Member(NamedTuple):
 def members(path: Path) -> list[Member]:
     """List the videos in a tar file; only headers are read.
 
+    Links, folders and devices are no videos, whatever they are called.
+
     Args:
         path: an uncompressed tar file.
 
@@ -37,17 +43,53 @@ def members(path: Path) -> list[Member]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no tar file, is compressed, ends early or has no videos.
+        ValueError: the file is no regular file, no tar file, is compressed, ends early, has a damaged header or no
+            videos; or a video is stored as a sparse file.
     """
-    try:
-        with tarfile.open(path, "r:") as shard:  # a compressed tar file has no positions to read at
-            found = [
-                Member(info.name, info.offset_data, info.size)
-                for info in shard
-                if info.isreg() and os.path.splitext(info.name)[1].lower() in VIDEO_SUFFIXES
-            ]
-    except tarfile.TarError as error:
-        raise ValueError(f"{path}: not a whole, uncompressed tar file ({error})") from error
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for its writer
+        raise ValueError(f"{printable(path)}: not a regular file, so no tar file")
+    with open(path, "rb") as file:
+        try:
+            found = list(_members(file))
+        except OSError:
+            raise
+        except Exception as error:  # tarfile lets several kinds pass: OverflowError, IndexError, RecursionError, ...
+            reason = printable(error) or type(error).__name__
+            raise ValueError(f"{printable(path)}: not a whole, uncompressed tar file ({reason})") from error
     if not found:
-        raise ValueError(f"{path}: no videos among the files of this tar file (looked for {' '.join(VIDEO_SUFFIXES)})")
+        looked = " ".join(VIDEO_SUFFIXES)
+        raise ValueError(f"{printable(path)}: no videos among the files of this tar file (looked for {looked})")
     return found
+
+
+def _members(file: BinaryIO) -> Iterator[Member]:
+    """The videos; ValueError and any error of `tarfile` for what is no whole tar file."""
+    end = os.fstat(file.fileno()).st_size
+    with tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as shard:  # "r:": positions need no unpacking
+        while (info := shard.next()) is not None:
+            shard.members.clear()  # type: ignore[attr-defined]  # or it keeps all
+            is_video = info.isreg() and os.path.splitext(info.name)[1].lower() in VIDEO_SUFFIXES
+            if is_video and info.issparse():
+                raise ValueError(f"{info.name} is stored as a sparse file, whose bytes are not in one piece")
+            size = info.size if is_video else shard.offset - info.offset_data
+            if not 0 <= size <= end - info.offset_data or not info.offset_data <= shard.offset:
+                raise ValueError(f"{info.name} is said to have {size} bytes from byte {info.offset_data} of {end} on")
+            if is_video:
+                yield Member(info.name, info.offset_data, size)
+        file.seek(shard.offset)
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes it for the end
+            raise ValueError(f"the header at byte {shard.offset} is damaged")
+
+
+class _Headers:
+    """A file from which `tarfile` reads headers, none of which may be large: it would be read into memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.name = file, file.name
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Read `size` bytes, or to the end of the file."""
+        if not 0 <= size <= _MAX_HEADER:
+            raise ValueError(f"a header of {size} bytes at byte {self._file.tell()}")
+        return self._file.read(size)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..._files import atomic_write
+from ..._text import printable, write_table
 from ..readers import DEFAULT_READER, IMAGE_TEMPLATE, AvVideo, VideoError, check_reader, open_entry
 from ..sampling import frame_indices
 from ..seeding import sample_rng
@@ -70,7 +71,7 @@ class DataCheck:
         """
         good = [video for video in self.videos if not video.reason]
         lines = [f"{len(self.videos)} videos, {len(self.bad)} bad"]
-        lines += [f"  bad: {video.path}: {video.reason}" for video in self.bad]
+        lines += [f"  bad: {printable(video.path)}: {video.reason}" for video in self.bad]
         if good:
             frames, sides = sorted(v.frames for v in good), sorted(min(v.width, v.height) for v in good)
             codecs = Counter(video.codec for video in good).most_common()
@@ -89,10 +90,8 @@ class DataCheck:
         Args:
             path: the file to make or replace.
         """
-        rows = [[f.name for f in fields(VideoCheck)], *([str(v) for v in asdict(x).values()] for x in self.videos)]
-        with atomic_write(Path(path)) as partial:
-            text = "".join("\t".join(row) + "\n" for row in rows)
-            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+        names = [field.name for field in fields(VideoCheck)]
+        write_table(Path(path), [names, *(list(asdict(video).values()) for video in self.videos)])
 
 
 def check_data(

@@ -12,6 +12,7 @@ from typing import Any
 from ..._files import atomic_write
 from ..._optional import require
 from ..readers import VideoError, locate, open_video
+from ..readers.container import open_container
 from ..sources.annotations import TarMember, VideoFile
 
 _CRF = "20"  # a little finer than x264's default of 23, because these pixels were compressed before
@@ -41,8 +42,9 @@ def encode_video(entry: VideoFile | TarMember, target: Path, short_side: int, go
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_write(target) as partial:
-            with av.open(url) as source, av.open(str(partial), "w", format="mp4") as container:
-                count = _encode(av, source, container, short_side, gop)
+            source, stream = open_container(av, name, url)
+            with source, av.open(str(partial), "w", format="mp4") as container:
+                count = _encode(av, source, container, stream, short_side, gop)
             if count == 0:
                 raise VideoError(name, "has no frames")
             with closing(open_video(partial)) as written:
@@ -52,12 +54,8 @@ def encode_video(entry: VideoFile | TarMember, target: Path, short_side: int, go
         raise VideoError(name, f"cannot be encoded again ({error.strerror})") from error
 
 
-def _encode(av: Any, source: Any, container: Any, short_side: int, gop: int) -> int:
+def _encode(av: Any, source: Any, container: Any, stream: Any, short_side: int, gop: int) -> int:
     """Encode all frames; returns their number."""
-    stream = source.streams.best("video")
-    if stream is None:
-        raise VideoError(source.name, "has no video stream")
-    stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
     reformatter = av.video.reformatter.VideoReformatter()
     output: Any = None
     rotate: Any = None

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ..._files import atomic_write, partial_path
+from ..._text import printable
 from ..bad_videos import BadVideo
 from ..readers import VideoError
 from ..sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
@@ -56,7 +57,7 @@ class Transcoding:
         return "\n".join(
             [
                 f"{self.written} videos written, {self.present} existed, {len(self.bad_videos)} could not be read",
-                *(f"  bad: {bad_video.path}: {bad_video.reason}" for bad_video in self.bad_videos),
+                *(f"  bad: {printable(bad_video.path)}: {bad_video.reason}" for bad_video in self.bad_videos),
                 f"size: {self.bytes_before / 2**20:.1f} MiB before, {self.bytes_after / 2**20:.1f} MiB after",
                 f"decoding: {self.clips_per_second_before:.1f} clips/s per core before, "
                 f"{self.clips_per_second_after:.1f} after ({gain:.2f}x)",
