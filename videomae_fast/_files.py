@@ -1,7 +1,9 @@
-"""Files and folders that are written whole or not at all, and where a file with a stranger's name may go."""
+"""Files and folders that are written whole or not at all, where a stranger's name may go, and errors of the disk."""
 
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -101,3 +103,42 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn every error of the disk into an OSError that names `path`.
+
+    A full or failing disk makes safetensors raise an error of its own with the number in its text, and torch.save a
+    RuntimeError without the number. Other errors pass.
+
+    Args:
+        path: the file or folder that the block writes; its folder exists.
+
+    Raises:
+        OSError: the disk is full, over its quota, read-only or broken.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = _disk_error(error, path.parent)
+        if number is None or (isinstance(error, OSError) and error.filename is not None):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _disk_error(error: Exception, folder: Path) -> int | None:
+    """The number of the OSError behind `error`; None if the disk is not its cause."""
+    if isinstance(error, OSError):
+        return error.errno
+    if found := re.search(r"\(os error (\d+)\)", str(error)):  # as Rust, and so safetensors, writes it
+        return int(found[1])
+    if not isinstance(error, RuntimeError):
+        return None
+    try:  # torch.save does not tell why it failed, but the disk does
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(1 << 16))
+            os.fsync(file.fileno())
+    except OSError as probed:
+        return probed.errno
+    return None

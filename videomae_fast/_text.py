@@ -10,9 +10,11 @@ from pathlib import Path
 
 from ._files import atomic_write
 
-_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(00(?:0[0-9a-f]|10)[0-9a-f]{4})|(.))")
 _SHORT = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
-_FORMULA = ("=", "+", "-", "@", "'")  # what makes a spreadsheet compute a cell, and the mark that prevents it
+# What makes a spreadsheet compute a cell (also in full width, and after a quote that it removes), and the mark that
+# prevents it.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", '"', "'")
 
 
 def printable(text: object) -> str:
@@ -31,11 +33,24 @@ def printable(text: object) -> str:
     return text if text.isprintable() else "".join(map(_escape, text))
 
 
+def printable_lines(text: object) -> str:
+    """A message of several lines that a terminal shows and does not obey.
+
+    Args:
+        text: the message; `str` is applied to it. A line end in a name ends a line here: `printable` is for names.
+
+    Returns:
+        The lines, each as `printable` returns it.
+    """
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
 def write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
     r"""Write rows as tab-separated UTF-8, whole or not at all; `read_table` returns the same cells.
 
     In a cell, `printable` escapes apply, and a backslash is doubled. A cell that a spreadsheet would compute (it
-    begins with = + - @, and is no number) gets an apostrophe in front, and so does one that begins with an apostrophe.
+    begins with = + - @, and is no number) gets an apostrophe in front, and so does one that begins with a quote or an
+    apostrophe.
 
     Args:
         path: the file to make or replace; its folder exists.
@@ -56,14 +71,15 @@ def read_table(path: str | os.PathLike) -> list[list[str]]:
         path: the file.
 
     Returns:
-        The rows.
+        The rows, one for each line of the file.
 
     Raises:
         OSError: the file cannot be read.
         UnicodeDecodeError: it is no UTF-8.
     """
-    lines = Path(path).read_bytes().decode("utf-8").split("\n")
-    return [[_text(cell) for cell in line.removesuffix("\r").split("\t")] for line in lines if line]
+    text = Path(path).read_bytes().decode("utf-8")
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [[_text(cell) for cell in line.removesuffix("\r").split("\t")] for line in lines]
 
 
 def _escape(character: str) -> str:

@@ -20,13 +20,14 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_there_and_back(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, back = checkpoint.with_name("hf"), checkpoint.with_name("back.safetensors")
+    assert main(["convert", str(checkpoint), str(folder), "--to", "huggingface"]) == 2
+    assert "give --num-frames and --image-size" in capsys.readouterr().err
+    (checkpoint.parent / "config.json").write_text('{"data": {"num_frames": 16, "image_size": 112}}')
     assert main(["convert", str(checkpoint), str(folder), "--to", "huggingface"]) == 0
     assert main(["convert", str(folder), str(back), "--to", "published"]) == 0
     out, err = capsys.readouterr()
     assert out.split() == [str(folder / "model.safetensors"), str(back)]
-    assert err.splitlines() == [
-        "clip size: 16 frames of 224x224 pixels (the published size: no config.json beside the weights has another)"
-    ]
+    assert err == "clip size: 16 frames of 112x112 pixels (from the config.json beside the weights)\n"
     before, after = load_published(checkpoint), load_published(back)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 

@@ -43,7 +43,26 @@ def test_hostile_names_come_back_from_the_report(tmp_path: Path) -> None:
     assert again.counts == log.counts and len(again) == len(names)
 
 
-def test_a_report_that_is_none_is_named(tmp_path: Path) -> None:
-    (tmp_path / "bad_videos.tsv").write_text("a.mp4\tbroken\tmany\n")
-    with pytest.raises(ValueError, match=r"bad_videos\.tsv, row 1"):
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (b"a.mp4\tbroken\tmany\n", ":1: expected path, reason and count"),
+        (b"a.mp4\tbroken\t1\nb.mp4\tbroken\n", r":2: .* got '\['b.mp4', 'broken'\]': mend it, or remove"),
+        (b"a.mp4\tbroken\t1\n\n", ":2: expected"),
+        (b"a.mp4\tbroken\t-1\n", ":1: expected"),
+        (b"a.mp4\tbroken\t" + b"9" * 5000, ":1: expected"),
+        (b"a.mp4\tbroken\t1\tb.mp4\tbroken\t1\n", ":1: expected"),
+        (b"a.mp4\t\xff\t1\n", " is damaged, it is no UTF-8"),
+        (b"\x1f\x8b\0\0", " is damaged, it is no UTF-8"),
+        (b"a.mp4\t\0\n", r":1: expected .* got '\['a.mp4', '\\x00'\]'"),
+    ],
+)
+def test_a_damaged_report_is_named_with_its_line(text: bytes, line: str, tmp_path: Path) -> None:
+    (tmp_path / "bad_videos.tsv").write_bytes(text)
+    with pytest.raises(ValueError, match=rf"bad_videos\.tsv{line}"):
         BadVideoLog(tmp_path / "bad_videos.tsv")
+
+
+def test_an_empty_report_counts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "bad_videos.tsv").touch()
+    assert BadVideoLog(tmp_path / "bad_videos.tsv").counts == {}

@@ -107,3 +107,25 @@ def test_tensorboard_shows_evaluations(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard" / "videomae-fast"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("eval/loss")] == [(3, 0.25)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"step,loss\nx,1\n",
+        b"loss\n1\n",
+        b"step,loss\n1,2,3\n",
+        b"step,loss\n1,\xff\n",
+        b"\0" * 99 + b"\n1",
+        b"step,loss\n1,a\n",
+    ],
+)
+def test_a_damaged_log_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"log\.csv is damaged, delete or move it: "):
+        read_log(tmp_path)
+
+
+def test_half_a_line_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(b"step,loss\n1,2.5\n2")
+    assert read_log(tmp_path) == [{"step": "1", "loss": "2.5"}]

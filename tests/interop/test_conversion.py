@@ -23,6 +23,8 @@ V1_HUGE = replace(CONFIGS["huge"], decoder_dim=640)
 TINY = VideoMAEConfig(24, 2, 3, 16, 2, decoder_depth=1, patch_size=8, num_frames=4, image_size=(16, 16))
 pytestmark = pytest.mark.filterwarnings("ignore:transformers 5.5 to 5.16 loses")
 
+PUBLISHED = {"num_frames": 16, "image_size": 224}
+
 
 def checkpoint(config, path):
     """A published checkpoint of real widths; one block of each kind is as good as forty."""
@@ -44,7 +46,7 @@ def test_every_size(size, tmp_path):
     """There and back again; and transformers builds the same sizes from the config that is written."""
     config = CONFIGS.get(size, V1_HUGE)
     state = checkpoint(config, tmp_path / "checkpoint.pth")
-    written = convert(tmp_path / "checkpoint.pth", tmp_path / "hf", "huggingface")
+    written = convert(tmp_path / "checkpoint.pth", tmp_path / "hf", "huggingface", **PUBLISHED)
     assert written == tmp_path / "hf" / "model.safetensors"
     assert convert(tmp_path / "hf", tmp_path / "back.pth", "published") == tmp_path / "back.pth"
     assert_equal(load_published(tmp_path / "back.pth"), state)
@@ -66,10 +68,10 @@ def test_every_size(size, tmp_path):
 def test_safetensors(tmp_path):
     """Weights alone, as this library's training saves them, are read and written as well."""
     state = checkpoint(CONFIGS["small"], tmp_path / "checkpoint.pth")
-    first = convert(tmp_path / "checkpoint.pth", tmp_path / "hf", "huggingface")
+    first = convert(tmp_path / "checkpoint.pth", tmp_path / "hf", "huggingface", **PUBLISHED)
     convert(first, tmp_path / "ours.safetensors", "published")
     assert_equal(load_published(tmp_path / "ours.safetensors"), state)
-    second = convert(tmp_path / "ours.safetensors", tmp_path / "again", "huggingface")
+    second = convert(tmp_path / "ours.safetensors", tmp_path / "again", "huggingface", **PUBLISHED)
     assert second.read_bytes() == first.read_bytes()
 
 
@@ -95,28 +97,29 @@ def test_errors(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="to is 'onnx'; allowed: 'published', 'huggingface'"):
         convert(tmp_path / "tiny.pth", tmp_path / "x", "onnx")
     with pytest.raises(CheckpointError, match=r"24 and 16 wide, .* known are 384, .*640"):
-        convert(tmp_path / "tiny.pth", tmp_path / "x", "huggingface")
+        convert(tmp_path / "tiny.pth", tmp_path / "x", "huggingface", **PUBLISHED)
     with pytest.raises(FileNotFoundError, match="nothing"):
-        convert(tmp_path / "nothing.pth", tmp_path / "x", "huggingface")
+        convert(tmp_path / "nothing.pth", tmp_path / "x", "huggingface", **PUBLISHED)
     with pytest.raises(ValueError, match="in the published layout already"):
         convert(tmp_path / "tiny.pth", tmp_path / "x", "published")
     with pytest.raises(FileExistsError, match=r"tiny.pth' exists already"):
-        convert(tmp_path / "tiny.pth", tmp_path / "tiny.pth", "huggingface")
+        convert(tmp_path / "tiny.pth", tmp_path / "tiny.pth", "huggingface", **PUBLISHED)
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"not a published pre-training checkpoint: 'encoder.patch_embed.proj"):
-        convert(tmp_path / "other.pth", tmp_path / "x", "huggingface")
+        convert(tmp_path / "other.pth", tmp_path / "x", "huggingface", **PUBLISHED)
     monkeypatch.setitem(CONFIGS, "tiny", TINY)
     state = load_published(tmp_path / "tiny.pth")
     del state["encoder.norm.weight"]
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(CheckpointError, match=r"missing: encoder.norm.weight"):
-        convert(tmp_path / "part.pth", tmp_path / "x", "huggingface")
+        convert(tmp_path / "part.pth", tmp_path / "x", "huggingface", **PUBLISHED)
     for target, to in (("x", "huggingface"), ("x.pth", "published")):
         with pytest.raises(ValueError, match="num_frames and image_size are for" if to == "published" else "multiples"):
             convert(tmp_path / "tiny.pth", tmp_path / target, to, num_frames=4, image_size=17)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config.json', beside the weights, is not JSON"):
-        convert(tmp_path / "tiny.pth", tmp_path / "x", "huggingface")
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"config.json', beside the weights, is not JSON"):
+            convert(tmp_path / "tiny.pth", tmp_path / "x", "huggingface")
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.pth", "other.pth", "part.pth", "config.json"}
 
 
@@ -127,7 +130,7 @@ def test_other_mlps_and_channels(tmp_path):
     for change in ({name: state[name][:, :1]}, {"decoder.blocks.0.mlp.fc1.weight": torch.zeros(700, 192)}):
         save_published(state | change, tmp_path / "other.pth")
         with pytest.raises(CheckpointError, match="published models take 3, and have one ratio"):
-            convert(tmp_path / "other.pth", tmp_path / "x", "huggingface")
+            convert(tmp_path / "other.pth", tmp_path / "x", "huggingface", **PUBLISHED)
 
 
 SETTINGS = {"num_frames": 8, "image_size": 112}
@@ -150,11 +153,12 @@ def test_clip_size_of_a_run(settings, tmp_path):
 
 @pytest.mark.parametrize("text", [None, "[]", "{}", '{"image_size": 384}', '{"image_size": [9, 9], "num_frames": 8}'])
 def test_clip_size_of_no_run(text, tmp_path):
-    """Without a configuration, or beside that of something else, it is the published one, and says so."""
+    """Without a configuration, or beside that of something else, the caller must tell it."""
     if text is not None:
         (tmp_path / "config.json").write_text(text)
-    found = clip_size(tmp_path / "checkpoint.pth")
-    assert (found.num_frames, found.image_size) == (16, 224) and found.origin.startswith("the published size")
+    for given in ({}, {"num_frames": 16} if text != '{"image_size": 384}' else {"image_size": 16}):
+        with pytest.raises(ValueError, match="give --num-frames and --image-size"):
+            clip_size(tmp_path / "checkpoint.pth", **given)
     assert clip_size(tmp_path / "checkpoint.pth", 4, 32).origin == "as given"
 
 
@@ -162,4 +166,4 @@ def test_misshapen_weights(tmp_path):
     state = checkpoint(CONFIGS["small"], tmp_path / "small.pth")
     save_published(state | {"mask_token": torch.tensor(0.0)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="not a published pre-training checkpoint"):
-        convert(tmp_path / "other.pth", tmp_path / "x", "huggingface")
+        convert(tmp_path / "other.pth", tmp_path / "x", "huggingface", **PUBLISHED)

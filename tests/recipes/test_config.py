@@ -1,10 +1,12 @@
 """Configurations from keywords and files; a run's own config.json is such a file."""
 
+import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from videomae_fast.cli import build_parser
@@ -131,3 +133,43 @@ def test_toml_on_python_3_10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "tomli", None)
     with pytest.raises(ImportError, match=r"a TOML file needs Python 3\.11, or the package tomli"):
         PretrainConfig.read_options(tmp_path / "config.toml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 2.5}, r"batch_size must be a whole number, got '2\.5' \(float\)"),
+        ({"batch_size": 2.0}, r"batch_size must be a whole number, got '2\.0' \(float\)"),
+        ({"epochs": True}, r"epochs must be a whole number, got 'True' \(bool\)"),
+        ({"epochs": "3"}, r"epochs must be a whole number, got '3' \(str\)"),
+        ({"workers": None}, "workers must be a whole number, got 'None'"),
+        ({"max_steps": 2**63}, r"max_steps must be less than 2\*\*63, got 9223372036854775808"),
+        ({"seed": -1}, "seed must be in"),
+        ({"seed": 2**63}, "seed must be in"),
+        ({"seed": 0.5}, "seed must be a whole number"),
+        ({"lr": "fast"}, "lr must be a number, got 'fast'"),
+        ({"lr": 1j}, "lr must be a number"),
+        ({"lr": 10**400}, "lr must be a number"),
+        ({"lr": math.nan}, "lr must be finite, got nan"),
+        ({"final_lr": math.inf}, "final_lr must be finite, got inf"),
+        ({"weight_decay": -math.inf}, "weight_decay must not be negative, got -inf"),
+        ({"mask_ratio": math.nan}, r"mask_ratio must be in \[0, 1\), got nan"),
+        ({"max_bad_share": np.float32("nan")}, "max_bad_share must be finite, got nan"),
+        ({"hflip": 1}, r"hflip must be True or False, got '1' \(int\)"),
+        ({"reader": 3}, "reader must be text, got '3'"),
+    ],
+)
+def test_values_of_another_type(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PretrainConfig.from_options(**options)
+
+
+def test_values_that_lose_nothing_are_taken(tmp_path: Path) -> None:
+    """Numbers of numpy, whole numbers for floats, paths for strings; and config.json can hold them."""
+    config = PretrainConfig.from_options(
+        batch_size=np.int64(4), lr=1, beta2=np.float32(0.5), data=tmp_path, output=Path("x")
+    )
+    assert config == PretrainConfig.from_options(batch_size=4, lr=1.0, beta2=0.5, data=str(tmp_path), output="x")
+    assert type(config.optimizer.lr) is float and type(config.optimizer.batch_size) is int
+    config.save(tmp_path / "config.json")
+    assert PretrainConfig.from_options(**PretrainConfig.read_options(tmp_path / "config.json")) == config

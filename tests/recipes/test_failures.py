@@ -3,6 +3,7 @@
 import multiprocessing.process
 import os
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -307,8 +308,15 @@ def test_sigterm_before_the_first_step(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The run ends well, with a checkpoint of step 0 to continue from."""
+    original = loop.StopSignals.__enter__
+
+    def enter(signals: loop.StopSignals) -> loop.StopSignals:
+        original(signals)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return signals
+
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_stops", lambda self: True)
+        patch.setattr(loop.StopSignals, "__enter__", enter)
         assert main(tiny.arguments(tiny.settings(videos, tmp_path / "run"))) == 0
     assert "stopped by SIGTERM after step 0" in capsys.readouterr().out
     pretrain(tiny.settings(videos, tmp_path / "run", resume=True))

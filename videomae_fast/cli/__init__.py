@@ -2,9 +2,11 @@
 
 import argparse
 import difflib
+import io
 import sys
 from typing import Any, NoReturn
 
+from .._text import printable, printable_lines
 from ..data import UnreadableVideosError
 from ..engine import NonFiniteLossError
 from .data import add_check_data, add_transcode
@@ -20,7 +22,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse, but an unknown argument is an error of the command that does not have it."""
@@ -53,12 +55,17 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or 2 after an error that the user can fix, which is one line on stderr. Other errors keep
-        their traceback.
+        their traceback. A character that the console's encoding lacks is printed as its escape.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as Python sets stderr
     args = build_parser().parse_args(argv)
     try:
         args.run(args)
     except (ValueError, ImportError, OSError, NonFiniteLossError, UnreadableVideosError) as error:
-        print(f"videomae-fast {args.command}: error: {error}", file=sys.stderr)
+        print(f"videomae-fast {args.command}: error: {printable_lines(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"videomae-fast {args.command}: interrupted", file=sys.stderr)
+        return 130  # as a shell reports SIGINT
     return 0

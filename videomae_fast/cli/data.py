@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .._text import printable_lines
 from ..data.readers import DEFAULT_READER, READERS
 from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, LIST_HELP, ROOT_HELP
 
@@ -83,7 +84,7 @@ def _check_data(args: argparse.Namespace) -> None:
         clean=args.clean,
         progress=_show_progress,
     )
-    print(done.summary())
+    print(printable_lines(done.summary()))
     if args.report:
         done.write(args.report)
 
@@ -101,7 +102,7 @@ def _transcode(args: argparse.Namespace) -> None:
         workers=args.workers,
         progress=_show_progress,
     )
-    print(done.summary())
+    print(printable_lines(done.summary()))
 
 
 def _show_progress(done: int, total: int) -> None:

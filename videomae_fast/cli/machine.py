@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .._text import printable_lines
 from ..models import CONFIGS
 
 
@@ -57,10 +58,10 @@ def _memory(args: argparse.Namespace) -> None:
         cache=None if args.no_cache else open_cache(),
         masked=(asked,) if args.all else (),
     )
-    print(report.text(args.picture))
+    print(printable_lines(report.text(args.picture)))
 
 
 def _env(args: argparse.Namespace) -> None:
     from ..environment import describe
 
-    print(describe())
+    print(printable_lines(describe()))

@@ -5,6 +5,7 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .._text import printable
 from ..recipes import pretrain as pretraining
 from ..recipes.config import Config
 
@@ -94,7 +95,7 @@ def _gallery(args: argparse.Namespace) -> None:
 
     config = read_config(args, pretraining.PretrainConfig, pretraining.DEMO)
     save_gallery(config, Path(config.run.output))
-    print(config.run.output)
+    print(printable(config.run.output))
 
 
 def _pretrain(args: argparse.Namespace) -> None:
@@ -109,8 +110,8 @@ def _pretrain(args: argparse.Namespace) -> None:
         losses = [float(row["loss"]) for row in read_log(output)]
         if losses:
             print(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {result.step}")
-        print(f"weights, in the published layout: {result.checkpoint / 'model.safetensors'}")
+        print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
         save_reconstruction(config, result.checkpoint / "model.safetensors", output / "reconstruction.png")
-        print(f"original | masked | reconstruction: {output / 'reconstruction.png'}")
+        print(f"original | masked | reconstruction: {printable(output / 'reconstruction.png')}")
         save_curves(output, output / "curves.png")
-        print(f"loss, learning rate, speed: {output / 'curves.png'}")
+        print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .._text import printable
+
 
 def add_convert(commands: Any) -> None:
     """Add `convert` to the commands."""
@@ -16,7 +18,8 @@ def add_convert(commands: Any) -> None:
     convert.add_argument("--to", required=True, choices=("published", "huggingface"), help="layout of the target")
     size = convert.add_argument_group(
         "clip size of the model, for --to huggingface",
-        "Weights do not store it. Default: from the config.json beside the weights, else the published 16 and 224.",
+        "Weights do not store it. Default: from the config.json beside the weights, if there is one. Published "
+        "pre-training weights have 16 and 224.",
     )
     size.add_argument("--num-frames", type=int, help="frames of a clip")
     size.add_argument("--image-size", type=int, help="height and width of a clip in pixels")
@@ -31,4 +34,4 @@ def _convert(args: argparse.Namespace) -> None:
         clip = clip_size(args.source, args.num_frames, args.image_size)
         side = clip.image_size
         print(f"clip size: {clip.num_frames} frames of {side}x{side} pixels ({clip.origin})", file=sys.stderr)
-    print(written)
+    print(printable(written))

@@ -1,12 +1,14 @@
 """Videos that cannot be read: their record in a batch, and the report of a run."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from .._text import printable, read_table, write_table
 
+_REMEDY = "mend it, or remove the file, and the run counts its bad videos anew"
 _FIRST_LOOK = 200  # samples: with fewer, a few bad videos say little about their share
 
 
@@ -29,7 +31,7 @@ class BadVideo(NamedTuple):
 class BadVideoLog:
     """Counts how often each bad video was replaced. Each process of a run keeps one.
 
-    The report has one line per video: path, reason and count, separated by tabs; control characters are escaped.
+    The report is a table of `write_table`, one row per video: path, reason and count.
 
     Args:
         path: file of the report; None keeps the counts in memory only. If the file exists, an earlier part of the run
@@ -40,17 +42,14 @@ class BadVideoLog:
         counts: how often each bad video was replaced.
 
     Raises:
-        ValueError: the file is no such report.
+        ValueError: the file was damaged; the message has the number of the line.
     """
 
     def __init__(self, path: str | os.PathLike | None = None) -> None:
         self.path = None if path is None else Path(path)
         self.counts: dict[BadVideo, int] = {}
         if self.path is not None and self.path.is_file():
-            for number, row in enumerate(read_table(self.path), 1):
-                if len(row) != 3 or not row[2].isdecimal():
-                    raise ValueError(f"{self.path}, row {number}: expected path, reason, count; got {printable(row)}")
-                self.counts[BadVideo(row[0], row[1])] = int(row[2])
+            self._read(self.path)
 
     def __len__(self) -> int:
         """The number of distinct bad videos."""
@@ -96,9 +95,23 @@ class BadVideoLog:
         if len(self) > max_share * videos:
             raise UnreadableVideosError(
                 f"{len(self)} of about {videos} videos could not be read, more than the share of {max_share:g} that is "
-                f"allowed; they are listed with reasons in {self.path or 'the log'}"
+                f"allowed; they are listed with reasons in {printable(self.path or 'the log')}"
             )
+
+    def _read(self, path: Path) -> None:
+        try:
+            rows = read_table(path)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{printable(path)} is damaged, it is no UTF-8 ({error}): {_REMEDY}") from None
+        for number, row in enumerate(rows, 1):
+            if len(row) != 3 or not re.fullmatch("[0-9]{1,18}", row[2]):
+                raise ValueError(
+                    f"{printable(path)}:{number}: expected path, reason and count, separated by tabs, got "
+                    f"'{printable(row)[:200]}': {_REMEDY}"
+                )
+            self.counts[BadVideo(row[0], row[1])] = int(row[2])
 
     def _write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_table(path, [(video, reason, count) for (video, reason), count in sorted(self.counts.items())])
+        # A run killed while it writes leaves the previous report, whole.
+        write_table(path, [(*bad_video, count) for bad_video, count in sorted(self.counts.items())])

@@ -1,7 +1,9 @@
 """The order of training: which videos make the batch of a step, on each rank."""
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -100,7 +102,7 @@ def make_loader(
         start_step: the first step to yield, for resuming.
         num_steps: steps to yield; None: without end.
         timeout: seconds that a worker may take for one batch. No Python exception or signal handler reaches a worker
-            that hangs inside native decoder code; the loop then ends with DataLoader's RuntimeError.
+            that hangs inside native decoder code; `load` then ends with a TimeoutError.
 
     Returns:
         A DataLoader of `ClipBatch`.
@@ -126,3 +128,78 @@ def leave_process_group(worker: int) -> None:
     # that died first would raise in the middle of a training step. Workers still end when told to, or when orphaned.
     if hasattr(os, "setsid"):
         os.setsid()
+
+
+def load(loader: DataLoader[Any], defers: bool = False) -> Generator[Any, None, None]:
+    """The batches of a loader; a worker that died is an error of the operating system.
+
+    Args:
+        loader: the loader.
+        defers: whether to learn of a dead worker only when the next batch is asked for. torch learns of it in a signal
+            handler, so its error comes between any two instructions of the main process: in the middle of an optimizer
+            step, too.
+
+    Returns:
+        A generator; closing it ends the workers.
+
+    Raises:
+        ChildProcessError: a worker was killed, for example because memory ran out, or crashed.
+        TimeoutError: a worker took longer than the loader's time limit.
+    """
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed, and a continued run makes one more
+        batches = iter(loader)
+    watch = _WorkerWatch() if defers and loader.num_workers else None
+    try:
+        while True:
+            try:
+                batch = watch.next(batches) if watch else next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise _loading_error(error, loader.timeout) or error from None
+            yield batch
+    finally:
+        if watch:
+            watch.close()
+        # The traceback of an error keeps the iterator alive, and no public method ends its workers.
+        getattr(batches, "_shutdown_workers", lambda: None)()
+
+
+class _WorkerWatch:
+    """Holds back torch's answer to the death of a worker, except in `next`."""
+
+    def __init__(self) -> None:
+        self.waiting, self.answer = False, None
+        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        if callable(handler):  # torch sets one in the main thread
+            self.answer = handler
+            signal.signal(signal.SIGCHLD, self._on_child)
+
+    def next(self, batches: Iterator[Any]) -> Any:
+        self.waiting = True
+        try:
+            if self.answer is not None:
+                self.answer(signal.SIGCHLD, None)  # raises if a worker died since the last batch
+            return next(batches)
+        finally:
+            self.waiting = False
+
+    def _on_child(self, number: int, frame: Any) -> None:
+        if self.waiting and self.answer is not None:
+            self.answer(number, frame)
+
+    def close(self) -> None:
+        if self.answer is not None:
+            signal.signal(signal.SIGCHLD, self.answer)
+
+
+def _loading_error(error: RuntimeError, timeout: float) -> OSError | None:
+    """The error of the operating system that torch's error reports; None if it reports another."""
+    text = str(error).partition(". ")[0].strip().rstrip(".")
+    if text.startswith("DataLoader worker"):
+        return ChildProcessError(
+            f"a data-loading process died: {text}. If memory ran out, fewer workers or smaller videos need less"
+        )
+    if text.startswith("DataLoader timed out"):
+        return TimeoutError(f"a data-loading process made no batch within {timeout:.0f} s; a video may hang its reader")
+    return None

@@ -1,17 +1,23 @@
-"""Checkpoints of a run: complete or absent, never half written.
+"""Checkpoints of a run: complete or absent, never half written, and never loaded when damaged.
 
 `<output>/checkpoints/step-00000123/` holds the files of Accelerate (model.safetensors with the model's own names,
-optimizer, random states), `config.json` and `state.json`. The folder has another name until it is complete.
+optimizer, random states), `config.json`, and `state.json`, which lists all files with their checksums. The folder has
+another name until it is complete.
 """
 
 import json
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from .._files import disk_errors
+from .manifest import find_damage, make_manifest
+
 _NAME = re.compile(r"step-(\d{8,})$")
+_UNFINISHED = ".unfinished-"
 
 
 def prepare_output(output: str, resume: bool) -> Path:
@@ -32,9 +38,8 @@ def prepare_output(output: str, resume: bool) -> Path:
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ValueError(f"output folder {folder} cannot be written: {error}") from error
     if list_checkpoints(folder) and not resume:
         raise ValueError(f"output folder {folder} holds checkpoints: continue with --resume or choose another folder")
@@ -51,7 +56,7 @@ def list_checkpoints(output: Path) -> list[Path]:
 def save_checkpoint(
     accelerator: Any, output: Path, step: int, config: Any, order: dict[str, Any], keep_checkpoints: int = 0
 ) -> Path:
-    """Save a run. Every rank calls this.
+    """Save a run. Every rank calls this; a rank that fails does not wait for the others.
 
     Args:
         accelerator: `accelerate.Accelerator` that holds the prepared model and optimizer.
@@ -63,30 +68,46 @@ def save_checkpoint(
 
     Returns:
         The folder of the checkpoint.
+
+    Raises:
+        OSError: the disk is full, over its quota, read-only or broken. Earlier checkpoints are as they were.
     """
     folder = output / "checkpoints"
-    final, unfinished = folder / f"step-{step:08d}", folder / f".unfinished-{step:08d}"
+    final, unfinished = folder / f"step-{step:08d}", folder / f"{_UNFINISHED}{step:08d}"
     if final.is_dir():
         return final
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished), safe_serialization=True)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        config.save(unfinished / "config.json")
-        (unfinished / "state.json").write_text(json.dumps({"step": step, **order}) + "\n")
-        os.replace(unfinished, final)
-        if keep_checkpoints:
-            for old in list_checkpoints(output)[:-keep_checkpoints]:
-                shutil.rmtree(old)
+    try:
+        with disk_errors(final):
+            _write(accelerator, unfinished, step, config, order)
+            if accelerator.is_main_process:
+                os.replace(unfinished, final)
+                for old in list_checkpoints(output)[:-keep_checkpoints] if keep_checkpoints else []:
+                    shutil.rmtree(old)
+    except BaseException:
+        if accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     accelerator.wait_for_everyone()
     return final
 
 
+def _write(accelerator: Any, folder: Path, step: int, config: Any, order: dict[str, Any]) -> None:
+    if accelerator.is_main_process:
+        for old in folder.parent.glob(f"{_UNFINISHED}*"):  # left by runs that were killed
+            shutil.rmtree(old)
+        folder.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(folder), safe_serialization=True)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        config.save(folder / "config.json")
+        files = make_manifest(folder, (folder / "config.json").stat().st_mode & 0o777)
+        text = json.dumps({"step": step, **order, "files": files}, indent=1)
+        (folder / "state.json").write_text(text + "\n", encoding="utf-8")
+
+
 def load_checkpoint(accelerator: Any, checkpoint: Path, config: Any, order: dict[str, Any]) -> int:
-    """Restore weights, optimizer and random states.
+    """Restore weights, optimizer and random states. Every rank calls this; nothing is loaded from damaged files.
 
     Args:
         accelerator: `accelerate.Accelerator` that holds the prepared model and optimizer.
@@ -98,15 +119,46 @@ def load_checkpoint(accelerator: Any, checkpoint: Path, config: Any, order: dict
         The number of finished steps.
 
     Raises:
-        ValueError: settings, data or samples per step differ from the checkpoint.
+        ValueError: a file is damaged or missing, which the message names with the checkpoint before; or settings,
+            data or samples per step differ from the checkpoint.
     """
+    step, saved_order = _read_state(checkpoint)
+    if accelerator.is_main_process and (damage := find_damage(checkpoint, saved_order.pop("files", None))):
+        raise _damaged(checkpoint, damage)
+    saved_order.pop("files", None)
+    accelerator.wait_for_everyone()  # the other ranks do not load what the main process has not checked
     config.check_continues(checkpoint / "config.json")
-    state = json.loads((checkpoint / "state.json").read_text())
-    step = int(state.pop("step"))
-    if state != order:
+    if saved_order != order:
         raise ValueError(
-            "a run continues with the videos and the order it began with (the folder of all may have moved): it had "
-            f"{state}, now it has {order}"
+            "a run continues with the videos and the order it began with (the folder of all may have moved): by "
+            f"{checkpoint / 'state.json'} it had {saved_order}, now it has {order}"
         )
-    accelerator.load_state(str(checkpoint))
+    try:
+        accelerator.load_state(str(checkpoint))
+    except Exception as error:  # the files are as they were saved, but not as this model, or torch, expects them
+        reason = str(error).partition("\n")[0]
+        raise _damaged(checkpoint, f"it does not load: {type(error).__name__}: {reason}") from error
     return step
+
+
+def _read_state(checkpoint: Path) -> tuple[int, dict[str, Any]]:
+    """The step and the rest of state.json."""
+    if not (checkpoint / "state.json").is_file():
+        raise _damaged(checkpoint, "state.json: it is missing")
+    try:
+        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise _damaged(checkpoint, f"state.json: {error}") from error
+    if not isinstance(state, dict):
+        raise _damaged(checkpoint, f"state.json: it must hold an object, not {type(state).__name__}")
+    step, named = state.pop("step", None), int(checkpoint.name.removeprefix("step-"))
+    if type(step) is not int or step != named:
+        raise _damaged(checkpoint, f"state.json: step must be {named}, got {str(step)[:40]}")
+    return step, state
+
+
+def _damaged(checkpoint: Path, damage: str) -> ValueError:
+    saved = list_checkpoints(checkpoint.parent.parent)
+    before = [path for path in saved[: saved.index(checkpoint)] if (path / "state.json").is_file()]
+    way = f"continues from {before[-1]}" if before else "starts from the beginning: there is no checkpoint before it"
+    return ValueError(f"checkpoint {checkpoint} is damaged: {damage}. Delete or move that folder, and --resume {way}")

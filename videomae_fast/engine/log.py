@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .._files import atomic_write
+from .._files import atomic_write, disk_errors
 from .._optional import require
+from .._text import printable_lines
 
 COLUMNS = ("step", "epoch", "loss", "lr", "clips_per_second", "data_wait", "peak_memory_mib")
 LOG, EVALUATIONS = "log.csv", "eval.csv"
@@ -78,14 +79,23 @@ def read_log(output: Path, name: str = LOG) -> list[dict[str, str]]:
 
     Returns:
         A dictionary per row, oldest first; no rows if the file does not exist.
+
+    Raises:
+        ValueError: the file is damaged.
     """
     path = output / name
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        # A killed run may leave half a line.
-        return [row for row in reader if reader.fieldnames and row[reader.fieldnames[-1]]]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            # A killed run may leave half a line.
+            rows = [row for row in reader if reader.fieldnames and row[reader.fieldnames[-1]]]
+        for row in rows:
+            [int(row["step"]), *map(float, row.values())]
+    except (csv.Error, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged, delete or move it: {type(error).__name__}: {error}") from error
+    return rows
 
 
 class _Csv:
@@ -93,16 +103,22 @@ class _Csv:
 
     def __init__(self, output: Path, name: str, columns: Sequence[str], start_step: int) -> None:
         rows = [row for row in read_log(output, name) if int(row["step"]) <= start_step]
-        with atomic_write(output / name) as partial, partial.open("w", newline="") as file:
+        self.path = output / name
+        with disk_errors(self.path), atomic_write(self.path) as partial, partial.open("w", newline="") as file:
             kept = csv.DictWriter(file, columns, extrasaction="ignore")
             kept.writeheader()
             kept.writerows(rows)
-        self.file = (output / name).open("a", newline="")
+        self.file = self.path.open("a", newline="")
         self.writer = csv.DictWriter(self.file, columns)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
-        self.writer.writerows(rows)
-        self.file.flush()
+        with disk_errors(self.path):
+            self.writer.writerows(rows)
+            self.file.flush()
+
+    def close(self) -> None:
+        with disk_errors(self.path):
+            self.file.close()
 
 
 class RunLog:
@@ -138,7 +154,7 @@ class RunLog:
         self.steps.write(rows)
         for row in rows:
             shown = {f"train/{name}": value for name, value in row.items() if name not in COLUMNS[:2]}
-            self.accelerator.log(shown, step=row["step"])
+            self._track(shown, row["step"])
 
     def write_evaluation(self, step: int, results: dict[str, float]) -> None:
         """Append a row to eval.csv.
@@ -150,18 +166,22 @@ class RunLog:
         if self.evaluations is None:
             self.evaluations = _Csv(self.output, EVALUATIONS, ("step", *results), self.start_step)
         self.evaluations.write([{"step": step, **results}])
-        self.accelerator.log({f"eval/{name}": value for name, value in results.items()}, step=step)
+        self._track({f"eval/{name}": value for name, value in results.items()}, step)
+
+    def _track(self, values: dict[str, Any], step: int) -> None:
+        with disk_errors(self.output / "tensorboard"):  # the tracker that writes files here
+            self.accelerator.log(values, step=step)
 
     def close(self) -> None:
         """Close the files; `accelerator.end_training` ends the trackers."""
-        self.steps.file.close()
+        self.steps.close()
         if self.evaluations is not None:
-            self.evaluations.file.close()
+            self.evaluations.close()
 
 
 def say(line: str) -> None:
-    """Print a line above the progress bar."""
-    require("tqdm").tqdm.write(line)
+    """Print a line above the progress bar; what is not printable in it is escaped."""
+    require("tqdm").tqdm.write(printable_lines(line))
 
 
 def summary(row: dict[str, Any]) -> str:

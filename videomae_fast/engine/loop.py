@@ -5,9 +5,8 @@ pure functions of (seed, step), so a run that continues from a checkpoint comput
 """
 
 import math
-import signal
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,102 +18,13 @@ from torch.optim import Optimizer
 from .._optional import require
 from .checkpoint import list_checkpoints, load_checkpoint, prepare_output, save_checkpoint
 from .health import check_finite, check_finite_weights
+from .lock import lock_output
 from .log import RunLog, check_trackers, say, summary, tracker_names
 from .optim import learning_rate
 from .parallel import last_part, make_accelerator
+from .recipe import Recipe
+from .stop import StopSignals
 from .timing import Timing
-
-
-class Recipe(ABC):
-    """A training task, as the loop needs it. recipes/pretrain.py is one."""
-
-    name: str  # name of the command; the progress bar shows it
-    numbers: tuple[str, ...] = ()  # names of the numbers that `step` returns beside the loss: columns of log.csv
-    config: Any  # sections `optimizer` and `run` as in recipes/options.py, `save` and `check_continues`
-    workers = 0  # data-loading processes of each training process
-    cheaper = "Make a batch cheaper to load"  # the advice where no number of workers can keep up
-    samples_per_epoch: int  # a batch consists of samples, for example videos
-    clips_per_sample = 1
-
-    @abstractmethod
-    def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
-        """Make the model and its optimizer, and set `samples_per_epoch`. The loop has set the seed before.
-
-        Args:
-            device: the loop moves the model to this device afterwards.
-            say: prints a line, in the main process only.
-
-        Returns:
-            The model and its optimizer.
-        """
-
-    @abstractmethod
-    def order(self, samples_per_step: int) -> dict[str, Any]:
-        """All that the order of samples depends on besides the configuration. A run only continues with the same.
-
-        Args:
-            samples_per_step: samples of an optimizer step, over all ranks and accumulated batches.
-
-        Returns:
-            Values by name, which JSON can hold.
-        """
-
-    @abstractmethod
-    def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[Any, None, None]:
-        """The batches of one rank: each has batch_size · accumulate samples.
-
-        Args:
-            rank: number of this process, in [0, world_size).
-            world_size: number of training processes.
-            start_step: finished steps; the first batch is for the next one.
-            num_steps: number of batches.
-
-        Returns:
-            A generator of batches; closing it ends its workers. `seconds` of a batch is the time that making it took.
-        """
-
-    @abstractmethod
-    def parts(self, batch: Any, count: int, device: torch.device) -> Iterable[Any]:
-        """Split a batch and move it to the device.
-
-        Args:
-            batch: an item of `batches`.
-            count: number of parts.
-            device: the device of the model.
-
-        Returns:
-            `count` parts. A part carries all that its step must know about the whole batch.
-        """
-
-    @abstractmethod
-    def step(self, model: nn.Module, part: Any, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of one part. Over the parts of a batch, losses and numbers add up to those of the batch.
-
-        Args:
-            model: as `accelerator.prepare` returned it.
-            part: an item of `parts`.
-            number: number of the step, counted from 0.
-
-        Returns:
-            The loss, a scalar, and a scalar for each name in `numbers`.
-        """
-
-    def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
-        """Evaluate the model on this rank's share of the evaluation set.
-
-        Args:
-            model: as `accelerator.prepare` returned it, in evaluation mode.
-            rank: number of this process, in [0, world_size).
-            world_size: number of training processes.
-
-        Returns:
-            For each figure, by name, Σ weight · value and Σ weight: (2,) float64.
-        """
-        raise NotImplementedError(f"recipe {self.name} has no evaluation")
-
-    def report(self) -> list[str]:
-        """Lines to print when the run ends."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -127,7 +37,7 @@ class RunResult:
 
 
 def run(recipe: Recipe) -> RunResult:
-    """Train to the end, to `max_steps`, or until SIGTERM; each of the three leaves a checkpoint.
+    """Train to the end, to `max_steps`, or until SIGTERM or Ctrl-C; each of the three leaves a checkpoint.
 
     Args:
         recipe: the task; this function builds it.
@@ -136,24 +46,33 @@ def run(recipe: Recipe) -> RunResult:
         The last checkpoint and step.
 
     Raises:
-        ValueError: settings, data or output cannot work.
+        ValueError: settings, data or output cannot work, another run has the output folder, or the checkpoint to
+            continue from is damaged.
         ImportError: a package is missing; the message names it.
         NonFiniteLossError: the loss or a weight is not finite.
+        OSError: the disk is full or broken, or a data-loading process died; the message names the last checkpoint.
     """
     options = recipe.config.run
     output = prepare_output(options.output, options.resume)
     trackers = tracker_names(options.track)
     check_trackers(trackers)
     accelerator = make_accelerator(options.precision, trackers, output / "tensorboard")
-    torch.manual_seed(options.seed)
-    model, optimizer = recipe.build(accelerator.device, accelerator.print)
-    state = _Run(recipe, output, accelerator, model, optimizer)
-    previous = signal.signal(signal.SIGTERM, state.on_sigterm)
-    try:
-        return state.run()
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        state.close()
+    with lock_output(output) if accelerator.is_main_process else nullcontext():
+        torch.manual_seed(options.seed)
+        model, optimizer = recipe.build(accelerator.device, accelerator.print)
+        state = _Run(recipe, output, accelerator, model, optimizer)
+        try:
+            with state.stop:
+                result = state.run()
+            state.close()
+        except OSError as error:
+            saved = list_checkpoints(output)
+            last = f"its last checkpoint is {saved[-1]}" if saved else "it has no checkpoint"
+            raise OSError(f"{error}. The run stopped after step {state.step}; {last}") from error
+        finally:
+            with suppress(OSError):  # what cannot be closed on a full disk is not the first error
+                state.close()
+    return result
 
 
 class _Run:
@@ -176,14 +95,29 @@ class _Run:
         self.log = RunLog(accelerator, output, self.step, recipe.numbers, settings) if main else None
         tqdm = require("tqdm").tqdm
         self.bar = tqdm(total=total, initial=self.step, desc=recipe.name, unit="step", disable=not main)
-        self.terminated = False
+        self.stop = StopSignals(main)
         clips = self.samples_per_step * recipe.clips_per_sample
         self.timing = Timing(accelerator, clips, self.steps_per_epoch, recipe.workers, recipe.cheaper)
+        self.closing = ExitStack()  # one that fails, on a full disk for example, does not keep the others from closing
+        self.closing.callback(accelerator.end_training)
+        self.closing.callback(self.batches.close)
+        self.closing.callback(self.log.close if self.log is not None else nullcontext)
+        self.closing.callback(self.bar.close)
 
     def run(self) -> RunResult:
+        self._train()
+        self._write_log()
+        checkpoint = self._save()
+        if self.step < self.last:
+            self.accelerator.print(f"stopped by {self.stop.name} after step {self.step}; continue with --resume")
+        for line in self.recipe.report():
+            self.accelerator.print(line)
+        return RunResult(checkpoint, self.step, self.accelerator.is_main_process)
+
+    def _train(self) -> None:
         save_every, eval_every = self.options.save_every or self.steps_per_epoch, self.options.eval_every
         while self.step < self.last and not self._stops():
-            with self.timing.waiting():
+            with self._saving_finished_steps(), self.timing.waiting():
                 batch = next(self.batches)
             self._train_step(batch)
             self.step += 1
@@ -194,14 +128,23 @@ class _Run:
             if saves:
                 self._save()
             if evaluates:
-                self._evaluate()
-        self._write_log()
-        checkpoint = self._save()
-        if self.step < self.last:
-            self.accelerator.print(f"stopped by SIGTERM after step {self.step}; continue with --resume")
-        for line in self.recipe.report():
-            self.accelerator.print(line)
-        return RunResult(checkpoint, self.step, self.accelerator.is_main_process)
+                with self._saving_finished_steps():
+                    self._evaluate()
+
+    @contextmanager
+    def _saving_finished_steps(self) -> Iterator[None]:
+        """Save before a data-loading process that died ends the run; between steps the state is whole.
+
+        Of several ranks, one that fails alone cannot save: the others wait for its next step, not for its save.
+        """
+        try:
+            yield
+        except (ChildProcessError, TimeoutError):
+            if self.accelerator.num_processes == 1 and self.step:
+                self.model.train()
+                self._write_log()
+                self._save()
+            raise
 
     def _train_step(self, batch: Any) -> None:
         lr = learning_rate(self.step, self.optim, self.steps_per_epoch, self.samples_per_step)
@@ -262,27 +205,21 @@ class _Run:
         return step
 
     def _stops(self) -> bool:
-        """Whether SIGTERM asked to stop; ranks agree at log intervals, where they synchronise anyway."""
+        """Whether a signal asked to stop; ranks agree at log intervals, where they synchronise anyway."""
         if self.accelerator.num_processes == 1:
-            return self.terminated
+            return bool(self.stop.name)
         if self.step % self.options.log_every:
             return False
-        if self.terminated:
+        if self.stop.name:
             self.accelerator.set_trigger()
-        self.terminated = bool(self.accelerator.check_trigger())
-        return self.terminated
-
-    def on_sigterm(self, number: int, frame: Any) -> None:
-        """Remember to stop after the current step."""
-        self.terminated = True
+        if not self.accelerator.check_trigger():
+            return False
+        self.stop.name = self.stop.name or "a signal to another process"
+        return True
 
     def close(self) -> None:
         """Close files and progress bar, end the workers, and leave the process group."""
-        self.bar.close()
-        if self.log is not None:
-            self.log.close()
-        self.batches.close()
-        self.accelerator.end_training()
+        self.closing.close()
 
 
 def _sum(values: list[Tensor]) -> Tensor:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 HIGH_WAIT = 0.2  # share of the time
 
@@ -171,8 +175,13 @@ def _seconds(start: Any, end: Any) -> float:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far, in MiB: the CUDA allocator's on a GPU, the resident memory of this process on a CPU."""
+    """Peak memory so far, in MiB: the CUDA allocator's on a GPU, the resident memory of this process on a CPU.
+
+    NaN where the system does not tell, as Windows.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

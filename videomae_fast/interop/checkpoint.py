@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._files import atomic_write
+from .._files import atomic_write, disk_errors
 from .._optional import require
+from .._text import printable
 
 State = dict[str, Tensor]
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -121,9 +122,13 @@ def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
 
     Raises:
         ImportError: safetensors is missing.
+        OSError: the disk is full or broken.
     """
-    with atomic_write(path) as partial:
+    with disk_errors(path), atomic_write(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode & 0o777  # as the umask wants it; safetensors 0.8 lets only the owner read
         require("safetensors.torch").save_file(dict(state), partial, metadata={"format": "pt"})
+        partial.chmod(mode)
 
 
 def write_torch(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -132,8 +137,11 @@ def write_torch(checkpoint: Mapping[str, Any], path: Path) -> None:
     Args:
         checkpoint: tensors and plain values.
         path: the file to make or replace.
+
+    Raises:
+        OSError: the disk is full or broken.
     """
-    with atomic_write(path) as partial, open(partial, "wb") as file:
+    with disk_errors(path), atomic_write(path) as partial, open(partial, "wb") as file:
         torch.save(checkpoint, file)
         file.flush()
         os.fsync(file.fileno())
@@ -189,23 +197,35 @@ def _some(items: list[str], limit: int = 8) -> str:
 
 
 def _read(path: Path) -> Any:
+    name = repr(str(path))
     if path.suffix == ".safetensors":
-        safetensors, load_file = require("safetensors"), require("safetensors.torch").load_file
+        require("safetensors")
         try:
-            return load_file(path)
-        except safetensors.SafetensorError as error:
-            raise CheckpointError(f"checkpoint {str(path)!r} is damaged: {error}") from error
+            return require("safetensors.torch").load_file(path)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a damaged header can fail in safetensors and, for sizes and dtypes, in torch
+            raise CheckpointError(f"checkpoint {name} is damaged: {_first_line(error)}") from error
     with open(path, "rb") as file, torch.serialization.safe_globals(_SAFE):
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can fail anywhere in the unpickler, with any exception
             failure = error
-    lines = str(failure).splitlines() or [""]
-    reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
     raise CheckpointError(
-        f"checkpoint {str(path)!r} is damaged, or holds objects other than tensors, plain values, argparse.Namespace "
-        f"and numpy numbers, which are not loaded from a file: {type(failure).__name__}: {reason}"
+        f"checkpoint {name} is damaged, or holds objects other than tensors, plain values, argparse.Namespace "
+        f"and numpy numbers, which are not loaded from a file: {type(failure).__name__}: {_reason(failure)}"
     ) from failure
+
+
+def _reason(failure: Exception) -> str:
+    """What torch.load found, without its advice to load the file in a way that runs the code in it."""
+    advice, _, found = str(failure).partition("WeightsUnpickler error:")
+    lines = (found or advice).strip().splitlines() or [""]
+    return printable(next((line for line in lines if "GLOBAL" in line), lines[0]))[:300]
+
+
+def _first_line(error: Exception) -> str:
+    return printable((str(error).splitlines() or [type(error).__name__])[0])[:300]
 
 
 def _strip(name: str) -> str:

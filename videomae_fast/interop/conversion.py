@@ -12,7 +12,6 @@ from .huggingface.weights import from_huggingface, is_huggingface
 from .official.weights import config_of, save_published
 
 LAYOUTS = ("published", "huggingface")
-PUBLISHED_CLIP = (16, 224)  # frames, height and width in pixels
 
 PathLike = str | os.PathLike[str]
 
@@ -33,16 +32,14 @@ def convert(
         source: a file of weights, or a folder that holds one; any published size, also of VideoMAE V1, at any depth.
         target: a file or folder that does not exist.
         to: layout of the target, one of LAYOUTS.
-        num_frames: frames of the model's clips, for "huggingface" only; by default from the `config.json` beside
-            `source`, else 16.
-        image_size: height and width of the model's clips in pixels, for "huggingface" only; by default from the
-            `config.json` beside `source`, else 224.
+        num_frames: frames of the model's clips, for "huggingface" only; by default see `clip_size`.
+        image_size: height and width of the model's clips in pixels, for "huggingface" only; by default see `clip_size`.
 
     Returns:
         The file that holds the weights.
 
     Raises:
-        ValueError: `to` is unknown, or is the layout of `source`, or the clip size is not possible.
+        ValueError: `to` is unknown, or is the layout of `source`, or the clip size is unknown or not possible.
         FileNotFoundError: `source` does not exist.
         FileExistsError: `target` exists.
         CheckpointError: `source` cannot be read, or has no published size.
@@ -91,19 +88,23 @@ def clip_size(source: PathLike, num_frames: int | None = None, image_size: int |
         image_size: height and width in pixels, if known.
 
     Returns:
-        The size; 16 frames of 224x224 pixels, as published, where nothing else is known.
+        The size.
 
     Raises:
+        ValueError: nothing tells the size.
         CheckpointError: `config.json` is not JSON.
     """
     if num_frames is not None and image_size is not None:
         return ClipSize(num_frames, image_size, "as given")
     settings = _settings_beside(source)
-    frames, side = settings.get("num_frames"), settings.get("image_size")
-    origin = "from the config.json beside the weights"
-    if not isinstance(frames, int) or not isinstance(side, int):
-        (frames, side), origin = PUBLISHED_CLIP, "the published size: no config.json beside the weights has another"
-    return ClipSize(frames if num_frames is None else num_frames, side if image_size is None else image_size, origin)
+    frames = settings.get("num_frames") if num_frames is None else num_frames
+    side = settings.get("image_size") if image_size is None else image_size
+    if type(frames) is not int or type(side) is not int:
+        raise ValueError(
+            f"weights do not tell the clip size of their model, and no config.json beside {str(source)!r} does: give "
+            "--num-frames and --image-size (num_frames and image_size); published pre-training weights have 16 and 224"
+        )
+    return ClipSize(frames, side, "from the config.json beside the weights")
 
 
 def _settings_beside(source: PathLike) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def _settings_beside(source: PathLike) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r}, beside the weights, is not JSON: {error}") from error
     if not isinstance(settings, dict):
         return {}

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._files import atomic_write, disk_errors
 from .._optional import require
 
 LETTERS, LINE = 15, 20  # heights in pixels
@@ -17,6 +19,32 @@ def to_image(pixels: Tensor, zoom: int = 1) -> Any:
     if pixels.dtype != torch.uint8:
         pixels = (pixels * 255).round().to(torch.uint8)
     return _pil("Image").fromarray(pixels.repeat_interleave(zoom, dim=0).repeat_interleave(zoom, dim=1).numpy())
+
+
+def picture_format(path: Path) -> str:
+    """Pillow's name of the format that the suffix of `path` names; one that it does not write raises ValueError."""
+    image = _pil("Image")
+    image.init()
+    format = image.registered_extensions().get(path.suffix.lower())
+    if format not in image.SAVE:
+        raise ValueError(f"output must name a picture that Pillow writes, .png or .jpg for example, got '{path}'")
+    return format
+
+
+def save_picture(picture: Any, path: Path) -> None:
+    """Write a picture, whole or not at all.
+
+    Args:
+        picture: a `PIL.Image.Image`.
+        path: the file; its suffix names the format.
+
+    Raises:
+        ValueError: Pillow does not write this format.
+        OSError: the disk is full or broken.
+    """
+    format = picture_format(path)
+    with disk_errors(path), atomic_write(path) as partial:
+        picture.save(partial, format=format)
 
 
 def text(line: str) -> Any:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from .._files import atomic_write, disk_errors
 from .._optional import require
 from ..engine.log import EVALUATIONS, read_log
 
@@ -23,8 +24,11 @@ def save_curves(output: Path, path: Path) -> None:
 
     Raises:
         ImportError: matplotlib is missing.
+        OSError: the disk is full or broken.
     """
-    draw_curves(read_log(output), read_log(output, EVALUATIONS)).savefig(path, dpi=120)
+    figure = draw_curves(read_log(output), read_log(output, EVALUATIONS))
+    with disk_errors(path), atomic_write(path) as partial:
+        figure.savefig(partial, dpi=120, format=path.suffix[1:] or None)
 
 
 def draw_curves(steps: list[dict[str, str]], evaluations: list[dict[str, str]]) -> Any:

@@ -21,11 +21,10 @@ from torch import Tensor
 
 from videomae_kernels import CroppedClips, patch_targets
 
-from .._optional import require
 from ..data import Crop, Draw, cut_clips
 from ..masks import MaskPlan
 from ..recipes.pretrain import PretrainConfig
-from .canvas import below, beside, framed, outline, text, to_image
+from .canvas import below, beside, framed, outline, picture_format, save_picture, text, to_image
 from .reconstruction import on_grey, to_frames
 
 ROWS, FRAMES = 4, 4  # crops and frames shown at most; frames stand two by two
@@ -67,11 +66,8 @@ def save_gallery(config: PretrainConfig, path: Path) -> None:
         UnreadableVideosError: no video can be read.
         ImportError: Pillow is missing.
     """
-    image = require("PIL.Image")
-    image.init()
-    if image.registered_extensions().get(path.suffix.lower()) not in image.SAVE:
-        raise ValueError(f"output must name a picture that Pillow writes, .png or .jpg for example, got '{path}'")
-    draw_canvas(first_sample(config)).save(path)
+    picture_format(path)  # before any video is decoded
+    save_picture(draw_canvas(first_sample(config)), path)
 
 
 def first_sample(config: PretrainConfig) -> Sample:

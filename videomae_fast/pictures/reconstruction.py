@@ -12,7 +12,7 @@ from ..interop import load_published, load_weights
 from ..masks import MaskPlan
 from ..models import VideoMAEForPretraining
 from ..recipes.pretrain import PretrainConfig
-from .canvas import to_image
+from .canvas import save_picture, to_image
 
 FRAMES_SHOWN = 8
 GREY = 0.5
@@ -89,4 +89,4 @@ def to_frames(rows: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, i
 def _draw(rows: list[Tensor], path: Path) -> None:
     steps = torch.linspace(0, rows[0].shape[0] - 1, min(FRAMES_SHOWN, rows[0].shape[0])).round().long()
     strips = [torch.cat(list(row[steps]), dim=1) for row in rows]
-    to_image(torch.cat(strips, dim=0)).save(path)
+    save_picture(to_image(torch.cat(strips, dim=0)), path)

@@ -8,13 +8,20 @@ import difflib
 import importlib
 import json
 import math
+import numbers
+import operator
+import os
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .._json import parse_json, read_text
+
 C = TypeVar("C", bound="Config")
+_TOO_LARGE = 2**63  # for the integers of torch
 
 
 def option(
@@ -45,11 +52,12 @@ def option(
 
 @dataclass(frozen=True)
 class Section:
-    """Options that belong together. A value outside its choices or range raises ValueError, which names the option."""
+    """Options that belong together. A value of another type or range raises ValueError, which names the option."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value, choices = getattr(self, each.name), each.metadata["choices"]
+            value, choices = _exact(getattr(self, each.name), type(each.default), each.name), each.metadata["choices"]
+            object.__setattr__(self, each.name, value)  # Python's own type, as config.json needs
             least, below = each.metadata["least"], each.metadata["below"]
             if choices and value not in choices:
                 raise ValueError(f"{each.name} must be one of {', '.join(choices)}, got '{value}'")
@@ -61,6 +69,8 @@ class Section:
                 )
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{each.name} must be finite, got {value}")
+            if type(value) is int and value >= _TOO_LARGE:
+                raise ValueError(f"{each.name} must be less than 2**63, got {str(value)[:40]}")
 
 
 @dataclass(frozen=True)
@@ -161,12 +171,13 @@ class Config:
             path: a file that `save` wrote.
 
         Raises:
-            ValueError: an option differs that is not free; the message names every such option.
+            ValueError: an option differs that is not free; the message names every such option. Or the file is none
+                that `save` wrote; see `read_options`.
         """
-        saved = json.loads(path.read_text())
+        saved = self.read_options(path)
         differing = []
         for section, each in self.options():
-            was, now = saved.get(section, {}).get(each.name), getattr(getattr(self, section), each.name)
+            was, now = saved.get(each.name), getattr(getattr(self, section), each.name)
             if was != now and not each.metadata["free"]:
                 differing.append(f"{each.name}: was {was!r}, now {now!r}")
         if differing:
@@ -175,14 +186,14 @@ class Config:
 
 def _read_sections(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         if path.suffix.lower() == ".toml":
             found = _toml().loads(text)
         elif path.suffix.lower() == ".json":
-            found = json.loads(text)
+            found = parse_json(text)
         else:
             raise ValueError(f"a configuration is a .toml or .json file, got '{path}'")
-    except ValueError as error:  # the errors of both parsers are ValueErrors
+    except (ValueError, RecursionError) as error:  # the errors of both parsers are ValueErrors
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold sections of options, got {type(found).__name__}")
@@ -200,8 +211,24 @@ def _toml() -> Any:
 
 def _typed(value: Any, wanted: type, where: str) -> Any:
     """Check that `value` has the type `wanted`. An int is a float too; a bool is not a number."""
-    if wanted is float and type(value) is int:
+    if wanted is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not wanted:
-        raise ValueError(f"{where} must be of type {wanted.__name__}, got {value!r}")
+        raise ValueError(f"{where} must be of type {wanted.__name__}, got {value!r:.100}")
     return value
+
+
+def _exact(value: Any, wanted: type, name: str) -> Any:
+    """`value` as the type `wanted`, if nothing is lost: numbers of numpy, and a path for a string, are allowed."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if wanted is bool and isinstance(value, bool):
+        return value
+    if wanted is int and is_number and hasattr(value, "__index__"):
+        return operator.index(value)
+    if wanted is float and is_number:
+        with suppress(OverflowError):  # an integer beyond every float
+            return float(value)
+    if wanted is str and isinstance(value, (str, os.PathLike)):
+        return os.fsdecode(value)
+    kind = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[wanted]
+    raise ValueError(f"{name} must be {kind}, got {str(value)[:40]!r} ({type(value).__name__})")

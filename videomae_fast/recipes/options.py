@@ -202,7 +202,7 @@ class RunOptions(Section):
     init: str = option("", "weights to start from: a published or Hugging Face checkpoint, or a run", free=True)
     init_partial: bool = option(False, "load the weights of --init that fit; print missing and extra ones", free=True)
     precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
-    seed: int = option(0, "seed of weights, data order, crops and masks")
+    seed: int = option(0, "seed of weights, data order, crops and masks", least=0, below=2**63)
     max_steps: int = option(0, "stop, with a checkpoint, after this many steps in all; 0: off", least=0, free=True)
     log_every: int = option(10, "steps between log lines; each log line is a host sync", least=1, free=True)
     save_every: int = option(0, "steps between checkpoints; 0: once per epoch", least=0, free=True)

@@ -18,10 +18,12 @@ from torch.optim import Optimizer
 
 from videomae_kernels import CroppedClips
 
+from .._text import printable_lines
 from ..data import ClipBatch
-from ..engine.loop import Recipe, RunResult, run
+from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.precision import resolve_precision
+from ..engine.recipe import Recipe
 from ..masks import MaskPlan
 from ..models import VideoMAEConfig, VideoMAEForPretraining, choose_recompute, stochastic_depth
 from ..models.attention import activate_flash_attention
@@ -94,7 +96,7 @@ class Pretraining(Recipe):
             self.eval_videos = EvaluationVideos(eval_dataset, config.optimizer.batch_size, config.data.workers)
         model = VideoMAEForPretraining(self._fit(config.model_config(), device, say))
         if note := config.run.initialize(model):
-            say(note)
+            say(printable_lines(note))
         self.grid = model.config.grid
         if config.model.compile:
             model.compile(fullgraph=True)
@@ -166,7 +168,7 @@ class Pretraining(Recipe):
 
 
 def pretrain(config: PretrainConfig) -> RunResult:
-    """Pre-train to the end, to `max_steps`, or until SIGTERM; each of the three leaves a checkpoint.
+    """Pre-train to the end, to `max_steps`, or until SIGTERM or Ctrl-C; each of the three leaves a checkpoint.
 
     Args:
         config: the run, for example `PretrainConfig.from_options(data="videos", output="runs/mine")`.
@@ -178,5 +180,6 @@ def pretrain(config: PretrainConfig) -> RunResult:
         ValueError: settings, data or output cannot work.
         NonFiniteLossError: the loss or a weight became NaN or infinite.
         UnreadableVideosError: too many videos cannot be read.
+        OSError: the disk is full or broken, or a data-loading process died; the message names the last checkpoint.
     """
     return run(Pretraining(config))

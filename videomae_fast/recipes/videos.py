@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from videomae_kernels import crop_clips
 
+from .._text import printable
 from ..data import BadVideoLog, ClipBatch, ClipDataset, UnreadableVideosError, collate, make_loader
-from ..data.loader import leave_process_group
+from ..data.loader import leave_process_group, load
 from ..engine.log import say
 from .options import DataOptions
 
@@ -75,20 +76,18 @@ class TrainingVideos:
     def _watched(
         self, loader: DataLoader[ClipBatch], batch_size: int, start_step: int
     ) -> Generator[ClipBatch, None, None]:
-        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed, and a continued run makes one more
-            batches = iter(loader)
+        batches = load(loader, defers=True)
         try:
             for step, batch in enumerate(batches, start_step + 1):
                 for bad in self.bad_videos.add(batch.bad_videos):
-                    say(f"unreadable video replaced: {bad.path}: {bad.reason}")
+                    say(f"unreadable video replaced: {printable(bad.path)}: {bad.reason}")
                 videos = len(self.dataset.annotations)
                 self.bad_videos.check_share(self.options.max_bad_share, step * batch_size, videos)
                 yield batch
         except UnreadableVideosError as error:  # a worker's error arrives with its traceback as text
             raise UnreadableVideosError(str(error).rsplit("UnreadableVideosError: ", 1)[-1]) from None
         finally:
-            # The traceback of an error keeps the iterator alive, and no public method ends its workers.
-            getattr(batches, "_shutdown_workers", lambda: None)()
+            batches.close()
 
     def report(self) -> list[str]:
         """A line about the replaced videos; no line if there were none."""
@@ -136,7 +135,7 @@ class EvaluationVideos:
             worker_init_fn=leave_process_group,
             generator=torch.Generator(),  # leaves the generator that training draws from alone
         )
-        for batch, bad_videos in loader:
+        for batch, bad_videos in load(loader):
             for line in bad_videos:
                 if line not in self.said:
                     say(f"unreadable video left out of the evaluation: {line}")

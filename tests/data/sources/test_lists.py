@@ -1,3 +1,4 @@
+import gzip
 import os
 from pathlib import Path
 
@@ -43,18 +44,18 @@ def test_labels_are_kept(lists: Path) -> None:
     v2 = "a.mp4 0 -1 5\nframes 3 8 +0 9\nd.mkv 0 -1\nd.mkv 0 -1 -2\nd.mkv 0 -1 name\nd.mkv 0 -1 1.5\n"
     read = read_annotations(write(lists, v2), root=lists.parent / "videos")
     assert read.has_labels and [entry.label for entry in read] == [5, 0, None, None, None, None]
-    v1 = f"a.mp4 {2**40}\nd.mkv {10**30}\nd.mkv name\nd.mkv -1\n"
+    v1 = f"a.mp4 {2**40}\nd.mkv {10**18 - 1}\nd.mkv name\nd.mkv -1\n"
     read = read_annotations(write(lists, v1), root=lists.parent / "videos", list_format="v1")
-    assert [entry.label for entry in read] == [2**40, None, None, None]
+    assert [entry.label for entry in read] == [2**40, 10**18 - 1, None, None]
     unlabelled = read_annotations(write(lists, "a.mp4 0 -1\nd.mkv 0 -1 x\n"), root=lists.parent / "videos")
     assert not unlabelled.has_labels and [entry.label for entry in unlabelled] == [None, None]
 
 
-def test_lines_come_with_their_entries(lists: Path) -> None:
+def test_the_rest_of_a_line_comes_with_its_entry(lists: Path) -> None:
     path = write(lists, "a.mp4  7 x\n\nframes 2\n")
     assert read_lines(path, lists.parent / "videos") == (
         lists.parent / "videos",
-        [("a.mp4  7 x", VideoFile("a.mp4", 7)), ("frames 2", VideoFile("frames", 2))],
+        [("  7 x", VideoFile("a.mp4", 7)), (" 2", VideoFile("frames", 2))],
     )
 
 
@@ -119,3 +120,69 @@ def test_bad_sources(tmp_path: Path) -> None:
         read_annotations(tmp_path)
     with pytest.raises(ValueError, match="is a folder: leave them out"):
         read_annotations(tmp_path, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("list.csv", gzip.compress(b"a.mp4 0 -1\n"), "is no list file: it is compressed by gzip"),
+        ("list.csv", "a.mp4 0 -1\n".encode("utf-16"), "is no list file: it is UTF-16"),
+        ("list.csv", "a.mp4 0 -1\n".encode("utf-16-be"), "is no list file: it is binary"),
+        ("list.csv", bytes(range(256)) * 10, "is no list file: it is binary"),
+        ("a.mp4", b"ftyp", "is a video, no list file: name its folder"),
+        ("list.csv", b"a.mp4\n" * 2000 + b"\0\n", r"list.csv:2001: a path cannot hold a NUL character"),
+        ("list.csv", b"a.mp4 1\nb" + b"x" * 10**6, r"list.csv:2: expected 'path label', got 'b.{199}\.\.\.'$"),
+        ("list.csv", b"a.mp4 1\nb.mp4 9" + b"9" * 18, r"list.csv:2: a label must have at most 18 digits"),
+        ("list.csv", b"a.mp4 1 5\nb.mp4 9223372036854775808 5", r"list.csv:2: start and total must have at most 18"),
+        ("list.csv", b'a.mp4 1\n"\\u0000" 1', r"list.csv:2: a path cannot hold a NUL character"),
+    ],
+    ids=range(10),
+)
+def test_files_that_are_no_lists(lists: Path, name: str, content: bytes, message: str) -> None:
+    (lists / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_annotations(lists / name, root=lists.parent / "videos")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_or_device_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.csv")
+    for source in (tmp_path / "list.csv", "/dev/zero"):
+        with pytest.raises(ValueError, match="is a pipe or device"):
+            read_annotations(source)
+
+
+def test_hostile_names_are_printable_in_messages(tmp_path: Path) -> None:
+    hostile = tmp_path / "\x1b[2J\n\udcff"
+    for source in (hostile, "a\0b", "x" * 300):
+        with pytest.raises(
+            FileNotFoundError, match=r"no list file and no folder at .*: name a list file.*mixture"
+        ) as e:
+            read_annotations(source)
+        assert str(e.value).isprintable()
+    hostile.mkdir()
+    (hostile / "list.csv").write_text("a\x1b 1\n")
+    (hostile / "empty.csv").touch()
+    for source in (hostile, hostile / "list.csv", hostile / "empty.csv"):
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            read_annotations(source)
+        assert str(error.value).isprintable() and r"\x1b[2J\n\udcff" in str(error.value)
+
+
+def test_paths_in_quotes(lists: Path) -> None:
+    for text in ('"b c.mp4"\n"a.mp4"\nd.mkv\n', '"b c.mp4" 0 -1\n"a.mp4" 0 -1\nd.mkv 0 -1\n'):
+        read = read_annotations(write(lists, text), root=lists.parent / "videos")
+        assert [Path(entry.path).name for entry in read] == ["b c.mp4", "a.mp4", "d.mkv"]
+
+
+def test_a_list_is_read_for_a_new_one(lists: Path, tmp_path: Path) -> None:
+    root = lists.parent / "videos"
+    path = write(lists, 'a.mp4\nb c.mp4\n"d.mkv"\n"x" y.mp4\n')
+    found = [("", VideoFile(name)) for name in ("a.mp4", "b c.mp4", "d.mkv", '"x" y.mp4')]
+    assert read_lines(path, root)[1] == found
+    (root / '"a" b\n.mp4').touch()
+    assert read_lines(root)[1] == [("", VideoFile(n)) for n in sorted(('"a" b\n.mp4', "a.mp4", "b c.mp4", "d.mkv"))]
+    path = write(lists, "a.mp4 3\nb.mp4 4 5\n")
+    with pytest.raises(ValueError, match=r"give list_format='v1'"):
+        read_lines(path, root)
+    assert [rest for rest, _ in read_lines(path, root, "v1")[1]] == [" 3", " 4 5"]

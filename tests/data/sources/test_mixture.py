@@ -1,4 +1,5 @@
 import json
+import os
 import tarfile
 from collections import Counter
 from itertools import chain
@@ -175,9 +176,22 @@ def test_one_source(folder: Path) -> None:
         ([{"data": "x", "weight": "2"}], "source 1: weight has the wrong type, got '2'"),
         ([{"data": "x", "frame_stride": True}], "source 1: frame_stride has the wrong type"),
         ([{"data": "x", "weight": 0}], "source 1: weight must be positive and finite, got 0"),
-        ([{"data": "x", "frame_stride": 0}], "source 1: frame_stride must be at least 1, got 0"),
+        ([{"data": "x", "frame_stride": 0}], "source 1: frame_stride must be at least 1 and at most 2147483648, got 0"),
         ([{"data": "x", "template": "a.jpg"}], "source 1: template must have one place"),
         ([{"data": "x", "template": "{}{}.jpg"}], "source 1: template must have one place"),
+        ([{"data": "x", "weight": 10**400}], r"source 1: weight must give an epoch .* got 1000.*\.\.\. for 2 videos"),
+        ([{"data": "x", "weight": 1e12}], "source 1: weight must give an epoch of at most 4294967296 samples"),
+        ([{"data": "x", "weight": 1e308}], "source 1: weight must give an epoch"),
+        ([{"data": "x", "weight": -(10**400)}], "source 1: weight must be positive"),
+        ([{"data": "x", "weight": 1.2e9}, {"data": "x", "weight": 1.2e9}], "an epoch may have 4294967296 samples"),
+        ([{"data": "x", "weight": float("nan")}], "NaN is no number of JSON"),
+        ([{"data": "x", "weight": float("inf")}], "Infinity is no number of JSON"),
+        ([{"data": "x", "frame_stride": 10**400}], r"source 1: frame_stride must be at least 1 and at most .*\.\.\."),
+        ([{"data": "x", "template": 100 * "\x1b"}], r"source 1: template must have one place .*\.\.\.$"),
+        ([{"data": "\0"}], r"source 1: annotations: there is no list file and no folder at .*\\x00"),
+        ([{"data": "\ud800"}], r"source 1: annotations: there is no list file and no folder at .*\\ud800"),
+        ([{"data": "a" * 300}], "source 1: annotations: there is no list file"),
+        ([{"data": "y.csv", "root": "\0"}], "source 1: none of the first 1 entries"),
         ([{"data": "gone"}], "source 1: annotations: there is no list file"),
         ([{"data": "x", "root": "y"}], "source 1: root and list_format describe list files"),
     ],
@@ -185,6 +199,70 @@ def test_one_source(folder: Path) -> None:
 def test_bad_mixture_files(folder: Path, content: object, message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_mixture(write(folder / "mixture.json", content))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *(
+            "",
+            "a.jpg",
+            "{",
+            "}",
+            "{}{}",
+            "{}{0}",
+            "{a}",
+            "{1}",
+            "{0.__class__}",
+            "{0[0]}",
+            "{.real}",
+            "{!r}",
+            "{!s:>5}",
+        ),
+        *("{:{}}", "{:9999999999}", "{:256}", "{:0256d}", "{:.5}", "{:x}", "{:,}", "{:n}", "{:c}", "{:-<5}", "{:٣}"),
+        *("../{}.jpg", "a/../../{}.jpg", "/{}.jpg", "..", "{}/..", "{}\0.jpg"),
+    ],
+)
+def test_templates_that_are_none(template: str) -> None:
+    with pytest.raises(ValueError, match=r"template must have one place for the frame's number, as .* has, and name"):
+        source("a", 1, template=template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{}", "{0}", "{:5}", "{:05}.jpg", "{:05d}", "{0:08}", "{:0>5}", "{:0=5d}", "{:d}", "{{{}}}", "a/{}.b", "..{}"],
+)
+def test_templates(template: str) -> None:
+    assert source("a", 1, template=template).template == template
+
+
+def test_mixture_files_from_strangers(folder: Path) -> None:
+    path = folder / "mixture.json"
+    for text, message in (
+        ("[" * 100_000, "mixture.json is not JSON: its lists or objects are nested too deep"),
+        ('[{"data":' * 50_000, "nested too deep"),
+        ('[{"data": "x", "weight": 1, "weight": 2}]', "mixture.json is not JSON: the key 'weight' comes twice"),
+        ('[{"data": "x", "weight": ' + "9" * 5000 + "}]", r"mixture.json(, source 1| is not JSON): "),
+        (f'[{{"data": {"[" * 400}{"]" * 400}}}]', r"source 1: data has the wrong type, got \[\["),
+        ('[{"data": "x", "\\u001b[2J": 1}]', r"unknown key '\\x1b\[2J'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message) as error:
+            read_mixture(path)
+        assert len(str(error.value)) < 1000 and str(error.value).isprintable()
+    for data in (b"\xff\xfe[", b"\x1f\x8b", b"", b"\0" * 100):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"mixture.json is not JSON"):
+            read_mixture(path)
+    with pytest.raises(FileNotFoundError, match=r"there is no mixture file at .*gone.json"):
+        read_mixture(folder / "gone.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_no_mixture_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mixture.json")
+    with pytest.raises(ValueError, match=r"mixture.json is not JSON: it is not a regular file"):
+        read_mixture(tmp_path / "mixture.json")
 
 
 def test_more_errors(folder: Path) -> None:

@@ -1,8 +1,12 @@
+import errno
 import gc
+import io
 import multiprocessing
+import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 from tests.data import files
 from videomae_fast.data import VideoError, VideoFile, open_video
 from videomae_fast.data.tools import encode
+from videomae_fast.data.tools.check import check_video
 from videomae_fast.data.tools.encode import encode_video
 
 
@@ -54,9 +59,85 @@ def test_a_process_may_fork_afterwards(kinds: Path, tmp_path: Path) -> None:
         gc.enable()
 
 
-def test_a_result_that_lost_frames_is_not_kept(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_with_another_number_of_frames_is_not_kept(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, target = VideoFile(str(clips / "h264.mp4")), tmp_path / "x.mp4"
+    with monkeypatch.context() as patch, pytest.raises(VideoError, match="60 frames became 7"):
+        patch.setattr(encode, "open_video", lambda _: open_video(clips / "more" / "seven.mp4"))
+        encode_video(video, target, 64, 8)
     whole: Callable = encode._encode
-    monkeypatch.setattr(encode, "_encode", lambda *arguments: whole(*arguments) + 1)
-    with pytest.raises(VideoError, match="61 frames became 60"):
-        encode_video(VideoFile(str(clips / "h264.mp4")), tmp_path / "x.mp4", 64, 8)
+    monkeypatch.setattr(encode, "_encode", lambda *arguments: whole(*arguments) - 1)
+    with pytest.raises(VideoError, match="decoding it gives 59 frames instead of 60"):
+        encode_video(video, target, 64, 8)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_frame_is_not_encoded(kinds: Path, tmp_path: Path) -> None:
+    """In a place that `check_video`, which decodes one clip and the last frame, does not read."""
+    whole = bytearray((kinds / "mpeg2.ts").read_bytes())
+    for place in range(len(whole) // 188 // 5 * 188, len(whole) // 188 // 3 * 188, 188):
+        whole[place + 60 : place + 100] = bytes(40)
+    damaged = tmp_path / "damaged.ts"
+    damaged.write_bytes(whole)
+    assert check_video(VideoFile(str(damaged))).reason == ""
+    with pytest.raises(VideoError, match=r"frame \d+ of \d+ is damaged") as caught:
+        encode_video(VideoFile(str(damaged)), tmp_path / "x.mp4", 64, 8)
+    assert caught.value.path == str(damaged) and not list(tmp_path.glob("*x.mp4*"))
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(files.stamped(1, 48, 64), "rgb24")))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), dtype=np.float32), format="fltp", layout="mono")
+        frame.rate = 16000
+        container.mux([*cover.encode(), *sound.encode(frame), *sound.encode()])
+    entry = VideoFile(str(tmp_path / "song.mp4"))
+    with pytest.raises(VideoError, match="has no video stream") as caught:
+        encode_video(entry, tmp_path / "x.mp4", 64, 8)
+    assert caught.value.reason == check_video(entry).reason
+
+
+def test_frames_of_several_sizes_are_not_made_one(tmp_path: Path) -> None:
+    parts = [files.write_video(tmp_path / f"{width}.ts", 20, 48, width).read_bytes() for width in (64, 96)]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    with pytest.raises(VideoError, match=r"frames of several sizes|gives \d+ frames"):
+        encode_video(VideoFile(str(tmp_path / "both.ts")), tmp_path / "x.mp4", 64, 8)
+
+
+DISK_ERRORS = ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO"]
+
+
+@pytest.mark.parametrize("name", DISK_ERRORS)
+def test_an_error_of_the_disk_is_none_of_the_video(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    number = getattr(errno, name)
+
+    class FullFile(io.BytesIO):
+        """A file on a disk that has room for no more than 2000 bytes."""
+
+        name = "x.mp4"
+
+        def write(self, data: Any) -> int:
+            if self.tell() + len(data) > 2000:
+                raise OSError(number, os.strerror(number))
+            return super().write(data)
+
+    monkeypatch.setattr(encode, "open", lambda *_: FullFile(), raising=False)
+    with pytest.raises(OSError, match=rf"\[Errno {number}\] {os.strerror(number)}: '.*/x.mp4'") as caught:
+        encode_video(VideoFile(str(clips / "h264.mp4")), tmp_path / "x.mp4", 64, 8)
+    assert not isinstance(caught.value, av.FFmpegError) and not list(tmp_path.iterdir())
+
+
+def test_a_name_that_the_file_system_cannot_have_is_an_error_of_the_video(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.mp4" / "in").mkdir(parents=True)
+    for target in ("x" * 300 + ".mp4", "x" * 300 + "/a.mp4", "file/a.mp4", "folder.mp4"):
+        with pytest.raises(VideoError, match="cannot be the name of the new video"):
+            encode_video(VideoFile(str(clips / "h264.mp4")), tmp_path / target, 64, 8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.mp4"]

@@ -1,6 +1,9 @@
 import faulthandler
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from videomae_fast.data.tools import process_pool as parallel
-from videomae_fast.data.tools.process_pool import parallel_map
+from videomae_fast.data.tools.process_pool import parallel_map, restart_time_limit
 
 
 def square(item: int | str) -> int | str:
@@ -104,3 +107,60 @@ def test_processes_that_never_start_are_an_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", stillborn)
     with pytest.raises(BrokenProcessPool):
         list(parallel_map(square, range(3), 2, died))
+
+
+def sleeps(item: float) -> float:
+    time.sleep(item)
+    return item
+
+
+def sleeps_in_steps(item: float) -> float:
+    for _ in range(5):
+        sleeps(item / 5)
+        restart_time_limit()
+    return item
+
+
+needs_timer = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+
+
+@needs_timer
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_item_that_hangs_costs_one_process(workers: int) -> None:
+    results = list(parallel_map(sleeps, [0, 0.01, 60, 0.02, 0.03], workers, died, 0.4))
+    assert results == [0, 0.01, "60: the process that read it made no progress for 0.4 seconds", 0.02, 0.03]
+
+
+@needs_timer
+def test_an_item_that_gets_on_may_take_longer() -> None:
+    assert list(parallel_map(sleeps_in_steps, [0.8], 1, died, 0.4)) == [0.8]
+    restart_time_limit()  # outside of an item it does nothing
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert list(map(sleeps, [0.01])) == list(parallel_map(sleeps, [0.01], 0, died, 0.001))  # nor in this process
+
+
+CALLER = r"""
+import os, sys, time
+from videomae_fast.data.tools.process_pool import parallel_map
+
+def report(item):
+    os.write(1, f"{os.getpid()}\n".encode())  # in one piece: several processes write
+    time.sleep(item)
+
+if __name__ == "__main__":
+    list(parallel_map(report, [0, 0, 100], 2, lambda item, reason: reason))
+"""
+
+
+def test_processes_end_with_their_caller(tmp_path: Path) -> None:
+    (tmp_path / "caller.py").write_text(CALLER)
+    caller = subprocess.Popen([sys.executable, str(tmp_path / "caller.py")], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout is not None
+    workers = {int(caller.stdout.readline()) for _ in range(3)}
+    caller.kill()
+    try:
+        caller.communicate(timeout=30)  # returns when nobody has its output open, so when all have ended
+    except subprocess.TimeoutExpired:
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        raise

@@ -4,15 +4,15 @@
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
+from ..._text import printable
 from .annotations import Annotations, Row, VideoEntry
+from .lines import FORMATS, check_guesses, format_line, guess_format, parse_line, rest_of_line
 from .shards import SHARD_SUFFIX, VIDEO_SUFFIXES, members
 
-FORMATS = ("auto", "v2", "v1", "paths")
 # Help texts of command lines: LIST_HELP for commands that take one source, DATA_HELP where a mixture is allowed too.
 _ONE_SOURCE = "list file (one video per line), folder of videos (searched with its subfolders)"
 LIST_HELP = f"{_ONE_SOURCE} or tar file of videos (.tar)"
@@ -26,7 +26,12 @@ LIST_FORMAT_HELP = (
     "decides by the first line"
 )
 _CHECKED_PATHS = 8  # if this many leading entries are all missing, the root must be wrong
-_LABEL = re.compile(r"\+?\d{1,18}")  # fits in int64
+_LOOKED_AT = 4096  # bytes
+_OTHER_FILES = (
+    (b"\x1f\x8b", "compressed by gzip"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
 
 Line = tuple[str, Row]
 
@@ -36,7 +41,8 @@ def read_annotations(
 ) -> Annotations:
     """Read the videos of a list file, a tar file or a folder.
 
-    A list file has one video per line, in one of these formats; blank lines and further fields are ignored:
+    A list file is text in UTF-8 (other bytes may stand in paths) with one video per line, in one of these formats;
+    blank lines and further fields are ignored:
 
     * "v2": `path start total [label]`, of VideoMAE V2 pre-training. If total < 0, `path` is a video file and `start` is
       unused. Otherwise `path` is a folder of `total` numbered images, and the first has number `start`.
@@ -44,8 +50,12 @@ def read_annotations(
     * "paths": the whole line is a path, which may contain spaces in this format only.
     * "auto": the first line decides: two integers after the path: v2; one integer: v1; one field: paths.
 
-    A label is kept if it is an integer of at least 0. A path that ends in .tar stands for all videos in that file
-    (WebDataset's shards), each with the label of the line.
+    In every format a path may stand in double quotes with JSON's escapes: `"with space.mp4" 3`. White space or the end
+    of the line follows the quotes (in "paths": the end of the line); otherwise the line is plain, and its quotes belong
+    to the path.
+
+    A label is kept if it is an integer of at least 0; a negative one or other text is no label. A path that ends in
+    .tar stands for all videos in that file (WebDataset's shards), each with the label of the line.
 
     Args:
         source: the list file, tar file or folder. A folder is searched recursively and in sorted order for files with
@@ -60,9 +70,10 @@ def read_annotations(
     Raises:
         FileNotFoundError: `source` is missing, or none of the first entries exists under `root`: the root is wrong.
             A few missing files are no error here.
-        ValueError: `list_format` is unknown, the list is empty, a line is malformed (the message has its number), a
-            folder has no videos, a tar file is damaged, compressed or without videos, or `root` or `list_format` is
-            given for a folder or a tar file.
+        ValueError: `list_format` is unknown, `source` is no regular file or no text, the list is empty, a line is
+            malformed or a number has more than 18 digits (the message has the number of the line), a folder has no
+            videos, a tar file is damaged, compressed or without videos, or `root` or `list_format` is given for a
+            folder or a tar file.
 
     References:
         datasets/pretrain_datasets.py of VideoMAE V2 (v2); docs/DATASET.md of VideoMAE (v1).
@@ -74,22 +85,27 @@ def read_annotations(
 def read_lines(
     source: str | os.PathLike, root: str | os.PathLike | None = None, list_format: str = "auto"
 ) -> tuple[Path, list[tuple[str, VideoEntry]]]:
-    """Read what `read_annotations` reads, with the line of each entry.
+    """Read what `read_annotations` reads, for a new list of the same videos, which `format_line` writes.
 
     Args:
         source: as in `read_annotations`.
         root: as in `read_annotations`.
-        list_format: as in `read_annotations`.
+        list_format: as in `read_annotations`. The new list has the same format.
 
     Returns:
-        The folder that paths are relative to, and for each video its line and its entry. Paths are as in the line.
+        The folder that paths are relative to, and for each video what follows the path in its line, and its entry.
+        Paths are as in the line.
 
     Raises:
         FileNotFoundError: as `read_annotations`.
-        ValueError: as `read_annotations`.
+        ValueError: as `read_annotations`; also if `list_format` is "auto" and a line, as the first one of the new list,
+            would show another format.
     """
-    folder, lines = _read(Path(source), root, list_format)
-    return folder, [(line, row.entry()) for line, row in lines]
+    folder, read = _read(Path(source), root, list_format)
+    lines = list(read)
+    if list_format == "auto":
+        check_guesses(line for line, _ in lines)
+    return folder, [(rest_of_line(line, row.path), row.entry()) for line, row in lines]
 
 
 def _read(source: Path, root: str | os.PathLike | None, list_format: str) -> tuple[Path, Iterable[Line]]:
@@ -97,21 +113,25 @@ def _read(source: Path, root: str | os.PathLike | None, list_format: str) -> tup
     if list_format not in FORMATS:
         raise ValueError(f"list_format must be one of {FORMATS}, got {list_format!r}")
     if source.suffix.lower() == ".json":
-        raise ValueError(f"{source} is a mixture of lists (see `read_mixture`): name one of its sources instead")
+        raise ValueError(
+            f"{printable(source)} is a mixture of lists (see `read_mixture`): name one of its sources instead"
+        )
     is_shard = source.suffix == SHARD_SUFFIX
-    if (source.is_dir() or is_shard) and (root is not None or list_format != "auto"):
+    is_folder = os.path.isdir(source)  # False for a name that no file can have
+    if (is_folder or is_shard) and (root is not None or list_format != "auto"):
         kind = "a tar file" if is_shard else "a folder"
-        raise ValueError(f"root and list_format describe list files, but {source} is {kind}: leave them out")
-    if source.is_dir():
-        return source, _open_shards(((path, Row(path)) for path in _search(source)), source)
-    if not source.is_file():
-        raise FileNotFoundError(f"annotations: there is no list file and no folder at {source}")
+        raise ValueError(f"root and list_format describe list files, but {printable(source)} is {kind}: leave them out")
+    if is_folder:
+        return source, _open_shards(((format_line(path), Row(path)) for path in _search(source)), source)
+    if not (os.path.isfile(source) or (is_shard and os.path.exists(source))):
+        raise _no_list(source)
     if is_shard:
-        return source.parent, _open_shards([(source.name, Row(source.name))], source.parent)
+        return source.parent, _open_shards([(format_line(source.name), Row(source.name))], source.parent)
+    _check_text(source)
     folder, lines = source.parent if root is None else Path(root), _parse(source, list_format)
     first = list(islice(lines, _CHECKED_PATHS))
     if not first:
-        raise ValueError(f"{source} has no entries")
+        raise ValueError(f"{printable(source)} has no entries")
     _check_root(folder, [row.path for _, row in first], source)
     return folder, _open_shards(chain(first, lines), folder)
 
@@ -134,7 +154,9 @@ def _search(folder: Path) -> list[str]:
         if os.path.splitext(name)[1].lower() in (*VIDEO_SUFFIXES, SHARD_SUFFIX)
     )
     if not found:
-        raise ValueError(f"no videos under {folder} (looked for {' '.join(VIDEO_SUFFIXES)}, in subfolders too)")
+        raise ValueError(
+            f"no videos under {printable(folder)} (looked for {' '.join(VIDEO_SUFFIXES)}, in subfolders too)"
+        )
     return found
 
 
@@ -146,54 +168,36 @@ def _parse(source: Path, list_format: str) -> Iterator[Line]:
                 continue
             try:
                 if list_format == "auto":
-                    list_format = _guess_format(line)
-                row = _parse_line(line, list_format)
+                    list_format = guess_format(line)
+                row = parse_line(line, list_format)
             except ValueError as error:
-                raise ValueError(f"{source}:{number}: {error}") from None
+                raise ValueError(f"{printable(source)}:{number}: {error}") from None
             yield line, row
 
 
-def _guess_format(line: str) -> str:
-    fields = line.split()
-    if len(fields) == 1:
-        return "paths"
-    if _is_int(fields[1]):
-        return "v2" if len(fields) > 2 and _is_int(fields[2]) else "v1"
-    raise ValueError(
-        f"cannot tell the format of {line!r}: expected 'path start total' (v2), 'path label' (v1) or one "
-        f"path without spaces; name it with list_format={FORMATS[1:]}"
+def _no_list(source: Path) -> ValueError | FileNotFoundError:
+    if os.path.exists(source):
+        return ValueError(f"annotations: {printable(source)} is a pipe or device, no list file, folder or tar file")
+    return FileNotFoundError(
+        f"annotations: there is no list file and no folder at {printable(source)}: name a {DATA_HELP}"
     )
 
 
-def _parse_line(line: str, list_format: str) -> Row:
-    if list_format == "paths":
-        return Row(line)
-    fields = line.split()
-    if list_format == "v1":
-        if len(fields) < 2:
-            raise ValueError(f"expected 'path label', got {line!r}")
-        return Row(fields[0], label=_label(fields[1]))
-    if len(fields) < 3 or not (_is_int(fields[1]) and _is_int(fields[2])):
-        raise ValueError(f"expected 'path start total' with two integers, got {line!r}")
-    start, total = int(fields[1]), int(fields[2])
-    if total == 0 or (total > 0 and start < 0):
-        raise ValueError(f"expected total < 0 (a video file) or total > 0 and start >= 0, got {line!r}")
-    return Row(fields[0], start, total, label=_label(fields[3]) if len(fields) > 3 else -1)
-
-
-def _is_int(field: str) -> bool:
-    return re.fullmatch(r"[+-]?\d+", field) is not None
-
-
-def _label(field: str) -> int:
-    """The class number in a field; -1 if it has none."""
-    return int(field) if _LABEL.fullmatch(field) else -1
+def _check_text(source: Path) -> None:
+    """Refuse files that are no text, before a long search for their first line."""
+    if source.suffix.lower() in VIDEO_SUFFIXES:
+        raise ValueError(f"{printable(source)} is a video, no list file: name its folder, or a list that names it")
+    with open(source, "rb") as file:
+        begin = file.read(_LOOKED_AT)
+    kind = next((name for magic, name in _OTHER_FILES if begin.startswith(magic)), "binary" if b"\0" in begin else "")
+    if kind:
+        raise ValueError(f"{printable(source)} is no list file: it is {kind}; a list file is text in UTF-8")
 
 
 def _check_root(root: Path, paths: list[str], source: Path) -> None:
     first = [os.path.join(root, path) for path in paths]
     if not any(os.path.exists(path) for path in first):
         raise FileNotFoundError(
-            f"none of the first {len(first)} entries of {source} exists under root={os.fspath(root)!r} "
-            f"(the first is {first[0]}): pass the folder that the paths are relative to as root"
+            f"none of the first {len(first)} entries of {printable(source)} exists under root='{printable(root)}' "
+            f"(the first is {printable(first[0])[:1000]}): pass the folder that the paths are relative to as root"
         )

@@ -10,22 +10,29 @@ A mixture file is a JSON list of sources:
 """
 
 import hashlib
-import json
 import math
 import os
+import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from ..._json import parse_json, read_text
+from ..._text import printable
 from ..readers import IMAGE_TEMPLATE
 from ..seeding import epoch_rng, pass_rng
 from .annotations import Annotations, VideoEntry
 from .lists import read_annotations
 
 _KEYS = {"data": str, "root": str, "format": str, "weight": (int, float), "frame_stride": int, "template": str}
+_LONGEST_EPOCH = 2**32  # samples; `Mixture.order` holds an epoch in memory, 8 bytes a sample and as much to draw it
+_LARGEST_STRIDE = 2**31  # frames: more than any video has, and products with it stay far from 2**63
+_NUMBER_SPEC = re.compile(r"(?:0[>=]?)?([0-9]{0,3})d?")  # how a template may write the number of a frame
+_WIDEST = 255  # characters of a file's name
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,13 @@ class VideoSource:
 
     Attributes:
         annotations: the videos, at least one.
-        weight: how often each video comes in an epoch, positive.
+        weight: how often each video comes in an epoch, positive; an epoch has at most 2**32 samples.
         frame_stride: frames from one frame of a clip to the next; None: as the dataset says.
-        template: names of the images in folders of frames, with one place for the frame's number.
+        template: names of the images in folders of frames, with one place for the frame's number, in decimal digits:
+            {}, {:05} or {:05d}. A name may lie in a folder below, but not outside.
 
     Raises:
-        ValueError: a value is out of range, or the template has not exactly one place.
+        ValueError: a value is out of range, or the template is none.
     """
 
     annotations: Annotations
@@ -50,17 +58,21 @@ class VideoSource:
     def __post_init__(self) -> None:
         if len(self.annotations) == 0:
             raise ValueError("annotations are empty")
-        if not (self.weight > 0 and math.isfinite(self.weight)):
-            raise ValueError(f"weight must be positive and finite, got {self.weight}")
-        if self.frame_stride is not None and self.frame_stride < 1:
-            raise ValueError(f"frame_stride must be at least 1, got {self.frame_stride}")
-        try:
-            distinct = self.template.format(1) != self.template.format(2)
-        except (IndexError, KeyError, ValueError):
-            distinct = False
-        if not distinct:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"weight must be positive and finite, got {_shown(self.weight)}")
+        if self.weight * len(self.annotations) > _LONGEST_EPOCH:
             raise ValueError(
-                f"template must have one place for the frame's number, as {IMAGE_TEMPLATE!r} has, got {self.template!r}"
+                f"weight must give an epoch of at most {_LONGEST_EPOCH} samples, got {_shown(self.weight)} for "
+                f"{len(self.annotations)} videos"
+            )
+        if self.frame_stride is not None and not 1 <= self.frame_stride <= _LARGEST_STRIDE:
+            raise ValueError(
+                f"frame_stride must be at least 1 and at most {_LARGEST_STRIDE}, got {_shown(self.frame_stride)}"
+            )
+        if not _is_template(self.template):
+            raise ValueError(
+                f"template must have one place for the frame's number, as {IMAGE_TEMPLATE!r} has, and name a file "
+                f"below the folder of frames, got {_shown(self.template)}"
             )
 
     @property
@@ -83,7 +95,7 @@ class Mixture:
         epoch_length: samples of an epoch, over all sources.
 
     Raises:
-        ValueError: there is no source.
+        ValueError: there is no source, or an epoch has more than 2**32 samples.
 
     References:
         The UnlabeledHybrid list of VideoMAE V2 concatenates several data sets, which equals weights of 1.
@@ -95,6 +107,8 @@ class Mixture:
         self.sources = tuple(sources)
         self._ends = np.cumsum([len(source.annotations) for source in sources])
         self.epoch_length = sum(source.epoch_length for source in sources)
+        if self.epoch_length > _LONGEST_EPOCH:
+            raise ValueError(f"an epoch may have {_LONGEST_EPOCH} samples, got {self.epoch_length}: lower the weights")
 
     @property
     def has_labels(self) -> bool:
@@ -188,34 +202,64 @@ def read_mixture(data: str | os.PathLike, root: str | os.PathLike | None = None,
 
     Raises:
         FileNotFoundError: as `read_annotations`.
-        ValueError: as `read_annotations` and `VideoSource`; also if the mixture file is malformed (the message names
-            the source), or `root` or `list_format` is given with it.
+        ValueError: as `read_annotations`, `VideoSource` and `parse_json`; also if the mixture file is malformed (the
+            message names the source), or `root` or `list_format` is given with it.
     """
     path = Path(data)
     if path.suffix.lower() != ".json":
         return Mixture([VideoSource(read_annotations(path, root, list_format))])
+    shown = printable(path)
     if root is not None or list_format != "auto":
-        raise ValueError(f"root and list_format are given for each source in {path}: leave them out")
+        raise ValueError(f"root and list_format are given for each source in {shown}: leave them out")
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        listed = parse_json(read_text(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no mixture file at {shown}") from None
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{shown} is not JSON: {error}") from error
     if not isinstance(listed, list) or not listed:
-        raise ValueError(f"{path} must be a list of sources, got {type(listed).__name__} {listed!r:.60}")
-    return Mixture([_read_source(source, path, f"{path}, source {number}") for number, source in enumerate(listed, 1)])
+        raise ValueError(f"{shown} must be a list of sources, got {type(listed).__name__} {_shown(listed)}")
+    return Mixture([_read_source(source, path, f"{shown}, source {number}") for number, source in enumerate(listed, 1)])
 
 
 def _read_source(given: Any, path: Path, where: str) -> VideoSource:
     if not isinstance(given, dict) or "data" not in given:
-        raise ValueError(f'{where} must be an object with "data", got {given!r}')
+        raise ValueError(f'{where} must be an object with "data", got {_shown(given)}')
     for key, value in given.items():
         if key not in _KEYS:
-            raise ValueError(f"{where}: unknown key {key!r}; known are {', '.join(_KEYS)}")
+            raise ValueError(f"{where}: unknown key {_shown(key)}; known are {', '.join(_KEYS)}")
         if not isinstance(value, _KEYS[key]) or isinstance(value, bool):  # type: ignore[arg-type]
-            raise ValueError(f"{where}: {key} has the wrong type, got {value!r}")
+            raise ValueError(f"{where}: {key} has the wrong type, got {_shown(value)}")
     root = path.parent / given["root"] if "root" in given else None
     try:
         annotations = read_annotations(path.parent / given["data"], root, given.get("format", "auto"))
         return VideoSource(annotations, **{k: given[k] for k in ("weight", "frame_stride", "template") if k in given})
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"{where}: {error}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _is_template(template: str) -> bool:
+    """Whether a template has one place for a number, and names files below a folder. It is not applied before."""
+    try:
+        places = [place for place in string.Formatter().parse(template) if place[1] is not None]
+    except ValueError:
+        return False
+    if len(places) != 1 or "\0" in template:
+        return False
+    _, field, spec, conversion = places[0]
+    number = _NUMBER_SPEC.fullmatch(spec or "")
+    if field not in ("", "0") or conversion is not None or number is None or int(number[1] or 0) > _WIDEST:
+        return False
+    name = PurePath(template.format(1))
+    return not name.is_absolute() and not name.drive and ".." not in name.parts
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: one short line, also if it is long or nests deep."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that nests too deep"
+    return printable(text if len(text) <= 100 else f"{text[:100]}...")

@@ -16,6 +16,7 @@ from ..readers import DEFAULT_READER, IMAGE_TEMPLATE, AvVideo, VideoError, check
 from ..sampling import frame_indices
 from ..seeding import sample_rng
 from ..sources.annotations import FrameFolder, TarMember, VideoEntry
+from ..sources.lines import format_line
 from ..sources.lists import read_lines
 from ..sources.mixture import read_mixture
 from .process_pool import parallel_map
@@ -85,7 +86,7 @@ class DataCheck:
         return "\n".join(lines)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Write a table: one line per video, fields separated by tabs, under a line of the fields' names.
+        """Write a table as `write_table` does: one row per video, under a row of the fields' names.
 
         Args:
             path: the file to make or replace.
@@ -118,9 +119,9 @@ def check_data(
         workers: processes. A process that a video crashes is replaced, and the video is reported as bad. 0 reads in
             this process, which a crash ends.
         clean: file for the list without its bad lines; it must not exist, and `data` must not be a mixture. Lines keep
-            their order, their labels and further fields; lines of tar files come last. Paths stay relative if the file
-            is in the folder that they are relative to; elsewhere they become absolute. A line that names a tar file is
-            kept unless all its videos are bad.
+            their format, their order, their labels and further fields; lines of tar files come last. Paths stay
+            relative if the file is in the folder that they are relative to; elsewhere they become absolute. A path that
+            needs it is written in quotes. A line that names a tar file is kept unless all its videos are bad.
         progress: called after each video with the number of videos done and of all videos.
 
     Returns:
@@ -128,8 +129,8 @@ def check_data(
 
     Raises:
         FileNotFoundError: as `read_mixture`.
-        ValueError: as `read_mixture`; also if a number is out of range, the reader is unknown, or the list in `clean`
-            could not be read back.
+        ValueError: as `read_mixture`, and with `clean` as `read_lines`; also if a number is out of range, or the
+            reader is unknown.
         ImportError: the reader's package is missing.
         FileExistsError: `clean` exists.
     """
@@ -217,20 +218,17 @@ class _CleanList:
         self._check_absent()
         folder, self.lines = read_lines(data, root, list_format)
         self.prefix = "" if path.parent.resolve() == folder.resolve() else str(folder.resolve())
-        if len(self.prefix.split()) > 1:
-            raise ValueError(
-                f"clean: paths in {self.prefix!r} have spaces, so the list cannot name them: write it into that folder"
-            )
 
     def write(self, videos: list[VideoCheck]) -> None:
         good = [pair for pair, video in zip(self.lines, videos, strict=True) if not video.reason]
-        files = [line for line, entry in good if not isinstance(entry, TarMember)]
-        shards = dict.fromkeys(line for line, entry in good if isinstance(entry, TarMember))
+        files = [(entry.path, rest) for rest, entry in good if not isinstance(entry, TarMember)]
+        shards = dict.fromkeys((entry.path, rest) for rest, entry in good if isinstance(entry, TarMember))
         self._check_absent()  # the check may have taken hours
         with atomic_write(self.path) as partial:
-            text = "".join(f"{os.path.join(self.prefix, line)}\n" for line in (*files, *shards))
-            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+            lines = (format_line(os.path.join(self.prefix, path), rest) for path, rest in (*files, *shards))
+            text = "".join(f"{line}\n" for line in lines)
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
 
     def _check_absent(self) -> None:
         if self.path.exists():
-            raise FileExistsError(f"clean: {self.path} exists and is not overwritten")
+            raise FileExistsError(f"clean: {printable(self.path)} exists and is not overwritten")

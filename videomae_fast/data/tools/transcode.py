@@ -1,16 +1,17 @@
 """Encode the videos of a list again so that they decode fast, and write the list of the new videos."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..._files import atomic_write, partial_path
+from ..._files import atomic_write, partial_path, path_inside
 from ..._text import printable
-from ..bad_videos import BadVideo
+from ..bad_videos import BadVideo, UnreadableVideosError
 from ..readers import VideoError
 from ..sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
+from ..sources.lines import format_line
 from ..sources.lists import read_lines
 from .check import DataCheck, check_video, unreadable
 from .encode import encode_video
@@ -18,6 +19,8 @@ from .process_pool import parallel_map
 
 LIST_NAME = "list.txt"
 _Encodable = VideoFile | TarMember
+_Job = tuple[Path, _Encodable]
+_Encoded = tuple[Path, BadVideo | None]
 _MEASURED = 32  # videos, evenly spread, whose decoding is timed before and after
 
 
@@ -30,7 +33,8 @@ class Transcoding:
     Attributes:
         written: videos that this call wrote.
         present: videos that an earlier call wrote.
-        bad_videos: videos that could not be read, with reasons; the new list leaves them out.
+        bad_videos: videos that could not be read or have no place in the folder, with reasons; the new list leaves
+            them out.
         bytes_before: total size of the originals.
         bytes_after: total size of the new videos.
         clips_per_second_before: originals' clips that one core opens and decodes in a second, measured on up to 32.
@@ -61,7 +65,7 @@ class Transcoding:
                 f"size: {self.bytes_before / 2**20:.1f} MiB before, {self.bytes_after / 2**20:.1f} MiB after",
                 f"decoding: {self.clips_per_second_before:.1f} clips/s per core before, "
                 f"{self.clips_per_second_after:.1f} after ({gain:.2f}x)",
-                f"list: {self.list_file}",
+                f"list: {printable(self.list_file)}",
             ]
         )
 
@@ -80,7 +84,10 @@ def transcode(
     """Encode every video of a list into a folder, and write the new list there: `list.txt`.
 
     Videos keep their paths below `output` and end in .mp4. A video that exists is not written again, so a call
-    continues an interrupted one. Each line of the new list keeps the further fields of the old line.
+    continues an interrupted one. Each line of the new list keeps the format and the further fields of the old line.
+
+    A video is bad where `check_data` with the reader "av" finds it bad, where any of its frames is damaged, where its
+    path would lead out of `output`, and where an earlier video of the list has the same path.
 
     Args:
         data: a list file, a folder or a tar file, as `read_annotations` reads them; no mixture.
@@ -98,9 +105,12 @@ def transcode(
 
     Raises:
         FileNotFoundError: as `read_annotations`.
-        ValueError: as `read_annotations`; also if a number is out of range, `output` holds the originals, an entry is a
-            folder of frames, or two videos would get the same path.
+        ValueError: as `read_lines`; also if a number is out of range, `output` holds the originals, or an entry is a
+            folder of frames.
         ImportError: PyAV is missing.
+        OSError: `output` cannot be written, as on a full disk. The videos that are complete stay, and the same call
+            continues.
+        UnreadableVideosError: all videos are bad; no list is written.
     """
     if short_side < 2 or gop < 1:
         raise ValueError(f"short_side must be at least 2 and gop at least 1, got {short_side} and {gop}")
@@ -109,27 +119,31 @@ def transcode(
     folder, lines = read_lines(data, root, list_format)
     if output.resolve() == folder.resolve() or list_file.resolve() == Path(data).resolve():
         raise ValueError(f"output {output} holds the originals: name another folder")
-    targets = [output / _new_path(entry) for _, entry in lines]
-    jobs = _jobs(targets, Annotations([entry for _, entry in lines], folder))
-    present = sum(target.exists() for target in jobs)
-    failed: dict[Path, BadVideo] = {}
+    targets, jobs, bad_videos = _plan(output, lines, Annotations([entry for _, entry in lines], folder))
+    present = sum(os.path.isfile(target) for target in jobs)
+    failed: set[Path] = set()
     encode = partial(_encode_job, short_side=short_side, gop=gop)
-    for done, (target, bad_video) in enumerate(parallel_map(encode, jobs.items(), workers, _job_died), 1):
+    for done, (target, bad_video) in enumerate(_encoded(encode, jobs, workers), 1):
         if bad_video is not None:
-            failed[target] = bad_video
+            failed.add(target)
+            bad_videos.append(bad_video)
         if progress is not None:
             progress(done, len(jobs))
     good = {target: entry for target, entry in jobs.items() if target not in failed}
-    kept = [(t, line, e) for t, (line, e) in zip(targets, lines, strict=True) if t in good]
+    if not good:
+        listed = "".join(f"\n  {printable(bad.path)}: {bad.reason}" for bad in bad_videos)
+        raise UnreadableVideosError(f"none of {len(bad_videos)} videos could be encoded again:{listed}")
+    placed = [(target, rest) for target, (rest, _) in zip(targets, lines, strict=True) if target is not None]
+    kept = [(str(target.relative_to(output)), rest) for target, rest in placed if target in good]
     with atomic_write(list_file) as unfinished:
-        text = "".join(f"{t.relative_to(output)}{_rest(line, entry)}\n" for t, line, entry in kept)
-        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")
+        text = "".join(f"{format_line(path, rest)}\n" for path, rest in kept)
+        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
     existing = [(target, entry) for target, entry in good.items() if os.path.exists(entry.path)]
     measured = existing[:: max(1, len(existing) // _MEASURED)]
     return Transcoding(
         len(good) - present,
         present,
-        list(failed.values()),
+        bad_videos,
         sum(_size(entry) for _, entry in existing),
         sum(os.path.getsize(target) for target, _ in existing),
         _clips_per_second([entry for _, entry in measured], workers),
@@ -138,46 +152,60 @@ def transcode(
     )
 
 
-def _jobs(targets: list[Path], entries: Annotations) -> dict[Path, _Encodable]:
-    """The video to encode for each new file; ValueError if two videos would get the same path."""
+def _plan(
+    output: Path, lines: Sequence[tuple[str, VideoEntry]], entries: Annotations
+) -> tuple[list[Path | None], dict[Path, _Encodable], list[BadVideo]]:
+    """The new file of each line, the video to encode for each new file, and the videos that have no place."""
+    targets: list[Path | None] = []
     jobs: dict[Path, _Encodable] = {}
-    for target, labelled in zip(targets, entries, strict=True):
+    bad_videos: dict[BadVideo, None] = {}  # a list may name a video twice, with different labels
+    for (_, listed), labelled in zip(lines, entries, strict=True):
         if isinstance(labelled, FrameFolder):
-            raise ValueError(f"{labelled.path} is a folder of frames: only videos can be encoded again")
-        entry = labelled._replace(label=None)  # a list may name a video twice, with different labels
-        if jobs.setdefault(target, entry) != entry:
-            raise ValueError(f"{jobs[target].path} and {entry.path} would both be written to {target}")
-    return jobs
+            raise ValueError(f"{printable(labelled.path)} is a folder of frames: only videos can be encoded again")
+        entry = labelled._replace(label=None)
+        try:
+            target = _new_path(output, listed)
+            if jobs.setdefault(target, entry) != entry:
+                raise ValueError(f"it would be written to {target}, as {jobs[target].name} is")
+        except ValueError as error:
+            targets.append(None)
+            bad_videos[BadVideo(entry.name, printable(error))] = None
+        else:
+            targets.append(target)
+    return targets, jobs, list(bad_videos)
 
 
-def _new_path(entry: VideoEntry) -> Path:
-    """Path of the new video, below the output folder."""
-    inside = entry.member if isinstance(entry, TarMember) else ""
-    parts = [part for part in Path(entry.path, inside).parts if part not in ("..", os.sep)]
-    path = Path(*parts)
-    return path if path.suffix == ".mp4" else path.with_name(path.name + ".mp4")
+def _new_path(output: Path, entry: VideoEntry) -> Path:
+    """Path of the new video; ValueError if it would not be below the output folder."""
+    path = path_inside(output, entry.path, *([entry.member] if isinstance(entry, TarMember) else []))
+    return path if path.suffix == ".mp4" else path_inside(output, f"{path.relative_to(output)}.mp4")
 
 
-def _rest(line: str, entry: VideoEntry) -> str:
-    """The part of a line after the path."""
-    return line[len(entry.path) :]
+def _encoded(encode: Callable[[_Job], _Encoded], jobs: dict[Path, _Encodable], workers: int) -> Iterator[_Encoded]:
+    """Encode the videos; an error of the disk says that the work may go on later."""
+    try:
+        yield from parallel_map(encode, jobs.items(), workers, _job_died)
+    except OSError as error:
+        where = f" ({printable(error.filename)})" if error.filename else ""
+        message = f"{error.strerror}{where}; complete videos stay, and the same call continues"
+        raise OSError(error.errno, message) from error
 
 
 def _size(entry: _Encodable) -> int:
     return entry.size if isinstance(entry, TarMember) else os.path.getsize(entry.path)
 
 
-def _encode_job(job: tuple[Path, _Encodable], short_side: int, gop: int) -> tuple[Path, BadVideo | None]:
+def _encode_job(job: _Job, short_side: int, gop: int) -> _Encoded:
     target, entry = job
     try:
-        if not target.exists():
+        if not os.path.isfile(target):
             encode_video(entry, target, short_side, gop)
     except VideoError as error:
         return target, BadVideo(error.path, error.reason)
     return target, None
 
 
-def _job_died(job: tuple[Path, _Encodable], reason: str) -> tuple[Path, BadVideo | None]:
+def _job_died(job: _Job, reason: str) -> _Encoded:
     target, entry = job
     partial_path(target).unlink(missing_ok=True)  # the process that wrote it can no longer remove it
     return target, BadVideo(unreadable(entry, reason).path, reason)
