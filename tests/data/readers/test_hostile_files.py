@@ -17,6 +17,8 @@ from tests.data import files
 from videomae_fast.data import TarMember, VideoError, open_entry, open_video
 from videomae_fast.data.readers import AvVideo, base, container, local_file, registry
 from videomae_fast.data.sources.shards import VIDEO_SUFFIXES, members
+from videomae_fast.data.tools.check import check_data
+from videomae_fast.data.tools.transcode import transcode
 
 ID3 = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10)
 PLAYLISTS = {
@@ -82,6 +84,17 @@ def test_codec_without_decoder(reader: str, clips: Path, tmp_path: Path, name: s
     (tmp_path / name).write_bytes((clips / name).read_bytes().replace(old, old[:-1] + b"9"))
     with pytest.raises(VideoError, match="no decoder for the codec" if reader == "av" else name):
         open_video(tmp_path / name, reader)
+
+
+def test_codec_without_decoder_is_a_bad_video_of_every_command(clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    good = (clips / "h264.mp4").read_bytes()
+    (folder / "good.mp4").write_bytes(good)
+    (folder / "unknown.mp4").write_bytes(good.replace(b"avc1", b"qqq1"))
+    assert [Path(video.path).name for video in check_data(folder).bad] == ["unknown.mp4"]
+    done = transcode(folder, tmp_path / "new")
+    assert (done.written, [Path(video.path).name for video in done.bad_videos]) == (1, ["unknown.mp4"])
 
 
 @pytest.mark.parametrize("error", [AttributeError, UnicodeError, ValueError, MemoryError, OverflowError, OSError])
