@@ -31,9 +31,7 @@ class AvVideo:
     `codec` is FFmpeg's name of the codec. `seconds` is the playing time that the file states; 0 if it states none.
     """
 
-    def __init__(
-        self, path: str, url: str, short_side: int = 0, max_decoded_bytes: int = MAX_DECODED_BYTES
-    ) -> None:
+    def __init__(self, path: str, url: str, short_side: int = 0, max_decoded_bytes: int = MAX_DECODED_BYTES) -> None:
         self._av: Any = require("av")
         self.path, self._url, self._short_side = path, url, short_side
         self._reformatter = self._av.video.reformatter.VideoReformatter()
