@@ -11,6 +11,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each, in their subprocesses, too
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -23,3 +24,9 @@ if not torch.cuda.is_available():
     except ImportError:
         pass
     os.environ["TRITON_INTERPRET"] = "0"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell `tests.fuzz.examples` whether the slow tests were asked for."""
+    marks = config.getoption("markexpr")
+    os.environ["VIDEOMAE_FUZZ"] = "slow" if "slow" in marks and "not slow" not in marks else "default"
