@@ -10,8 +10,8 @@
 `help(videomae_kernels.<op>)` has an op's equation, arguments, errors and sources.
 """
 
-from ._checks import check_indices
 from ._custom_op import runs_triton
+from ._values import check_indices
 from .masks.index import mask_to_index, random_mask_index, tube_mask_index
 from .masks.running_cell import running_cell_select
 from .pixels.crops import RESIZES, CroppedClips, cat_clips, crop_clips

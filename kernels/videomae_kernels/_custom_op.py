@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._values import checks_values
+
 # Of this package under the name it was imported by: a vendored copy has ops of its own.
 NAMESPACE = __name__.rpartition(".")[0].replace(".", "__")
 
@@ -42,7 +44,11 @@ def arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def define_op(
-    name: str, reference: Callable[..., Any], allocate: Callable[..., Any], launcher: Callable[..., None]
+    name: str,
+    reference: Callable[..., Any],
+    allocate: Callable[..., Any],
+    launcher: Callable[..., None],
+    check: Callable[..., None] | None = None,
 ) -> Any:
     """Register the op `NAMESPACE::name`.
 
@@ -52,7 +58,10 @@ def define_op(
         allocate: makes the outputs, unwritten. It is also the fake (shape-only) implementation, so what
             `torch.compile` believes and what a launch returns cannot differ.
         launcher: called with the op's arguments followed by the outputs; writes every element of them. It imports
-            its kernels inside, so that Triton is imported with the first kernel that runs.
+            its kernels inside, so that Triton is imported with the first kernel that runs. Outputs without elements
+            need no launch.
+        check: called with the op's arguments; raises an error that names the argument whose values are not allowed.
+            It runs where values may be looked at (`_values`), never while a graph is traced.
 
     Returns:
         The op, a `torch.library.CustomOpDef`: callable, and open for `register_autograd`.
@@ -60,12 +69,18 @@ def define_op(
 
     def run(*args: Any) -> Any:
         device = _common_device(name, args)
-        if not runs_triton(device):
+        triton = runs_triton(device)
+        if check is not None and checks_values(device):
+            check(*args)
+        if not triton:
             return reference(*args)
         outputs = allocate(*args)
+        written = outputs if isinstance(outputs, tuple) else (outputs,)
+        if not any(output.numel() for output in written):
+            return outputs
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             try:
-                launcher(*args, *(outputs if isinstance(outputs, tuple) else (outputs,)))
+                launcher(*args, *written)
             except ImportError as error:
                 raise ImportError(
                     f"the Triton kernels could not be imported ({error}); install Triton with: pip install triton"

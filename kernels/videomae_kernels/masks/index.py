@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_grid, check_ratio
+from .._checks import BOOL, INT64, check_count, check_grid, check_ratio, check_seed, check_tensor
 from .._custom_op import define_op
 from ._philox import philox_keys
 
 MAX_POSITIONS = 65536  # what one Triton program ranks at once
+MAX_STREAM = 2**32 - 1  # a stream is one word of Philox's counter
 
 
 def _select_reference(sample: Tensor, seed: int, stream: int, positions: int, keep: int, repeats: int) -> Tensor:
@@ -52,12 +53,8 @@ _mask_to_index_op = define_op("mask_to_index", _mask_to_index_reference, _alloca
 
 
 def _select(sample: Tensor, seed: int, stream: int, positions: int, ratio: float, repeats: int) -> Tensor:
-    if sample.ndim != 1 or sample.dtype != torch.int64:
-        raise TypeError(f"sample must be an int64 vector of sample numbers, got {sample.dtype} {tuple(sample.shape)}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be in [0, 2**63), got {seed}")
-    if positions > MAX_POSITIONS:
-        raise ValueError(f"at most {MAX_POSITIONS} positions can be masked at once, got {positions}")
+    check_tensor(sample, "sample", INT64, ("B",))
+    seed, stream = check_seed(seed), check_count(stream, "stream", 0, MAX_STREAM)
     keep = positions - int(check_ratio(ratio) * positions)
     return _select_op(sample, seed, stream, positions, keep, repeats)
 
@@ -81,14 +78,17 @@ def tube_mask_index(sample: Tensor, grid: Sequence[int], ratio: float, *, seed: 
         (B, T'·(S − int(ratio·S))) int64 token numbers in (t, h, w) order, ascending.
 
     Raises:
-        ValueError: `grid`, `ratio` or `seed` is out of range, or a frame has more than 65,536 positions.
-        TypeError: `sample` is not an int64 vector.
+        ValueError: `grid`, `ratio` or `seed` is out of range, `sample` is no vector, or a frame has more than 65,536
+            positions.
+        TypeError: `sample` is not an int64 tensor, or a number is of another type.
 
     References:
         `TubeMaskingGenerator` of VideoMAE V2, masking_generator.py (OpenGVLab/VideoMAEv2); J. Salmon et al.,
         "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
     frames, height, width = check_grid(grid)
+    if height * width > MAX_POSITIONS:
+        raise ValueError(f"grid may have {MAX_POSITIONS} positions in a frame, got {height} x {width}")
     return _select(sample, seed, 0, height * width, ratio, frames)
 
 
@@ -112,21 +112,19 @@ def random_mask_index(
         num_tokens: N, at most 65,536.
         ratio: mask ratio, the share of tokens hidden, in [0, 1). Counts are truncated as published.
         seed: of the run, in [0, 2⁶³).
-        stream: masks of different streams are independent.
+        stream: in [0, 2³²); masks of different streams are independent.
 
     Returns:
         (B, N − int(ratio·N)) int64 token numbers, ascending.
 
     Raises:
-        ValueError: `num_tokens`, `ratio` or `seed` is out of range.
-        TypeError: `sample` is not an int64 vector.
+        ValueError: `num_tokens`, `ratio`, `seed` or `stream` is out of range, or `sample` is no vector.
+        TypeError: `sample` is not an int64 tensor, or a number is of another type.
 
     References:
         `random_masking` of MAE (arXiv 2111.06377, section 3); J. Salmon et al., SC 2011, for the generator.
     """
-    if num_tokens < 1:
-        raise ValueError(f"num_tokens must be positive, got {num_tokens}")
-    return _select(sample, seed, stream, num_tokens, ratio, 1)
+    return _select(sample, seed, stream, check_count(num_tokens, "num_tokens", high=MAX_POSITIONS), ratio, 1)
 
 
 def mask_to_index(mask: Tensor, count: int) -> Tensor:
@@ -144,15 +142,14 @@ def mask_to_index(mask: Tensor, count: int) -> Tensor:
         (B, count) int64 positions, ascending.
 
     Raises:
-        TypeError: `mask` is not a boolean matrix.
-        ValueError: `count` is out of range, or (on a CPU) a sample has another number of True entries. On a GPU such
-            a sample trips a device-side assertion, since reading the number would be a host sync.
+        TypeError: `mask` is not a boolean tensor, or `count` is no integer.
+        ValueError: `mask` is no matrix, `count` is out of range, or (on a CPU) a sample has another number of True
+            entries. On a GPU such a sample trips a device-side assertion, since reading the number would be a host
+            sync.
 
     References:
         Replaces the boolean indexing of VideoMAE V2's models/modeling_pretrain.py (OpenGVLab/VideoMAEv2).
     """
-    if mask.dtype != torch.bool or mask.ndim != 2:
-        raise TypeError(f"mask must be a boolean (B, N) tensor, got {mask.dtype} {tuple(mask.shape)}")
-    if not 0 < count <= mask.shape[1]:
-        raise ValueError(f"count must be in [1, {mask.shape[1]}], got {count}")
+    check_tensor(mask, "mask", BOOL, ("B", "N"))
+    count = check_count(count, "count", high=mask.shape[1])
     return _mask_to_index_op(mask.contiguous(), count)

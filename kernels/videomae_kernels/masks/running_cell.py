@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_grid, check_index, check_shape
+from .._checks import INDEX, check_grid, check_index, check_ratio, check_tensor
 from .._custom_op import define_op
+from .._values import check_index_values, check_range
 
 
 def _decoded(grid: tuple[int, int, int], phase: Tensor, hidden_slots: int) -> Tensor:
@@ -23,9 +24,13 @@ def running_cell_count(grid: tuple[int, int, int], hidden_slots: int) -> int:
     """Decoded tokens per sample: the smallest count of the four phases (they differ only for odd grids)."""
     frames, height, width = grid
     sizes = [(height + 1 - row) // 2 * ((width + 1 - col) // 2) for row in (0, 1) for col in (0, 1)]
+    repeats = [(frames + 3 - t) // 4 for t in range(4)]  # a cell moves through its slots in 4 frames
     return min(
         sum(
-            size for t in range(frames) for slot, size in enumerate(sizes) if (slot + phase + t + 1) % 4 >= hidden_slots
+            size * repeats[t]
+            for t in range(4)
+            for slot, size in enumerate(sizes)
+            if (slot + phase + t + 1) % 4 >= hidden_slots
         )
         for phase in range(4)
     )
@@ -54,7 +59,12 @@ def _launch(*args: Any) -> None:
     running_cell_select(*args)
 
 
-_op = define_op("running_cell_select", _reference, _allocate, _launch)
+def _check(visible: Tensor, phase: Tensor, grid: Sequence[int], hidden_slots: int, count: int) -> None:
+    check_index_values(visible, "visible", grid[0] * grid[1] * grid[2], ascending=True)
+    check_range(phase, "phase", 4)
+
+
+_op = define_op("running_cell_select", _reference, _allocate, _launch, _check)
 
 
 def running_cell_select(visible: Tensor, phase: Tensor, grid: Sequence[int], ratio: float) -> tuple[Tensor, Tensor]:
@@ -69,7 +79,7 @@ def running_cell_select(visible: Tensor, phase: Tensor, grid: Sequence[int], rat
     every sample is cut to the smallest of them, from the end of the token order, so that counts stay fixed.
 
     Args:
-        visible: (B, V) int32 or int64 tokens that the encoder sees, ascending.
+        visible: (B, V) int32 or int64 tokens that the encoder sees, unique per sample and ascending.
         phase: (B,) int32 or int64 in 0…3, drawn per sample.
         grid: (T', H', W') tokens.
         ratio: mask ratio of the decoder, the share of tokens not decoded: 0.25, 0.5 or 0.75; others are truncated.
@@ -80,21 +90,18 @@ def running_cell_select(visible: Tensor, phase: Tensor, grid: Sequence[int], rat
 
     Raises:
         ValueError: a shape, device or value is not allowed, or no token would be left to decode.
-        TypeError: an index is not of integers.
+        TypeError: an index is not of integers, or a number is of another type.
 
     References:
         VideoMAE V2 (arXiv 2303.16727), section 3.2; `RunningCellMaskingGenerator`, masking_generator.py
         (OpenGVLab/VideoMAEv2).
     """
     shape = check_grid(grid)
-    hidden_slots = int(4 * ratio)
-    if not 1 <= hidden_slots <= 3:
-        raise ValueError(f"ratio must be in [0.25, 1) so that 1 to 3 of 4 cell slots are hidden, got {ratio}")
-    visible = check_index(
-        visible, "visible", batch=visible.shape[0], limit=shape[0] * shape[1] * shape[2], like=visible
-    )
-    phase = check_index(phase[:, None], "phase", batch=visible.shape[0], limit=4, like=visible)[:, 0]
-    check_shape(phase, "phase", visible.shape[:1])
+    hidden_slots = int(4 * check_ratio(ratio, low=0.25))  # 1 to 3 of the 4 slots of a cell
+    check_tensor(visible, "visible", INDEX, ("B", "V"))
+    batch = visible.shape[0]
+    visible = check_index(visible, "visible", batch=batch, limit=shape[0] * shape[1] * shape[2], like=visible)
+    check_tensor(phase, "phase", INDEX, (batch,), visible)
     count = running_cell_count(shape, hidden_slots)
     if count == 0:
         raise ValueError(f"ratio {ratio} leaves no token to decode on grid {shape}")

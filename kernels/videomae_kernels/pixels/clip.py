@@ -6,8 +6,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_index
+from .._checks import (
+    PIXELS,
+    check_counts,
+    check_index,
+    check_number,
+    check_sequence,
+    check_tensor,
+    describe,
+)
+from .._values import check_crops, check_index_values
 from .crops import CroppedClips
+from .reference import is_cropped
 
 DIMENSIONS = "BCTHW"
 ChannelStats = tuple[Sequence[float], Sequence[float]]  # (mean, std) of each channel, for pixels in [0, 1]
@@ -54,6 +64,8 @@ def open_clip(
     else:
         clip = _as_bcthw(clip, layout)
         tensors, shape = [clip], list(clip.shape)
+    if shape[1] < 1:
+        raise ValueError(f"clip must have at least one channel, got (B, C, T, H, W) = {tuple(shape)}")
     sides = _check_patch(patch, shape[2:])
     index = check_index(index, "index", batch=shape[0], limit=num_tokens(shape, sides), like=tensors[0])
     if denormalize is not None:
@@ -64,23 +76,34 @@ def open_clip(
 
 
 def _as_bcthw(clip: Tensor, layout: str) -> Tensor:
-    if sorted(layout) != sorted(DIMENSIONS):
-        raise ValueError(f"layout must be a permutation of '{DIMENSIONS}' such as 'BTHWC', got '{layout}'")
-    if clip.ndim != 5:
-        raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {tuple(clip.shape)}")
-    if not (clip.is_floating_point() or clip.dtype == torch.uint8):
-        raise TypeError(f"clip must be uint8 or floating, got {clip.dtype}")
+    check_layout(layout)
+    if not isinstance(clip, Tensor):
+        raise TypeError(f"clip must be a tensor or CroppedClips, got {describe(clip)}")
+    check_tensor(clip, "clip", PIXELS, tuple(layout))
     return clip.permute([layout.index(d) for d in DIMENSIONS])
+
+
+def check_layout(layout: str) -> None:
+    """A permutation of "BCTHW"."""
+    if not isinstance(layout, str) or sorted(layout) != sorted(DIMENSIONS):
+        error = ValueError if isinstance(layout, str) else TypeError
+        raise error(f"layout must be a permutation of '{DIMENSIONS}' such as 'BTHWC', got {describe(layout)}")
+
+
+def check_pixel_values(clip: Sequence[Tensor], shape: Sequence[int], index: Tensor, patch: Sequence[int]) -> None:
+    """Values of the tensors that a pixel op gets: token numbers, and crop boxes in their frames."""
+    check_index_values(index, "index", num_tokens(shape, patch))
+    if is_cropped(clip):
+        check_crops(clip, shape)
 
 
 def _check_patch(patch: Sequence[int], size: Sequence[int]) -> list[int]:
     """(τ, p, p) as ints that divide (T, H, W)."""
-    if len(patch) != 3 or any(int(n) < 1 for n in patch):
-        raise ValueError(f"patch must be three positive ints (frames, height, width), got {tuple(patch)}")
-    for name, length, side in zip("THW", size, patch, strict=True):
+    sides = list(check_counts(patch, "patch", "three positive sizes (frames, height, width)"))
+    for name, length, side in zip("THW", size, sides, strict=True):
         if length % side or length == 0:
-            raise ValueError(f"clip has {name}={length}, which patch {tuple(patch)} does not divide")
-    return [int(n) for n in patch]
+            raise ValueError(f"clip has {name}={length}, which patch {tuple(sides)} does not divide")
+    return sides
 
 
 def num_tokens(shape: Sequence[int], patch: Sequence[int]) -> int:
@@ -103,15 +126,20 @@ def _denormalizing(channels: int, dtype: torch.dtype, stats: ChannelStats) -> tu
     mean, std = _check_stats(channels, stats, "denormalize")
     if dtype == torch.uint8:
         raise ValueError("denormalize undoes a normalisation, which a uint8 clip cannot have; leave it out")
-    return [float(s) for s in std], [float(m) for m in mean]
+    return list(std), list(mean)
 
 
 def _check_stats(channels: int, stats: ChannelStats, name: str) -> ChannelStats:
-    mean, std = stats
+    if len(check_sequence(stats, name, "two lists (mean, std)")) != 2:
+        raise ValueError(f"{name} must be two lists (mean, std), got {describe(stats)}")
+    mean, std = (
+        [check_number(value, f"{part} of {name}") for value in check_sequence(values, f"{part} of {name}", "numbers")]
+        for part, values in zip(("mean", "std"), stats, strict=True)
+    )
     if len(mean) != channels or len(std) != channels:
         raise ValueError(
             f"{name} needs a mean and a std for each of {channels} channels, got {len(mean)} and {len(std)}"
         )
-    if any(s <= 0 for s in std):
-        raise ValueError(f"{name} needs positive standard deviations, got {tuple(std)}")
+    if min(std, default=1.0) <= 0:
+        raise ValueError(f"{name} needs positive standard deviations, got {describe(std)}")
     return mean, std

@@ -7,7 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .._checks import check_device
+from .._checks import (
+    FLOAT32,
+    INT32,
+    INT64,
+    UINT8,
+    check_choice,
+    check_count,
+    check_counts,
+    check_flag,
+    check_sequence,
+    check_tensor,
+    describe,
+)
 from .resize import axis_taps
 
 RESIZES = ("bilinear", "antialias", "pillow")
@@ -34,7 +46,8 @@ class CroppedClips:
     real videos of a short side of 256 it was up to 18 off (mean 0.26); unscaled, of up to 720 lines, up to 66.
 
     The sources of a batch may differ in size: their frames lie one after another in one buffer. Padded to the
-    largest, random batches of 8 of the 39 videos took 3.2 times the bytes. Values of the tensors are not checked.
+    largest, random batches of 8 of the 39 videos took 3.2 times the bytes. The ops check on a CPU, and on a GPU inside
+    `check_indices()`, that every box lies in its source.
 
     Args:
         frames: uint8, flat: for each source in turn (T, height, width, C) contiguous.
@@ -47,8 +60,9 @@ class CroppedClips:
         channels: C.
 
     Raises:
-        TypeError: a tensor has another dtype or shape.
-        ValueError: `resize` is unknown, or the tensors are not on one device.
+        TypeError: a tensor has another dtype, or a number is of another type.
+        ValueError: a tensor has another shape, a number is out of range, `resize` is unknown, or the tensors are not
+            on one device.
 
     References:
         `GroupMultiScaleCrop` of VideoMAE V2, dataset/transforms.py (OpenGVLab/VideoMAEv2), resizes as "pillow" does.
@@ -64,21 +78,16 @@ class CroppedClips:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        if self.resize not in RESIZES:
-            raise ValueError(f"resize must be one of {RESIZES}, got '{self.resize}'")
-        batch, lines, taps = len(self.geometry), sum(self.size), self.weights.shape[1:2]
-        fixed = torch.int32 if self.resize == "pillow" else torch.float32
-        expected = (
-            (torch.uint8, (self.frames.numel(),)),
-            (torch.int64, (batch, 3)),
-            (torch.int32, (batch, lines)),
-            (fixed, (batch, *taps, lines)),
-        )
-        for name, tensor, (dtype, shape) in zip(_TENSORS, self.tensors, expected, strict=True):
-            if tensor.dtype != dtype or tensor.shape != shape:
-                found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-                raise TypeError(f"{name} must be {dtype} of shape {shape}, got {found}")
-            check_device(tensor, name, self.frames)
+        check_choice(self.resize, "resize", RESIZES)
+        check_count(self.num_frames, "num_frames")
+        check_count(self.channels, "channels")
+        lines = sum(check_counts(self.size, "size", "two positive sizes (H, W)", 2))
+        check_tensor(self.frames, "frames", UINT8, ("bytes",))
+        check_tensor(self.geometry, "geometry", INT64, ("B", 3), self.frames)
+        batch = self.geometry.shape[0]
+        check_tensor(self.first, "first", INT32, (batch, lines), self.frames)
+        weights = INT32 if self.resize == "pillow" else FLOAT32
+        check_tensor(self.weights, "weights", weights, (batch, "taps", lines), self.frames)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -128,17 +137,25 @@ def cat_clips(clips: Sequence[CroppedClips]) -> CroppedClips:
         One batch. Clips of fewer taps get taps of weight zero.
 
     Raises:
-        ValueError: the clips differ in channels, frames, size or `resize`.
+        TypeError: `clips` is no sequence of `CroppedClips`.
+        ValueError: the clips differ in channels, frames, size, `resize` or device, or there are none.
     """
+    check_sequence(clips, "clips", "CroppedClips")
+    if not len(clips):
+        raise ValueError("clips must have at least one batch, got none")
     like = clips[0]
     geometry, begin = [], 0
     for one in clips:
+        if not isinstance(one, CroppedClips):
+            raise TypeError(f"clips must be CroppedClips, got {describe(one)}")
+        if one.device != like.device:
+            raise ValueError(f"clips must be on one device, got {like.device}, then {one.device}")
         if (one.shape[1:], one.resize) != (like.shape[1:], like.resize):
             raise ValueError(
                 f"clips must be alike, got (C, T, H, W) = {like.shape[1:]} resized by '{like.resize}', "
                 f"then {one.shape[1:]} by '{one.resize}'"
             )
-        geometry.append(one.geometry + torch.tensor([begin, 0, 0]))
+        geometry.append(one.geometry + torch.tensor([begin, 0, 0], device=one.device))
         begin += one.frames.numel()
     return replace(
         like,
@@ -176,22 +193,26 @@ def crop_clips(
         B clips on the CPU, where B is the length of `source`.
 
     Raises:
+        TypeError: `sources` are no uint8 tensors, a list is no list, or a number is of another type.
         ValueError: `resize` is unknown, `sources` are not alike or empty, the lists differ in length, a number has no
             source, or a box does not lie in its source.
     """
-    if resize not in RESIZES:
-        raise ValueError(f"resize must be one of {RESIZES}, got '{resize}'")
+    check_choice(resize, "resize", RESIZES)
+    height, width = check_counts(size, "size", "two positive sizes (H, W)", 2)
+    size = height, width
     num_frames, channels = _check_sources(sources)
+    for name, values in (("source", source), ("box", box), ("flipped", flipped)):
+        check_sequence(values, name, "one entry for each clip")
     if not len(source) == len(box) == len(flipped) > 0:
         raise ValueError(
             "source, box and flipped must have one entry for each clip, "
             f"got {len(source)}, {len(box)} and {len(flipped)}"
         )
-    if not set(source) <= set(range(len(sources))):
-        raise ValueError(f"source must name sources by numbers in [0, {len(sources)}), got {list(source)}")
+    source = [check_count(number, "source", 0, len(sources) - 1) for number in source]
+    box = [_check_box(one, sources[number]) for number, one in zip(source, box, strict=True)]
+    flipped = [check_flag(flip, "flipped") for flip in flipped]
     boxes: list[list[Sequence[int]]] = [[] for _ in sources]
     for number, one in zip(source, box, strict=True):
-        _check_box(one, sources[number])
         boxes[number].append(one)
     windows = [_around(boxes_of_source) for boxes_of_source in boxes]
     begins = [0]
@@ -227,25 +248,28 @@ def _clip_taps(box: Sequence[int], flipped: bool, size: Sequence[int], resize: s
 
 def _check_sources(sources: Sequence[Tensor]) -> tuple[int, int]:
     """(T, C) of all sources."""
-    shape = tuple(sources[0].shape) if len(sources) else ()
-    for frames in sources:
-        alike = frames.ndim == len(shape) == 4 and (frames.shape[0], frames.shape[3]) == (shape[0], shape[3])
-        if frames.dtype != torch.uint8 or not alike:
-            raise ValueError(
-                "sources must be uint8 (T, height, width, C), T and C the same for all, got "
-                f"{frames.dtype} {tuple(frames.shape)} where the first is {shape}"
-            )
-    if not shape:
+    if not len(check_sequence(sources, "sources", "uint8 tensors (T, height, width, C)")):
         raise ValueError("sources must not be empty")
-    return shape[0], shape[3]
+    check_tensor(sources[0], "sources", UINT8, ("T", "height", "width", "C"))
+    num_frames, channels = sources[0].shape[0], sources[0].shape[3]
+    for frames in sources:
+        check_tensor(frames, "sources", UINT8, (num_frames, "height", "width", channels))
+        if frames.device.type != "cpu":
+            raise ValueError(f"sources must be on the CPU, got one on {frames.device}")
+    if num_frames < 1 or channels < 1:
+        raise ValueError(f"sources must have frames and channels, got shape {tuple(sources[0].shape)}")
+    return num_frames, channels
 
 
-def _check_box(box: Sequence[int], frames: Tensor) -> None:
-    top, left, height, width = box
+def _check_box(box: Sequence[int], frames: Tensor) -> tuple[int, int, int, int]:
+    if len(check_sequence(box, "box", "(top, left, height, width)")) != 4:
+        raise ValueError(f"box must have (top, left, height, width) for each clip, got {describe(box)}")
+    top, left, height, width = (check_count(value, "box", 0) for value in box)
     full_height, full_width = frames.shape[1:3]
     inside = 0 <= top <= full_height - height and 0 <= left <= full_width - width and min(height, width) >= 1
     if not inside:
         raise ValueError(f"box {(top, left, height, width)} does not lie in frames of {full_height} x {full_width}")
+    return top, left, height, width
 
 
 def _around(boxes: Sequence[Sequence[int]]) -> tuple[int, int, int, int]:

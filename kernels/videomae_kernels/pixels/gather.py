@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import check_dtype
 from .._custom_op import arithmetic_dtype, define_op
-from .clip import DIMENSIONS, ChannelStats, open_clip
+from .clip import DIMENSIONS, ChannelStats, check_pixel_values, open_clip
 from .crops import CroppedClips
 from .reference import per_channel, place_token_pixels, token_pixels
 
@@ -86,7 +87,11 @@ def _launch_backward(
     launch_gather_backward(grad, index, patch, scale, out)
 
 
-gather_op = define_op("tube_mask_gather", _reference, _allocate, _launch)
+def _check(clip: Sequence[Tensor], shape: Sequence[int], index: Tensor, patch: Sequence[int], *options: Any) -> None:
+    check_pixel_values(clip, shape, index, patch)
+
+
+gather_op = define_op("tube_mask_gather", _reference, _allocate, _launch, _check)
 _backward_op = define_op("tube_mask_gather_backward", _backward_reference, _allocate_backward, _launch_backward)
 
 
@@ -143,8 +148,7 @@ def tube_mask_gather(
     References:
         `PatchEmbed` of VideoMAE V2, models/modeling_pretrain.py (OpenGVLab/VideoMAEv2), at visible tokens only.
     """
+    opened = open_clip(clip, index, patch, layout, normalize=normalize)
     if dtype is None:
-        dtype = clip.dtype if clip.dtype.is_floating_point else torch.float32
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype must be floating, got {dtype}")
-    return gather_op(*open_clip(clip, index, patch, layout, normalize=normalize), dtype)
+        dtype = torch.float32 if clip.dtype == torch.uint8 else clip.dtype
+    return gather_op(*opened, check_dtype(dtype))

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_device, check_floating, check_shape
+from .._checks import FLOATING, REAL, check_tensor
 from .._custom_op import arithmetic_dtype, define_op
-from .clip import DIMENSIONS, ChannelStats
+from .clip import DIMENSIONS, ChannelStats, check_pixel_values
 from .crops import CroppedClips
 from .reference import channel_targets, is_cropped, one_clip
 from .targets import open_target_clip
@@ -101,7 +101,13 @@ def _launch_backward(
     launch("gradient", clip, shape, index, patch, scale, shift, out, normalize=normalize, pred=pred, grad=grad)
 
 
-_op = define_op("masked_patch_loss", _reference, _allocate, _launch)
+def _check(
+    pred: Tensor, clip: Sequence[Tensor], shape: Sequence[int], index: Tensor, patch: Sequence[int], *options: Any
+) -> None:
+    check_pixel_values(clip, shape, index, patch)
+
+
+_op = define_op("masked_patch_loss", _reference, _allocate, _launch, _check)
 _backward_op = define_op("masked_patch_loss_backward", _backward_reference, _allocate_backward, _launch_backward)
 
 
@@ -153,23 +159,23 @@ def masked_patch_loss(
         Scalar float32; float64 on a CPU if `pred` or the clip is.
 
     Raises:
-        ValueError: a shape, device or value of an argument is not allowed, `denormalize` comes with a uint8 clip, or
-            `normalize_target` with tokens of one pixel.
+        ValueError: a shape, device or value of an argument is not allowed, the batch is empty, `denormalize` comes
+            with a uint8 clip, or `normalize_target` with tokens of one pixel.
         TypeError: a dtype of an argument is not allowed.
 
     References:
         VideoMAE V2 (arXiv 2303.16727), section 3.2: the loss over decoded tokens that the encoder did not see;
         engine_for_pretraining.py (OpenGVLab/VideoMAEv2).
     """
-    check_floating(pred, "pred")
+    check_tensor(pred, "pred", FLOATING, ("B", "K", "τ·p·p·C"))
     opened = open_target_clip(clip, index, patch, layout, denormalize, normalize_target)
     values = opened.shape[1] * opened.patch[0] * opened.patch[1] * opened.patch[2]
-    check_shape(pred, "pred", (*opened.listed.shape, values))
-    check_device(pred, "pred", opened.listed)
-    rows = _op(pred, *opened, normalize_target)
+    check_tensor(pred, "pred", FLOATING, (*opened.listed.shape, values), opened.listed)
+    if opened.shape[0] == 0:
+        raise ValueError(f"clip has a batch of 0, and a mean over no tokens has no value: got shape {opened.shape}")
+    rows = _op(pred, *opened, bool(normalize_target))
     if weight is None:
         return rows.mean()
-    check_shape(weight, "weight", rows.shape)
-    check_device(weight, "weight", rows)
+    check_tensor(weight, "weight", REAL, rows.shape, rows)
     weight = weight.to(rows.dtype)
     return (rows * weight).sum() / weight.sum()

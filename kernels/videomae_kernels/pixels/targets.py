@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+from .._checks import check_flag
 from .._custom_op import arithmetic_dtype, define_op
-from .clip import DIMENSIONS, ChannelStats, OpenClip, open_clip
+from .clip import DIMENSIONS, ChannelStats, OpenClip, check_pixel_values, open_clip
 from .crops import CroppedClips
 from .reference import channel_targets
 
@@ -46,7 +47,11 @@ def _launch(
     launch("targets", clip, shape, index, patch, scale, shift, out, normalize=normalize)
 
 
-_op = define_op("patch_targets", _reference, _allocate, _launch)
+def _check(clip: Sequence[Tensor], shape: Sequence[int], index: Tensor, patch: Sequence[int], *options: Any) -> None:
+    check_pixel_values(clip, shape, index, patch)
+
+
+_op = define_op("patch_targets", _reference, _allocate, _launch, _check)
 
 
 def open_target_clip(
@@ -59,7 +64,7 @@ def open_target_clip(
 ) -> OpenClip:
     """`open_clip` for ops that make targets, which carry no gradient to the clip."""
     opened = open_clip(clip, index, patch, layout, denormalize=denormalize)
-    if normalize_target and max(opened.patch) < 2:
+    if check_flag(normalize_target, "normalize_target") and max(opened.patch) < 2:
         raise ValueError(f"normalize_target needs at least 2 pixels per token, got patch {tuple(patch)}")
     tensors = [tensor.detach() for tensor in opened.tensors]
     return OpenClip(tensors, opened.shape, opened.listed, opened.patch, opened.scale, opened.shift)
@@ -103,4 +108,4 @@ def patch_targets(
         VideoMAE V2 (arXiv 2303.16727), engine_for_pretraining.py (OpenGVLab/VideoMAEv2), for listed tokens only.
     """
     opened = open_target_clip(clip, index, patch, layout, denormalize, normalize_target)
-    return _op(*opened, normalize_target)
+    return _op(*opened, bool(normalize_target))

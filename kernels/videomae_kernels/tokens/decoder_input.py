@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_device, check_floating, check_index, check_shape
+from .._checks import FLOATING, check_index, check_shape, check_tensor
 from .._custom_op import define_op
+from .._values import check_index_values
 from .rows import masked_token_scatter
 
 
@@ -30,7 +31,12 @@ def _launch(*args: Any) -> None:
     assemble_decoder_tokens(*args)
 
 
-_op = define_op("assemble_decoder_tokens", _reference, _allocate, _launch)
+def _check(tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Tensor, decoded: Tensor) -> None:
+    check_index_values(visible, "visible", position.shape[0])
+    check_index_values(decoded, "decoded", position.shape[0])
+
+
+_op = define_op("assemble_decoder_tokens", _reference, _allocate, _launch, _check)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -79,21 +85,16 @@ def assemble_decoder_tokens(
         (B, V + M, d) contiguous, of the dtype that PyTorch promotes the three floating inputs to.
 
     Raises:
-        ValueError: a shape or device of an argument is not allowed.
+        ValueError: a shape, device or value of an argument is not allowed.
         TypeError: a dtype of an argument is not allowed.
 
     References:
         `PretrainVisionTransformer.forward` of VideoMAE V2, models/modeling_pretrain.py (OpenGVLab/VideoMAEv2).
     """
-    if tokens.ndim != 3:
-        raise ValueError(f"tokens must have shape (B, V, d), got {tuple(tokens.shape)}")
+    check_tensor(tokens, "tokens", FLOATING, ("B", "V", "d"))
     batch, _, width = tokens.shape
-    check_shape(mask_token, "mask_token", (width,))
-    check_shape(position, "position", (position.shape[0], width))
-    for tensor, name in ((tokens, "tokens"), (mask_token, "mask_token"), (position, "position")):
-        check_floating(tensor, name)
-    check_device(mask_token, "mask_token", tokens)
-    check_device(position, "position", tokens)
+    check_tensor(mask_token, "mask_token", FLOATING, (width,), tokens)
+    check_tensor(position, "position", FLOATING, ("N", width), tokens)
     visible = check_index(visible, "visible", batch=batch, limit=position.shape[0], like=tokens)
     check_shape(visible, "visible", tokens.shape[:2])
     decoded = check_index(decoded, "decoded", batch=batch, limit=position.shape[0], like=tokens)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .._checks import check_device, check_floating, check_shape
+from .._checks import FLOATING, check_tensor
 from ..pixels.clip import DIMENSIONS, ChannelStats, num_tokens, open_clip
 from ..pixels.crops import CroppedClips
 from ..pixels.gather import gather_op as gather_pixels
@@ -49,19 +49,17 @@ def embed_tokens(
         `PretrainVisionTransformerEncoder.forward_features` of VideoMAE V2, models/modeling_pretrain.py
         (OpenGVLab/VideoMAEv2).
     """
-    check_floating(weight, "weight")
-    if weight.ndim != 5:
-        raise ValueError(f"weight must have shape (D, C, τ, p, p), got {tuple(weight.shape)}")
+    check_tensor(weight, "weight", FLOATING, ("D", "C", "τ", "p", "p"))
     width, channels, *patch = weight.shape
     opened = open_clip(clip, index, patch, layout, normalize=normalize)
     if opened.shape[1] != channels:
         raise ValueError(f"clip has {opened.shape[1]} channels, weight expects {channels}")
-    for tensor, name in ((weight, "weight"), (bias, "bias"), (position, "position")):
-        check_device(tensor, name, opened.listed)
-    check_shape(bias, "bias", (width,))
-    check_shape(position, "position", (num_tokens(opened.shape, opened.patch), width))
+    tokens = num_tokens(opened.shape, opened.patch)
+    check_tensor(weight, "weight", FLOATING, (width, channels, *patch), opened.listed)
+    check_tensor(bias, "bias", FLOATING, (width,), opened.listed)
+    check_tensor(position, "position", FLOATING, (tokens, width), opened.listed)
     dtype, device = weight.dtype, weight.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     rows = gather_pixels(*opened, dtype)
     base = gather_rows(position.to(dtype).expand(opened.shape[0], -1, -1), opened.listed) + bias.to(dtype)

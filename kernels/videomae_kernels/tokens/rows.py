@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_device, check_index, check_shape
+from .._checks import COPIED, check_count, check_index, check_shape, check_tensor
 from .._custom_op import arithmetic_dtype, define_op
+from .._values import check_index_values
 
 
 def _gather_reference(x: Tensor, index: Tensor) -> Tensor:
@@ -24,7 +25,11 @@ def _gather_launch(x: Tensor, index: Tensor, out: Tensor) -> None:
     gather_tokens(x, index, out)
 
 
-gather_op = define_op("gather_tokens", _gather_reference, _gather_allocate, _gather_launch)
+def _gather_check(x: Tensor, index: Tensor) -> None:
+    check_index_values(index, "index", x.shape[1])
+
+
+gather_op = define_op("gather_tokens", _gather_reference, _gather_allocate, _gather_launch, _gather_check)
 
 
 def _gather_setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -49,21 +54,20 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     `x[~mask].reshape(B, K, D)` without its host sync. Differentiable in x, by `masked_token_scatter` into zeros.
 
     Args:
-        x: (B, N, D) of any dtype and strides; a table expanded over the batch is never copied.
+        x: (B, N, D) of any real dtype and any strides; a table expanded over the batch is never copied.
         index: (B, K) int32 or int64 row numbers in [0, N), unique per sample, in any order.
 
     Returns:
         (B, K, D) contiguous, of the dtype of x.
 
     Raises:
-        ValueError: a shape or device of an argument is not allowed.
-        TypeError: `index` is not of integers.
+        ValueError: a shape, device or value of an argument is not allowed.
+        TypeError: `x` is no real tensor, or `index` is not of integers.
 
     References:
         `x[~mask].reshape(B, -1, C)` of VideoMAE V2, models/modeling_pretrain.py (OpenGVLab/VideoMAEv2).
     """
-    if x.ndim != 3:
-        raise ValueError(f"x must have shape (B, N, D), got {tuple(x.shape)}")
+    check_tensor(x, "x", COPIED, ("B", "N", "D"))
     index = check_index(index, "index", batch=x.shape[0], limit=x.shape[1], like=x)
     return gather_op(x, index)
 
@@ -86,7 +90,11 @@ def _scatter_launch(*args: Any) -> None:
     masked_token_scatter(*args)
 
 
-_scatter = define_op("masked_token_scatter", _scatter_reference, _scatter_allocate, _scatter_launch)
+def _scatter_check(tokens: Tensor, index: Tensor, num_tokens: int, mask_token: Tensor | None) -> None:
+    check_index_values(index, "index", num_tokens)
+
+
+_scatter = define_op("masked_token_scatter", _scatter_reference, _scatter_allocate, _scatter_launch, _scatter_check)
 
 
 def _scatter_setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, Tensor | None], output: Tensor) -> None:
@@ -117,28 +125,28 @@ def masked_token_scatter(tokens: Tensor, index: Tensor, num_tokens: int, mask_to
     written once. Differentiable in tokens, by `gather_tokens`, and in mask_token, by the sum over the other rows.
 
     Args:
-        tokens: (B, K, D) of any dtype and strides.
+        tokens: (B, K, D) of any real dtype and any strides.
         index: (B, K) int32 or int64 row numbers in [0, N), unique per sample, in any order.
-        num_tokens: N.
+        num_tokens: N, below 2³¹.
         mask_token: (D,) of the dtype of `tokens`; None fills with zeros.
 
     Returns:
         (B, N, D) contiguous, of the dtype of `tokens`.
 
     Raises:
-        ValueError: a shape or device of an argument is not allowed.
-        TypeError: `index` is not of integers, or `mask_token` has another dtype than `tokens`.
+        ValueError: a shape, device or value of an argument is not allowed.
+        TypeError: `tokens` is no real tensor, `index` is not of integers, `num_tokens` is no integer, or `mask_token`
+            has another dtype than `tokens`.
 
     References:
         The decoder input of MAE (arXiv 2111.06377, section 3): mask tokens placed by un-shuffling.
     """
-    if tokens.ndim != 3:
-        raise ValueError(f"tokens must have shape (B, K, D), got {tuple(tokens.shape)}")
+    check_tensor(tokens, "tokens", COPIED, ("B", "K", "D"))
+    num_tokens = check_count(num_tokens, "num_tokens")
     index = check_index(index, "index", batch=tokens.shape[0], limit=num_tokens, like=tokens)
     check_shape(index, "index", tokens.shape[:2])
     if mask_token is not None:
-        check_shape(mask_token, "mask_token", tokens.shape[2:])
-        check_device(mask_token, "mask_token", tokens)
+        check_tensor(mask_token, "mask_token", COPIED, tokens.shape[2:], tokens)
         if mask_token.dtype != tokens.dtype:
             raise TypeError(f"mask_token must have the dtype of tokens, {tokens.dtype}, got {mask_token.dtype}")
     return _scatter(tokens, index, num_tokens, mask_token)
