@@ -128,20 +128,20 @@ class AvVideo:
             time = self._index.times[index]
             groups.setdefault(self._index.key_before(time), {})[time] = index
         for key, index_at in groups.items():
-            # With intra refresh a marked key frame is not decodable alone: start from the beginning instead.
-            for start in (key, 0):
-                self._group(stack, start, index_at)
-                if stack.missing.isdisjoint(index_at.values()):
-                    break
-            else:
-                lost = min(stack.missing.intersection(index_at.values()))
-                raise VideoError(self.path, f"frame {lost} of {self.num_frames} cannot be decoded")
+            self._group(stack, key, index_at)
+            if not stack.missing.isdisjoint(index_at.values()):
+                break  # with intra refresh a marked key frame is not decodable alone
+        if stack.missing:
+            self._group(stack, 0, {self._index.times[index]: index for index in stack.missing})
 
     def _group(self, stack: FrameStack, start: int, index_at: dict[int, int]) -> None:
         self._decoder.flush_buffers()
-        last = self._index.last_of(list(index_at))
+        last, first_time = self._index.last_of(list(index_at)), self._index.time_of(start)
         packets = (p for p in self._packets(start, last) if p.pts in index_at or not self._is_disposable(p))
         for frame in self._decoded(chain(packets, [None])):
+            if start and frame.pts == first_time and not frame.key_frame:
+                stack.missing.update(index_at.values())  # the mark is wrong, as on every packet of H.263 in AVI
+                return
             if frame.pts in index_at:
                 index = index_at[frame.pts]
                 stack.put(index, self._image(frame, index, stack))
@@ -172,7 +172,10 @@ class AvVideo:
         """Put the demuxer at packet `first` or at a known packet before it."""
         for time in self._index.times_of(first):
             self._demuxer.close()  # while it is open, the time limit of its last packet runs and would end the seek
-            self._container.seek(time, stream=self._stream)
+            try:
+                self._container.seek(time, stream=self._stream)
+            except self._av.FFmpegError:
+                continue  # some containers cannot seek
             self._demux()
             for packet, _ in zip(self._demuxer, range(_SEEK_LOOK), strict=False):
                 number = self._index.number_of(packet.pts, packet.dts) if packet.size else None
