@@ -211,7 +211,8 @@ def masks_from_bool(
 
     Raises:
         TypeError: a mask is not boolean.
-        ValueError: a mask has another shape, or a row has another count (`videomae_kernels.mask_to_index`).
+        ValueError: a mask has another shape, a count is out of range, or a row has another count
+            (`videomae_kernels.mask_to_index`).
     """
     t, h, w = grid
     for mask, name in ((hidden, "hidden"), (not_decoded, "not_decoded")):
@@ -220,6 +221,9 @@ def masks_from_bool(
         if mask.shape != (hidden.shape[0], t * h * w):
             expected = (hidden.shape[0], t * h * w)
             raise ValueError(f"{name} must have shape {expected} for grid {(t, h, w)}, got {tuple(mask.shape)}")
+    for count, name in ((num_visible, "num_visible"), (num_decoded, "num_decoded")):
+        if not 0 < count <= t * h * w:
+            raise ValueError(f"{name} must be in [1, {t * h * w}], got {count}")
     visible = mask_to_index(~hidden, num_visible)
     decoded, num_overlap = overlap_first(mask_to_index(~not_decoded, num_decoded), visible, t * h * w)
     return MaskPlan((t, h, w), visible, decoded, num_overlap)

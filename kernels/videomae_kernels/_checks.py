@@ -189,7 +189,7 @@ def _whole(value: Any) -> int | None:
     """`value` as an int, or None if it is none. A size that `torch.compile` knows by a symbol stays a symbol."""
     if isinstance(value, (int, torch.SymInt)):
         return None if isinstance(value, bool) else value  # type: ignore[return-value]
-    if isinstance(value, Tensor) or getattr(value, "ndim", 0) or not hasattr(value, "__index__"):
+    if isinstance(value, Tensor) or getattr(value, "ndim", 0) != 0 or not hasattr(value, "__index__"):
         return None
     try:
         return int(value.__index__())
@@ -199,7 +199,7 @@ def _whole(value: Any) -> int | None:
 
 def _number(value: Any) -> float | None:
     """`value` as a float, or None if it is none; an int beyond all floats is infinite."""
-    if isinstance(value, (Tensor, bool)) or getattr(value, "ndim", 0) or not hasattr(value, "__float__"):
+    if isinstance(value, (Tensor, bool)) or getattr(value, "ndim", 0) != 0 or not hasattr(value, "__float__"):
         return None
     try:
         return float(value)

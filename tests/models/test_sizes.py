@@ -111,7 +111,7 @@ def test_get_config() -> None:
         (dict(encoder_heads=5), "encoder_dim 48 is not divisible by encoder_heads 5"),
         (dict(decoder_dim=25), "decoder_dim 25 is not divisible by decoder_heads 2"),
         (dict(num_frames=7), "num_frames 7 and image_size (32, 32) must be multiples of tubelet_size 2"),
-        (dict(num_frames=0), "num_frames 0"),
+        (dict(num_frames=0), "num_frames must be positive, got 0"),
         (dict(image_size=(32, 36)), "image_size (32, 36) must be multiples of tubelet_size 2 and patch_size 8"),
         (dict(image_size=(0, 32)), "image_size (0, 32)"),
         (dict(decoder_context="paper"), "decoder_context must be one of ('published', 'disjoint'), got 'paper'"),
@@ -132,3 +132,23 @@ def test_config_errors(changes: dict[str, Any], message: str) -> None:
 def test_config_values_out_of_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         replace(TINY, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("encoder_depth", 2.5, TypeError),
+        ("encoder_depth", float("nan"), TypeError),
+        ("num_frames", "16", TypeError),
+        ("decoder_heads", True, TypeError),
+        ("mlp_ratio", None, TypeError),
+        ("patch_size", 0, ValueError),
+        ("tubelet_size", -2, ValueError),
+        ("mlp_ratio", float("nan"), ValueError),
+        ("norm_eps", float("inf"), ValueError),
+        ("drop_path", float("nan"), ValueError),
+    ],
+)
+def test_a_number_that_is_none_is_named(field: str, value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"^{field} must be"):
+        get_config("small", **{field: value})

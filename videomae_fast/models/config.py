@@ -1,6 +1,8 @@
 """The configuration of a VideoMAE V2 pre-training model, and the published sizes."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 from .constants import IMAGENET_MEAN, IMAGENET_STD
@@ -38,7 +40,9 @@ class VideoMAEConfig:
         pixel_std: standard deviation of each channel, for pixels in [0, 1].
 
     Raises:
-        ValueError: sizes that do not fit together, or an unknown choice; the message names the field.
+        ValueError: sizes that do not fit together, a number out of range, or an unknown choice; the message names the
+            field.
+        TypeError: a number is of another type.
     """
 
     encoder_dim: int
@@ -63,6 +67,7 @@ class VideoMAEConfig:
     pixel_std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         if self.decoder_context not in DECODER_CONTEXTS:
             raise ValueError(f"decoder_context must be one of {DECODER_CONTEXTS}, got '{self.decoder_context}'")
         if self.recompute not in RECOMPUTE:
@@ -72,9 +77,6 @@ class VideoMAEConfig:
         if isinstance(self.image_size, int) or len(self.image_size) != 2:
             raise ValueError(f"image_size must be (height, width), got {self.image_size}")
         for name in ("encoder", "decoder"):
-            for part in ("dim", "depth", "heads"):
-                if getattr(self, f"{name}_{part}") < 1:
-                    raise ValueError(f"{name}_{part} must be positive, got {getattr(self, f'{name}_{part}')}")
             dim, heads = getattr(self, f"{name}_dim"), getattr(self, f"{name}_heads")
             if dim % heads:
                 raise ValueError(f"{name}_dim {dim} is not divisible by {name}_heads {heads}")
@@ -86,6 +88,17 @@ class VideoMAEConfig:
             )
         if len(self.pixel_mean) != self.in_channels or len(self.pixel_std) != self.in_channels:
             raise ValueError(f"pixel_mean and pixel_std need {self.in_channels} values, one per channel")
+
+    def _check_numbers(self) -> None:
+        for each in fields(self):
+            if each.type not in (int, float):
+                continue
+            value: Any = getattr(self, each.name)
+            word = "an integer" if each.type is int else "a number"
+            if isinstance(value, bool) or not isinstance(value, Integral if each.type is int else Real):
+                raise TypeError(f"{each.name} must be {word}, got {value!r}")
+            if each.name != "drop_path" and not 0 < value < math.inf:  # type: ignore[operator]
+                raise ValueError(f"{each.name} must be positive, got {value}")
 
     @property
     def patch(self) -> tuple[int, int, int]:
