@@ -95,7 +95,7 @@ def check_index(index: Tensor, name: str, *, batch: int, limit: int, like: Tenso
 
 def check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
     """A floating dtype."""
-    if dtype not in _FLOATS:
+    if not isinstance(dtype, torch.dtype) or dtype not in _FLOATS:
         raise TypeError(f"{name} must be a {FLOATING.words} torch.dtype, got {describe(dtype)}")
     return dtype
 

@@ -37,7 +37,7 @@ def test_other_pixels_are_found(op: Op, case: OpCase, monkeypatch: pytest.Monkey
 
     def one_pixel_aside(self: Inputs, resize: str) -> CroppedClips:
         clips = cropped_clips(self, resize)
-        clips.first[:] += 1  # boxes one line further
+        clips.first[:] = (clips.first - 1).clamp(min=0)  # boxes one line back, but in the frames
         return clips
 
     monkeypatch.setattr(Inputs, "cropped_clips", one_pixel_aside)

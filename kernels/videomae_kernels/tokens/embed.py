@@ -51,6 +51,8 @@ def embed_tokens(
     """
     check_tensor(weight, "weight", FLOATING, ("D", "C", "τ", "p", "p"))
     width, channels, *patch = weight.shape
+    if weight.numel() == 0:
+        raise ValueError(f"weight must have shape (D, C, τ, p, p) without a 0, got {tuple(weight.shape)}")
     opened = open_clip(clip, index, patch, layout, normalize=normalize)
     if opened.shape[1] != channels:
         raise ValueError(f"clip has {opened.shape[1]} channels, weight expects {channels}")
