@@ -12,6 +12,7 @@ from .decord import DecordVideo
 from .frame_stack import MAX_DECODED_BYTES
 from .images import IMAGE_TEMPLATE, ImageFolder
 from .local_file import check_no_playlist, file_size
+from .mp4 import check_sample_counts
 from .torchcodec import TorchcodecVideo
 
 # By package name. A reader is called with the video's name in messages and the URL that FFmpeg opens.
@@ -39,7 +40,7 @@ def check_reader(reader: str, short_side: int = 0, max_decoded_bytes: int = MAX_
 
     Raises:
         ValueError: the reader is unknown, `short_side` is negative, the reader cannot scale frames, or
-            `max_decoded_bytes` is not positive.
+            `max_decoded_bytes` is not positive or the reader has no such limit.
     """
     if reader not in READERS:
         raise ValueError(f"reader must be one of {sorted(READERS)}, got {reader!r}")
@@ -49,6 +50,8 @@ def check_reader(reader: str, short_side: int = 0, max_decoded_bytes: int = MAX_
         raise ValueError(f"max_decoded_bytes must be at least 1, got {max_decoded_bytes}")
     if short_side and reader not in _REDUCING:
         raise ValueError(f"short_side needs reader {' or '.join(_REDUCING)}, got {reader!r}")
+    if max_decoded_bytes != MAX_DECODED_BYTES and reader not in _LIMITED:
+        raise ValueError(f"max_decoded_bytes needs reader {' or '.join(_LIMITED)}, got {reader!r}")
     if reader not in _RESTRICTED:
         _warn_unrestricted(reader)
 
@@ -124,8 +127,8 @@ def locate(entry: VideoFile | TarMember) -> tuple[str, str]:
         The name of the video in messages, and the URL that FFmpeg opens.
 
     Raises:
-        VideoError: the file is missing, is no regular file, is empty or is a playlist, or a tar file ends before its
-            member does.
+        VideoError: the file is missing, is no regular file, is empty, is a playlist or claims more samples than it can
+            hold, or a tar file ends before its member does.
     """
     path, name, url = entry.path, entry.name, os.path.abspath(entry.path)  # FFmpeg takes 'a:b.mp4' for a protocol
     size = file_size(path, name)
@@ -133,11 +136,13 @@ def locate(entry: VideoFile | TarMember) -> tuple[str, str]:
         raise VideoError(name, "the file is empty (0 bytes)")
     if isinstance(entry, VideoFile):
         check_no_playlist(path, name)
+        check_sample_counts(path, name, 0, size)
         return name, url
     end = entry.start + entry.size
     if size < end or entry.size == 0:
         raise VideoError(name, "is empty" if entry.size == 0 else f"the tar file has {size} bytes, it ends at {end}")
     check_no_playlist(path, name, entry.start)
+    check_sample_counts(path, name, entry.start, entry.size)
     return name, f"subfile,,start,{entry.start},end,{end},,:{url}"  # read in place: nothing is unpacked
 
 
