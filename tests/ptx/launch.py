@@ -15,8 +15,7 @@ from triton.runtime.jit import JITFunction
 
 from .count import Launch
 from .memory import Memory
-from .parse import parse
-from .run import Kernel
+from .run import load
 
 TARGETS = {name: GPUTarget("cuda", int(name[3:]), 32) for name in ("sm_80", "sm_90")}
 
@@ -35,16 +34,6 @@ class CompileOnlyDriver:
 
     def get_current_stream(self, device: int = 0) -> int:
         return 0
-
-
-_kernels: dict[str, Kernel] = {}  # by their PTX
-
-
-def load(ptx: str) -> Kernel:
-    """The kernel of a PTX module, resolved once."""
-    if ptx not in _kernels:
-        _kernels[ptx] = Kernel(parse(ptx))
-    return _kernels[ptx]
 
 
 @contextmanager

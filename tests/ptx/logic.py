@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .floating import Function
 from .values import TYPES, Array, flush, from_bfloat16
+
+Function = Callable[..., Array]
+Resolved = tuple[Callable[..., Array | tuple[Array, Array]], tuple[np.dtype, ...]]
 
 _ORDERED: dict[str, Callable[[Array, Array], Array]] = {
     "eq": np.equal,
@@ -24,7 +26,7 @@ _COMBINE: dict[str, Callable[[Array, Array], Array]] = {
 _BOOL = TYPES["pred"]
 
 
-def logic(parts: tuple[str, ...]) -> tuple[Callable[..., Array | tuple[Array, Array]], tuple[np.dtype, ...]] | None:
+def logic(parts: tuple[str, ...]) -> Resolved | None:
     """(function, types of the operands) of an instruction such as ("setp", "lt", "s32"), or None if it is not here.
 
     The function of `setp` gives two predicates: the comparison, and its opposite.
@@ -42,7 +44,7 @@ def logic(parts: tuple[str, ...]) -> tuple[Callable[..., Array | tuple[Array, Ar
     return None
 
 
-def _set_predicate(words: list[str], kind: str) -> tuple[Function, tuple[np.dtype, ...]] | None:
+def _set_predicate(words: list[str], kind: str) -> Resolved | None:
     flushed = "ftz" in words
     words = [word for word in words if word != "ftz"]
     compare = _comparison(words[0], kind)

@@ -17,7 +17,7 @@ class Memory:
     def add(self, start: int, size: int, name: str) -> None:
         """Let `size` bytes at the host's address `start` be read and written."""
         if size and not any(s <= start and start + size <= e for s, e, _, _ in self._regions):
-            content = np.frombuffer((ctypes.c_uint8 * size).from_address(start), np.uint8)
+            content = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(start))
             self._regions.append((start, start + size, name, content))
             self._regions.sort(key=lambda region: region[0])
 

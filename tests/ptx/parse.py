@@ -188,7 +188,7 @@ def _add(program: Program, text: str, line: str) -> None:
     if found is None:
         raise Trap(f"{program.name} {line}: cannot read {text!r}")
     negated, guard, opcode, rest = found.groups()
-    operands = []
+    operands: list[Operand] = []
     for each in _OPERAND.findall(rest):
         operands.extend(_operand(program, part.strip(), text) for part in _pair(each))
     predicate = Register(program.registers[guard], bool(negated)) if guard else None

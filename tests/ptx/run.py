@@ -2,7 +2,7 @@
 
 Lanes that branch apart are run from the lowest basic block on, so that they meet again where compilers let branches
 meet. If the kernel has barriers, each warp runs alone to the next one; the warps of a block follow each other in a
-random order that the launch's number decides. Lanes that wait at a barrier go on when every thread of their block waits there.
+random order that a seed decides. Lanes that wait at a barrier go on when every thread of their block waits there.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,14 @@ from .count import WARP, Launch
 from .lanes import Lanes, Machine
 from .memory import Memory
 from .move import Step, moving
-from .parse import Instruction, Name, Program, Register, is_block_barrier
+from .parse import Instruction, Name, Program, Register, is_block_barrier, parse
 from .registers import Mask
 from .shared import Shared
 from .trap import Trap
 from .values import TYPES, UNSIGNED, Array
 from .warp import warping
 
+_kernels: dict[str, "Kernel"] = {}  # by their PTX
 LANES = 8192  # that a chunk of blocks has at most, if a block has no more
 
 
@@ -57,7 +58,7 @@ class Kernel:
         with np.errstate(all="ignore"):
             for first in range(0, launch.blocks, per_chunk):
                 blocks = min(per_chunk, launch.blocks - first)
-                shared = Shared(blocks, launch.shared_bytes)
+                shared = Shared(blocks, launch.shared_bytes + self.program.static_shared)
                 machine = Machine(self.program, values, memory, shared, launch)
                 self._run_chunk(machine, first, blocks, random, ran)
         self._count(launch, *ran)
@@ -156,7 +157,7 @@ class Kernel:
         if end is None:
             lanes.pc[here] = now + 1
             return
-        taken = here
+        taken: Mask = here
         if end.guard is not None:
             try:
                 taken = self._guarded(lanes, end.guard)
@@ -180,3 +181,31 @@ class Kernel:
             launch.warp_instructions += by_warps * len(block)
             for instruction in block if by_warps else ():
                 launch.opcodes[instruction.opcode] += by_warps
+
+
+def load(ptx: str) -> Kernel:
+    """The kernel of a PTX module, resolved once."""
+    if ptx not in _kernels:
+        _kernels[ptx] = Kernel(parse(ptx))
+    return _kernels[ptx]
+
+
+def run_ptx(
+    ptx: str,
+    arguments: Sequence[Array | int | float],
+    grid: tuple[int, int, int] = (1, 1, 1),
+    shared_bytes: int = 0,
+    seed: int = 0,
+) -> Launch:
+    """Run hand-made or compiled PTX; an argument that is a contiguous array is memory, which the kernel may change."""
+    kernel, memory = load(ptx), Memory()
+    values: list[int | float] = []
+    for i, argument in enumerate(arguments):
+        if isinstance(argument, np.ndarray):
+            memory.add(argument.ctypes.data, argument.nbytes, f"argument {i}")
+            values.append(argument.ctypes.data)
+        else:
+            values.append(argument)
+    launch = Launch(kernel.program.name, "", grid, kernel.program.threads, shared_bytes)
+    kernel.run(grid, values, memory, launch, seed)
+    return launch

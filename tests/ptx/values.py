@@ -10,8 +10,15 @@ import numpy as np
 
 Array = np.ndarray
 
-UNSIGNED = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
-TYPES = {f"{kind}{8 * size}": np.dtype(f"{code}{size}") for kind, code in ("bu", "uu", "si") for size in (1, 2, 4, 8)}
+UNSIGNED: dict[int, np.dtype] = {
+    1: np.dtype(np.uint8),
+    2: np.dtype(np.uint16),
+    4: np.dtype(np.uint32),
+    8: np.dtype(np.uint64),
+}
+TYPES: dict[str, np.dtype] = {
+    f"{kind}{8 * size}": np.dtype(f"{code}{size}") for kind, code in ("bu", "uu", "si") for size in (1, 2, 4, 8)
+}
 TYPES |= {f"f{8 * size}": np.dtype(f"f{size}") for size in (2, 4, 8)}
 TYPES |= {"bf16": UNSIGNED[2], "f16x2": UNSIGNED[4], "bf16x2": UNSIGNED[4], "pred": np.dtype(bool)}
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
