@@ -52,8 +52,9 @@ def _attributes(owners: list[Any]) -> _Names:
 def _restore(names: _Names) -> None:
     for owner, wanted in names:
         now = vars(owner)
-        for name in [name for name in now if name not in wanted]:
-            delattr(owner, name)
+        if inspect.isclass(owner):  # what is new in a module is a submodule that was imported since
+            for name in [name for name in now if name not in wanted]:
+                delattr(owner, name)
         for name, value in wanted.items():
             if now.get(name) is not value:
                 setattr(owner, name, value)
