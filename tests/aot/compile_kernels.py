@@ -61,7 +61,7 @@ class CompileOnlyDriver:
 def compile_instead_of_launch(target: GPUTarget, compiled: Callable[[str, Any], None]) -> None:
     """From now on every `kernel[grid](...)` compiles for `target` and calls `compiled(name, kernel)`."""
     driver.set_active(CompileOnlyDriver(target))
-    _tiling.WARP_THREADS = target.warp_size
+    _tiling.warp_threads.cache_clear()  # of another target
     run = JITFunction.run
 
     def compile_only(self: JITFunction, *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._tiling import TILES
+from .._tiling import TILES, next_power_of_2
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "stream"])
@@ -87,7 +87,7 @@ def select_index(sample: Tensor, seed: int, stream: int, positions: int, keep: i
         POSITIONS=positions,
         KEEP=keep,
         REPEATS=repeats,
-        BLOCK=triton.next_power_of_2(positions),
+        BLOCK=next_power_of_2(positions),
         num_warps=tile.num_warps,
     )
 
@@ -101,7 +101,7 @@ def mask_to_index(mask: Tensor, count: int, out: Tensor) -> None:
         out,
         POSITIONS=positions,
         COUNT=count,
-        BLOCK=min(tile.elements, triton.next_power_of_2(positions)),
+        BLOCK=min(tile.elements, next_power_of_2(positions)),
         num_warps=tile.num_warps,
     )
 
@@ -185,6 +185,6 @@ def running_cell_select(
         HIDDEN_SLOTS=hidden_slots,
         COUNT=count,
         SEARCH_STEPS=visible.shape[1].bit_length(),
-        BLOCK=min(tile.elements, triton.next_power_of_2(tokens)),
+        BLOCK=min(tile.elements, next_power_of_2(tokens)),
         num_warps=tile.num_warps,
     )
