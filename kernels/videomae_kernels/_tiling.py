@@ -49,10 +49,9 @@ class TokenTile:
 TILES: dict[str, Tile] = {
     "copy_rows": Tile(4096, num_warps=4),
     "assemble_decoder_tokens": Tile(4096, num_warps=4),
-    "select_index": Tile(2048, num_warps=4),  # holds all positions at once: up to this many, else the next
-    "select_index_long": Tile(131072, num_warps=16),
-    "mask_to_index": Tile(1024, num_warps=4),
-    "running_cell_select": Tile(1024, num_warps=4),
+    "select_index": Tile(2048, num_warps=8),
+    "mask_to_index": Tile(2048, num_warps=8),
+    "running_cell_select": Tile(2048, num_warps=8),
 }
 # Where neighbours in a row are neighbours in the clip, a thread takes 16 bytes of the row. Else single elements, so
 # that the loads of a warp fall into few cache lines, and Triton regroups them in shared memory for wide row accesses.
