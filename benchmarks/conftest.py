@@ -11,7 +11,8 @@ from benchmarks.settings import Settings, add_options
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = pytest.StashKey[Settings]()
-TIMED = pytest.StashKey[bool]()  # whether anything but the memory suite runs
+TIMED = pytest.StashKey[bool]()  # whether anything runs that is not predicted
+PREDICTED_SUITES = ("memory", "roofline")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.config.stash[TIMED] = item.config.stash.get(TIMED, False) or item.path.parent.name != "memory"
+        item.config.stash[TIMED] = item.config.stash.get(TIMED, False) or item.path.parent.name not in PREDICTED_SUITES
         item.add_marker(pytest.mark.benchmark(timer=clock, disable_gc=True))
 
 

@@ -19,7 +19,7 @@ from benchmarks.harness.tables import format_report, shown
 from videomae_fast._optional import require
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout
-SUITES = ("ops", "model", "loader", "memory")
+SUITES = ("ops", "model", "loader", "memory", "roofline")
 START, END = "<!-- results -->", "<!-- end of results -->"
 
 
