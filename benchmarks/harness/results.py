@@ -127,6 +127,16 @@ def load_newest(folder: Path, besides: str = "") -> list[Results]:
     return sorted(newest.values(), key=lambda results: (results["device"] == PREDICTED, results["device"]))
 
 
+def load_earlier(folder: Path, results: Results, suite: str) -> Results | None:
+    """The newest results below `folder` of the same device, older than `results`, with records of a suite."""
+    found = [
+        other
+        for path in folder.glob(f"{slug(results['device'])}/*.json")
+        if (other := load(path))["date"] < results["date"] and any(r["suite"] == suite for r in other["records"])
+    ]
+    return max(found, key=lambda other: other["date"], default=None)
+
+
 def load_base(path: Path, new: Results) -> Results:
     """What to compare `new` with: a file, or the newest predictions and results of the same device below a folder.
 

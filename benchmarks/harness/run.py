@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from benchmarks.harness.results import PREDICTED, Results, collect, compare, load_base, load_newest, save
+from benchmarks.harness.results import PREDICTED, Results, collect, compare, load_base, load_earlier, load_newest, save
 from benchmarks.harness.tables import format_report, shown
 from videomae_fast._optional import require
 
@@ -97,8 +97,11 @@ def check_regressions(results: Results, base: Path, threshold: float = 0.05) -> 
 
 def results_section(root: Path) -> str:
     """What docs/benchmarks.md shows between its two markers: the newest results of every device."""
-    newest = load_newest(root / "benchmarks" / "results")
-    return f"{START}\n\n{format_report(map(shown, newest))}\n\n"
+    folder = root / "benchmarks" / "results"
+    newest = load_newest(folder)
+    predicted = next((results for results in newest if results["device"] == PREDICTED), None)
+    earlier = predicted and load_earlier(folder, predicted, "roofline")
+    return f"{START}\n\n{format_report(map(shown, newest), earlier)}\n\n"
 
 
 def write_report(root: Path = ROOT) -> None:

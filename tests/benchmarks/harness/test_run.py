@@ -37,7 +37,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one suite, of one green test."""
     suite = tmp_path / "benchmarks" / "memory"
     suite.mkdir(parents=True)
-    (tmp_path / "benchmarks" / "harness").symlink_to(bench.ROOT / "benchmarks" / "harness")  # a suite may import it
+    for part in ("harness", "roofline"):  # a suite may import them
+        (tmp_path / "benchmarks" / part).symlink_to(bench.ROOT / "benchmarks" / part)
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\n')
     (tmp_path / "benchmarks" / "conftest.py").write_text(CONFTEST)
     (suite / "test_one.py").write_text(GREEN.format(name="one"))
