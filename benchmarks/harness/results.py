@@ -1,4 +1,4 @@
-"""Results of the benchmarks: from pytest-benchmark's JSON to our files, and a comparison of new with old.
+"""Results of the benchmarks: from the journal of a run to our files, and a comparison of new with old.
 
     benchmarks/results/<device>/<commit>.json     figures measured on one device at one commit
     benchmarks/results/predicted/<commit>.json    figures that depend on no machine
@@ -34,15 +34,15 @@ def by_case(records: Iterable[Record]) -> Iterator[tuple[str, str, list[Record]]
         yield name, case, list(rows)
 
 
-def collect(report: Mapping[str, Any]) -> Results:
-    """Results from pytest-benchmark's JSON. Samples of one key, taken in several rounds, are merged."""
+def collect(journal: Mapping[str, Any]) -> Results:
+    """Results from a journal (`journal.read_journal`). Samples of one key, taken in several rounds, are merged."""
     records: dict[Key, Record] = {}
     samples: dict[Key, list[float]] = {}
-    for benchmark in report["benchmarks"]:
-        record = benchmark["extra_info"]["record"]
+    for test in journal["tests"]:
+        record = test["record"]
         records[key(record)] = record
-        samples.setdefault(key(record), []).extend(benchmark["stats"]["data"])
-    machine = report["machine_info"]["videomae_fast"]
+        samples.setdefault(key(record), []).extend(test["seconds"])
+    machine = journal["machine"]
     timed = [
         record
         if record["predicted"] or "not_run" in record
@@ -50,7 +50,7 @@ def collect(report: Mapping[str, Any]) -> Results:
         for name, record in records.items()
     ]
     device = PREDICTED if all(record["predicted"] for record in timed) else machine["device"]
-    return {**machine, "device": device, "date": report["datetime"][:19], "records": timed}
+    return {**machine, "device": device, "date": journal["date"], "records": timed}
 
 
 def _with_times(record: Record, seconds: list[float], copy_gb_per_s: float | None) -> Record:
