@@ -2,8 +2,8 @@
 
 For each entry of the tables in videomae_kernels/_tiling.py it prints the present entry and the fastest one found, and
 `--output` keeps them as JSON, with the proposed entries as lines of the tables. It changes no file: an entry is worth
-committing when it wins at ViT-B and at ViT-g. Caches are cold, times are medians, and results are checked before anything
-is timed, as in the ops suite. The present entry is timed first and last: a gain within that spread is noise.
+committing when it wins at ViT-B and at ViT-g. Caches are cold, times are medians, and results are checked before
+anything is timed, as in the ops suite. The present entry is timed first and last: a gain within that spread is noise.
 """
 
 import argparse
