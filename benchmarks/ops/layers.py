@@ -72,8 +72,9 @@ def _norm(case: OpCase, add: bool) -> Workload:
 
     def published(*inputs: Tensor) -> Any:
         """Autocast computes norms in float32, and the linear map that follows rounds their result again."""
-        total = inputs[0] + inputs[1] if add else inputs[0]
-        y = F.layer_norm(total.float(), (width,), *inputs[-2:], EPS).to(case.dtype)
+        *rows, weight, bias = inputs
+        total = rows[0] + rows[1] if add else rows[0]
+        y = F.layer_norm(total.float(), (width,), weight, bias, EPS).to(case.dtype)
         return (total, y) if add else y
 
     def of(rival: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,7 +82,7 @@ def _norm(case: OpCase, add: bool) -> Workload:
 
     rewrite: Callable[..., Any] = rewrites.add_layer_norm if add else rewrites.layer_norm
     ours: Callable[..., Any] = vk.add_layer_norm if add else vk.layer_norm
-    calls = {
+    calls: dict[str, Callable[..., Any]] = {
         PUBLISHED: published,
         REWRITE: partial(rewrite, eps=EPS),
         FLASH_ATTN: of(_flash_attn),
