@@ -35,7 +35,7 @@ def test_floats_to_integers_round_and_clamp(mode, kind):
         1e19,
         -1e19,
         2.0**63,
-        4e38,
+        3e38,
     ]
     x = np.array([*x, INF, -INF], np.float32)
     bounds = np.iinfo(INTEGERS[kind])
