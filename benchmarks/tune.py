@@ -22,6 +22,7 @@ from benchmarks.harness.measure import clock, device_name, machine
 from benchmarks.harness.results import Results, load_newest
 from benchmarks.harness.run import ROOT
 from benchmarks.harness.targets import shortfalls
+from benchmarks.ops.layers import LAYER_OPS
 from benchmarks.ops.masks import MASK_OPS
 from benchmarks.ops.pixels import PIXEL_OPS
 from benchmarks.ops.tokens import TOKEN_OPS
@@ -29,11 +30,12 @@ from benchmarks.ops.workload import CROPS, OURS, Op, OpCase, build
 from benchmarks.settings import SIZES
 from videomae_kernels import runs_triton
 
-WHOLE = ("select_index", "select_index_long")  # `elements` of these says how many positions fit, not how to tile them
 CHOICES = {
     "elements": (512, 1024, 2048, 4096, 8192, 16384),
     "access_bytes": (1, 4, 8, 16),
     "num_warps": (1, 2, 4, 8, 16),
+    "rows": (1, 2, 4, 8),
+    "columns": (4, 8, 16, 32),
 }
 
 
@@ -41,13 +43,11 @@ def tables() -> tuple[dict[str, Any], ...]:
     """The tables that launchers read."""
     from videomae_kernels import _tiling
 
-    return _tiling.TILES, _tiling.TOKEN_TILES
+    return _tiling.TILES, _tiling.TOKEN_TILES, _tiling.WHOLE_ROW_TILES
 
 
 def candidates(kernel: str, entry: Any, dimension: str) -> list[Any]:
-    """All entries that differ from `entry` in one dimension only; none for what is no matter of tiling."""
-    if kernel in WHOLE and dimension != "num_warps":
-        return []
+    """All entries that differ from `entry` in one dimension only."""
     return [replace(entry, **{dimension: value}) for value in CHOICES[dimension] if value != getattr(entry, dimension)]
 
 
@@ -56,7 +56,7 @@ def find_cases(
 ) -> dict[str, tuple[Op, OpCase]]:
     """For each kernel that the ops suite launches, or each of `wanted`, the first case that launches it."""
     found: dict[str, tuple[Op, OpCase]] = {}
-    for op in (*TOKEN_OPS, *PIXEL_OPS, *MASK_OPS):
+    for op in (*TOKEN_OPS, *LAYER_OPS, *PIXEL_OPS, *MASK_OPS):
         for direction in op.directions:
             for clip in (clip for clip in op.clips if clip not in CROPS[1:]):  # other crops read the same entries
                 if wanted and found.keys() >= set(wanted):
