@@ -26,11 +26,10 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 import videomae_kernels as vk
+from tests.ptx import launch as ptx
 from videomae_kernels import RESIZES, _custom_op, _tiling
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
+TARGETS = ptx.TARGETS | {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
@@ -44,25 +43,9 @@ LONG_CLIPS = (16, 32, 64, 128, 256, 512)  # frames of 16 x 16 tokens: N = 4,096 
 STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-class CompileOnlyDriver:
-    """What Triton asks of a driver in order to compile for `target`."""
-
-    def __init__(self, target: GPUTarget) -> None:
-        self.target = target
-
-    def get_current_target(self) -> GPUTarget:
-        return self.target
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int = 0) -> int:
-        return 0
-
-
 def compile_instead_of_launch(target: GPUTarget, compiled: Callable[[str, Any], None]) -> None:
     """From now on every `kernel[grid](...)` compiles for `target` and calls `compiled(name, kernel)`."""
-    driver.set_active(CompileOnlyDriver(target))
+    driver.set_active(ptx.CompileOnlyDriver(target))
     _tiling.warp_threads.cache_clear()  # of another target
     run = JITFunction.run
 
