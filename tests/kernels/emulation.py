@@ -63,7 +63,7 @@ def _restore(names: _Names) -> None:
 
 @functools.cache
 def _compiled(function: Any) -> JITFunction:
-    return JITFunction(function.fn, **function.kwargs)
+    return JITFunction(function.fn, **function.rewriter.kwargs)
 
 
 _import_kernels()
@@ -97,5 +97,6 @@ def compiled() -> Iterator[None]:
 @contextmanager
 def emulated(target: str) -> Iterator[list[Launch]]:
     """Ops on CPU tensors run their kernels as PTX for `target`; gives the list of launches, with their counts."""
-    with compiled(), mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1"}), emulate(target) as launches:
+    with mock.patch.dict(os.environ), compiled(), emulate(target) as launches:
+        os.environ["TRITON_INTERPRET"] = "1"  # ops run Triton on a CPU; set last, since Triton's knob sets it, too
         yield launches
