@@ -6,7 +6,7 @@ the same implementation, in turns. Figures are the least of many samples of the 
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ def cases() -> Iterator[tuple[str, Any, Any, tuple[Any, ...]]]:
     yield "assemble_decoder_tokens", decoder_input._op, assemble, (tokens, row, torch.randn(4, 8), index, index)
 
 
-def race(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def race(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Least microseconds of CPU time of each call, all called in turns."""
     least = dict.fromkeys(calls, float("inf"))
     for _ in range(rounds):
