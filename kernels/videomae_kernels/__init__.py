@@ -20,17 +20,20 @@ from .pixels.loss import masked_patch_loss
 from .pixels.targets import patch_targets
 from .tokens.decoder_input import assemble_decoder_tokens
 from .tokens.embed import embed_tokens
+from .tokens.norm import add_layer_norm, layer_norm
 from .tokens.rows import gather_tokens, masked_token_scatter
 
 __all__ = [
     "RESIZES",
     "CroppedClips",
+    "add_layer_norm",
     "assemble_decoder_tokens",
     "cat_clips",
     "check_indices",
     "crop_clips",
     "embed_tokens",
     "gather_tokens",
+    "layer_norm",
     "mask_to_index",
     "masked_patch_loss",
     "masked_token_scatter",

@@ -33,6 +33,14 @@ class TokenTile:
     num_warps: int
 
 
+@dataclass(frozen=True)
+class WholeRowTile:
+    """A program handles whole rows; a thread takes `columns` neighbours of each of `rows` rows, or a like number."""
+
+    rows: int
+    columns: int
+
+
 TILES: dict[str, Tile] = {
     "copy_rows": Tile(4096, num_warps=4),
     "assemble_decoder_tokens": Tile(4096, num_warps=4),
@@ -59,6 +67,15 @@ TOKEN_TILES: dict[str, TokenTile] = {
     "cropped_loss": TokenTile(4, num_warps=8),
     "cropped_gradient": TokenTile(4, num_warps=8),
 }
+# 16 bytes of four rows for each thread: loads of four times 16 bytes a tensor are under way while warps of a row meet.
+WHOLE_ROW_TILES: dict[str, WholeRowTile] = {
+    "layer_norm": WholeRowTile(rows=4, columns=8),
+    "layer_norm_backward": WholeRowTile(rows=4, columns=8),
+}
+# Programs that sum over rows, each into a row of its own. Twice the SMs of an H100; the same on any GPU, so that sums
+# repeat. All fit at once, and their sums are a few hundredths of what they read.
+MAX_PARTIALS = 264
+MAX_WARPS = 16
 
 
 def row_tile(kernel: str, width: int) -> dict[str, int]:
@@ -76,6 +93,20 @@ def token_tile(kernel: str, width: int, row: Tensor) -> dict[str, int]:
     lanes = WARP_THREADS * tile.num_warps
     parts = triton.next_power_of_2(triton.cdiv(width, lanes * vector))
     return {"PARTS": parts, "LANES": lanes, "VECTOR": vector, "num_warps": tile.num_warps}
+
+
+def whole_row_tile(kernel: str, width: int) -> dict[str, int]:
+    """Launch options for whole rows of `width` elements: a row's warps lie side by side, so sums over rows need none."""
+    tile = WHOLE_ROW_TILES[kernel]
+    columns = 1 << (width - 1).bit_length()
+    warps = min(MAX_WARPS, max(1, columns // (WARP_THREADS * tile.columns)))
+    rows = tile.rows * tile.columns * WARP_THREADS * warps // columns
+    return {"BLOCK_ROWS": max(1, min(64, rows)), "BLOCK_COLS": columns, "num_warps": warps}
+
+
+def blocks(count: int, size: int) -> int:
+    """Blocks of `size` that hold `count`, in plain Python: `triton.cdiv` takes as long as a launch."""
+    return -(-count // size)
 
 
 def reject_float64(**tensors: Tensor) -> None:

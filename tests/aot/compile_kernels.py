@@ -146,7 +146,7 @@ def backward(output: Tensor) -> None:
 
 
 def full_name(function: Callable[..., Any]) -> str:
-    """Such as "tokens.triton._copy_rows_kernel"."""
+    """Such as "tokens.triton.rows._copy_rows_kernel"."""
     return f"{function.__module__.removeprefix(f'{vk.__name__}.')}.{function.__name__}"
 
 

@@ -39,7 +39,7 @@ def test_nothing_spills_and_shared_memory_suffices(target: str) -> None:
     assert [row for row in table.rows(compiled(target)) if row.spills or row.shared > limit] == []
 
 
-ROWS = "tokens.triton._copy_rows_kernel"
+ROWS = "tokens.triton.rows._copy_rows_kernel"
 GATHER = "pixels.triton.clip._tube_mask_gather_kernel"
 PATCH = "pixels.triton.clip._patch_kernel"
 

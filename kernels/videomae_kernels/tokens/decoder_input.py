@@ -26,7 +26,7 @@ def _allocate(tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Ten
 
 
 def _launch(*args: Any) -> None:
-    from .triton import assemble_decoder_tokens
+    from .triton.rows import assemble_decoder_tokens
 
     assemble_decoder_tokens(*args)
 

@@ -1,11 +1,11 @@
-"""Kernels and launchers of the token ops. Gathering and scattering rows are one kernel."""
+"""Kernels and launchers of the ops that move rows of tokens. Gathering and scattering rows are one kernel."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._tiling import reject_float64, row_tile
+from ..._tiling import reject_float64, row_tile
 
 
 @triton.jit(do_not_specialize=["num_rows", "out_rows"])
