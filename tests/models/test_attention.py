@@ -64,7 +64,7 @@ def test_backends_are_known() -> None:
 
 
 def test_sdpa() -> None:
-    out = attention(*qkv(), "sdpa")
+    out = attention(*qkv(), backend="sdpa")
     assert out.shape == (2, 5, 3, 8)
     torch.testing.assert_close(out, plain(*qkv()), rtol=1e-12, atol=1e-12)
 
@@ -73,7 +73,7 @@ def test_sdpa() -> None:
 def test_optional_backend_takes_the_same_layout(backend: str, stand_ins: list[str]) -> None:
     function = {"flash-attn": module._flash_attn, "xformers": module._xformers}[backend]
     assert BACKENDS[backend] is function
-    torch.testing.assert_close(function(*qkv()), attention(*qkv(), "sdpa"), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(function(*qkv()), attention(*qkv(), backend="sdpa"), rtol=1e-12, atol=1e-12)
     assert stand_ins == [OPTIONAL[backend][0]]
 
 
@@ -118,7 +118,7 @@ def test_package_without_the_function(
 @optional
 def test_optional_backend_needs_cuda(backend: str, stand_ins: list[str]) -> None:
     with pytest.raises(ValueError, match=f"attention='{backend}' runs on CUDA devices only, got tensors on cpu"):
-        attention(*qkv(), backend)
+        attention(*qkv(), backend=backend)
     assert unavailable_reason(backend, "cpu") == f"{backend} runs on CUDA devices only"
     assert unavailable_reason(backend, "cuda") is None
     config = VideoMAEConfig(**{**vars(TINY), "attention": backend})
@@ -136,11 +136,11 @@ def test_flash_attn_needs_half_precision(stand_ins: list[str]) -> None:
     with FakeTensorMode():
         for dtype in (torch.float32, torch.float64):
             with pytest.raises(TypeError, match=f"needs float16 or bfloat16, got {dtype}: use autocast"):
-                attention(*qkv(dtype, "cuda"), "flash-attn")
+                attention(*qkv(dtype, "cuda"), backend="flash-attn")
         assert not stand_ins
         for dtype in (torch.float16, torch.bfloat16):
-            assert attention(*qkv(dtype, "cuda"), "flash-attn").shape == (2, 5, 3, 8)
-        assert attention(*qkv(torch.float32, "cuda"), "xformers").dtype == torch.float32
+            assert attention(*qkv(dtype, "cuda"), backend="flash-attn").shape == (2, 5, 3, 8)
+        assert attention(*qkv(torch.float32, "cuda"), backend="xformers").dtype == torch.float32
     assert stand_ins == ["flash_attn", "flash_attn", "xformers.ops"]
 
 
@@ -241,7 +241,7 @@ def test_optional_backend_on_a_gpu(backend: str) -> None:
         wanted = [expected.detach(), *torch.autograd.grad((expected * weight).sum(), exact)]
 
         def results(name: str, inputs: list[Tensor] = inputs, weight: Tensor = weight) -> list[Tensor]:
-            out = attention(*inputs, name)
+            out = attention(*inputs, backend=name)
             return [out.detach(), *torch.autograd.grad((out * weight).sum(), inputs)]
 
         for ours, sdpa, value in zip(results(backend), results("sdpa"), wanted, strict=True):

@@ -31,6 +31,7 @@ class VideoMAEConfig:
         drop_path: rate of stochastic depth in the last block, in [0, 1); it rises linearly over depth from 0.
         norm_eps: eps of all LayerNorms.
         attention: a key of `models.attention.BACKENDS`.
+        layer_norm: a key of `models.norms.IMPLEMENTATIONS`: how the norms of blocks and decoder are computed.
         activation_checkpointing: keep only the input of each block, and repeat the whole block in backward.
         recompute: "always" repeats norms and GELUs in backward, "never" keeps their results. A model built with "auto"
             repeats them; to decide by predicted memory, call `choose_recompute` before building the model.
@@ -60,6 +61,7 @@ class VideoMAEConfig:
     drop_path: float = 0.0
     norm_eps: float = 1e-6
     attention: str = "sdpa"
+    layer_norm: str = "triton"
     activation_checkpointing: bool = False
     recompute: str = "auto"
     decoder_context: str = "published"

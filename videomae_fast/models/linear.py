@@ -25,6 +25,10 @@ class Source:
     function: Callable[..., Tensor]
     tensors: tuple[Tensor, ...]
 
+    def last_rows(self, count: int) -> "Source":
+        """Of the last rows of a tensor (B, rows, …) whose rows depend on the same rows of the first tensor."""
+        return Source(self.function, (self.tensors[0][:, -count:], *self.tensors[1:]))
+
 
 class Linear(nn.Linear):
     """An nn.Linear, with its parameters and names, that also takes the options of `linear`."""
@@ -204,9 +208,7 @@ class _Cast(torch.autograd.Function):
         for count, grad in zip(ctx.counts, grads, strict=True):
             rows = [next(lengths) for _ in range(count)]
             came += [grad] * count if grad is None or count == 1 else grad.split(rows)
-        wanted = [
-            grad if needed else None for grad, needed in zip(came, ctx.needs_input_grad[2:], strict=True)
-        ]
+        wanted = [grad if needed else None for grad, needed in zip(came, ctx.needs_input_grad[2:], strict=True)]
         sources = [grad for grad in wanted if grad is not None]
         results = [torch.empty_like(grad, dtype=torch.float32) for grad in sources]
         if results:

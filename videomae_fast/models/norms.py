@@ -44,3 +44,97 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor, float, torch.dtype]
     "torch": _torch,
     "apex": _apex,
 }
+
+
+def check_layer_norm(name: str) -> str:
+    """Make sure that an implementation of LayerNorm exists and is installed.
+
+    Args:
+        name: a key of IMPLEMENTATIONS.
+
+    Returns:
+        `name`.
+
+    Raises:
+        ValueError: no implementation has this name.
+        ImportError: NVIDIA's Apex is missing.
+    """
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"layer_norm must be one of {tuple(IMPLEMENTATIONS)}, got '{name}'")
+    if name == "apex":
+        _apex_function()
+    return name
+
+
+class LayerNorm(nn.LayerNorm):
+    """An nn.LayerNorm, with its parameters and names, that `add_norm` can compute together with an addition.
+
+    Args:
+        dim: size of the last dimension.
+        eps: number added to the (biased) variance.
+        implementation: a key of IMPLEMENTATIONS. "triton" is `videomae_kernels.add_layer_norm`, whose reference in
+            plain PyTorch runs on a CPU. Compiled code always takes "torch", which the compiler fuses.
+    """
+
+    def __init__(self, dim: int, eps: float, implementation: str = "triton") -> None:
+        super().__init__(dim, eps=eps)
+        self.implementation = check_layer_norm(implementation)
+
+    def forward(self, x: Tensor, branch: Tensor | None = None, dtype: torch.dtype | None = None) -> Any:
+        """The norm of x, as an nn.LayerNorm; with `dtype`, the results of `add_norm`."""
+        if dtype is None:
+            return super().forward(x)
+        name = "torch" if torch.compiler.is_compiling() else self.implementation
+        function, parameters = IMPLEMENTATIONS[name], (self.weight, self.bias)
+        if branch is not None and name == "triton":
+            total, y = add_layer_norm(x, branch, *parameters, self.eps, dtype)
+        else:
+            total = x if branch is None else x + branch
+            y = function(total, *parameters, self.eps, dtype)
+        return total, y, Source(lambda *tensors: function(*tensors, self.eps, dtype), (total, *parameters))
+
+
+def add_norm(x: Tensor, branch: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor, Source | None]:
+    """Add a residual branch and compute the norm that follows, by calling the module of the norm.
+
+        sum = x + branch        y = norm(sum)
+
+    Args:
+        x: (…, D) floating, the residual stream.
+        branch: (…, D) floating, or None for 0.
+        norm: a norm over D. One of another class than `LayerNorm` is called with the sum alone.
+
+    Returns:
+        sum (…, D); y (…, D), in the dtype that the next matrix product reads if the norm is a `LayerNorm`; and the
+        source of y for `linear`, or None.
+    """
+    if isinstance(norm, LayerNorm):
+        autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        return norm(x, branch, torch.get_autocast_dtype(x.device.type) if autocast else x.dtype)
+    total = x if branch is None else x + branch
+    return total, norm(total), None
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": LayerNorm, "rmsnorm": nn.RMSNorm}
+
+
+def make_norm(name: str, dim: int, eps: float, **options: Any) -> nn.Module:
+    """Make a norm over the last dimension, by name.
+
+        layernorm: (x − mean) / sqrt(var + eps) · weight + bias        rmsnorm: x / sqrt(mean(x²) + eps) · weight
+
+    Args:
+        name: a key of NORMS.
+        dim: size of the last dimension.
+        eps: number added to the (biased) variance or to the mean square.
+        **options: of the class.
+
+    Returns:
+        A module with the parameter `weight` (dim,), and `bias` (dim,) for a LayerNorm.
+
+    Raises:
+        ValueError: NORMS has no such name.
+    """
+    if name not in NORMS:
+        raise ValueError(f"norm must be one of {tuple(NORMS)}, got '{name}'")
+    return NORMS[name](dim, eps=eps, **options)
