@@ -20,6 +20,7 @@ from .pixels.loss import masked_patch_loss
 from .pixels.targets import patch_targets
 from .tokens.decoder_input import assemble_decoder_tokens
 from .tokens.embed import embed_tokens
+from .tokens.gelu import bias_gelu
 from .tokens.norm import add_layer_norm, layer_norm
 from .tokens.rows import gather_tokens, masked_token_scatter
 
@@ -28,6 +29,7 @@ __all__ = [
     "CroppedClips",
     "add_layer_norm",
     "assemble_decoder_tokens",
+    "bias_gelu",
     "cat_clips",
     "check_indices",
     "crop_clips",

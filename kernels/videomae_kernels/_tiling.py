@@ -44,6 +44,8 @@ class WholeRowTile:
 TILES: dict[str, Tile] = {
     "copy_rows": Tile(4096, num_warps=4),
     "assemble_decoder_tokens": Tile(4096, num_warps=4),
+    "bias_gelu": Tile(4096, num_warps=4),
+    "bias_gelu_backward": Tile(4096, num_warps=4),
     "select_index": Tile(2048, num_warps=4),  # holds all positions at once: up to this many, else the next
     "select_index_long": Tile(131072, num_warps=16),
     "mask_to_index": Tile(1024, num_warps=4),
@@ -72,9 +74,9 @@ WHOLE_ROW_TILES: dict[str, WholeRowTile] = {
     "layer_norm": WholeRowTile(rows=4, columns=8),
     "layer_norm_backward": WholeRowTile(rows=4, columns=8),
 }
-# Programs that sum over rows, each into a row of its own. Twice the SMs of an H100; the same on any GPU, so that sums
-# repeat. All fit at once, and their sums are a few hundredths of what they read.
-MAX_PARTIALS = 264
+# Warps of the kernels that sum over rows: 8 and 24 for each SM of an H100, which all fit at once, but the same number on
+# any GPU, so that sums repeat. Each program has sums of its own, which are a few hundredths of what it reads.
+SUMMING_WARPS = {"layer_norm_backward": 1056, "bias_gelu_backward": 3168}
 MAX_WARPS = 16
 
 
@@ -102,6 +104,12 @@ def whole_row_tile(kernel: str, width: int) -> dict[str, int]:
     warps = min(MAX_WARPS, max(1, columns // (WARP_THREADS * tile.columns)))
     rows = tile.rows * tile.columns * WARP_THREADS * warps // columns
     return {"BLOCK_ROWS": max(1, min(64, rows)), "BLOCK_COLS": columns, "num_warps": warps}
+
+
+def summing_programs(kernel: str, rows: int, tile: dict[str, int], column_blocks: int = 1) -> int:
+    """Programs that share the rows of each of `column_blocks` blocks of columns."""
+    programs = SUMMING_WARPS[kernel] // (tile["num_warps"] * column_blocks)
+    return min(blocks(rows, tile["BLOCK_ROWS"]), max(1, programs))
 
 
 def blocks(count: int, size: int) -> int:

@@ -167,9 +167,7 @@ _op.register_autograd(_backward, setup_context=_setup_context)
 _add_op.register_autograd(_add_backward, setup_context=_add_setup_context)
 
 
-def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, dtype: torch.dtype | None = None
-) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, dtype: torch.dtype | None = None) -> Tensor:
     """LayerNorm over the last dimension, with the result in any precision.
 
         y = (x − mean) / √(variance + eps) · weight + bias,    mean and (biased) variance of each row of x
@@ -240,9 +238,7 @@ def add_layer_norm(
     return total, y
 
 
-def _check(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None
-) -> tuple[float, torch.dtype]:
+def _check(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None) -> tuple[float, torch.dtype]:
     rows = tuple(x.shape[:-1]) if isinstance(x, Tensor) else ()
     check_tensor(x, "x", FLOATING, (*rows, "D"))
     check_tensor(weight, "weight", FLOATING, tuple(x.shape[-1:]), x)

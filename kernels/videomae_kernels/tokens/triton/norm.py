@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._tiling import MAX_PARTIALS, blocks, reject_float64, whole_row_tile
+from ..._tiling import blocks, reject_float64, summing_programs, whole_row_tile
 from .tile import as_rows, load_rows, rows_per_sample
 
 
@@ -127,6 +127,8 @@ def _layer_norm_backward_kernel(
         place = row[:, None].to(tl.int64) * WIDTH + col[None, :]
         value = tl.load(total + place, mask=inside, other=0.0).to(tl.float32)
         slope = load_rows(grad, row, col, inside, sample_rows, grad_stride_b, grad_stride_n)
+        if HAS_GRAD_TOTAL:  # loaded before the warps of a row meet, so that it arrives meanwhile
+            other = load_rows(grad_total, row, col, inside, sample_rows, grad_total_stride_b, grad_total_stride_n)
         average = tl.load(mean + row, mask=in_rows, other=0.0)
         scale = tl.load(rstd + row, mask=in_rows, other=0.0)
         unit = tl.where(inside, (value - average[:, None]) * scale[:, None], 0.0)
@@ -138,7 +140,7 @@ def _layer_norm_backward_kernel(
         level = tl.sum(slope, axis=1) / WIDTH
         result = (slope - level[:, None] - unit * along[:, None]) * scale[:, None]
         if HAS_GRAD_TOTAL:
-            result += load_rows(grad_total, row, col, inside, sample_rows, grad_total_stride_b, grad_total_stride_n)
+            result += other
         tl.store(of_total + place, result.to(of_total.dtype.element_ty), mask=inside)
         if HAS_BRANCH:
             tl.store(of_branch + place, result.to(of_branch.dtype.element_ty), mask=inside)
@@ -162,7 +164,7 @@ def layer_norm_backward(
     """Launch for `layer_norm_backward`; an empty `of_branch` or `sums` is not wanted."""
     reject_float64(grad=grad, total=total, weight=weight)
     tile = whole_row_tile("layer_norm_backward", total.shape[-1])
-    programs = min(blocks(mean.numel(), tile["BLOCK_ROWS"]), MAX_PARTIALS)
+    programs = summing_programs("layer_norm_backward", mean.numel(), tile)
     partials = sums.new_empty((programs, *sums.shape))
     if programs:
         slope, *grad_strides = as_rows(grad)

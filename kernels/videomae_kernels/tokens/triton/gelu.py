@@ -1,0 +1,113 @@
+"""Kernels and launchers of GELU with the bias before it."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..._tiling import blocks, reject_float64, row_tile, summing_programs
+from .tile import as_rows, load_rows, rows_per_sample
+
+HALF_ROOT = tl.constexpr(0.5**0.5)
+DENSITY = tl.constexpr((2 * 3.141592653589793) ** -0.5)  # of the normal distribution at 0
+
+
+@triton.jit(do_not_specialize=["num_rows", "sample_rows"])
+def _bias_gelu_kernel(
+    x,  # (B, N, D), columns contiguous
+    bias,  # (D,)
+    out,  # (B, N, D) contiguous
+    num_rows,  # B · N
+    sample_rows,  # N
+    stride_b,
+    stride_n,
+    WIDTH: tl.constexpr,  # D
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # int32: see _tiling
+    col = tl.program_id(1) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    in_cols = col < WIDTH
+    inside = (row < num_rows)[:, None] & in_cols[None, :]
+    shift = tl.load(bias + col, mask=in_cols, other=0.0).to(tl.float32)
+    value = load_rows(x, row, col, inside, sample_rows, stride_b, stride_n) + shift[None, :]
+    result = 0.5 * value * (1.0 + tl.math.erf(value * HALF_ROOT))
+    tl.store(out + row[:, None].to(tl.int64) * WIDTH + col[None, :], result.to(out.dtype.element_ty), mask=inside)
+
+
+def bias_gelu(x: Tensor, bias: Tensor, out: Tensor) -> None:
+    """Launch for `bias_gelu`."""
+    reject_float64(x=x, bias=bias)
+    rows, *strides = as_rows(x)
+    width = x.shape[-1]
+    tile = row_tile("bias_gelu", width)
+    num_rows = x.numel() // width
+    _bias_gelu_kernel[(blocks(num_rows, tile["BLOCK_ROWS"]), blocks(width, tile["BLOCK_COLS"]))](
+        rows, bias.contiguous(), out, num_rows, rows_per_sample(x), *strides, WIDTH=width, **tile
+    )
+
+
+@triton.jit(do_not_specialize=["num_rows", "sample_rows"])
+def _bias_gelu_backward_kernel(
+    grad,  # (B, N, D), columns contiguous
+    x,  # (B, N, D), columns contiguous
+    bias,  # (D,)
+    of_x,  # (B, N, D) contiguous
+    partials,  # (programs, D) float32: each program's sums for bias
+    num_rows,  # B · N
+    sample_rows,  # N
+    grad_stride_b,
+    grad_stride_n,
+    x_stride_b,
+    x_stride_n,
+    WIDTH: tl.constexpr,  # D
+    HAS_BIAS: tl.constexpr,  # whether its gradient is wanted
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    col = tl.program_id(1) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    in_cols = col < WIDTH
+    shift = tl.load(bias + col, mask=in_cols, other=0.0).to(tl.float32)
+    of_bias = tl.zeros((BLOCK_COLS,), tl.float32)
+    # Programs take turns, so that what is read at one time lies side by side.
+    for first in range(tl.program_id(0) * BLOCK_ROWS, num_rows, tl.num_programs(0) * BLOCK_ROWS):
+        row = first + tl.arange(0, BLOCK_ROWS)
+        inside = (row < num_rows)[:, None] & in_cols[None, :]
+        value = load_rows(x, row, col, inside, sample_rows, x_stride_b, x_stride_n) + shift[None, :]
+        slope = load_rows(grad, row, col, inside, sample_rows, grad_stride_b, grad_stride_n)  # 0 outside
+        below = 0.5 * (1.0 + tl.math.erf(value * HALF_ROOT))
+        result = slope * (below + value * DENSITY * tl.exp(-0.5 * value * value))
+        tl.store(of_x + row[:, None].to(tl.int64) * WIDTH + col[None, :], result.to(of_x.dtype.element_ty), mask=inside)
+        if HAS_BIAS:
+            of_bias += tl.sum(result, axis=0)
+    if HAS_BIAS:
+        tl.store(partials + tl.program_id(0).to(tl.int64) * WIDTH + col, of_bias, mask=in_cols)
+
+
+def bias_gelu_backward(grad: Tensor, x: Tensor, bias: Tensor, of_x: Tensor, of_bias: Tensor) -> None:
+    """Launch for `bias_gelu_backward`; an empty `of_bias` is not wanted."""
+    reject_float64(grad=grad, x=x, bias=bias)
+    width = x.shape[-1]
+    tile = row_tile("bias_gelu_backward", width)
+    num_rows, columns = x.numel() // width, blocks(width, tile["BLOCK_COLS"])
+    programs = summing_programs("bias_gelu_backward", num_rows, tile, columns)
+    partials = of_bias.new_empty((programs, *of_bias.shape))
+    if programs:
+        slope, *grad_strides = as_rows(grad)
+        rows, *x_strides = as_rows(x)
+        _bias_gelu_backward_kernel[(programs, columns)](
+            slope,
+            rows,
+            bias.contiguous(),
+            of_x,
+            partials,
+            num_rows,
+            rows_per_sample(x),
+            *grad_strides,
+            *x_strides,
+            WIDTH=width,
+            HAS_BIAS=of_bias.numel() > 0,
+            **tile,
+        )
+    if of_bias.numel():
+        torch.sum(partials, dim=0, out=of_bias)
