@@ -239,7 +239,7 @@ class Block(nn.Module):
         draws: tuple[BranchDraw, BranchDraw] | None,
     ) -> tuple[Tensor, Tensor | None]:
         layers = self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2
-        copies = autocast_copies(x.device.type, layers, {self.attn.qkv: self.attn.biases()})
+        copies = autocast_copies(x.device.type, layers, (self.attn.qkv, self.attn.biases()))
         if draws is None:
             x, y, source = add_norm(x, branch, self.norm1)
             branch = self._attention_branch(y, source, last_rows, copies)

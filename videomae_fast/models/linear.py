@@ -7,7 +7,6 @@ weights of a block in one kernel, and their gradients in another. A linear map w
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -145,14 +144,14 @@ def linear(
 
 
 def autocast_copies(
-    device_type: str, layers: Sequence[nn.Module], biases: Mapping[nn.Module, tuple[Tensor, ...]]
+    device_type: str, layers: Sequence[nn.Module], joined: tuple[nn.Module, Sequence[Tensor]] | None = None
 ) -> Copies:
     """Copy the weights and biases of layers into the autocast dtype, all in one kernel launch.
 
     Backward casts their gradients in one launch, too, when it has the last of them. So the layers should be those of
-    one block: DDP then sends the gradients of one block during backward of the next, and only one block's copies
-    exist at a time. What autocast would not cast is not copied either: outside autocast, or where FSDP2's own mixed
-    precision has cast the weights already, there are no copies.
+    one block: DDP then sends the gradients of one block during backward of the next. What autocast would not cast is
+    not copied either: outside autocast, or where FSDP2's own mixed precision has cast the weights already, there are
+    no copies.
 
     A layer is left to autocast where something may act on its weight at its call: a class other than `Linear`
     (FP8, LoRA, a parametrised weight) or a forward pre-hook (FSDP2 on the layer itself, weight norm, DeepSpeed).
@@ -160,7 +159,8 @@ def autocast_copies(
     Args:
         device_type: of the weights, such as "cuda".
         layers: modules that compute linear maps.
-        biases: by layer, the parts of a bias that other modules own; laid out one after the other.
+        joined: one of the layers, and the parts of its bias, of equal length, which another module owns. Their copies
+            lie one after the other.
 
     Returns:
         The copies, by layer.
@@ -169,13 +169,16 @@ def autocast_copies(
     if torch.compiler.is_compiling() or not torch.is_autocast_enabled(device_type):
         return {}
     copied = [layer for layer in layers if _only_autocast_acts(layer)]
-    own = {layer: (layer.bias,) for layer in copied if layer.bias is not None}
-    groups = [parts for layer in copied for parts in ((layer.weight,), {**own, **biases}.get(layer)) if parts]
-    if not groups:
+    if not copied:
         return {}
-    dtype = torch.get_autocast_dtype(device_type)
-    tensors = iter(_Cast.apply(dtype, [len(parts) for parts in groups], *chain(*groups)))
-    return {layer: (next(tensors), next(tensors) if layer in own or layer in biases else None) for layer in copied}
+    biased = [layer for layer in copied if layer.bias is not None]
+    parts = joined[1] if joined is not None and joined[0] in copied else ()
+    tensors = *(layer.weight for layer in copied), *(layer.bias for layer in biased), *parts
+    copies = _Cast.apply(torch.get_autocast_dtype(device_type), len(parts), *tensors)
+    biases: dict[nn.Module, Tensor] = dict(zip(biased, copies[len(copied) :], strict=False))
+    if joined is not None and parts:
+        biases[joined[0]] = copies[-1]
+    return {layer: (weight, biases.get(layer)) for layer, weight in zip(copied, copies, strict=False)}
 
 
 def _only_autocast_acts(layer: nn.Module) -> bool:
@@ -183,35 +186,34 @@ def _only_autocast_acts(layer: nn.Module) -> bool:
 
 
 class _Cast(torch.autograd.Function):
-    """Groups of float32 tensors → one tensor of `dtype` for each group, its parts one after the other."""
+    """Copies of `tensors` in `dtype`; the last `joined` of them, of equal length, become one."""
 
     @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, counts: list[int], *parts: Tensor) -> tuple[Tensor, ...]:
-        ctx.counts, ctx.lengths = counts, [len(part) for part in parts]
+    def forward(ctx: Any, dtype: torch.dtype, joined: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.joined = joined
         ctx.set_materialize_grads(False)
-        copies, places, frozen, first = [], [], [], 0
-        for count in counts:
-            lengths, needed = ctx.lengths[first : first + count], ctx.needs_input_grad[2 + first : 2 + first + count]
-            copy = torch.empty((sum(lengths), *parts[first].shape[1:]), dtype=dtype, device=parts[first].device)
-            copies.append(copy)
-            places += copy.split(lengths)
-            frozen += [] if any(needed) else [copy]
-            first += count
-        torch._foreach_copy_(places, list(parts))
-        ctx.mark_non_differentiable(*frozen)
+        copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors[: len(tensors) - joined]]
+        places = list(copies)
+        if joined:
+            copies.append(tensors[-1].new_empty(joined * len(tensors[-1]), dtype=dtype))
+            places += copies[-1].chunk(joined)
+        torch._foreach_copy_(places, list(tensors))
+        needed = ctx.needs_input_grad[2:]
+        if not all(needed):  # no gradients of frozen weights are computed
+            last = [any(needed[len(copies) - 1 :])] if joined else []
+            differentiable = [*needed[: len(tensors) - joined], *last]
+            ctx.mark_non_differentiable(*(copy for copy, d in zip(copies, differentiable, strict=True) if not d))
         return tuple(copies)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        lengths, came = iter(ctx.lengths), []
-        for count, grad in zip(ctx.counts, grads, strict=True):
-            rows = [next(lengths) for _ in range(count)]
-            came += [grad] * count if grad is None or count == 1 else grad.split(rows)
-        wanted = [grad if needed else None for grad, needed in zip(came, ctx.needs_input_grad[2:], strict=True)]
-        sources = [grad for grad in wanted if grad is not None]
-        results = [torch.empty_like(grad, dtype=torch.float32) for grad in sources]
-        if results:
-            torch._foreach_copy_(results, sources)
-        cast = iter(results)
-        return None, None, *(None if grad is None else next(cast) for grad in wanted)
+        if ctx.joined:
+            *first, last = grads
+            grads = *first, *([None] * ctx.joined if last is None else last.chunk(ctx.joined))
+        needed = ctx.needs_input_grad[2:]
+        came = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
+        cast = [grad if grad is None else torch.empty_like(grad, dtype=torch.float32) for grad in came]
+        if any(needed):
+            torch._foreach_copy_([t for t in cast if t is not None], [t for t in came if t is not None])
+        return None, None, *cast
