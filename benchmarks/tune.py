@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness.measure import clock
+from benchmarks.ops.layers import LAYER_OPS
 from benchmarks.ops.masks import MASK_OPS
 from benchmarks.ops.pixels import PIXEL_OPS
 from benchmarks.ops.tokens import TOKEN_OPS
@@ -25,6 +26,8 @@ CHOICES = {
     "elements": (512, 1024, 2048, 4096, 8192, 16384),
     "access_bytes": (1, 4, 8, 16),
     "num_warps": (1, 2, 4, 8, 16),
+    "rows": (1, 2, 4, 8),
+    "columns": (4, 8, 16, 32),
 }
 
 
@@ -32,7 +35,7 @@ def tables() -> tuple[dict[str, Any], ...]:
     """The tables that launchers read."""
     from videomae_kernels import _tiling
 
-    return _tiling.TILES, _tiling.TOKEN_TILES
+    return _tiling.TILES, _tiling.TOKEN_TILES, _tiling.WHOLE_ROW_TILES
 
 
 def candidates(kernel: str, present: Any) -> Iterator[Any]:
@@ -48,7 +51,7 @@ def candidates(kernel: str, present: Any) -> Iterator[Any]:
 def find_cases(size: str, batch_size: int, device: torch.device) -> dict[str, tuple[Op, OpCase]]:
     """For each kernel that the ops suite launches, the first case that launches it."""
     found: dict[str, tuple[Op, OpCase]] = {}
-    for op in (*TOKEN_OPS, *PIXEL_OPS, *MASK_OPS):
+    for op in (*TOKEN_OPS, *LAYER_OPS, *PIXEL_OPS, *MASK_OPS):
         for direction in op.directions:
             for clip in (clip for clip in op.clips if clip not in CROPS[1:]):  # other crops read the same entries
                 case = OpCase(op.name, direction, size, clip, "bf16" if op.floating else "", batch_size, device)

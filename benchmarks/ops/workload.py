@@ -63,9 +63,9 @@ def _inputs(size: str, batch_size: int, device: torch.device) -> Inputs:
 
 @dataclass(frozen=True)
 class Variant:
-    """An implementation: `call()` on its own inputs, gradients to `leaves`."""
+    """An implementation: `call()` on its own inputs, gradients of all its results to `leaves`."""
 
-    call: Callable[[], Tensor]
+    call: Callable[[], Tensor | tuple[Tensor, ...]]
     leaves: Sequence[Tensor] = ()
     comparable: Callable[[Tensor], Tensor] = lambda result: result  # brings results into the order of ours
     unavailable: str | None = None  # why it cannot run here
@@ -74,11 +74,13 @@ class Variant:
     def prepare(self, case: OpCase) -> Callable[[], tuple[Tensor, ...]]:
         """Returns the call to measure. For a backward case, forward runs before."""
         if case.direction == "forward":
-            return lambda: (self.call(),)
-        output = self.call()
+            return lambda: _tuple(self.call())
+        outputs = _tuple(self.call())
         generator = torch.Generator(case.device).manual_seed(1)
-        gradient = torch.randn(output.shape, device=case.device, generator=generator).to(case.dtype).to(output.dtype)
-        return lambda: torch.autograd.grad(output, self.leaves, gradient)
+        gradients = [
+            torch.randn(x.shape, device=case.device, generator=generator).to(case.dtype).to(x.dtype) for x in outputs
+        ]
+        return lambda: torch.autograd.grad(outputs, self.leaves, gradients)
 
     def setup(self, case: OpCase) -> Callable[[], Callable[[], tuple[Tensor, ...]]]:
         """Returns the setup of a sample: prepare the call, chill the cache, keep a GPU busy during launches."""
@@ -96,6 +98,10 @@ class Variant:
         """Detached results, in the order of ours, in full precision."""
         with without_tf32():
             return [self.comparable(result.detach()) for result in self.prepare(case)()]
+
+
+def _tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return results if isinstance(results, tuple) else (results,)
 
 
 @dataclass(frozen=True)

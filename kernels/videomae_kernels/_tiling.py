@@ -45,7 +45,7 @@ TILES: dict[str, Tile] = {
     "copy_rows": Tile(4096, num_warps=4),
     "assemble_decoder_tokens": Tile(4096, num_warps=4),
     "bias_gelu": Tile(4096, num_warps=4),
-    "bias_gelu_backward": Tile(4096, num_warps=4),
+    "bias_gelu_backward": Tile(2048, num_warps=4),
     "select_index": Tile(2048, num_warps=4),  # holds all positions at once: up to this many, else the next
     "select_index_long": Tile(131072, num_warps=16),
     "mask_to_index": Tile(1024, num_warps=4),
@@ -74,10 +74,10 @@ WHOLE_ROW_TILES: dict[str, WholeRowTile] = {
     "layer_norm": WholeRowTile(rows=4, columns=8),
     "layer_norm_backward": WholeRowTile(rows=4, columns=8),
 }
-# Warps of the kernels that sum over rows: 8 and 24 for each SM of an H100, which all fit at once, but the same number on
-# any GPU, so that sums repeat. Each program has sums of its own, which are a few hundredths of what it reads.
+# Warps of the kernels that sum over rows: 8 and 24 for each SM of an H100, which all fit at once, but the same number
+# on any GPU, so that sums repeat. Each program has sums of its own, which are a few hundredths of what it reads.
 SUMMING_WARPS = {"layer_norm_backward": 1056, "bias_gelu_backward": 3168}
-MAX_WARPS = 16
+MAX_WARPS = 8
 
 
 def row_tile(kernel: str, width: int) -> dict[str, int]:
@@ -98,7 +98,7 @@ def token_tile(kernel: str, width: int, row: Tensor) -> dict[str, int]:
 
 
 def whole_row_tile(kernel: str, width: int) -> dict[str, int]:
-    """Launch options for whole rows of `width` elements: a row's warps lie side by side, so sums over rows need none."""
+    """Launch options for whole rows of `width` elements; all warps share a row, so each thread sums over rows alone."""
     tile = WHOLE_ROW_TILES[kernel]
     columns = 1 << (width - 1).bit_length()
     warps = min(MAX_WARPS, max(1, columns // (WARP_THREADS * tile.columns)))

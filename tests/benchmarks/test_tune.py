@@ -22,6 +22,9 @@ def test_cases_are_found_and_timed() -> None:
     assert [list(table.items()) for table in tune.tables()] == before
     directions = {kernel: (case.op, case.direction) for kernel, (_, case) in cases.items()}
     assert directions["copy_rows"] == ("gather_tokens", "forward")
+    assert directions["layer_norm"] == ("layer_norm", "forward")
+    assert directions["layer_norm_backward"] == ("layer_norm", "backward")
+    assert directions["bias_gelu_backward"] == ("bias_gelu", "backward")
     assert directions["loss"] == ("masked_patch_loss", "forward")
     assert directions["gradient"] == ("masked_patch_loss", "backward")
     assert directions["gather_backward"] == ("tube_mask_gather", "backward")

@@ -11,12 +11,11 @@ from .._custom_op import arithmetic_dtype, define_op
 
 def _biased(x: Tensor, bias: Tensor) -> Tensor:
     dtype = arithmetic_dtype(x, bias)
-    return torch.add(x.to(dtype), bias.to(dtype))
+    return torch.add(x.to(dtype).contiguous(), bias.to(dtype))
 
 
 def _reference(x: Tensor, bias: Tensor) -> Tensor:
-    biased = _biased(x, bias)
-    return torch.ops.aten.gelu_(biased).to(x.dtype).contiguous()
+    return torch.ops.aten.gelu_(_biased(x, bias)).to(x.dtype)
 
 
 def _allocate(x: Tensor, bias: Tensor) -> Tensor:
@@ -32,8 +31,8 @@ def _launch(x: Tensor, bias: Tensor, out: Tensor) -> None:
 def _backward_reference(grad: Tensor, x: Tensor, bias: Tensor, needs_bias: bool) -> tuple[Tensor, Tensor]:
     biased = _biased(x, bias)
     of_x = torch.ops.aten.gelu_backward.grad_input(grad.to(biased.dtype), biased, grad_input=biased)
-    of_bias = of_x.flatten(0, -2).sum(0) if needs_bias else biased.new_empty(0)
-    return of_x.to(x.dtype).contiguous(), of_bias
+    of_bias = of_x[None].sum(tuple(range(of_x.ndim))) if needs_bias else biased.new_empty(0)
+    return of_x.to(x.dtype), of_bias
 
 
 def _backward_allocate(grad: Tensor, x: Tensor, bias: Tensor, needs_bias: bool) -> tuple[Tensor, Tensor]:
@@ -69,9 +68,10 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
         z = x + bias,    out = z · Φ(z),    Φ(z) = (1 + erf(z / √2)) / 2
         ∂/∂x = grad · (Φ(z) + z · φ(z)),    ∂/∂bias = its sum over all rows
 
-    Equals `F.gelu(x + bias)`, computed in float32 and rounded once. Give it the product of a linear map without its bias:
-    then no pass over the hidden units is needed for the bias's gradient, which `F.linear` reads all of them for.
-    Backward keeps x and bias. Differentiable in both.
+    Equals `F.gelu(x + bias)`, computed in float32 and rounded once. Give it the result of a linear map without its
+    bias: the bias's gradient then needs no pass of its own, for which `F.linear` reads all hidden units once more.
+    Without a bias there is nothing to fuse: `F.gelu` and its backward are one kernel each. Backward keeps x and bias.
+    Differentiable in both.
 
     Args:
         x: (…, D) floating, of any strides.

@@ -12,10 +12,9 @@ Stats = tuple[Tensor, Tensor, Tensor]  # normalised rows, means, reciprocal stan
 
 
 def _reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Stats:
-    # PyTorch's own kernel takes rows, weight and bias in one precision, or half-precision rows with a float32 weight.
-    wide, stats = torch.promote_types(x.dtype, dtype), arithmetic_dtype(x)
-    parameters = weight.to(stats), bias.to(stats)
-    y, mean, rstd = torch.native_layer_norm(x.to(wide).contiguous(), x.shape[-1:], *parameters, eps)
+    wide = arithmetic_dtype(x)
+    rows, weight, bias = x.to(wide).contiguous(), weight.to(wide), bias.to(wide)
+    y, mean, rstd = torch.native_layer_norm(rows, x.shape[-1:], weight, bias, eps)
     return y.to(dtype), mean.squeeze(-1), rstd.squeeze(-1)
 
 
@@ -64,15 +63,15 @@ def _backward_reference(
     branch_dtype: torch.dtype,
     parameters: bool,
 ) -> Stats:
-    wide = torch.promote_types(torch.promote_types(total.dtype, grad.dtype), branch_dtype)
+    wide = mean.dtype
     of_sum, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
         grad.to(wide).contiguous(),
         total.to(wide).contiguous(),
         total.shape[-1:],
         mean.unsqueeze(-1),
         rstd.unsqueeze(-1),
-        weight.to(mean.dtype),
-        weight.to(mean.dtype),  # of a bias only its being there counts
+        weight.to(wide),
+        weight.to(wide),  # of a bias only its being there counts
         [True, parameters, parameters],
     )
     if grad_total is not None:
@@ -209,9 +208,9 @@ def add_layer_norm(
         sum = x + branch, rounded to the dtype of x
         y = (sum − mean) / √(variance + eps) · weight + bias,    mean and (biased) variance of each row of sum
 
-    Equals `sum = (x + branch).to(x.dtype); y = layer_norm(sum, weight, bias, eps, dtype)`. Backward is one pass, too: the
-    gradient of x and of branch is that of sum plus that through the norm, and it is written once in each of their
-    dtypes. Backward keeps sum and two float32 numbers of each row. Differentiable in all four tensors.
+    Equals `sum = (x + branch).to(x.dtype); y = layer_norm(sum, weight, bias, eps, dtype)`. Backward is one pass, too:
+    the gradient of x and of branch is that of sum plus that through the norm, written once in each of their dtypes.
+    Backward keeps sum and two float32 numbers of each row. Differentiable in all four tensors.
 
     Args:
         x: (…, D) floating, the residual stream, of any strides.
