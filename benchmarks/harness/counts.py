@@ -25,6 +25,7 @@ _SYNCHRONISING = {
 }
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 _ALLOCATING = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
+_HOST_ONLY = {"prim", "profiler"}  # namespaces of what the host asks or marks
 _LAUNCH = re.compile(r"cu(da)?(LaunchKernel|LaunchCooperativeKernel|MemcpyAsync|MemsetAsync|GraphLaunch)")
 
 
@@ -68,8 +69,9 @@ class _Dispatched(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.syncs += _synchronises(func, args)
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-        asks = func.namespace == "prim"  # fake tensors ask for their device as an operation
-        self.kernel_launches += not (is_view or asks or func.overloadpacket in _ALLOCATING)
+        is_view = is_view or func is aten._unsafe_view.default  # a view whose schema does not say so
+        on_host = func.namespace in _HOST_ONLY
+        self.kernel_launches += not (is_view or on_host or func.overloadpacket in _ALLOCATING)
         return func(*args, **(kwargs or {}))
 
 

@@ -5,6 +5,7 @@ modeling_pretrain.py), so a state_dict is a published checkpoint.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -100,8 +101,8 @@ class PatchEmbedding(nn.Module):
         normalize = self.pixel_stats if clip.dtype == torch.uint8 else None
         if self.recompute == "never":
             return self.proj(clip, index, position, normalize)
-        options = dict(use_reentrant=False, preserve_rng_state=False, determinism_check="none")
-        return checkpoint(self.proj, clip, index, position, normalize, **options)
+        keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
+        return keep(self.proj, clip, index, position, normalize)
 
 
 def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_layer: int = 0) -> nn.ModuleList:
@@ -129,7 +130,7 @@ def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_
             int(dim * config.mlp_ratio),
             backend=config.attention,
             eps=config.norm_eps,
-            layer_norm=config.layer_norm,
+            elementwise=config.elementwise,
             drop_path=config.drop_path * i / max(depth - 1, 1),
             layer=first_layer + i,
             recompute=config.recompute,

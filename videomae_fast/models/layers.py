@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from videomae_kernels import bias_gelu
+
 from .attention import attention
-from .linear import Copies, Linear, Source, autocast_copies, linear
+from .linear import Copies, Linear, Source, autocast_copies, linear, owns_alone
 from .norms import add_norm, make_norm
 from .stochastic_depth import BranchDraw, DropPath
 
@@ -104,7 +106,9 @@ class Attention(nn.Module):
 
     def biases(self) -> tuple[Tensor, ...]:
         """The parts of the bias of `qkv`: of queries, of keys (zeros), of values; none without biases."""
-        return () if self.q_bias is None else (self.q_bias, self.k_bias, self.v_bias)
+        if self.q_bias is None or self.k_bias is None or self.v_bias is None:
+            return ()
+        return self.q_bias, self.k_bias, self.v_bias
 
     @staticmethod
     def _join(parts: tuple[Tensor, ...]) -> Tensor | None:
@@ -123,12 +127,14 @@ class Mlp(nn.Module):
     Args:
         dim: D, inputs and outputs.
         hidden: hidden units.
+        elementwise: "triton" adds the bias of the hidden units in the pass of the GELU, any other with the product.
     """
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, elementwise: str = "triton") -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, dim)
+        self.elementwise = elementwise
         # Half-precision GEMMs need rows of 16 bytes to be fast; ViT-g's decoder has 2234 hidden units. Zeros are exact.
         self.padding = -hidden % 8
 
@@ -137,13 +143,22 @@ class Mlp(nn.Module):
         return self.contract(self.expand(x))
 
     def expand(self, x: Tensor, copies: Copies | None = None, source: Source | None = None) -> Tensor:
-        """(B, n, dim) → (B, n, hidden + padding)."""
-        return linear(x, self.fc1, copies=copies, padding=self._padding(), source=source)
+        """(B, n, dim) → (B, n, hidden + padding), without the bias if `contract` adds it."""
+        add_bias = not self._adds_bias_later()
+        return linear(x, self.fc1, copies=copies, padding=self._padding(), source=source, add_bias=add_bias)
 
     def contract(self, hidden: Tensor, copies: Copies | None = None, keep_gelu: bool = True) -> Tensor:
         """The result of `expand` (B, n, hidden + padding) → (B, n, dim). `keep_gelu`: keep the GELU's result, too."""
-        source = None if keep_gelu else Source(F.gelu, (hidden,))
-        return linear(F.gelu(hidden), self.fc2, copies=copies, padding=-self._padding(), source=source)
+        function: Callable[..., Tensor] = F.gelu
+        tensors: tuple[Tensor, ...] = (hidden,)
+        if self._adds_bias_later():
+            bias = F.pad(self.fc1.bias, (0, self._padding())) if self._padding() else self.fc1.bias
+            function, tensors = bias_gelu, (hidden, bias)
+        source = None if keep_gelu else Source(function, tensors)
+        return linear(function(*tensors), self.fc2, copies=copies, padding=-self._padding(), source=source)
+
+    def _adds_bias_later(self) -> bool:
+        return self.elementwise == "triton" and owns_alone(self.fc1) and not torch.compiler.is_compiling()
 
     def _padding(self) -> int:
         """Zero units to append; 0 if another class has replaced fc1 or fc2, because it knows only its own sizes."""
@@ -170,7 +185,8 @@ class Block(nn.Module):
         hidden: hidden units of the MLP.
         backend: a key of `models.attention.BACKENDS`.
         norm: a key of NORMS, for norm1, norm2 and QK-norm.
-        layer_norm: a key of `models.norms.IMPLEMENTATIONS`, for norm1 and norm2 if they are LayerNorms.
+        elementwise: a key of `models.norms.IMPLEMENTATIONS`; it computes norm1 and norm2 if they are LayerNorms.
+            "triton" also computes the bias and the GELU of the MLP in one pass.
         eps: eps of these norms.
         qkv_bias: whether queries and values have biases.
         qk_norm: whether queries and keys are normalised over D before the heads are split.
@@ -189,7 +205,7 @@ class Block(nn.Module):
         *,
         backend: str = "sdpa",
         norm: str = "layernorm",
-        layer_norm: str = "triton",
+        elementwise: str = "triton",
         eps: float = 1e-6,
         qkv_bias: bool = True,
         qk_norm: bool = False,
@@ -200,12 +216,12 @@ class Block(nn.Module):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        options = {"implementation": layer_norm} if norm == "layernorm" else {}
+        options = {"implementation": elementwise} if norm == "layernorm" else {}
         self.norm1 = make_norm(norm, dim, eps, **options)
         self.attn = Attention(dim, heads, backend, bias=qkv_bias, qk_norm=norm if qk_norm else None, eps=eps)
         self.ls1 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
         self.norm2 = make_norm(norm, dim, eps, **options)
-        self.mlp = Mlp(dim, hidden)
+        self.mlp = Mlp(dim, hidden, elementwise)
         self.ls2 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
         self.drop_path = DropPath(drop_path, layer) if drop_path else None
         self.recompute = recompute

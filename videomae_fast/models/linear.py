@@ -7,7 +7,7 @@ weights of a block in one kernel, and their gradients in another. A linear map w
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ class Linear(nn.Linear):
         out: slice | None = None,
         padding: int = 0,
         source: Source | None = None,
+        add_bias: bool = True,
     ) -> Tensor:
         """The map of `linear`. `padding` > 0 appends zero outputs; < 0 ignores as many appended inputs.
 
@@ -48,7 +49,7 @@ class Linear(nn.Linear):
         kept = weight = self.weight if weight is None else weight
         if source is not None and not padding:
             kept = self.weight
-        bias = self.bias if bias is None else bias
+        bias = None if not add_bias else self.bias if bias is None else bias
         if out is not None:
             kept, weight, bias = kept[out], weight[out], bias if bias is None else bias[out]
         if padding > 0:
@@ -104,6 +105,7 @@ def linear(
     out: slice | None = None,
     padding: int = 0,
     source: Source | None = None,
+    add_bias: bool = True,
 ) -> Tensor:
     """Compute a linear map by calling the module that owns its weight.
 
@@ -125,18 +127,20 @@ def linear(
             more than the weight.
         source: what x is made of. A `Linear` then keeps the source for backward, and not x. Results are bitwise the
             same.
+        add_bias: only for a `Linear`: False leaves the bias to the caller.
 
     Returns:
         (…, outputs), in the autocast dtype, or in the dtype of x outside autocast.
 
     Raises:
-        TypeError: padding is not 0 and the layer is of another class than `Linear`.
+        TypeError: padding is not 0, or add_bias is False, and the layer is of another class than `Linear`.
     """
     if isinstance(layer, Linear):
         weight, copied_bias = copies[layer] if copies is not None and layer in copies else (None, None)
-        return layer(x, weight, bias if copied_bias is None else copied_bias, out, padding, source)
-    if padding:
-        raise TypeError(f"padding needs a {Linear.__module__}.Linear, got {type(layer).__name__}")
+        return layer(x, weight, bias if copied_bias is None else copied_bias, out, padding, source, add_bias)
+    if padding or not add_bias:
+        option = "padding" if padding else "add_bias=False"
+        raise TypeError(f"{option} needs a {Linear.__module__}.Linear, got {type(layer).__name__}")
     y = layer(x)
     if bias is not None:
         y = y + bias.to(y.dtype)
@@ -168,7 +172,7 @@ def autocast_copies(
     # A compiler fuses the casts with what surrounds them.
     if torch.compiler.is_compiling() or not torch.is_autocast_enabled(device_type):
         return {}
-    copied = [layer for layer in layers if _only_autocast_acts(layer)]
+    copied = [layer for layer in layers if owns_alone(layer) and layer.weight.dtype == torch.float32]
     if not copied:
         return {}
     biased = [layer for layer in copied if layer.bias is not None]
@@ -181,8 +185,9 @@ def autocast_copies(
     return {layer: (weight, biases.get(layer)) for layer, weight in zip(copied, copies, strict=False)}
 
 
-def _only_autocast_acts(layer: nn.Module) -> bool:
-    return type(layer) is Linear and layer.weight.dtype == torch.float32 and not layer._forward_pre_hooks
+def owns_alone(layer: nn.Module) -> TypeGuard[Linear]:
+    """Whether the parameters of a layer may be read before it is called: nothing else acts on them at the call."""
+    return type(layer) is Linear and not layer._forward_pre_hooks
 
 
 class _Cast(torch.autograd.Function):
@@ -213,7 +218,8 @@ class _Cast(torch.autograd.Function):
             grads = *first, *([None] * ctx.joined if last is None else last.chunk(ctx.joined))
         needed = ctx.needs_input_grad[2:]
         came = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
-        cast = [grad if grad is None else torch.empty_like(grad, dtype=torch.float32) for grad in came]
-        if any(needed):
-            torch._foreach_copy_([t for t in cast if t is not None], [t for t in came if t is not None])
+        cast = [None if grad is None else torch.empty_like(grad, dtype=torch.float32) for grad in came]
+        sources = [grad for grad in came if grad is not None]
+        if sources:
+            torch._foreach_copy_([grad for grad in cast if grad is not None], sources)
         return None, None, *cast

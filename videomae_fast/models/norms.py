@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def _apex_function() -> Any:
         return importlib.import_module("apex.normalization.fused_layer_norm").FusedLayerNormAffineMixedDtypesFunction
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise ImportError(
-            f"layer_norm='apex' needs NVIDIA's Apex with its CUDA extensions ({error}). "
+            f"elementwise='apex' needs NVIDIA's Apex with its CUDA extensions ({error}). "
             "Build it from https://github.com/NVIDIA/apex; the package 'apex' on PyPI is another one"
         ) from error
 
@@ -46,7 +47,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor, float, torch.dtype]
 }
 
 
-def check_layer_norm(name: str) -> str:
+def check_elementwise(name: str) -> str:
     """Make sure that an implementation of LayerNorm exists and is installed.
 
     Args:
@@ -60,10 +61,14 @@ def check_layer_norm(name: str) -> str:
         ImportError: NVIDIA's Apex is missing.
     """
     if name not in IMPLEMENTATIONS:
-        raise ValueError(f"layer_norm must be one of {tuple(IMPLEMENTATIONS)}, got '{name}'")
+        raise ValueError(f"elementwise must be one of {tuple(IMPLEMENTATIONS)}, got '{name}'")
     if name == "apex":
         _apex_function()
     return name
+
+
+def _again(function: Callable[..., Tensor], eps: float, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
+    return function(*tensors, eps, dtype)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -78,7 +83,7 @@ class LayerNorm(nn.LayerNorm):
 
     def __init__(self, dim: int, eps: float, implementation: str = "triton") -> None:
         super().__init__(dim, eps=eps)
-        self.implementation = check_layer_norm(implementation)
+        self.implementation = check_elementwise(implementation)
 
     def forward(self, x: Tensor, branch: Tensor | None = None, dtype: torch.dtype | None = None) -> Any:
         """The norm of x, as an nn.LayerNorm; with `dtype`, the results of `add_norm`."""
@@ -90,8 +95,8 @@ class LayerNorm(nn.LayerNorm):
             total, y = add_layer_norm(x, branch, *parameters, self.eps, dtype)
         else:
             total = x if branch is None else x + branch
-            y = function(total, *parameters, self.eps, dtype)
-        return total, y, Source(lambda *tensors: function(*tensors, self.eps, dtype), (total, *parameters))
+            y = function(total, self.weight, self.bias, self.eps, dtype)
+        return total, y, Source(partial(_again, function, self.eps, dtype), (total, *parameters))
 
 
 def add_norm(x: Tensor, branch: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor, Source | None]:

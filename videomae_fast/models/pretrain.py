@@ -26,7 +26,7 @@ class Decoder(nn.Module):
         super().__init__()
         sizes = config.decoder_dim, config.decoder_depth, config.decoder_heads
         self.blocks = make_blocks(config, *sizes, first_layer=config.encoder_depth)
-        self.norm = LayerNorm(config.decoder_dim, config.norm_eps, config.layer_norm)
+        self.norm = LayerNorm(config.decoder_dim, config.norm_eps, config.elementwise)
         self.head = Linear(config.decoder_dim, config.patch_dim)
         self.recompute = config.recompute
         self.apply(init_transformer)
@@ -37,7 +37,8 @@ class Decoder(nn.Module):
         branch = None
         for block in blocks:
             x, branch = block(x, branch)
-        _, y, source = add_norm(*last(x, branch, last_rows), self.norm)
+        x, branch = last(x, branch, last_rows)
+        _, y, source = add_norm(x, branch, self.norm)
         return linear(y, self.head, source=None if self.recompute == "never" else source)
 
 
