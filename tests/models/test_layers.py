@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videomae_fast import get_config
+from videomae_fast.models import layers
 from videomae_fast.models.layers import Block, LayerScale
-from videomae_fast.models.linear import Linear, linear
-from videomae_fast.models.norms import make_norm
 
 
 def make_block(mlp_ratio: float, drop_path: float) -> Block:
@@ -75,15 +74,17 @@ def test_blocks_compute_a_multiple_of_eight_hidden_units(
     hidden: int, computed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths: list[int] = []
-    gelu = F.gelu
+    gelu, both = F.gelu, layers.bias_gelu
 
-    def record(x: Tensor) -> Tensor:
+    def record(x: Tensor, *bias: Tensor) -> Tensor:
         widths.append(x.shape[-1])
-        return gelu(x)
+        return both(x, *bias) if bias else gelu(x)
 
     monkeypatch.setattr(F, "gelu", record)
-    run(make_block((hidden + 0.5) / 12, 0.0), torch.randn(1, 2, 12))
-    assert widths == [computed]
+    monkeypatch.setattr(layers, "bias_gelu", record)
+    for elementwise in ("torch", "triton"):
+        run(Block(12, 3, hidden, elementwise=elementwise), torch.randn(1, 2, 12))
+    assert widths == [computed] * 2
 
 
 def test_only_the_decoder_of_giant_is_padded() -> None:
@@ -171,7 +172,7 @@ def test_a_parametrised_weight_acts(place: str, last_rows: int | None) -> None:
     expected = copy.deepcopy(block)
     expected.get_submodule(place).weight.data *= 2
     nn.utils.parametrize.register_parametrization(block.get_submodule(place), "weight", Doubled())
-    assert torch.equal(run(block, x, last_rows), run(expected, x, last_rows))
+    torch.testing.assert_close(run(block, x, last_rows), run(expected, x, last_rows), rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("last_rows, calls", [(None, 1), (3, 2)])
@@ -185,60 +186,64 @@ def test_forward_hooks_are_called(last_rows: int | None, calls: int) -> None:
     assert called == ["attn.qkv"] * calls + list(PLACES[1:])
 
 
-@pytest.mark.parametrize("wrapper", [lambda layer: layer, lambda layer: nn.Sequential(layer)], ids=["ours", "another"])
-def test_linear(wrapper: Callable[[nn.Module], nn.Module]) -> None:
-    """Selected outputs and a bias of another module, with a `Linear` and with another class."""
-    own = Linear(4, 6, bias=False).double()
-    x, bias = torch.randn(3, 4, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
-    expected = (x @ own.weight.T + bias)[:, 1:3]
-    torch.testing.assert_close(linear(x, wrapper(own), bias=bias, out=slice(1, 3)), expected, rtol=1e-12, atol=1e-12)
+def results(block: Block, x: Tensor, last_rows: int | None = None) -> tuple[list[Tensor], int]:
+    """Output and gradients, and the bytes that backward needs besides parameters and input."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = run(block, x, last_rows)
+        loss = out.square().sum()
+    for tensor in (x, out, *block.parameters()):
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    return [out.detach(), *torch.autograd.grad(loss, [x, *block.parameters()])], sum(kept.values())
 
 
-def test_linear_keeps_the_autocast_dtype() -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        assert linear(torch.randn(3, 4), nn.Linear(4, 2), bias=torch.ones(2)).dtype == torch.bfloat16
-
-
-def test_linear_pads_its_own_layers_only() -> None:
-    x = torch.randn(3, 4)
-    padded = linear(x, Linear(4, 6), padding=2)
-    assert padded.shape == (3, 8) and not padded[:, 6:].any()
-    with pytest.raises(TypeError, match=r"padding needs a .*Linear, got Sequential"):
-        linear(x, nn.Sequential(nn.Linear(4, 6)), padding=2)
-
-
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("elementwise", ["triton", "torch"])
 @pytest.mark.parametrize("mlp_ratio", [4.0, 3.3])
 @pytest.mark.parametrize("last_rows", [None, 3])
-def test_recomputation_changes_no_bit(last_rows: int | None, mlp_ratio: float) -> None:
-    block = randomise(make_block(mlp_ratio, 0.0))
-    x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
-    results, kept = [], []
-    for block.recompute in ("always", "auto", "never"):
-        sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
-            out = run(block, x, last_rows)
-        kept.append(sum(sizes))
-        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])])
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
-    assert kept[0] == kept[1] < kept[2]
-
-
-@pytest.mark.parametrize("name", ["layernorm", "rmsnorm"])
-def test_norms(name: str) -> None:
-    norm = randomise(make_norm(name, 12, 1e-3))
+def test_recomputation_changes_no_bit(
+    last_rows: int | None, mlp_ratio: float, elementwise: str, autocast: bool
+) -> None:
+    """Two norms' and one GELU's results are not kept."""
+    block = randomise(Block(12, 3, int(12 * mlp_ratio), elementwise=elementwise))
     x = torch.randn(2, 5, 12, dtype=torch.float64)
-    if name == "layernorm":
-        centred = x - x.mean(-1, keepdim=True)
-        expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight + norm.bias
-    else:
-        expected = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight
-    torch.testing.assert_close(norm(x), expected, rtol=1e-12, atol=1e-12)
+    if autocast:
+        block, x = block.float(), x.bfloat16()
+    found = []
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
+        for block.recompute in ("always", "auto", "never"):
+            found.append(results(block, x.requires_grad_(), last_rows))
+    tensors, kept = zip(*found, strict=True)
+    for other in tensors[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, tensors[0], strict=True))
+    rows, hidden = last_rows or 5, block.mlp.fc1.out_features + block.mlp.padding
+    remade = 2 * x.element_size() * (5 * 12 + rows * 12 + rows * hidden)
+    assert kept[0] == kept[1] <= kept[2] - remade
 
 
-def test_unknown_norm() -> None:
-    with pytest.raises(ValueError, match=r"norm must be one of \('layernorm', 'rmsnorm'\), got 'batchnorm'"):
-        make_norm("batchnorm", 12, 1e-6)
+@pytest.mark.parametrize("last_rows", [None, 3])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_implementations_agree(autocast: bool, last_rows: int | None) -> None:
+    """Every way to compute what lies between the products: equal in float64, to rounding in bfloat16."""
+    exact = randomise(Block(12, 3, 40, elementwise="torch"))
+    x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
+    expected, _ = results(exact, x, last_rows)
+    errors = {}
+    for elementwise in ("torch", "triton"):
+        block = Block(12, 3, 40, elementwise=elementwise).to(torch.float32 if autocast else torch.float64)
+        block.load_state_dict(exact.state_dict())
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            rounded = x.detach().to(torch.bfloat16 if autocast else torch.float64).requires_grad_()
+            ours, _ = results(block, rounded, last_rows)
+        errors[elementwise] = [float((a - b).norm() / b.norm()) for a, b in zip(ours, expected, strict=True)]
+    for name, torchs, ours in zip(["out", "x", *dict(exact.named_parameters())], *errors.values(), strict=True):
+        assert ours <= (1.5 * torchs if autocast else 1e-12) and torchs < 0.03, name
 
 
 def test_layer_scale_computes_in_float32_at_least() -> None:
