@@ -147,6 +147,10 @@ def autocast_none(block: Block, x: Tensor) -> list[str]:
     return launches.names
 
 
+def double_weight(layer: nn.Module, args: object) -> None:
+    layer.weight.data *= 2
+
+
 def wrapped(block: Block, how: str) -> None:
     """Let something act on the weight of fc1 at its call."""
     if how == "another class":
@@ -154,7 +158,7 @@ def wrapped(block: Block, how: str) -> None:
     elif how == "parametrised":
         nn.utils.parametrize.register_parametrization(block.mlp.fc1, "weight", Doubled())
     else:
-        block.mlp.fc1.register_forward_pre_hook(lambda layer, _: layer.weight.data.mul_(2) and None)
+        block.mlp.fc1.register_forward_pre_hook(double_weight)
 
 
 @pytest.mark.parametrize("how", ["another class", "parametrised", "forward pre-hook"])
