@@ -4,9 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.harness.run import SUITES, BenchmarkError, check_regressions, run_suites, write_report
+from benchmarks.harness.run import SUITES, BenchmarkError, TimeLimitError, check_regressions, run_suites, write_report
 from benchmarks.harness.tables import format_results
 from videomae_fast.models import CONFIGS
+
+TIMED_OUT = 124  # exit status
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,6 +25,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, help="folder of results (default: benchmarks/results)")
     parser.add_argument(
+        "--journal",
+        type=Path,
+        metavar="FILE",
+        help="write what each test measured there at once; keep what passed, and go on from there the next time",
+    )
+    parser.add_argument(
+        "--time-limit", type=float, metavar="SECONDS", help="end the suites after this time; needs --journal"
+    )
+    parser.add_argument(
         "--report", action="store_true", help="make the tables of docs/benchmarks.md and its plots from all results"
     )
     parser.add_argument("--compare", type=Path, metavar="BASE", help="results, or a folder of them: fail if worse")
@@ -34,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Run the suites, print their tables, and make the report or compare if asked to."""
+    if args.time_limit is not None and args.journal is None:
+        raise ValueError("--time-limit needs --journal FILE: a run that is cut off keeps only what its journal has")
     results = run_suites(
         SUITES if args.suite == "all" else (args.suite,),
         size=args.model,
@@ -41,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
         rounds=args.rounds,
         published_repo=args.published_repo,
         folder=args.output,
+        journal=args.journal,
+        time_limit=args.time_limit,
     )
     print(format_results(results))
     if args.report:
@@ -53,15 +68,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; or 2 after one line on stderr for what a user can mend, a failed benchmark or a regression. Other errors
-        keep their traceback.
+        0; or 2 after one line on stderr for what a user can mend, a failed benchmark or a regression; 124, as of the
+        command `timeout`, if time ran out. Other errors keep their traceback.
     """
     args = build_parser().parse_args(argv)
     try:
         run(args)
     except (ValueError, ImportError, OSError, BenchmarkError) as error:
         print(f"python -m benchmarks: error: {error}", file=sys.stderr)
-        return 2
+        return TIMED_OUT if isinstance(error, TimeLimitError) else 2
     return 0
 
 

@@ -25,7 +25,6 @@ _SYNCHRONISING = {
 }
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 _ALLOCATING = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
-_HOST_ONLY = {"prim", "profiler"}  # namespaces of what the host asks or marks
 _LAUNCH = re.compile(r"cu(da)?(LaunchKernel|LaunchCooperativeKernel|MemcpyAsync|MemsetAsync|GraphLaunch)")
 
 
@@ -61,6 +60,14 @@ def _synchronises(func: Any, args: tuple[Any, ...]) -> bool:
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
 
 
+def launches_kernel(func: Any) -> bool:
+    """Whether an operation, as a TorchDispatchMode gets it, is counted as a kernel launch: it writes to memory."""
+    is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+    is_view = is_view or func is aten._unsafe_view.default  # its schema does not say so
+    asks = func.namespace in ("prim", "profiler")  # fake tensors ask for their device as an operation
+    return not (is_view or asks or func.overloadpacket in _ALLOCATING)
+
+
 class _Dispatched(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
@@ -68,10 +75,7 @@ class _Dispatched(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.syncs += _synchronises(func, args)
-        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-        is_view = is_view or func is aten._unsafe_view.default  # a view whose schema does not say so
-        on_host = func.namespace in _HOST_ONLY
-        self.kernel_launches += not (is_view or on_host or func.overloadpacket in _ALLOCATING)
+        self.kernel_launches += launches_kernel(func)
         return func(*args, **(kwargs or {}))
 
 

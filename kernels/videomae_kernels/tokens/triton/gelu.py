@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._tiling import blocks, reject_float64, row_tile, summing_programs
+from ..._tiling import cdiv, reject_float64, row_tile, summing_programs
 from .tile import as_rows, load_rows, rows_per_sample
 
 HALF_ROOT = tl.constexpr(0.5**0.5)
@@ -42,7 +42,7 @@ def bias_gelu(x: Tensor, bias: Tensor, out: Tensor) -> None:
     width = x.shape[-1]
     tile = row_tile("bias_gelu", width)
     num_rows = x.numel() // width
-    _bias_gelu_kernel[(blocks(num_rows, tile["BLOCK_ROWS"]), blocks(width, tile["BLOCK_COLS"]))](
+    _bias_gelu_kernel[(cdiv(num_rows, tile["BLOCK_ROWS"]), cdiv(width, tile["BLOCK_COLS"]))](
         rows, bias.contiguous(), out, num_rows, rows_per_sample(x), *strides, WIDTH=width, **tile
     )
 
@@ -89,7 +89,7 @@ def bias_gelu_backward(grad: Tensor, x: Tensor, bias: Tensor, of_x: Tensor, of_b
     reject_float64(grad=grad, x=x, bias=bias)
     width = x.shape[-1]
     tile = row_tile("bias_gelu_backward", width)
-    num_rows, columns = x.numel() // width, blocks(width, tile["BLOCK_COLS"])
+    num_rows, columns = x.numel() // width, cdiv(width, tile["BLOCK_COLS"])
     programs = summing_programs("bias_gelu_backward", num_rows, tile, columns)
     partials = of_bias.new_empty((programs, *of_bias.shape))
     if programs:

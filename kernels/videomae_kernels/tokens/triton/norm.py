@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._tiling import blocks, reject_float64, summing_programs, whole_row_tile
+from ..._tiling import cdiv, reject_float64, summing_programs, whole_row_tile
 from .tile import as_rows, load_rows, rows_per_sample
 
 
@@ -69,8 +69,8 @@ def layer_norm(
     rows, *x_strides = as_rows(x)
     added, *branch_strides = (rows, 0, 0) if branch is None else as_rows(branch)
     reject_float64(branch=added)
-    tile = whole_row_tile("layer_norm", x.shape[-1])
-    _layer_norm_kernel[(blocks(mean.numel(), tile["BLOCK_ROWS"]),)](
+    tile = whole_row_tile("layer_norm", x)
+    _layer_norm_kernel[(cdiv(mean.numel(), tile["BLOCK_ROWS"]),)](
         rows,
         added,
         weight.contiguous(),
@@ -163,7 +163,7 @@ def layer_norm_backward(
 ) -> None:
     """Launch for `layer_norm_backward`; an empty `of_branch` or `sums` is not wanted."""
     reject_float64(grad=grad, total=total, weight=weight)
-    tile = whole_row_tile("layer_norm_backward", total.shape[-1])
+    tile = whole_row_tile("layer_norm_backward", total)
     programs = summing_programs("layer_norm_backward", mean.numel(), tile)
     partials = sums.new_empty((programs, *sums.shape))
     if programs:
