@@ -91,7 +91,7 @@ class _Stack:
         hidden = int(self.dim * config.mlp_ratio)
         self.hidden = hidden + -hidden % 8
         self.size = size
-        # A norm keeps the residual stream, which is float32 in the decoder, or the float32 copy that PyTorch makes of it.
+        # What a norm keeps: the residual stream, float32 in the decoder, or the float32 copy that PyTorch makes of it.
         self.norm_input = size if name == "encoder" and config.elementwise != "torch" else 4
         self.matrices = self.dim * (4 * self.dim + 2 * self.hidden)
 
