@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def tables() -> tuple[dict[str, Any], ...]:
     """The tables that launchers read."""
     from videomae_kernels import _tiling
 
-    return _tiling.TILES, _tiling.TOKEN_TILES, _tiling.WHOLE_ROW_TILES
+    return _tiling.TILES, _tiling.TOKEN_TILES, _tiling.THREAD_TILES
 
 
 def candidates(kernel: str, entry: Any, dimension: str) -> list[Any]:
@@ -51,12 +51,16 @@ def candidates(kernel: str, entry: Any, dimension: str) -> list[Any]:
     return [replace(entry, **{dimension: value}) for value in CHOICES[dimension] if value != getattr(entry, dimension)]
 
 
-def find_cases(size: str, batch_size: int, device: torch.device) -> dict[str, tuple[Op, OpCase]]:
-    """For each kernel that the ops suite launches, the first case that launches it."""
+def find_cases(
+    size: str, batch_size: int, device: torch.device, wanted: Sequence[str] = ()
+) -> dict[str, tuple[Op, OpCase]]:
+    """For each kernel that the ops suite launches, or each of `wanted`, the first case that launches it."""
     found: dict[str, tuple[Op, OpCase]] = {}
     for op in (*TOKEN_OPS, *LAYER_OPS, *PIXEL_OPS, *MASK_OPS):
         for direction in op.directions:
             for clip in (clip for clip in op.clips if clip not in CROPS[1:]):  # other crops read the same entries
+                if wanted and found.keys() >= set(wanted):
+                    return {kernel: found[kernel] for kernel in wanted}
                 case = OpCase(op.name, direction, size, clip, "bf16" if op.floating else "", batch_size, device)
                 for kernel in _kernels_of(op, case):
                     found.setdefault(kernel, (op, case))
@@ -190,11 +194,12 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("tiles are tuned on a GPU, and torch sees none")
     end, records = time.monotonic() + args.time_limit, []
     sizes = args.size or ("base", "giant")
-    cases = {size: find_cases(size, args.batch_size, device) for size in sizes}
+    cases = {size: find_cases(size, args.batch_size, device, args.kernel or ()) for size in sizes}
     order = in_order(cases[sizes[0]], _newest(args.worst_of, device))
-    for kernel in (kernel for table in tables() for kernel in table if kernel not in order):
+    asked = args.kernel or [kernel for table in tables() for kernel in table]
+    for kernel in (kernel for kernel in asked if kernel not in order):
         print(f"ViT-{sizes[0]} {kernel}: no benchmark launches it")
-    for kernel, size in ((kernel, size) for kernel in order if kernel in (args.kernel or order) for size in sizes):
+    for kernel, size in ((kernel, size) for kernel in order if kernel in asked for size in sizes):
         if time.monotonic() > end or kernel not in cases[size]:
             continue
         found = tune(kernel, *cases[size][kernel], args.rounds, lambda: time.monotonic() > end)

@@ -98,7 +98,9 @@ def test_predicted_records_are_apart(results: Results, folder: Path) -> None:
     files = {path.parent.name: load(path) for path in folder.glob("*/*.json")}
     assert len(files) == 2
     predicted = files.pop("predicted")["records"]
-    assert predicted == of_suite(results, "memory") and all(record["predicted"] for record in predicted)
+    assert {record["suite"] for record in predicted} == {"memory", "roofline"}
+    assert predicted == [*of_suite(results, "memory"), *of_suite(results, "roofline")]
+    assert all(record["predicted"] for record in predicted)
     (measured,) = files.values()
     assert not any(record["predicted"] for record in measured["records"])
     assert measured["commit"] == results["commit"] and measured["device"] == results["device"]

@@ -175,8 +175,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, dtype
     once, so that autocast needs no float32 copy of x or of y. Backward keeps x and two float32 numbers of each row.
     Differentiable in x, weight and bias.
 
-    On the sum that `add_layer_norm` returns this gives bitwise the normalised rows that `add_layer_norm` returned:
-    whoever needs them again in backward can make them from the sum instead of keeping them.
+    On the sum that `add_layer_norm` returns this gives the normalised rows that `add_layer_norm` returned, bitwise
+    unless `dtype` is wider than that of x: backward can make them from the sum instead of keeping them.
 
     Args:
         x: (…, D) floating, of any strides.
