@@ -43,7 +43,7 @@ def tables() -> tuple[dict[str, Any], ...]:
     """The tables that launchers read."""
     from videomae_kernels import _tiling
 
-    return _tiling.TILES, _tiling.TOKEN_TILES, _tiling.WHOLE_ROW_TILES
+    return _tiling.TILES, _tiling.TOKEN_TILES, _tiling.THREAD_TILES
 
 
 def candidates(kernel: str, entry: Any, dimension: str) -> list[Any]:

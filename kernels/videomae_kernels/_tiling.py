@@ -47,8 +47,8 @@ class TokenTile:
 
 
 @dataclass(frozen=True)
-class WholeRowTile:
-    """A program handles whole rows; a thread takes `columns` neighbours of each of `rows` rows, or a like number."""
+class ThreadTile:
+    """A thread takes `columns` neighbours of each of `rows` rows, or a like number; all warps lie side by side."""
 
     rows: int
     columns: int
@@ -58,7 +58,6 @@ TILES: dict[str, Tile] = {
     "copy_rows": Tile(4096, num_warps=4),
     "assemble_decoder_tokens": Tile(4096, num_warps=4),
     "bias_gelu": Tile(4096, num_warps=4),
-    "bias_gelu_backward": Tile(2048, num_warps=4),
     "select_index": Tile(2048, num_warps=8),
     "mask_to_index": Tile(2048, num_warps=8),
     "running_cell_select": Tile(2048, num_warps=8),
@@ -81,10 +80,12 @@ TOKEN_TILES: dict[str, TokenTile] = {
     "cropped_loss": TokenTile(4, num_warps=8),
     "cropped_gradient": TokenTile(4, num_warps=8),
 }
-# 16 bytes of four rows for each thread: loads of four times 16 bytes a tensor are under way while warps of a row meet.
-WHOLE_ROW_TILES: dict[str, WholeRowTile] = {
-    "layer_norm": WholeRowTile(rows=4, columns=8),
-    "layer_norm_backward": WholeRowTile(rows=4, columns=8),
+# Eight bfloat16 of four rows for each thread: loads of four times 16 bytes a tensor are under way while the warps of a
+# row meet. A thread has all rows of its columns, so sums over rows stay in its registers.
+THREAD_TILES: dict[str, ThreadTile] = {
+    "layer_norm": ThreadTile(rows=4, columns=8),
+    "layer_norm_backward": ThreadTile(rows=4, columns=8),
+    "bias_gelu_backward": ThreadTile(rows=2, columns=8),
 }
 # Warps of the kernels that sum over rows: 8 and 24 for each SM of an H100, which all fit at once, but the same number
 # on any GPU, so that sums repeat. Each program has sums of its own, which are a few hundredths of what it reads.
@@ -126,13 +127,17 @@ def _token_tile(tile: TokenTile, width: int, element_size: int, warp: int) -> Ma
 
 
 def whole_row_tile(kernel: str, row: Tensor) -> Mapping[str, int]:
-    """Launch options for whole rows as `row`; all warps share a row, so each thread sums over rows alone."""
-    return _whole_row_tile(WHOLE_ROW_TILES[kernel], row.shape[-1], warp_threads(row.device))
+    """Launch options for rows like `row`, in one block of columns."""
+    return _thread_tile(THREAD_TILES[kernel], next_power_of_2(row.shape[-1]), warp_threads(row.device))
+
+
+def summing_tile(kernel: str, row: Tensor) -> Mapping[str, int]:
+    """Launch options for rows like `row` whose columns are summed, in the blocks of `row_columns`."""
+    return _thread_tile(THREAD_TILES[kernel], row_columns(row.shape[-1]), warp_threads(row.device))
 
 
 @lru_cache
-def _whole_row_tile(tile: WholeRowTile, width: int, warp: int) -> Mapping[str, int]:
-    columns = next_power_of_2(width)
+def _thread_tile(tile: ThreadTile, columns: int, warp: int) -> Mapping[str, int]:
     warps = min(MAX_WARPS, max(1, columns // (warp * tile.columns)))
     rows = tile.rows * tile.columns * warp * warps // columns
     return {"BLOCK_ROWS": max(1, min(64, rows)), "BLOCK_COLS": columns, "num_warps": warps}

@@ -26,11 +26,10 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 import videomae_kernels as vk
+from tests.ptx import launch as ptx
 from videomae_kernels import RESIZES, _custom_op, _tiling
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
+TARGETS = ptx.TARGETS | {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
@@ -39,29 +38,14 @@ MODELS = {
     "ViT-B": (768, 384, (8, 14, 14), (2, 16, 16)),
     "ViT-g": (1408, 512, (8, 16, 16), (2, 14, 14)),
 }
+HIDDEN = {"ViT-B": (3072, 1536), "ViT-g": (6144, 2240)}  # units of an MLP, padded: encoder, decoder
 LONG_CLIPS = (16, 32, 64, 128, 256, 512)  # frames of 16 x 16 tokens: N = 4,096 to 131,072
 STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-class CompileOnlyDriver:
-    """What Triton asks of a driver in order to compile for `target`."""
-
-    def __init__(self, target: GPUTarget) -> None:
-        self.target = target
-
-    def get_current_target(self) -> GPUTarget:
-        return self.target
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int = 0) -> int:
-        return 0
-
-
 def compile_instead_of_launch(target: GPUTarget, compiled: Callable[[str, Any], None]) -> None:
     """From now on every `kernel[grid](...)` compiles for `target` and calls `compiled(name, kernel)`."""
-    driver.set_active(CompileOnlyDriver(target))
+    driver.set_active(ptx.CompileOnlyDriver(target))
     _tiling.warp_threads.cache_clear()  # of another target
     run = JITFunction.run
 
@@ -129,6 +113,7 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
             f"masked_patch_loss {of} {of} BCTHW",
             lambda p=pred, c=clip: backward(vk.masked_patch_loss(p, c, decode, patch, denormalize=STATS)),
         )
+    yield from layer_cases(model)
     for resize in RESIZES:
         cropped = vk.crop_clips([source], [0, 0], boxes, [True] * 2, shape[2:4], resize)
         yield (
@@ -143,6 +128,32 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "patch_targets uint8 BTHWC", lambda: vk.patch_targets(uint8, decode, patch, layout="BTHWC")
 
 
+def layer_cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Norms and activations: the encoder's rows, and the decoder's, whose residual stream is float32 under autocast."""
+    (width, decoder_width, *_), (hidden, decoder_hidden) = MODELS[model], HIDDEN[model]
+    half, single = torch.bfloat16, torch.float32
+
+    def zeros(*size: int, dtype: torch.dtype = single) -> Tensor:
+        return torch.zeros(size, dtype=dtype, requires_grad=True)
+
+    def add_layer_norm(size: int, stream: torch.dtype, dtype: torch.dtype) -> None:
+        rows, branch = zeros(2, 40, size, dtype=stream), zeros(2, 40, size, dtype=dtype)
+        backward(*vk.add_layer_norm(rows, branch, zeros(size), zeros(size), 1e-6, dtype))
+
+    def bias_gelu(size: int, dtype: torch.dtype) -> None:
+        backward(vk.bias_gelu(zeros(2, 40, size, dtype=dtype), zeros(size)))
+
+    x = zeros(2, 40, width, dtype=half)
+    yield "layer_norm bfloat16", lambda: backward(vk.layer_norm(x, zeros(width), zeros(width)))
+    yield "add_layer_norm bfloat16", lambda: add_layer_norm(width, half, half)
+    yield "add_layer_norm float32", lambda: add_layer_norm(width, single, single)
+    yield "add_layer_norm bfloat16 decoder", lambda: add_layer_norm(decoder_width, half, half)
+    yield "add_layer_norm float32 to bfloat16 decoder", lambda: add_layer_norm(decoder_width, single, half)
+    yield "bias_gelu bfloat16", lambda: bias_gelu(hidden, half)
+    yield "bias_gelu float32", lambda: bias_gelu(hidden, single)
+    yield "bias_gelu bfloat16 decoder", lambda: bias_gelu(decoder_hidden, half)
+
+
 def long_clips() -> Iterator[tuple[str, Callable[[], Any]]]:
     """(name, call) of masks of more tokens than any of the models has."""
     sample = torch.arange(2)
@@ -154,8 +165,8 @@ def long_clips() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"N = {n} running_cell_select", lambda v=visible, g=grid: vk.running_cell_select(v, sample, g, 0.5)
 
 
-def backward(output: Tensor) -> None:
-    output.backward(torch.ones_like(output))
+def backward(*outputs: Tensor) -> None:
+    torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
 
 def full_name(function: Callable[..., Any]) -> str:

@@ -180,7 +180,7 @@ def test_under_bfloat16_autocast(case, backend):
 
 
 @every_op
-def test_the_interpreted_kernel_agrees_with_the_reference(case, backend, monkeypatch):
+def test_the_kernel_agrees_with_the_reference(case, backend, monkeypatch):
     if not backend.runs_triton:
         pytest.skip("compares Triton with the reference")
     inputs = case(device=backend.device, grad=case.differentiable)

@@ -136,7 +136,7 @@ def _keep(ctx: Any, total: Tensor, weight: Tensor, stats: tuple[Tensor, ...]) ->
 def _backward(ctx: Any, grad: Tensor | None, *of_stats: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None, None
-    of_x, _, of_weight, of_bias = _gradients(ctx, None, grad, ctx.saved_tensors[0].dtype, ctx.needs_input_grad[1:3])
+    of_x, _, of_weight, of_bias = _gradients(ctx, None, grad, None, ctx.needs_input_grad[1:3])
     return of_x, of_weight, of_bias, None, None
 
 
@@ -151,10 +151,11 @@ def _add_backward(
 
 
 def _gradients(
-    ctx: Any, grad_total: Tensor | None, grad: Tensor, branch_dtype: torch.dtype, needed: tuple[bool, bool]
+    ctx: Any, grad_total: Tensor | None, grad: Tensor, branch_dtype: torch.dtype | None, needed: tuple[bool, bool]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, branch, weight and bias."""
-    total, mean, rstd, weight = ctx.saved_tensors
+    total, mean, rstd, weight = ctx.saved_tensors  # read once, as activation checkpointing demands
+    branch_dtype = branch_dtype or total.dtype
     of_x, other, sums = _backward_op(grad_total, grad, total, mean, rstd, weight, branch_dtype, any(needed))
     of_branch = of_x if branch_dtype == of_x.dtype else other
     of_weight, of_bias = (sums[i].to(weight.dtype) if needed[i] else None for i in range(2))
@@ -174,8 +175,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, dtype
     once, so that autocast needs no float32 copy of x or of y. Backward keeps x and two float32 numbers of each row.
     Differentiable in x, weight and bias.
 
-    On the sum that `add_layer_norm` returns this gives bitwise the normalised rows that `add_layer_norm` returned:
-    whoever needs them again in backward can make them from the sum instead of keeping them.
+    On the sum that `add_layer_norm` returns this gives the normalised rows that `add_layer_norm` returned, bitwise
+    unless `dtype` is wider than that of x: backward can make them from the sum instead of keeping them.
 
     Args:
         x: (…, D) floating, of any strides.

@@ -45,12 +45,12 @@ def _layer_norm_kernel(
     average = tl.sum(value, axis=1) / WIDTH
     centered = tl.where(in_cols[None, :], value - average[:, None], 0.0)
     scale = tl.rsqrt(tl.sum(centered * centered, axis=1) / WIDTH + eps)
+    tl.store(mean + row, average, mask=in_rows)
+    tl.store(rstd + row, scale, mask=in_rows)
     gain = tl.load(weight + col, mask=in_cols, other=0.0).to(tl.float32)
     shift = tl.load(bias + col, mask=in_cols, other=0.0).to(tl.float32)
     normalised = centered * scale[:, None] * gain[None, :] + shift[None, :]
     tl.store(y + place, normalised.to(y.dtype.element_ty), mask=inside)
-    tl.store(mean + row, average, mask=in_rows)
-    tl.store(rstd + row, scale, mask=in_rows)
 
 
 def layer_norm(
