@@ -1,8 +1,8 @@
 """Run a launch: blocks in chunks, lanes in lockstep, the lowest program counter first, warps in random order.
 
 Lanes that branch apart are run from the lowest basic block on, so that they meet again where compilers let branches
-meet. If the kernel has barriers, each warp runs alone to the next one; the warps of a block follow each other in a
-random order that a seed decides. Lanes that wait at a barrier go on when every thread of their block waits there.
+meet. If the kernel has barriers, the warps of a block run to the next one in turns, one or a few at a time, in a random
+order that a seed decides. Lanes that wait at a barrier go on when every thread of their block waits there.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from .values import TYPES, UNSIGNED, Array
 from .warp import warping
 
 _kernels: dict[str, "Kernel"] = {}  # by their PTX
+TURNS = 4  # of the warps of a block between two barriers: more would take as many times longer
 LANES = 8192  # that a chunk of blocks has at most, if a block has no more
 
 
@@ -117,14 +118,18 @@ class Kernel:
                 lanes.resume[:] = -1
 
     def _groups(self, machine: Machine, first: int, blocks: int, random: np.random.Generator) -> list[Lanes]:
-        """One group for all warps or, with barriers, one for each warp that runs first, second, … in its block."""
+        """One group for all warps or, with barriers, up to TURNS: those that run first, second, … in their block."""
         warps = self.program.threads // WARP
         if not self.program.has_barriers:
             block = np.repeat(np.arange(blocks), self.program.threads)
             return [Lanes(machine, first, block, np.tile(np.arange(self.program.threads), blocks))]
         order = random.permuted(np.tile(np.arange(warps), (blocks, 1)), axis=1)
-        block, lane = np.repeat(np.arange(blocks), WARP), np.tile(np.arange(WARP), blocks)
-        return [Lanes(machine, first, block, np.repeat(order[:, turn], WARP) * WARP + lane) for turn in range(warps)]
+        groups = []
+        for turn in np.array_split(order, min(TURNS, warps), axis=1):  # (blocks, warps of this turn)
+            thread = turn.reshape(-1, 1) * WARP + np.arange(WARP)
+            block = np.repeat(np.arange(blocks), turn.shape[1] * WARP)
+            groups.append(Lanes(machine, first, block, thread.reshape(-1)))
+        return groups
 
     def _run_to_barrier(self, lanes: Lanes, ran: tuple[Array, Array]) -> None:
         while (now := int(lanes.pc.min())) < self.done:
