@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..._tiling import reject_float64, token_tile
-from .resize import resized_pixels
-from .tile import channel_steps, channel_table, normalized, of_channel, row_columns, use_row
+from .resize import resized_token
+from .tile import TARGET_EPS, channel_table, of_channel
 
 TILES_OF_MODE = {  # entries of TOKEN_TILES
     "gather": "cropped_gather",
@@ -19,7 +19,7 @@ TILES_OF_MODE = {  # entries of TOKEN_TILES
 }
 
 
-@triton.jit(do_not_specialize=["rows_per_sample"])
+@triton.jit(do_not_specialize=["rows_per_sample", "taps"])
 def _cropped_pixels_kernel(
     frames,  # flat uint8
     geometry,  # (B, 3) int64
@@ -32,11 +32,11 @@ def _cropped_pixels_kernel(
     scale,  # (C,) float32
     shift,  # (C,) float32
     rows_per_sample,  # K
+    taps,
     pred_stride_b,
     PRED_STRIDE_K: tl.constexpr,  # nearly always P: see _patch_kernel
     MODE: tl.constexpr,  # "gather", "targets", "loss" or "gradient"
     NORMALIZE: tl.constexpr,
-    TAPS: tl.constexpr,
     PILLOW: tl.constexpr,
     CHANNELS: tl.constexpr,
     OUT_HEIGHT: tl.constexpr,
@@ -44,62 +44,76 @@ def _cropped_pixels_kernel(
     FRAMES: tl.constexpr,
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
-    PARTS: tl.constexpr,
+    CHANNEL_TILE: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
     LANES: tl.constexpr,
-    VECTOR: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):
     COUNT: tl.constexpr = FRAMES * HEIGHT * WIDTH
     GRID_W: tl.constexpr = OUT_WIDTH // WIDTH
     FRAME_TOKENS: tl.constexpr = OUT_HEIGHT // HEIGHT * GRID_W
+    LINES: tl.constexpr = OUT_HEIGHT + OUT_WIDTH
     row = tl.program_id(0)  # int32: see _tiling
     sample = row // rows_per_sample
     token = tl.load(index + row).to(tl.int32)
-    column = row_columns(PARTS, LANES, VECTOR)
-    inside = column < COUNT * CHANNELS
-    if MODE == "gather":  # in the order of the patch embedding's weight
-        channel, pixel = column // COUNT, column % COUNT
-    else:
-        channel, pixel = column % CHANNELS, column // CHANNELS
-    frame = token // FRAME_TOKENS * FRAMES + pixel // (HEIGHT * WIDTH)
-    y = token % FRAME_TOKENS // GRID_W * HEIGHT + pixel // WIDTH % HEIGHT
-    x = token % GRID_W * WIDTH + pixel % WIDTH
+    lane = tl.arange(0, LANES)
+    inside = lane < FRAMES * WIDTH
+    t, x = lane // WIDTH, lane % WIDTH
     clip = sample.to(tl.int64)
     height, width = tl.load(geometry + clip * 3 + 1), tl.load(geometry + clip * 3 + 2)
-    begin = tl.load(geometry + clip * 3) + frame.to(tl.int64) * (height * width * CHANNELS)
-    LINES: tl.constexpr = OUT_HEIGHT + OUT_WIDTH
-    value = resized_pixels(
-        frames + begin + channel,
-        y,
-        x,
-        inside,
-        first + clip * LINES,
-        weights + clip * (TAPS * LINES),
+    frame = (token // FRAME_TOKENS * FRAMES + t).to(tl.int64)
+    begin = tl.load(geometry + clip * 3) + frame * (height * width * CHANNELS)
+    value = resized_token(
+        frames + begin,
         width.to(tl.int32),
+        height.to(tl.int32),
+        first + clip * LINES,
+        weights + clip * taps.to(tl.int64) * LINES,
+        token % FRAME_TOKENS // GRID_W * HEIGHT,
+        token % GRID_W * WIDTH + x,
+        inside,
+        taps,
         OUT_HEIGHT,
         OUT_WIDTH,
         CHANNELS,
-        TAPS,
+        CHANNEL_TILE,
+        HEIGHT,
+        GROUPS,
+        GROUP,
+        LANES,
         PILLOW,
+        UNROLL,
     )
+    channel = tl.arange(0, CHANNEL_TILE)[:, None, None, None]
+    y = (tl.arange(0, GROUPS)[:, None] * GROUP + tl.arange(0, GROUP)[None, :])[None, :, :, None]
+    t4, x4, in4 = t[None, None, None, :], x[None, None, None, :], inside[None, None, None, :]
+    here = (channel < CHANNELS) & (y < HEIGHT) & in4
     value = value * of_channel(scale, channel, CHANNELS) + of_channel(shift, channel, CHANNELS)
     if NORMALIZE:
-        step, lane_offset = channel_steps(PARTS, LANES, VECTOR, CHANNELS)
-        value = normalized(tl.where(inside, value, 0.0), inside, step, lane_offset, COUNT, CHANNELS)
-    use_row(
-        value,
-        inside,
-        column,
-        row,
-        rows_per_sample,
-        pred,
-        pred_stride_b,
-        PRED_STRIDE_K,
-        grad,
-        out,
-        MODE,
-        COUNT * CHANNELS,
-        ZERO_OUTSIDE=False,  # masking the resized value instead would spill
-    )
+        value = tl.where(here, value, 0.0)
+        mean = tl.sum(tl.sum(tl.sum(value, axis=1), axis=1), axis=1) / COUNT
+        centred = tl.where(here, value - mean[:, None, None, None], 0.0)
+        variance = tl.sum(tl.sum(tl.sum(centred * centred, axis=1), axis=1), axis=1) / (COUNT - 1)
+        value = centred * (1.0 / (tl.sqrt(variance) + TARGET_EPS))[:, None, None, None]
+    if MODE == "gather":
+        column = channel * COUNT + t4 * (HEIGHT * WIDTH) + y * WIDTH + x4
+    else:
+        column = (t4 * (HEIGHT * WIDTH) + y * WIDTH + x4) * CHANNELS + channel
+    VALUES: tl.constexpr = COUNT * CHANNELS
+    in_row = row.to(tl.int64) * VALUES + column
+    if MODE == "gather" or MODE == "targets":
+        tl.store(out + in_row, value.to(out.dtype.element_ty), mask=here)
+    else:
+        sample = row // rows_per_sample
+        in_pred = sample.to(tl.int64) * pred_stride_b + (row % rows_per_sample).to(tl.int64) * PRED_STRIDE_K + column
+        error = tl.where(here, tl.load(pred + in_pred, mask=here, other=0.0).to(tl.float32) - value, 0.0)
+        if MODE == "loss":
+            total = tl.sum(tl.sum(tl.sum(tl.sum(error * error, axis=0), axis=0), axis=0), axis=0)
+            tl.store(out + row, total / VALUES)
+        else:
+            factor = tl.load(grad + row).to(tl.float32) * (2.0 / VALUES)
+            tl.store(out + in_row, (error * factor).to(out.dtype.element_ty), mask=here)
 
 
 def launch(
@@ -130,11 +144,11 @@ def launch(
         channel_table(tuple(scale), frames.device),
         channel_table(tuple(shift), frames.device),
         index.shape[1],
+        weights.shape[1],
         pred.stride(0),
         PRED_STRIDE_K=pred.stride(1),
         MODE=mode,
         NORMALIZE=normalize,
-        TAPS=weights.shape[1],
         PILLOW=weights.dtype == torch.int32,
         CHANNELS=shape[1],
         OUT_HEIGHT=shape[3],
@@ -142,5 +156,12 @@ def launch(
         FRAMES=patch[0],
         HEIGHT=patch[1],
         WIDTH=patch[2],
-        **token_tile(TILES_OF_MODE[mode], shape[1] * patch[0] * patch[1] * patch[2], pred),
+        **tile(shape[1], patch),
     )
+
+
+import os
+def tile(channels, patch):
+    lanes = triton.next_power_of_2(patch[0] * patch[2])
+    group = int(os.environ.get("GROUP", 4))
+    return {"CHANNEL_TILE": triton.next_power_of_2(channels), "GROUP": group, "GROUPS": triton.next_power_of_2(triton.cdiv(patch[1], group)), "LANES": lanes, "num_warps": max(1, lanes // 32), "UNROLL": int(os.environ.get("UNROLL", 1))}
