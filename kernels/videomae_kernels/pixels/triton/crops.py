@@ -19,7 +19,7 @@ TILES_OF_MODE = {  # entries of TOKEN_TILES
 }
 
 
-@triton.jit(do_not_specialize=["rows_per_sample", "taps"])
+@triton.jit(do_not_specialize=["rows_per_sample"])
 def _cropped_pixels_kernel(
     frames,  # flat uint8
     geometry,  # (B, 3) int64
@@ -32,7 +32,6 @@ def _cropped_pixels_kernel(
     scale,  # (C,) float32
     shift,  # (C,) float32
     rows_per_sample,  # K
-    taps,
     pred_stride_b,
     PRED_STRIDE_K: tl.constexpr,  # nearly always P: see _patch_kernel
     MODE: tl.constexpr,  # "gather", "targets", "loss" or "gradient"
@@ -48,7 +47,7 @@ def _cropped_pixels_kernel(
     GROUPS: tl.constexpr,
     GROUP: tl.constexpr,
     LANES: tl.constexpr,
-    UNROLL: tl.constexpr,
+    TAPS: tl.constexpr,
 ):
     COUNT: tl.constexpr = FRAMES * HEIGHT * WIDTH
     GRID_W: tl.constexpr = OUT_WIDTH // WIDTH
@@ -66,24 +65,25 @@ def _cropped_pixels_kernel(
     begin = tl.load(geometry + clip * 3) + frame * (height * width * CHANNELS)
     value = resized_token(
         frames + begin,
-        width.to(tl.int32),
         height.to(tl.int32),
+        width.to(tl.int32),
+        TAPS,
+        TAPS,
         first + clip * LINES,
-        weights + clip * taps.to(tl.int64) * LINES,
+        weights + clip * (TAPS * LINES),
         token % FRAME_TOKENS // GRID_W * HEIGHT,
         token % GRID_W * WIDTH + x,
         inside,
-        taps,
         OUT_HEIGHT,
         OUT_WIDTH,
-        CHANNELS,
-        CHANNEL_TILE,
         HEIGHT,
+        CHANNELS,
+        TAPS,
+        PILLOW,
+        CHANNEL_TILE,
         GROUPS,
         GROUP,
         LANES,
-        PILLOW,
-        UNROLL,
     )
     channel = tl.arange(0, CHANNEL_TILE)[:, None, None, None]
     y = (tl.arange(0, GROUPS)[:, None] * GROUP + tl.arange(0, GROUP)[None, :])[None, :, :, None]
@@ -99,7 +99,7 @@ def _cropped_pixels_kernel(
     if MODE == "gather":
         column = channel * COUNT + t4 * (HEIGHT * WIDTH) + y * WIDTH + x4
     else:
-        column = (t4 * (HEIGHT * WIDTH) + y * WIDTH + x4) * CHANNELS + channel
+        column = (t4 * (HEIGHT * WIDTH) + y * WIDTH + x4) * CHANNELS + _number(channel, CHANNELS)
     VALUES: tl.constexpr = COUNT * CHANNELS
     in_row = row.to(tl.int64) * VALUES + column
     if MODE == "gather" or MODE == "targets":
@@ -114,6 +114,14 @@ def _cropped_pixels_kernel(
         else:
             factor = tl.load(grad + row).to(tl.float32) * (2.0 / VALUES)
             tl.store(out + in_row, (error * factor).to(out.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _number(channel, CHANNELS: tl.constexpr):
+    number = tl.zeros(channel.shape, tl.int32)
+    for c in tl.static_range(1, CHANNELS):
+        number = tl.where(channel == c, c, number)
+    return number
 
 
 def launch(
@@ -144,11 +152,11 @@ def launch(
         channel_table(tuple(scale), frames.device),
         channel_table(tuple(shift), frames.device),
         index.shape[1],
-        weights.shape[1],
         pred.stride(0),
         PRED_STRIDE_K=pred.stride(1),
         MODE=mode,
         NORMALIZE=normalize,
+        TAPS=weights.shape[1],
         PILLOW=weights.dtype == torch.int32,
         CHANNELS=shape[1],
         OUT_HEIGHT=shape[3],
@@ -164,4 +172,4 @@ import os
 def tile(channels, patch):
     lanes = triton.next_power_of_2(patch[0] * patch[2])
     group = int(os.environ.get("GROUP", 4))
-    return {"CHANNEL_TILE": triton.next_power_of_2(channels), "GROUP": group, "GROUPS": triton.next_power_of_2(triton.cdiv(patch[1], group)), "LANES": lanes, "num_warps": max(1, lanes // 32), "UNROLL": int(os.environ.get("UNROLL", 1))}
+    return {"CHANNEL_TILE": triton.next_power_of_2(channels), "GROUP": group, "GROUPS": triton.next_power_of_2(triton.cdiv(patch[1], group)), "LANES": lanes, "num_warps": max(1, lanes // 32)}
