@@ -23,6 +23,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, help="folder of results (default: benchmarks/results)")
     parser.add_argument(
+        "--journal",
+        type=Path,
+        metavar="FILE",
+        help="write what each test measured there at once; keep what passed, and go on from there the next time",
+    )
+    parser.add_argument(
+        "--time-limit", type=float, metavar="SECONDS", help="end the suites after this time; needs --journal"
+    )
+    parser.add_argument(
         "--report", action="store_true", help="make the tables of docs/benchmarks.md and its plots from all results"
     )
     parser.add_argument("--compare", type=Path, metavar="BASE", help="results, or a folder of them: fail if worse")
@@ -34,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Run the suites, print their tables, and make the report or compare if asked to."""
+    if args.time_limit is not None and args.journal is None:
+        raise ValueError("--time-limit needs --journal FILE: a run that is cut off keeps only what its journal has")
     results = run_suites(
         SUITES if args.suite == "all" else (args.suite,),
         size=args.model,
@@ -41,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
         rounds=args.rounds,
         published_repo=args.published_repo,
         folder=args.output,
+        journal=args.journal,
+        time_limit=args.time_limit,
     )
     print(format_results(results))
     if args.report:

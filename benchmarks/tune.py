@@ -20,7 +20,6 @@ from benchmarks.ops.tokens import TOKEN_OPS
 from benchmarks.ops.workload import CROPS, OURS, Op, OpCase, build
 from benchmarks.settings import SIZES
 
-WHOLE = ("select_index", "select_index_long")  # `elements` of these says how many positions fit, not how to tile them
 CHOICES = {
     "elements": (512, 1024, 2048, 4096, 8192, 16384),
     "access_bytes": (1, 4, 8, 16),
@@ -39,7 +38,7 @@ def candidates(kernel: str, present: Any) -> Iterator[Any]:
     """The present entry first, then all others."""
     yield present
     first, second = (name for name in present.__dataclass_fields__)
-    for a in (getattr(present, first),) if kernel in WHOLE else CHOICES[first]:
+    for a in CHOICES[first]:
         for b in CHOICES[second]:
             if (entry := replace(present, **{first: a, second: b})) != present:
                 yield entry

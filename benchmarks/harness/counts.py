@@ -60,6 +60,13 @@ def _synchronises(func: Any, args: tuple[Any, ...]) -> bool:
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
 
 
+def launches_kernel(func: Any) -> bool:
+    """Whether an operation, as a TorchDispatchMode gets it, is counted as a kernel launch: it writes to memory."""
+    is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+    asks = func.namespace in ("prim", "profiler")  # fake tensors ask for their device as an operation
+    return not (is_view or asks or func.overloadpacket in _ALLOCATING)
+
+
 class _Dispatched(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
@@ -67,9 +74,7 @@ class _Dispatched(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.syncs += _synchronises(func, args)
-        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-        asks = func.namespace == "prim"  # fake tensors ask for their device as an operation
-        self.kernel_launches += not (is_view or asks or func.overloadpacket in _ALLOCATING)
+        self.kernel_launches += launches_kernel(func)
         return func(*args, **(kwargs or {}))
 
 

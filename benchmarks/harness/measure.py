@@ -60,21 +60,26 @@ def run_ahead(device: torch.device, seconds: float) -> None:
         torch.cuda._sleep(int(seconds * DEVICE_CYCLES_PER_SECOND))
 
 
-def copy_bandwidth(device: torch.device, mib: int | None = None, rounds: int = 20) -> float:
-    """GB/s, read and written, of copying one large tensor: the roofline of ops that move memory.
-
-    `mib` is its size: 1024 on a GPU and 256 on a CPU if not given, far beyond any cache.
-    """
-    numel = (mib or (1024 if device.type == "cuda" else 256)) * 2**20 // 4
-    source, target = torch.ones(2, numel, device=device).unbind()
-    target.copy_(source)
+def median_seconds(call: Callable[[], Any], device: torch.device, rounds: int = 20) -> float:
+    """Median time of a call that is made three times before, to bring up the clocks of a device that was idle."""
     read: Callable[[], Any] = CudaInstant if device.type == "cuda" else time.perf_counter
     seconds = []
-    for _ in range(rounds):
+    for _ in range(3 + rounds):
         start = read()
-        target.copy_(source)
+        call()
         seconds.append(read() - start)
-    return 2 * source.nbytes / statistics.median(seconds) / 1e9
+    return statistics.median(seconds[3:])
+
+
+def copy_bandwidth(device: torch.device, mib: int | None = None) -> float:
+    """GB/s, read and written, of copying one large tensor: the roofline of ops that move memory.
+
+    `mib` is its size: 1024 on a GPU and 256 on a CPU if not given, far beyond any cache. Its values are random: equal
+    ones take less power, and so may move faster than the values of a step.
+    """
+    numel = (mib or (1024 if device.type == "cuda" else 256)) * 2**20 // 4
+    source, target = torch.rand(2, numel, device=device).unbind()
+    return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device) / 1e9
 
 
 def peak_mib(step: Callable[[], Any], device: torch.device) -> float:

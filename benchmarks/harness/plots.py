@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.results import Record, Results, by_case, pictures
-from benchmarks.harness.tables import OUR_OP, PUBLISHED, RIVAL
+from benchmarks.harness.targets import COMPILED, OURS, PUBLISHED
 from videomae_fast._optional import require
 
 PARTS = {"decode": "#8a8f98", "augment": "#d98e32", "collate": "#1b7f5c"}  # of a loader's work
-COLOURS = {OUR_OP: "#1b7f5c", RIVAL: "#d98e32", PUBLISHED: "#8a8f98"}
+COLOURS = {OURS: "#1b7f5c", COMPILED: "#d98e32", PUBLISHED: "#8a8f98"}
 MEMORY_SIZES = ("base", "giant")
 MEMORY_BARS = {PUBLISHED: "#8a8f98", "published + SDPA": "#d98e32", "videomae_fast": "#1b7f5c"}
 
@@ -85,7 +85,7 @@ def _steps_figure(records: list[Record], results: Results) -> Any:
     """Bars of clips/s and of peak memory beside each other, a group for each case."""
     figure, axes = _axes(2, height=_height(records))
     at = _label(axes[0], records, "ViT-")
-    colours = [COLOURS[OUR_OP if r["variant"].startswith("videomae_fast") else PUBLISHED] for r in records]
+    colours = [COLOURS[OURS if r["variant"].startswith("videomae_fast") else PUBLISHED] for r in records]
     for axis, figure_name in zip(axes, ("clips_per_s", "peak_mib"), strict=True):
         axis.barh(at, [r[figure_name] for r in records], 0.8, color=colours)
     axes[1].sharey(axes[0])

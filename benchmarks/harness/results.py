@@ -1,4 +1,4 @@
-"""Results of the benchmarks: from pytest-benchmark's JSON to our files, and a comparison of new with old.
+"""Results of the benchmarks: from the journal of a run to our files, and a comparison of new with old.
 
     benchmarks/results/<device>/<commit>.json     figures measured on one device at one commit
     benchmarks/results/predicted/<commit>.json    figures that depend on no machine
@@ -19,7 +19,7 @@ Record = dict[str, Any]
 Results = dict[str, Any]
 Key = tuple[str, str, str, str]
 PREDICTED = "predicted"  # in place of a device, for figures that depend on none
-NEVER_MORE = ("peak_mib", "total_mib", "kernel_launches", "syncs", "bytes_to_device_per_clip")
+NEVER_MORE = ("peak_mib", "total_mib", "kernel_launches", "syncs", "bytes_to_device_per_clip", "tflop", "gb")
 ROUNDING = 1e-3  # relative: an allocator's rounding
 
 
@@ -34,23 +34,23 @@ def by_case(records: Iterable[Record]) -> Iterator[tuple[str, str, list[Record]]
         yield name, case, list(rows)
 
 
-def collect(report: Mapping[str, Any]) -> Results:
-    """Results from pytest-benchmark's JSON. Samples of one key, taken in several rounds, are merged."""
+def collect(journal: Mapping[str, Any]) -> Results:
+    """Results from a journal (`journal.read_journal`). Samples of one key, taken in several rounds, are merged."""
     records: dict[Key, Record] = {}
     samples: dict[Key, list[float]] = {}
-    for benchmark in report["benchmarks"]:
-        record = benchmark["extra_info"]["record"]
+    for test in journal["tests"]:
+        record = test["record"]
         records[key(record)] = record
-        samples.setdefault(key(record), []).extend(benchmark["stats"]["data"])
-    machine = report["machine_info"]["videomae_fast"]
+        samples.setdefault(key(record), []).extend(test["seconds"])
+    machine = journal["machine"]
     timed = [
         record
-        if record["suite"] == "memory" or "not_run" in record
+        if record["predicted"] or "not_run" in record
         else _with_times(record, samples[name], machine["copy_gb_per_s"])
         for name, record in records.items()
     ]
     device = PREDICTED if all(record["predicted"] for record in timed) else machine["device"]
-    return {**machine, "device": device, "date": report["datetime"][:19], "records": timed}
+    return {**machine, "device": device, "date": journal["date"], "records": timed}
 
 
 def _with_times(record: Record, seconds: list[float], copy_gb_per_s: float | None) -> Record:
@@ -125,6 +125,16 @@ def load_newest(folder: Path, besides: str = "") -> list[Results]:
         if results["commit"] != besides:
             newest[results["device"]] = results
     return sorted(newest.values(), key=lambda results: (results["device"] == PREDICTED, results["device"]))
+
+
+def load_earlier(folder: Path, results: Results, suite: str) -> Results | None:
+    """The newest results below `folder` of the same device, older than `results`, with records of a suite."""
+    found = [
+        other
+        for path in folder.glob(f"{slug(results['device'])}/*.json")
+        if (other := load(path))["date"] < results["date"] and any(r["suite"] == suite for r in other["records"])
+    ]
+    return max(found, key=lambda other: other["date"], default=None)
 
 
 def load_base(path: Path, new: Results) -> Results:

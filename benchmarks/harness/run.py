@@ -1,12 +1,12 @@
 """Run the benchmark suites, keep their figures, compare them with earlier ones.
 
 The suites are tests (benchmarks/), which pytest-benchmark times. Every implementation is checked before it is timed,
-so a failed test is a wrong result; then nothing at all is written.
+so a failed test is a wrong result. Then nothing at all is written, unless the run has a journal: it keeps what passed.
 """
 
-import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,21 +14,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from benchmarks.harness.results import PREDICTED, Results, collect, compare, load_base, load_newest, save
+from benchmarks.harness.journal import read_journal
+from benchmarks.harness.results import PREDICTED, Results, collect, compare, load_base, load_earlier, load_newest, save
 from benchmarks.harness.tables import format_report, shown
 from videomae_fast._optional import require
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout
-SUITES = ("ops", "model", "loader", "memory")
+SUITES = ("ops", "model", "loader", "memory", "roofline")
+NO_TESTS = 5  # pytest's exit status
 START, END = "<!-- results -->", "<!-- end of results -->"
 
 
 class BenchmarkError(RuntimeError):
-    """A benchmark failed; nothing was recorded."""
+    """A benchmark failed."""
 
 
 class DisagreementError(BenchmarkError):
-    """Implementations that should be compared do not compute the same; nothing was recorded."""
+    """Implementations that should be compared do not compute the same."""
 
 
 class RegressionError(BenchmarkError):
@@ -43,11 +45,17 @@ def run_suites(
     rounds: int | None = None,
     published_repo: Path | None = None,
     folder: Path | None = None,
+    journal: Path | None = None,
+    time_limit: float | None = None,
 ) -> Results:
     """Run suites in a process of their own, save the results below `folder` (benchmarks/results) and return them.
 
-    An option that is None takes the default of its suite. DisagreementError if a check failed, BenchmarkError if
-    anything else failed; both name the tests. FileNotFoundError if a suite does not exist.
+    An option that is None takes the default of its suite. Without `journal`, a red run leaves nothing. With it, what
+    has passed is saved even if something fails or `time_limit` (seconds) ends the run, and the next run with the same
+    journal goes on from there.
+
+    DisagreementError if a check failed, BenchmarkError if anything else failed or time ran out; both name the tests.
+    FileNotFoundError if a suite does not exist.
     """
     for suite in suites:
         if suite not in SUITES:
@@ -58,22 +66,48 @@ def run_suites(
     repo = published_repo and published_repo.resolve()  # the suites run elsewhere
     options = {"size": size, "batch-size": batch_size, "rounds": rounds, "published-repo": repo}
     with tempfile.TemporaryDirectory() as scratch:
-        report, outcome = Path(scratch, "benchmark.json"), Path(scratch, "outcome.xml")
+        kept, outcome = (journal or Path(scratch, "journal.jsonl")).resolve(), Path(scratch, "outcome.xml")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pyproject.toml"]
-        command += ["--benchmark-quiet", f"--benchmark-json={report}", f"--junitxml={outcome}"]
+        command += ["--benchmark-quiet", f"--journal={kept}", f"--junitxml={outcome}"]
         command += [f"--{name}={value}" for name, value in options.items() if value is not None]
         command += [f"benchmarks/{suite}" for suite in suites]
-        # pytest-benchmark times nothing in what it takes for a worker of pytest-xdist.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-        status = subprocess.run(command, cwd=ROOT, stdout=sys.stderr.fileno(), env=environment).returncode
-        if status != 0:
-            raise _failure(outcome, status)
-        results = collect(json.loads(report.read_text(encoding="utf-8")))
-    save(results, folder or ROOT / "benchmarks" / "results")
+        status = _run(command, time_limit)
+        failure = _failure(outcome, status) if status != 0 and not _is_complete(kept, journal, status) else None
+        if failure is not None and journal is None:
+            raise failure
+        results = collect(read_journal(kept)) if kept.exists() else None
+    if results is not None and results["records"]:
+        save(results, folder or ROOT / "benchmarks" / "results")
+    if failure is not None:
+        raise failure
+    assert results is not None
     return results
 
 
-def _failure(outcome: Path, status: int) -> BenchmarkError:
+def _run(command: Sequence[str], time_limit: float | None) -> int | None:
+    """The exit status of a command; None if it was ended at its time limit, with all processes that it started."""
+    # pytest-benchmark times nothing in what it takes for a worker of pytest-xdist.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=sys.stderr.fileno(), env=environment, start_new_session=time_limit is not None
+    )
+    try:
+        return process.wait(time_limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # a compiler may not listen to anything gentler
+        process.wait()
+        return None
+    except BaseException:
+        process.kill()
+        raise
+
+
+def _is_complete(kept: Path, journal: Path | None, status: int | None) -> bool:
+    """Whether pytest ran nothing because the journal has it all."""
+    return journal is not None and status == NO_TESTS and kept.exists() and bool(read_journal(kept)["tests"])
+
+
+def _failure(outcome: Path, status: int | None) -> BenchmarkError:
     """The error for a failed run: it names every failed test, with the reason."""
     failures = []
     for case in ElementTree.parse(outcome).iter("testcase") if outcome.exists() else ():
@@ -84,8 +118,9 @@ def _failure(outcome: Path, status: int) -> BenchmarkError:
     text = "; ".join(f"{name}: {error}" for name, error in failures)
     checks = ("AssertionError", "benchmarks.harness.run.DisagreementError")
     if failures and all(error.startswith(checks) for _, error in failures):
-        return DisagreementError(f"implementations disagree, so nothing was recorded: {text}")
-    return BenchmarkError(f"benchmarks failed, so nothing was recorded: {text or f'pytest exited with {status}'}")
+        return DisagreementError(f"implementations disagree: {text}")
+    ended = "time ran out" if status is None else f"pytest exited with {status}"
+    return BenchmarkError(f"benchmarks failed: {text or ended}")
 
 
 def check_regressions(results: Results, base: Path, threshold: float = 0.05) -> None:
@@ -97,8 +132,11 @@ def check_regressions(results: Results, base: Path, threshold: float = 0.05) -> 
 
 def results_section(root: Path) -> str:
     """What docs/benchmarks.md shows between its two markers: the newest results of every device."""
-    newest = load_newest(root / "benchmarks" / "results")
-    return f"{START}\n\n{format_report(map(shown, newest))}\n\n"
+    folder = root / "benchmarks" / "results"
+    newest = load_newest(folder)
+    predicted = next((results for results in newest if results["device"] == PREDICTED), None)
+    earlier = predicted and load_earlier(folder, predicted, "roofline")
+    return f"{START}\n\n{format_report(map(shown, newest), earlier)}\n\n"
 
 
 def write_report(root: Path = ROOT) -> None:

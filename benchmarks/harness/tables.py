@@ -1,24 +1,26 @@
 """Markdown tables of benchmark results. Ratios are within one run; every table says what it was measured on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
+from benchmarks.harness.markdown import Cell, markdown_table
 from benchmarks.harness.results import PREDICTED, Record, Results, by_case, pictures, size_of
+from benchmarks.harness.targets import COMPILED, OURS, PUBLISHED, REWRITE, shortfalls
+from benchmarks.roofline.tables import format_rooflines
 
-Cell = Callable[[Record], str]
 NO_GPU = (
     "**No figure has been measured on a GPU yet.** All figures for GPUs below are predictions and are marked as such."
 )
-OUR_OP, RIVAL, PUBLISHED = "videomae_kernels", "rewrite + compile", "published"
 LEFT_TO_THE_OPS = "Our loader leaves the resize to the ops of the training step, except for very large frames."
 IMAGES = "images"  # of docs/, beside the page that shows them
 SHOWN_SIZES = ("base", "giant")  # in a report, of ops and predictions; the result files have whatever was run
 
 
-def format_report(devices: Iterable[Results]) -> str:
-    """All results, device by device, predicted ones last."""
+def format_report(devices: Iterable[Results], earlier: Results | None = None) -> str:
+    """All results, device by device, predicted ones last. `earlier`: predictions to show beside those of now."""
     devices = list(devices)
-    parts = [] if any(on_gpu(results) for results in devices) else [NO_GPU]
-    return "\n\n".join(parts + [format_results(results) for results in devices])
+    measured = [results for results in devices if on_gpu(results)]
+    parts = [] if measured else [NO_GPU]
+    return "\n\n".join(parts + [format_results(results, earlier, measured) for results in devices])
 
 
 def shown(results: Results) -> Results:
@@ -32,14 +34,21 @@ def on_gpu(results: Results) -> bool:
     return results.get("driver", "none") != "none"
 
 
-def format_results(results: Results) -> str:
-    """The tables of one device."""
-    suites = {"model": _steps, "loader": _loading, "ops": _ops, "memory": _memory}
+def format_results(results: Results, earlier: Results | None = None, measured: Sequence[Results] = ()) -> str:
+    """The tables of one device. For predicted times: those of `earlier`, and the times of `measured`, stand beside."""
+
+    def rooflines(records: list[Record]) -> str:
+        return format_rooflines(records, earlier, measured)
+
+    suites = {"model": _steps, "loader": _loading, "ops": _ops, "roofline": rooflines, "memory": _memory}
     parts = [_origin(results)]
     for suite, table in suites.items():
         records = [record for record in results["records"] if record["suite"] == suite]
         if records:
             parts.append(table(records))
+    missed = shortfalls(results)
+    if missed:
+        parts.append("Ops that miss their number, the furthest first:\n\n" + "\n".join(f"* {op}" for op in missed))
     parts += [f"![{name}]({IMAGES}/{name})" for name in pictures(results)]
     return "\n\n".join(parts)
 
@@ -83,7 +92,7 @@ def _step_table(rows: list[Record]) -> str:
         "host syncs": lambda r: f"{r['syncs']:,}",
         "largest batch": lambda r: f"{r['largest_batch']:,}",
     }
-    return _table(columns, rows)
+    return markdown_table(columns, rows)
 
 
 def _loading(records: list[Record]) -> str:
@@ -110,7 +119,7 @@ def _loading_table(rows: list[Record]) -> str:
         "bytes to the GPU per clip": lambda r: f"{r['bytes_to_device_per_clip']:,.0f}",
         "share of published": lambda r: f"{r['bytes_to_device_per_clip'] / first['bytes_to_device_per_clip']:.1%}",
     }
-    return _table(columns, rows)
+    return markdown_table(columns, rows)
 
 
 def _ops(records: list[Record]) -> str:
@@ -122,17 +131,19 @@ def _ops(records: list[Record]) -> str:
         attention = [r for r in records if r["size"] == size and r["name"].startswith("attention")]
         ours = [row for row in rows if row]
         if ours:
-            parts.append(f"Ops at the shapes of ViT-{size}, cold caches, medians:\n\n" + _table(_OP_COLUMNS, ours))
+            parts.append(
+                f"Ops at the shapes of ViT-{size}, cold caches, medians:\n\n" + markdown_table(_OP_COLUMNS, ours)
+            )
         if attention:
-            parts.append(f"Attention at the shapes of ViT-{size}:\n\n" + _table(_ATTENTION_COLUMNS, attention))
+            parts.append(f"Attention at the shapes of ViT-{size}:\n\n" + markdown_table(_ATTENTION_COLUMNS, attention))
     return "\n\n".join(parts)
 
 
 def _op_row(variants: list[Record]) -> Record | None:
     by_name = {record["variant"]: record for record in variants if "not_run" not in record}
-    if OUR_OP not in by_name:
+    if OURS not in by_name:
         return None
-    return {**by_name[OUR_OP], "others": by_name}
+    return {**by_name[OURS], "others": by_name}
 
 
 def _faster(record: Record, other: str) -> str:
@@ -146,8 +157,8 @@ _OP_COLUMNS: dict[str, Cell] = {
     "GB/s": lambda r: f"{r['gb_per_s']:,.1f}",
     "share of copy": lambda r: f"{r['roofline']:.0%}",
     "against published": lambda r: _faster(r, PUBLISHED),
-    "against rewrite": lambda r: _faster(r, "rewrite"),
-    "against rewrite + compile": lambda r: _faster(r, RIVAL),
+    "against rewrite": lambda r: _faster(r, REWRITE),
+    "against rewrite + compile": lambda r: _faster(r, COMPILED),
     "peak MiB": lambda r: f"{r['peak_mib']:,.1f}",
     "published peak MiB": lambda r: f"{r['others'][PUBLISHED]['peak_mib']:,.1f}",
     "kernel launches": lambda r: f"{r['kernel_launches']:,}",
@@ -186,22 +197,4 @@ def _memory_table(rows: list[Record]) -> str:
         "kernel launches": lambda r: f"{r['kernel_launches']:,}",
         "host syncs": lambda r: f"{r['syncs']:,}",
     }
-    return _table(columns, rows)
-
-
-def _table(columns: dict[str, Cell], rows: list[Record]) -> str:
-    """A table without the columns that no row has figures for; a record that was not run says why."""
-    cells = [{title: _cell(cell, row) for title, cell in columns.items()} for row in rows]
-    titles = [title for title in columns if any(row[title] for row in cells)]
-    lines = [titles, ["---"] * len(titles), *([row[title] for title in titles] for row in cells)]
-    for row, line in zip(rows, lines[2:], strict=True):
-        if "not_run" in row:
-            line[line.index("")] = f"not run: {row['not_run']}"
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(cell: Cell, row: Record) -> str:
-    try:
-        return cell(row)
-    except KeyError:
-        return ""
+    return markdown_table(columns, rows)

@@ -1,6 +1,6 @@
 """The clip of a benchmark case, in the form that our ops and the rewrites take it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -14,6 +14,7 @@ from benchmarks.baselines import rewrites
 from benchmarks.baselines.rewrites import Affine
 from benchmarks.ops.workload import CROPS, OpCase
 from videomae_fast.data import CropBox
+from videomae_fast.models import VideoMAEConfig
 
 INDEX_BYTES = 8
 # F.interpolate in float32 knows to some 1e-5 of a pixel where among hundreds a sample lies; ours knows it exactly.
@@ -100,19 +101,9 @@ class Pixels:
         """
         config = self.case.inputs.config
         if self.is_cropped:
-            area = sum(map(self._touched, self.case.inputs.boxes, index))
-            return area * config.patch[0] * config.in_channels + index.numel() * INDEX_BYTES
+            antialias = self._resize != "bilinear"
+            return crop_bytes(config, self.case.inputs.boxes, index, antialias) + index.numel() * INDEX_BYTES
         return index.numel() * (config.patch_dim * self._whole.element_size() + INDEX_BYTES)
-
-    def _touched(self, box: CropBox, index: Tensor) -> int:
-        """Pixels of a box that the listed tokens (K,) are made from, one frame for each row of tokens in time."""
-        config, antialias = self.case.inputs.config, self._resize != "bilinear"
-        listed = torch.zeros(config.num_tokens).index_fill_(0, index.cpu(), 1).view(config.grid)
-        down, across = (
-            rewrites.axis_weights(side, out, antialias).ne(0).unflatten(0, (-1, patch)).any(1).float()
-            for side, out, patch in zip(box[2:], self._size, config.patch[1:], strict=True)
-        )
-        return int(torch.einsum("thw,hy,wx->tyx", listed, down, across).count_nonzero())
 
     @property
     def _whole(self) -> Tensor:
@@ -125,6 +116,22 @@ class Pixels:
     @property
     def _size(self) -> tuple[int, int]:
         return self.case.inputs.config.image_size
+
+
+def crop_bytes(config: VideoMAEConfig, boxes: Sequence[CropBox], index: Tensor, antialias: bool = True) -> int:
+    """Bytes of the source pixels that the listed tokens (B, K) are made from, once per clip; one box for each clip."""
+    area = sum(_touched(config, box, listed, antialias) for box, listed in zip(boxes, index, strict=True))
+    return area * config.patch[0] * config.in_channels
+
+
+def _touched(config: VideoMAEConfig, box: CropBox, index: Tensor, antialias: bool) -> int:
+    """Pixels of a box that the listed tokens (K,) are made from, one frame for each row of tokens in time."""
+    listed = torch.zeros(config.num_tokens).index_fill_(0, index.cpu(), 1).view(config.grid)
+    down, across = (
+        rewrites.axis_weights(side, out, antialias).ne(0).unflatten(0, (-1, patch)).any(1).float()
+        for side, out, patch in zip(box[2:], config.image_size, config.patch[1:], strict=True)
+    )
+    return int(torch.einsum("thw,hy,wx->tyx", listed, down, across).count_nonzero())
 
 
 def _pillow(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from benchmarks.harness.counts import count
 from benchmarks.harness.measure import chill, host_seconds, peak_mib, run_ahead
+from benchmarks.harness.targets import COMPILED, OURS, PUBLISHED, REWRITE
 from benchmarks.inputs import Inputs
 from benchmarks.model.agreement import without_tf32
 from benchmarks.settings import SIZES, Settings
 from videomae_kernels.testing import assert_within_error_budget
 
-OURS, REWRITE, COMPILED, PUBLISHED = "videomae_kernels", "rewrite", "rewrite + compile", "published"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLIPS = ("uint8 BTHWC", "float BCTHW")
 CROPS = ("crops antialias", "crops bilinear", "crops pillow")  # not resized yet; the first is training's default

@@ -2,13 +2,15 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
-    from tests.kernels import interpreter
+    from tests.kernels import emulation, interpreter
 
     interpreter.install()
 
@@ -25,19 +27,25 @@ class Backend:
         return self.name != "reference"
 
 
-@pytest.fixture(params=["reference", "interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """reference: CPU tensors, plain torch; interpreter: CPU tensors, Triton; cuda: Triton on a GPU."""
+@pytest.fixture(
+    params=["reference", "interpreter", "ptx-sm_80", "ptx-sm_90", pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """reference: CPU tensors, plain torch; interpreter: CPU tensors, Triton; ptx: the kernels' compiled PTX, on CPU
+    tensors; cuda: Triton on a GPU.
+    """
     if request.param == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA GPU")
-        return Backend("cuda", torch.device("cuda"))
-    if request.param == "interpreter":
+        yield Backend("cuda", torch.device("cuda"))
+        return
+    if request.param != "reference":
         if torch.cuda.is_available():
             pytest.skip("with a GPU the kernels run compiled: see the cuda tests")
         pytest.importorskip("triton")
     monkeypatch.setitem(os.environ, "TRITON_INTERPRET", "1" if request.param == "interpreter" else "0")
-    return Backend(request.param, torch.device("cpu"))
+    with emulation.emulated(request.param.removeprefix("ptx-")) if request.param.startswith("ptx-") else nullcontext():
+        yield Backend(request.param, torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)

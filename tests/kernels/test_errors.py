@@ -111,7 +111,7 @@ BAD = [  # op, argument, how to spoil it, error, words
         for op in ("tube_mask_index", "random_mask_index")
     ),
     *((op, "seed", lambda _: -1, ValueError, "-1") for op in ("tube_mask_index", "random_mask_index")),
-    ("random_mask_index", "num_tokens", lambda _: 0, ValueError, r"in \[1, 65536\]"),
+    ("random_mask_index", "num_tokens", lambda _: 0, ValueError, r"in \[1, 2\*\*31\)"),
     ("mask_to_index", "mask", lambda x: x.int(), TypeError, "boolean"),
     ("mask_to_index", "mask", lambda x: x[0], ValueError, r"shape \(B, N\)"),
     ("mask_to_index", "count", lambda _: 0, ValueError, r"count must be an integer in \[1, 4\]"),

@@ -10,7 +10,6 @@ from .._checks import BOOL, INT64, check_count, check_grid, check_ratio, check_s
 from .._custom_op import define_op
 from ._philox import philox_keys
 
-MAX_POSITIONS = 65536  # what one Triton program ranks at once
 MAX_STREAM = 2**32 - 1  # a stream is one word of Philox's counter
 
 
@@ -78,8 +77,7 @@ def tube_mask_index(sample: Tensor, grid: Sequence[int], ratio: float, *, seed: 
         (B, T'·(S − int(ratio·S))) int64 token numbers in (t, h, w) order, ascending.
 
     Raises:
-        ValueError: `grid`, `ratio` or `seed` is out of range, `sample` is no vector, or a frame has more than 65,536
-            positions.
+        ValueError: `grid`, `ratio` or `seed` is out of range, or `sample` is no vector.
         TypeError: `sample` is not an int64 tensor, or a number is of another type.
 
     References:
@@ -87,8 +85,6 @@ def tube_mask_index(sample: Tensor, grid: Sequence[int], ratio: float, *, seed: 
         "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
     frames, height, width = check_grid(grid)
-    if height * width > MAX_POSITIONS:
-        raise ValueError(f"grid may have {MAX_POSITIONS} positions in a frame, got {height} x {width}")
     return _select(sample, seed, 0, height * width, ratio, frames)
 
 
@@ -109,7 +105,7 @@ def random_mask_index(
 
     Args:
         sample: (B,) int64 sample numbers; the result is on their device.
-        num_tokens: N, at most 65,536.
+        num_tokens: N, below 2³¹.
         ratio: mask ratio, the share of tokens hidden, in [0, 1). Counts are truncated as published.
         seed: of the run, in [0, 2⁶³).
         stream: in [0, 2³²); masks of different streams are independent.
@@ -124,7 +120,7 @@ def random_mask_index(
     References:
         `random_masking` of MAE (arXiv 2111.06377, section 3); J. Salmon et al., SC 2011, for the generator.
     """
-    return _select(sample, seed, stream, check_count(num_tokens, "num_tokens", high=MAX_POSITIONS), ratio, 1)
+    return _select(sample, seed, stream, check_count(num_tokens, "num_tokens"), ratio, 1)
 
 
 def mask_to_index(mask: Tensor, count: int) -> Tensor:

@@ -7,12 +7,83 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._tiling import TILES
+from .._tiling import TILES, cdiv, next_power_of_2
+
+
+@triton.jit
+def _pair(first, second):
+    """Two flags as one number, so that one scan or sum over a block counts both."""
+    tl.static_assert(first.shape[0] < 2**15, "a count is a half of an int32")
+    return first.to(tl.int32) + (second.to(tl.int32) << 16)
+
+
+@triton.jit
+def _first(pair):
+    return pair & 0xFFFF
+
+
+@triton.jit
+def _second(pair):
+    return pair >> 16
+
+
+@triton.jit
+def _find_smallest(keys, low, high, KEEP: tl.constexpr, LENGTH: tl.constexpr, BLOCK: tl.constexpr):
+    """(threshold, fewer): the KEEP smallest keys are all keys below the threshold and the first KEEP − fewer at it.
+
+    Bisection of [low, high]. It ends when the threshold is the KEEP-th smallest key, or earlier when it has exactly
+    KEEP keys at or below it: different keys take about log2(LENGTH) passes.
+    """
+    fewer = low * 0  # keys below `low`, which ends at the threshold unless bisection ends early: then all ties are kept
+    while low < high:
+        middle = (low & high) + ((low ^ high) >> 1)  # the mean, rounded down, without overflow
+        counts = tl.zeros((BLOCK,), tl.int32)
+        for start in range(0, LENGTH, BLOCK):
+            counts += (tl.load(keys + start + tl.arange(0, BLOCK)) <= middle).to(tl.int32)
+        count = tl.sum(counts, axis=0)
+        fewer = tl.where(count < KEEP, count, fewer)
+        low = tl.where(count < KEEP, middle + 1, tl.where(count == KEEP, middle, low))
+        high = tl.where(count < KEEP, high, middle)
+    return high, fewer
+
+
+@triton.jit
+def _store_smallest(
+    keys,  # (LENGTH,) int32; floats in an order-preserving form are keys, too
+    out,  # (REPEATS · KEEP,) int64
+    low,  # int32, at or below all keys
+    high,  # int32, at or above all keys
+    POSITIONS: tl.constexpr,  # of one repeat
+    KEEP: tl.constexpr,
+    REPEATS: tl.constexpr,
+    LENGTH: tl.constexpr,  # a multiple of BLOCK
+    BLOCK: tl.constexpr,
+):
+    """Write the ascending positions of the KEEP smallest keys, the first of equal ones, REPEATS times."""
+    threshold, fewer = _find_smallest(keys, low, high, KEEP, LENGTH, BLOCK)
+    ties_kept = KEEP - fewer
+    below_before = tl.zeros((1,), tl.int32)
+    ties_before = tl.zeros((1,), tl.int32)
+    for start in range(0, LENGTH, BLOCK):
+        position = start + tl.arange(0, BLOCK)
+        key = tl.load(keys + position)
+        below, tie = key < threshold, key == threshold
+        found = _pair(below, tie)
+        before = tl.cumsum(found, axis=0) - found
+        tie_rank = ties_before + _second(before)
+        kept = below | (tie & (tie_rank < ties_kept))
+        rank = below_before + _first(before) + tl.minimum(tie_rank, ties_kept)
+        for repeat in range(REPEATS):
+            tl.store(out + repeat * KEEP + rank, (position + repeat * POSITIONS).to(tl.int64), mask=kept)
+        total = tl.sum(found, axis=0)
+        below_before += _first(total)
+        ties_before += _second(total)
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "stream"])
 def _select_index_kernel(
     sample,  # (B,) int64
+    keys,  # (B, LENGTH) int32, scratch
     out,  # (B, REPEATS · KEEP) int64
     seed_low,
     seed_high,
@@ -20,45 +91,36 @@ def _select_index_kernel(
     POSITIONS: tl.constexpr,
     KEEP: tl.constexpr,
     REPEATS: tl.constexpr,
+    LENGTH: tl.constexpr,  # POSITIONS in whole blocks
     BLOCK: tl.constexpr,
 ):
     b = tl.program_id(0).to(tl.int64)
-    position = tl.arange(0, BLOCK)
-    inside = position < POSITIONS
-    zero = tl.zeros((BLOCK,), tl.int64)
-    number = zero + tl.load(sample + b)
-    key, _, _, _ = tl.philox_impl(
-        position.to(tl.uint32),
-        (number & 0xFFFFFFFF).to(tl.uint32),
-        ((number >> 32) & 0xFFFFFFFF).to(tl.uint32),
-        (zero + stream).to(tl.uint32),
-        (zero + seed_low).to(tl.uint32),
-        (zero + seed_high).to(tl.uint32),
-        10,
-    )
-    key = key.to(tl.int64) >> 1
-    # The KEEP-th smallest key, by bisection of its value: the smallest t with KEEP keys at or below it.
-    low = b * 0
+    keys += b * LENGTH
+    number = tl.load(sample + b)
+    for start in range(0, LENGTH, BLOCK):
+        position = start + tl.arange(0, BLOCK)
+        word, _, _, _ = tl.philox_impl(
+            position.to(tl.uint32),
+            number.to(tl.uint32),
+            (number >> 32).to(tl.uint32),
+            tl.cast(stream, tl.uint32),
+            tl.cast(seed_low, tl.uint32),
+            tl.cast(seed_high, tl.uint32),
+            10,
+        )
+        # What fills the last block is never kept: no key is larger, and the first of equal keys are kept.
+        tl.store(keys + position, tl.where(position < POSITIONS, (word >> 1).to(tl.int32), 0x7FFFFFFF))
+    tl.debug_barrier()  # a thread reads keys that others have written
+    low = tl.zeros((), tl.int32)
     high = low + 0x7FFFFFFF
-    for _ in range(31):
-        middle = (low + high) // 2
-        enough = tl.sum((inside & (key <= middle)).to(tl.int32), axis=0) >= KEEP
-        high = tl.where(enough, middle, high)
-        low = tl.where(enough, low, middle + 1)
-    below = inside & (key < high)
-    ties = inside & (key == high)
-    spare = KEEP - tl.sum(below.to(tl.int32), axis=0)
-    kept = below | (ties & (tl.cumsum(ties.to(tl.int32), axis=0) <= spare))
-    rank = tl.cumsum(kept.to(tl.int32), axis=0) - 1
-    for repeat in range(REPEATS):
-        place = b * (REPEATS * KEEP) + repeat * KEEP + rank
-        tl.store(out + place, (position + repeat * POSITIONS).to(tl.int64), mask=kept)
+    _store_smallest(keys, out + b * (REPEATS * KEEP), low, high, POSITIONS, KEEP, REPEATS, LENGTH, BLOCK)
 
 
 @triton.jit
 def _mask_to_index_kernel(
-    mask,  # (B, N) bool as int8
+    mask,  # (B, N) bool
     out,  # (B, COUNT) int64
+    complete,  # (B,) bool: whether COUNT positions were found
     POSITIONS: tl.constexpr,  # N
     COUNT: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -71,15 +133,17 @@ def _mask_to_index_kernel(
         rank = found + tl.cumsum(kept.to(tl.int32), axis=0) - 1
         tl.store(out + b * COUNT + rank, position.to(tl.int64), mask=kept & (rank < COUNT))
         found += tl.sum(kept.to(tl.int32), axis=0)
+    tl.store(complete + b + tl.arange(0, 1), found == COUNT)
 
 
 def select_index(sample: Tensor, seed: int, stream: int, positions: int, keep: int, repeats: int, out: Tensor) -> None:
     """Launch for tube_mask_index and random_mask_index."""
-    tile = TILES["select_index" if positions <= TILES["select_index"].elements else "select_index_long"]
-    if positions > tile.elements:
-        raise ValueError(f"random masks of {positions} tokens: the kernel ranks at most {tile.elements} at once")
+    tile = TILES["select_index"]
+    block = min(tile.elements, next_power_of_2(positions))
+    length = cdiv(positions, block) * block
     _select_index_kernel[(sample.shape[0],)](
         sample.contiguous(),
+        sample.new_empty((sample.shape[0], length), dtype=torch.int32),
         out,
         seed & 0xFFFFFFFF,
         seed >> 32,
@@ -87,44 +151,53 @@ def select_index(sample: Tensor, seed: int, stream: int, positions: int, keep: i
         POSITIONS=positions,
         KEEP=keep,
         REPEATS=repeats,
-        BLOCK=triton.next_power_of_2(positions),
+        LENGTH=length,
+        BLOCK=block,
         num_warps=tile.num_warps,
     )
 
 
 def mask_to_index(mask: Tensor, count: int, out: Tensor) -> None:
     """Launch for mask_to_index; unequal counts trip a device-side assertion, without a host sync."""
-    torch._assert_async((mask.sum(dim=1) == count).all(), f"mask must keep {count} tokens in every sample")
-    positions, tile = mask.shape[1], TILES["mask_to_index"]
-    _mask_to_index_kernel[(mask.shape[0],)](
-        mask.view(torch.int8),
+    batch, positions = mask.shape
+    complete, tile = mask.new_empty((batch,)), TILES["mask_to_index"]
+    _mask_to_index_kernel[(batch,)](
+        mask,
         out,
+        complete,
         POSITIONS=positions,
         COUNT=count,
-        BLOCK=min(tile.elements, triton.next_power_of_2(positions)),
+        BLOCK=min(tile.elements, next_power_of_2(positions)),
         num_warps=tile.num_warps,
     )
+    torch._assert_async(complete.all(), f"mask must keep {count} tokens in every sample")
 
 
 @triton.jit
-def _is_listed(values, token, inside, COUNT: tl.constexpr, STEPS: tl.constexpr):
-    """Whether each token is among COUNT ascending values, by binary search."""
-    low = token * 0
-    high = low + COUNT
-    for _ in range(STEPS):
-        middle = (low + high) // 2
-        searching = inside & (low < high)
-        value = tl.load(values + middle, mask=searching, other=0)
-        high = tl.where(searching & (value >= token), middle, high)
-        low = tl.where(searching & (value < token), middle + 1, low)
-    found = inside & (low < COUNT)
-    return found & (tl.load(values + low, mask=found, other=-1) == token)
+def _mark_listed(
+    marks,  # (TOKENS,) int8
+    listed,  # (COUNT,) token numbers; those outside [0, TOKENS) are passed over
+    TOKENS: tl.constexpr,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write 1 at the listed tokens and 0 elsewhere."""
+    for start in range(0, TOKENS, BLOCK):
+        token = start + tl.arange(0, BLOCK)
+        tl.store(marks + token, tl.zeros((BLOCK,), tl.int8), mask=token < TOKENS)
+    tl.debug_barrier()  # other threads write the ones
+    for start in range(0, COUNT, BLOCK):
+        row = start + tl.arange(0, BLOCK)
+        token = tl.load(listed + row, mask=row < COUNT, other=-1)
+        tl.store(marks + token, tl.full((BLOCK,), 1, tl.int8), mask=(token >= 0) & (token < TOKENS))
+    tl.debug_barrier()  # and others read them
 
 
 @triton.jit
 def _running_cell_select_kernel(
-    visible,  # (B, V) ascending
+    visible,  # (B, V)
     phase,  # (B,)
+    marks,  # (B, N) int8, scratch
     decoded_tokens,  # (B, COUNT) int64
     num_overlap,  # (B,) int64
     FRAME_TOKENS: tl.constexpr,  # H'·W'
@@ -133,10 +206,11 @@ def _running_cell_select_kernel(
     VISIBLE: tl.constexpr,  # V
     HIDDEN_SLOTS: tl.constexpr,
     COUNT: tl.constexpr,  # M
-    SEARCH_STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     b = tl.program_id(0).to(tl.int64)
+    marks += b * TOKENS
+    _mark_listed(marks, visible + b * VISIBLE, TOKENS, VISIBLE, BLOCK)
     phase_offset = tl.load(phase + b).to(tl.int32) + 1
     overlap_total = tl.zeros((1,), tl.int32)
     for write in tl.static_range(2):  # first count the overlap rows, then write both parts
@@ -147,18 +221,21 @@ def _running_cell_select_kernel(
             frame, place = token // FRAME_TOKENS, token % FRAME_TOKENS
             slot = place // WIDTH % 2 * 2 + place % WIDTH % 2
             decoded = (token < TOKENS) & ((slot + frame + phase_offset) % 4 >= HIDDEN_SLOTS)
-            decoded_rank = decoded_before + tl.cumsum(decoded.to(tl.int32), axis=0) - 1
-            decoded = decoded & (decoded_rank < COUNT)
-            overlap = _is_listed(visible + b * VISIBLE, token, decoded, VISIBLE, SEARCH_STEPS)
-            overlap_rank = overlap_before + tl.cumsum(overlap.to(tl.int32), axis=0) - 1
-            if write == 1:
+            seen = tl.load(marks + token, mask=decoded, other=0) != 0
+            found = _pair(decoded, seen)
+            before = tl.cumsum(found, axis=0) - found
+            decoded_rank = decoded_before + _first(before)
+            overlap_rank = overlap_before + _second(before)
+            kept = decoded & (decoded_rank < COUNT)
+            if write == 0:
+                overlap_total += tl.sum((kept & seen).to(tl.int32), axis=0)
+            else:
                 # Of the decoded tokens before a loss row, those in the overlap stand in the first part.
-                loss_rank = overlap_total + decoded_rank - (overlap_rank + 1)
-                target = tl.where(overlap, overlap_rank, loss_rank)
-                tl.store(decoded_tokens + b * COUNT + target, token.to(tl.int64), mask=decoded)
-            decoded_before += tl.sum(decoded.to(tl.int32), axis=0)
-            overlap_before += tl.sum(overlap.to(tl.int32), axis=0)
-        overlap_total = overlap_before
+                target = tl.where(seen, overlap_rank, overlap_total + decoded_rank - overlap_rank)
+                tl.store(decoded_tokens + b * COUNT + target, token.to(tl.int64), mask=kept)
+            total = tl.sum(found, axis=0)
+            decoded_before += _first(total)
+            overlap_before += _second(total)
     tl.store(num_overlap + b + tl.arange(0, 1), overlap_total.to(tl.int64))
 
 
@@ -176,6 +253,7 @@ def running_cell_select(
     _running_cell_select_kernel[(visible.shape[0],)](
         visible,
         phase,
+        visible.new_empty((visible.shape[0], tokens), dtype=torch.int8),
         decoded,
         num_overlap,
         FRAME_TOKENS=grid[1] * grid[2],
@@ -184,7 +262,6 @@ def running_cell_select(
         VISIBLE=visible.shape[1],
         HIDDEN_SLOTS=hidden_slots,
         COUNT=count,
-        SEARCH_STEPS=visible.shape[1].bit_length(),
-        BLOCK=min(tile.elements, triton.next_power_of_2(tokens)),
+        BLOCK=min(tile.elements, next_power_of_2(tokens)),
         num_warps=tile.num_warps,
     )

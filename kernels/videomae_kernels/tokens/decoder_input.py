@@ -8,21 +8,26 @@ from torch import Tensor
 from .._checks import FLOATING, check_index, check_shape, check_tensor
 from .._custom_op import define_op
 from .._values import check_index_values
-from .rows import masked_token_scatter
+from .rows import scatter_op
 
 
 def _reference(tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Tensor, decoded: Tensor) -> Tensor:
-    out = _allocate(tokens, mask_token, position, visible, decoded)
-    split = visible.shape[1]
-    torch.add(tokens, position[visible], out=out[:, :split])
-    torch.add(mask_token, position[decoded], out=out[:, split:])
+    listed, split = torch.cat([visible, decoded], dim=1), visible.shape[1]
+    table = position.to(_promoted(tokens, mask_token, position))
+    out = table.index_select(0, listed.flatten()).unflatten(0, listed.shape)
+    out[:, :split] += tokens
+    out[:, split:] += mask_token
     return out
 
 
 def _allocate(tokens: Tensor, mask_token: Tensor, position: Tensor, visible: Tensor, decoded: Tensor) -> Tensor:
-    dtype = torch.promote_types(torch.promote_types(tokens.dtype, mask_token.dtype), position.dtype)
     rows = visible.shape[1] + decoded.shape[1]
+    dtype = _promoted(tokens, mask_token, position)
     return tokens.new_empty((tokens.shape[0], rows, tokens.shape[2]), dtype=dtype)
+
+
+def _promoted(tokens: Tensor, mask_token: Tensor, position: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(tokens.dtype, mask_token.dtype), position.dtype)
 
 
 def _launch(*args: Any) -> None:
@@ -55,8 +60,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[1]:
         grads[1] = of_masks.sum(dim=(0, 1)).to(ctx.dtypes[1])
     if ctx.needs_input_grad[2]:
-        placed = masked_token_scatter(of_tokens, visible, ctx.num_tokens).sum(0)
-        placed += masked_token_scatter(of_masks, decoded, ctx.num_tokens).sum(0)
+        placed = scatter_op(of_tokens, visible, ctx.num_tokens, None).sum(0)
+        placed += scatter_op(of_masks, decoded, ctx.num_tokens, None).sum(0)
         grads[2] = placed.to(ctx.dtypes[2])
     return tuple(grads)
 

@@ -11,8 +11,10 @@ from .._values import check_index_values
 
 
 def _gather_reference(x: Tensor, index: Tensor) -> Tensor:
-    sample = torch.arange(x.shape[0], device=x.device)[:, None]
-    return x[sample, index].contiguous()
+    out = _gather_allocate(x, index)
+    for sample, listed, rows in zip(x, index, out, strict=True):  # no offsets to add, and no second copy
+        torch.index_select(sample, 0, listed, out=rows)
+    return out
 
 
 def _gather_allocate(x: Tensor, index: Tensor) -> Tensor:
@@ -39,7 +41,7 @@ def _gather_setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tenso
 
 def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     (index,) = ctx.saved_tensors
-    return masked_token_scatter(grad, index, ctx.num_tokens), None
+    return scatter_op(grad, index, ctx.num_tokens, None), None
 
 
 gather_op.register_autograd(_gather_backward, setup_context=_gather_setup_context)
@@ -94,7 +96,7 @@ def _scatter_check(tokens: Tensor, index: Tensor, num_tokens: int, mask_token: T
     check_index_values(index, "index", num_tokens)
 
 
-_scatter = define_op("masked_token_scatter", _scatter_reference, _scatter_allocate, _scatter_launch, _scatter_check)
+scatter_op = define_op("masked_token_scatter", _scatter_reference, _scatter_allocate, _scatter_launch, _scatter_check)
 
 
 def _scatter_setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, Tensor | None], output: Tensor) -> None:
@@ -104,7 +106,7 @@ def _scatter_setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, Tensor |
 def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None]:
     (index,) = ctx.saved_tensors
     needs_tokens, _, _, needs_mask_token = ctx.needs_input_grad
-    of_tokens = gather_tokens(grad, index)
+    of_tokens = gather_op(grad, index)
     of_mask_token = None
     if needs_mask_token:
         # All rows less the listed ones: no (B, N, D) temporary, and torch's sums repeat bitwise.
@@ -113,7 +115,7 @@ def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None
     return of_tokens if needs_tokens else None, None, None, of_mask_token
 
 
-_scatter.register_autograd(_scatter_backward, setup_context=_scatter_setup_context)
+scatter_op.register_autograd(_scatter_backward, setup_context=_scatter_setup_context)
 
 
 def masked_token_scatter(tokens: Tensor, index: Tensor, num_tokens: int, mask_token: Tensor | None = None) -> Tensor:
@@ -149,4 +151,4 @@ def masked_token_scatter(tokens: Tensor, index: Tensor, num_tokens: int, mask_to
         check_tensor(mask_token, "mask_token", COPIED, tokens.shape[2:], tokens)
         if mask_token.dtype != tokens.dtype:
             raise TypeError(f"mask_token must have the dtype of tokens, {tokens.dtype}, got {mask_token.dtype}")
-    return _scatter(tokens, index, num_tokens, mask_token)
+    return scatter_op(tokens, index, num_tokens, mask_token)

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._tiling import reject_float64, row_tile
+from .._tiling import cdiv, reject_float64, row_tile
 
 
 @triton.jit(do_not_specialize=["num_rows", "out_rows"])
@@ -47,7 +47,7 @@ def _copy_rows_kernel(
 def _copy_rows(src: Tensor, row_map: Tensor, fill: Tensor | None, out: Tensor, holes: bool) -> None:
     batch, out_rows, width = out.shape
     tile = row_tile("copy_rows", width)
-    grid = (triton.cdiv(batch * out_rows, tile["BLOCK_ROWS"]), triton.cdiv(width, tile["BLOCK_COLS"]))
+    grid = (cdiv(batch * out_rows, tile["BLOCK_ROWS"]), cdiv(width, tile["BLOCK_COLS"]))
     _copy_rows_kernel[grid](
         src,
         row_map,
@@ -126,7 +126,7 @@ def assemble_decoder_tokens(
     reject_float64(tokens=tokens, mask_token=mask_token, position=position)
     batch, rows_per_sample, width = out.shape
     tile = row_tile("assemble_decoder_tokens", width)
-    grid = (triton.cdiv(batch * rows_per_sample, tile["BLOCK_ROWS"]), triton.cdiv(width, tile["BLOCK_COLS"]))
+    grid = (cdiv(batch * rows_per_sample, tile["BLOCK_ROWS"]), cdiv(width, tile["BLOCK_COLS"]))
     _assemble_decoder_tokens_kernel[grid](
         tokens,
         mask_token,

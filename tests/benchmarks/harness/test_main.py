@@ -32,15 +32,18 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_defaults(asked: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([]) == 0
-    options = dict.fromkeys(("size", "batch_size", "rounds", "published_repo", "folder"))
+    names = ("size", "batch_size", "rounds", "published_repo", "folder", "journal", "time_limit")
+    options = dict.fromkeys(names)
     assert asked == {"suites": (("model",), options)}
     assert "### Predicted" in capsys.readouterr().out
 
 
 def test_options(asked: dict[str, Any]) -> None:
     words = "--suite all --model base --batch-size 3 --rounds 4 --published-repo there --output here --report"
+    words += " --journal lines --time-limit 60"
     assert command.main([*words.split(), "--compare", "base", "--threshold", "0.5"]) == 0
     options = {"size": "base", "batch_size": 3, "rounds": 4, "published_repo": Path("there"), "folder": Path("here")}
+    options |= {"journal": Path("lines"), "time_limit": 60.0}
     assert asked == {"suites": (SUITES, options), "report": True, "compare": (RESULTS, Path("base"), 0.5)}
 
 
@@ -56,6 +59,11 @@ def test_errors_of_the_input_are_one_line(
     monkeypatch.setattr(command, "run", fails)
     assert command.main([]) == 2
     assert capsys.readouterr().err == "python -m benchmarks: error: it is broken\n"
+
+
+def test_a_time_limit_needs_a_journal(asked: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--time-limit", "60"]) == 2 and asked == {}
+    assert "--time-limit needs --journal" in capsys.readouterr().err
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

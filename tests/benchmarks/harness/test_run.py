@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,31 @@ def test_{name}(benchmark):
         suite="memory", name="base", case="", variant="{name}", predicted=True, peak_mib=3.0)
 """
 CONFTEST = """
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.harness.journal import Journal
+
 def pytest_addoption(parser):
-    for name in ("size", "batch-size", "rounds", "published-repo"):
+    for name in ("size", "batch-size", "rounds", "published-repo", "journal"):
         parser.addoption(f"--{name}")
 
 def pytest_configure(config):
     asked = [config.getoption(n) for n in ("size", "batch_size", "rounds", "published_repo")]
     config.rootpath.joinpath("asked").write_text(str(asked))
 
-def pytest_benchmark_update_machine_info(config, machine_info):
-    machine_info["videomae_fast"] = dict(
-        device="d", driver="none", versions={}, threads=1, commit="c", copy_gb_per_s=None)
+def pytest_collection_modifyitems(config, items):
+    from pathlib import Path
+    machine = dict(device="d", driver="none", versions={}, threads=1, commit="c", copy_gb_per_s=None)
+    config.journal = Journal(Path(config.getoption("journal")), machine)
+    items[:] = [item for item in items if item.nodeid not in config.journal.finished]
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    if call.when == "call" and outcome.get_result().passed:
+        item.config.journal.add(item.nodeid, item.funcargs["benchmark"])
 """
 
 
@@ -37,7 +52,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one suite, of one green test."""
     suite = tmp_path / "benchmarks" / "memory"
     suite.mkdir(parents=True)
-    (tmp_path / "benchmarks" / "harness").symlink_to(bench.ROOT / "benchmarks" / "harness")  # a suite may import it
+    for part in ("harness", "roofline"):  # a suite may import them
+        (tmp_path / "benchmarks" / part).symlink_to(bench.ROOT / "benchmarks" / part)
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\n')
     (tmp_path / "benchmarks" / "conftest.py").write_text(CONFTEST)
     (suite / "test_one.py").write_text(GREEN.format(name="one"))
@@ -73,7 +89,7 @@ def test_options_reach_the_suites(checkout: Path, tmp_path: Path, monkeypatch: p
         (
             "from benchmarks.harness.run import DisagreementError as D; raise D('they differ')",
             DisagreementError,
-            "implementations disagree, so nothing was recorded: test_two: .*they differ",
+            "implementations disagree: test_two: .*they differ",
         ),
         ("raise OSError('no disk')", BenchmarkError, "benchmarks failed.*test_two: OSError: no disk"),
     ],
@@ -84,6 +100,39 @@ def test_a_red_run_leaves_nothing(checkout: Path, body: str, error: type[Excepti
         run_suites(["memory"])
     assert type(raised.value) is error
     assert not (checkout / "benchmarks" / "results").exists()
+
+
+def test_a_red_run_with_a_journal_keeps_what_passed_and_goes_on(checkout: Path) -> None:
+    add_test(checkout, "assert not __import__('pathlib').Path('red').exists()")
+    (checkout / "red").write_text("")
+    journal, file = checkout / "journal", checkout / "benchmarks" / "results" / "predicted" / "c.json"
+    with pytest.raises(DisagreementError, match="test_two"):
+        run_suites(["memory"], journal=journal)
+    assert [record["variant"] for record in load(file)["records"]] == ["one"]
+    (checkout / "red").unlink()
+    (checkout / "benchmarks" / "memory" / "test_one.py").write_text(GREEN.format(name="one") + "    assert False\n")
+    results = run_suites(["memory"], journal=journal)  # test_one is not run again: it would fail
+    assert [record["variant"] for record in results["records"]] == ["one", "two"]
+    assert run_suites(["memory"], journal=journal) == results  # nothing is left to run
+
+
+def test_a_run_is_ended_at_its_time_limit(checkout: Path) -> None:
+    """With what it started; what was measured until then is kept."""
+    started = checkout / "started"
+    add_test(
+        checkout,
+        "import subprocess, time; child = subprocess.Popen(['sleep', '600'])\n"
+        f"    open({str(started)!r}, 'w').write(str(child.pid))\n"
+        "    time.sleep(600)",
+    )
+    with pytest.raises(BenchmarkError, match="benchmarks failed: time ran out"):
+        run_suites(["memory"], journal=checkout / "journal", time_limit=20)
+    file = checkout / "benchmarks" / "results" / "predicted" / "c.json"
+    assert [record["variant"] for record in load(file)["records"]] == ["one"]
+    with pytest.raises(ProcessLookupError):
+        for _ in range(50):  # the system takes a moment to clear a killed process
+            os.kill(int(started.read_text()), 0)
+            time.sleep(0.1)
 
 
 def test_a_suite_that_cannot_be_imported(checkout: Path) -> None:
