@@ -66,11 +66,9 @@ TOKEN_TILES: dict[str, TokenTile] = {
     "loss_reordered": TokenTile(1, num_warps=1),
     "gradient": TokenTile(16, num_warps=1),
     "gradient_reordered": TokenTile(1, num_warps=1),
-    "cropped_gather": TokenTile(8, num_warps=8),  # each pixel is a sum of several: fewer of them for each thread
-    "cropped_targets": TokenTile(1, num_warps=16),
-    "cropped_loss": TokenTile(4, num_warps=8),
-    "cropped_gradient": TokenTile(4, num_warps=8),
 }
+
+CROP_ROWS = 4  # of a token, that share the sums of source rows: of 1 to 16, the fewest instructions, counted
 
 
 def row_tile(kernel: str, width: int) -> Mapping[str, int]:
@@ -104,6 +102,20 @@ def _token_tile(tile: TokenTile, width: int, element_size: int, warp: int) -> Ma
     lanes = warp * tile.num_warps
     parts = next_power_of_2(cdiv(width, lanes * vector))
     return {"PARTS": parts, "LANES": lanes, "VECTOR": vector, "num_warps": tile.num_warps}
+
+
+@lru_cache
+def crop_tile(channels: int, frames: int, height: int, width: int, device: torch.device) -> Mapping[str, int]:
+    """Launch options for the pixels of one token of a crop: a lane for each column of each frame."""
+    group = min(CROP_ROWS, next_power_of_2(height))
+    lanes = next_power_of_2(frames * width)
+    return {
+        "CHANNEL_TILE": next_power_of_2(channels),
+        "GROUP_TILE": next_power_of_2(cdiv(height, group)),
+        "GROUP": group,
+        "LANES": lanes,
+        "num_warps": max(1, lanes // warp_threads(device)),
+    }
 
 
 @lru_cache

@@ -7,7 +7,7 @@ from ..resize import FIXED_BITS
 
 FIXED_SHIFT = tl.constexpr(FIXED_BITS)
 FIXED_HALF = tl.constexpr(1 << FIXED_BITS - 1)
-CHUNK = tl.constexpr(4)  # taps whose pixels are loaded together; a clip skips the chunks that it has no taps in
+CHUNK = tl.constexpr(4)  # taps whose pixels are loaded together; a clip skips the chunks in which it has no taps
 KEPT = tl.constexpr(16)  # up to this many taps, a lane keeps the weights of its column in registers
 
 
@@ -28,27 +28,29 @@ def resized_token(
     HEIGHT: tl.constexpr,  # p
     CHANNELS: tl.constexpr,
     TAPS: tl.constexpr,  # at least `down` and `across`
+    TAP_TILE: tl.constexpr,
     PILLOW: tl.constexpr,
     CHANNEL_TILE: tl.constexpr,
-    GROUPS: tl.constexpr,
+    GROUP_TILE: tl.constexpr,
     GROUP: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Float32 values in [0, 255], (CHANNEL_TILE, GROUPS, GROUP, LANES): a token's rows in groups, columns as lanes.
+    """Float32 values in [0, 255], (CHANNEL_TILE, GROUP_TILE, GROUP, LANES): a token's rows in groups of GROUP.
 
     A lane owns a column, so that the second pass needs nothing of another lane. The rows of a group share what the
-    first pass makes of the source rows that any of them takes; source rows of two groups are read twice.
+    first pass makes of the source rows that any of them takes; where groups overlap, it is made twice.
     """
     LINES: tl.constexpr = OUT_HEIGHT + OUT_WIDTH
     number = weights.dtype.element_ty
     channel = tl.arange(0, CHANNEL_TILE)[:, None, None]
     member = tl.arange(0, GROUP)[None, :, None]
-    group = tl.arange(0, GROUPS)[None, :, None, None]
+    group = tl.arange(0, GROUP_TILE)[None, :, None, None]
     exists = channel < CHANNELS
     corner = frames + tl.load(first + OUT_HEIGHT + x, mask=inside, other=0) * CHANNELS
-    of_columns = _column_weights(weights + OUT_HEIGHT + x, inside, LINES, TAPS, LANES)
-    result = tl.zeros((CHANNEL_TILE, GROUPS, GROUP, LANES), tl.float32)
-    for g in range(GROUPS):
+    of_column = weights + OUT_HEIGHT + x
+    kept = _column_weights(of_column, inside, LINES, TAPS, TAP_TILE, LANES)
+    result = tl.zeros((CHANNEL_TILE, GROUP_TILE, GROUP, LANES), tl.float32)
+    for g in range((HEIGHT + GROUP - 1) // GROUP):
         low = tl.load(first + _line(row, g, 0, GROUP, HEIGHT))
         high = low
         for k in tl.static_range(1, GROUP):
@@ -57,26 +59,15 @@ def resized_token(
         total = tl.zeros((CHANNEL_TILE, GROUP, LANES), number)
         at, offset = corner + low * (width * CHANNELS), low * LINES
         for source_row in range(low, tl.minimum(high + down, height)):
-            sums = _row_sums(
-                at,
-                of_columns,
-                weights + OUT_HEIGHT + x,
-                inside,
-                across,
-                LINES,
-                CHANNELS,
-                TAPS,
-                CHANNEL_TILE,
-                LANES,
-            )
+            sums = _row_sums(at, kept, of_column, inside, across, LINES, CHANNELS, TAPS, TAP_TILE, CHANNEL_TILE, LANES)
             if PILLOW:
                 sums = _rounded(sums)
             for k in tl.static_range(GROUP):
                 line = _line(row, g, k, GROUP, HEIGHT)
                 top = tl.load(first + line)
-                has_tap = (source_row - top).to(tl.uint32) < tl.full((), down, tl.uint32)
-                of_row = tl.load(weights + line - top * LINES + offset, mask=has_tap, other=0)
-                total = tl.where(exists & (member == k), total + (sums * of_row)[:, None, :], total)
+                has_tap = (source_row - top).to(tl.uint32) < down.to(tl.uint32)
+                weight = tl.load(weights + line - top * LINES + offset, mask=has_tap, other=0)
+                total = tl.where(exists & (member == k), total + (sums * weight)[:, None, :], total)
             at += width * CHANNELS
             offset += LINES
         if PILLOW:
@@ -87,16 +78,17 @@ def resized_token(
 
 @triton.jit
 def _line(row, g, k, GROUP: tl.constexpr, HEIGHT: tl.constexpr):
-    """Row `k` of group `g`, in the clip; beyond the token's rows, its last."""
+    """Row `k` of group `g` as a row of the clip; beyond the token's rows, its last."""
     return row + tl.minimum(g * GROUP + k, HEIGHT - 1)
 
 
 @triton.jit
-def _column_weights(of_column, inside, LINES: tl.constexpr, TAPS: tl.constexpr, LANES: tl.constexpr):
-    """Bits of the weights of each lane's column, (TAPS or more, LANES); nothing where there are too many to keep."""
-    TILE: tl.constexpr = triton.next_power_of_2(TAPS) if TAPS <= KEPT else 1
-    tap = tl.arange(0, TILE)[:, None]
-    bits = tl.zeros((TILE, LANES), tl.int32)
+def _column_weights(
+    of_column, inside, LINES: tl.constexpr, TAPS: tl.constexpr, TAP_TILE: tl.constexpr, LANES: tl.constexpr
+):
+    """Bits of the weights of each lane's column, (TAP_TILE, LANES); zeros where there are too many to keep."""
+    tap = tl.arange(0, TAP_TILE)[:, None]
+    bits = tl.zeros((TAP_TILE, LANES), tl.int32)
     if TAPS <= KEPT:
         for j in tl.static_range(TAPS):
             weight = tl.load(of_column + j * LINES, mask=inside, other=0)
@@ -107,32 +99,33 @@ def _column_weights(of_column, inside, LINES: tl.constexpr, TAPS: tl.constexpr, 
 @triton.jit
 def _row_sums(
     at,  # (LANES,) pointers to the pixels of the first taps
-    of_columns,
-    of_column,
+    kept,  # bits of the weights of each lane's column
+    of_column,  # (LANES,) pointers to these weights
     inside,
     across,
     LINES: tl.constexpr,
     CHANNELS: tl.constexpr,
     TAPS: tl.constexpr,
+    TAP_TILE: tl.constexpr,
     CHANNEL_TILE: tl.constexpr,
     LANES: tl.constexpr,
 ):
     """Weighted sums of a source row's pixels, (CHANNEL_TILE, LANES). Pixels without weight are not read."""
     number = of_column.dtype.element_ty
     channel = tl.arange(0, CHANNEL_TILE)[:, None]
-    tap = tl.arange(0, of_columns.shape[0])[:, None]
+    tap = tl.arange(0, TAP_TILE)[:, None]
     sums = tl.zeros((CHANNEL_TILE, LANES), number)
-    for begin in tl.static_range(0, TAPS, CHUNK):
-        if begin < across:
-            for j in tl.static_range(begin, min(begin + CHUNK, TAPS)):
-                if TAPS <= KEPT:  # the sum has one term, and integers let the compiler see it
-                    bits = tl.sum(tl.where(tap == j, of_columns, 0), axis=0)
-                    weight = bits.to(number, bitcast=True)
-                else:
-                    weight = tl.load(of_column + j * LINES, mask=inside, other=0)
-                for c in tl.static_range(CHANNELS):
-                    pixel = tl.load(at + (j * CHANNELS + c), mask=weight != 0, other=0)
-                    sums = tl.where(channel == c, sums + (pixel.to(number) * weight)[None, :], sums)
+    for chunk in tl.static_range(0, TAPS, CHUNK):
+        if chunk < across:
+            for j in tl.static_range(chunk, chunk + CHUNK):
+                if j < TAPS:
+                    if TAPS <= KEPT:  # this sum has one term, which the compiler finds because it is of integers
+                        weight = tl.sum(tl.where(tap == j, kept, 0), axis=0).to(number, bitcast=True)
+                    else:
+                        weight = tl.load(of_column + j * LINES, mask=inside, other=0)
+                    for c in tl.static_range(CHANNELS):
+                        pixel = tl.load(at + (j * CHANNELS + c), mask=weight != 0, other=0)
+                        sums = tl.where(channel == c, sums + (pixel.to(number) * weight)[None, :], sums)
     return sums
 
 
