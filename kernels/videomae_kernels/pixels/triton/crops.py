@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..._tiling import crop_tile, next_power_of_2, reject_float64
 from ..crops import GEOMETRY
-from .resize import resized_token
+from .resize import channel_numbers, resized_token
 from .tile import TARGET_EPS, channel_arguments, of_channel, use_row
 
 GEOMETRY_COLUMNS = tl.constexpr(len(GEOMETRY))
@@ -88,7 +88,7 @@ def _cropped_pixels_kernel(
         GROUP,
         LANES,
     )
-    channel = _channels(CHANNEL_TILE, CHANNELS)
+    channel = channel_numbers(CHANNEL_TILE, CHANNELS)[:, None, None, None]
     y = tl.arange(0, GROUP_TILE)[None, :, None, None] * GROUP + tl.arange(0, GROUP)[None, None, :, None]
     inside = (tl.arange(0, CHANNEL_TILE)[:, None, None, None] < CHANNELS) & (y < HEIGHT)
     inside = inside & is_pixel[None, None, None, :]
@@ -114,19 +114,6 @@ def _cropped_pixels_kernel(
         MODE,
         COUNT * CHANNELS,
     )
-
-
-@triton.jit
-def _channels(CHANNEL_TILE: tl.constexpr, CHANNELS: tl.constexpr):
-    """Channel numbers (CHANNEL_TILE, 1, 1, 1), written so that the compiler does not take them for a run of memory.
-
-    It would hand the channels of a pixel to different threads, for accesses that are no wider, and exchange all values.
-    """
-    position = tl.arange(0, CHANNEL_TILE)[:, None, None, None]
-    channel = tl.zeros(position.shape, tl.int32)
-    for c in tl.static_range(1, CHANNELS):
-        channel = tl.where(position == c, c, channel)
-    return channel
 
 
 @triton.jit

@@ -112,7 +112,8 @@ def _row_sums(
 ):
     """Weighted sums of a source row's pixels, (CHANNEL_TILE, LANES). Pixels without weight are not read."""
     number = of_column.dtype.element_ty
-    channel = tl.arange(0, CHANNEL_TILE)[:, None]
+    exists = tl.arange(0, CHANNEL_TILE)[:, None] < CHANNELS
+    channel = channel_numbers(CHANNEL_TILE, CHANNELS)[:, None]
     tap = tl.arange(0, TAP_TILE)[:, None]
     sums = tl.zeros((CHANNEL_TILE, LANES), number)
     for chunk in tl.static_range(0, TAPS, CHUNK):
@@ -123,10 +124,24 @@ def _row_sums(
                         weight = tl.sum(tl.where(tap == j, kept, 0), axis=0).to(number, bitcast=True)
                     else:
                         weight = tl.load(of_column + j * LINES, mask=inside, other=0)
-                    for c in tl.static_range(CHANNELS):
-                        pixel = tl.load(at + (j * CHANNELS + c), mask=weight != 0, other=0)
-                        sums = tl.where(channel == c, sums + (pixel.to(number) * weight)[None, :], sums)
+                    pixel = tl.load(
+                        at[None, :] + (j * CHANNELS + channel), mask=(weight != 0)[None, :] & exists, other=0
+                    )
+                    sums += pixel.to(number) * weight[None, :]
     return sums
+
+
+@triton.jit
+def channel_numbers(CHANNEL_TILE: tl.constexpr, CHANNELS: tl.constexpr):
+    """Channel numbers (CHANNEL_TILE,), written so that the compiler does not take them for a run of memory.
+
+    It would hand the channels of a pixel to different threads, for accesses that are no wider, and exchange all values.
+    """
+    position = tl.arange(0, CHANNEL_TILE)
+    channel = tl.zeros((CHANNEL_TILE,), tl.int32)
+    for c in tl.static_range(1, CHANNELS):
+        channel = tl.where(position == c, c, channel)
+    return channel
 
 
 @triton.jit
