@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._tiling import crop_tile, next_power_of_2, reject_float64
+from ..._tiling import crop_tile, reject_float64
 from ..crops import GEOMETRY
 from .resize import channel_numbers, resized_token
 from .tile import TARGET_EPS, channel_arguments, of_channel, use_row
@@ -40,7 +40,6 @@ def _cropped_pixels_kernel(
     MODE: tl.constexpr,  # "gather", "targets", "loss" or "gradient"
     NORMALIZE: tl.constexpr,
     TAPS: tl.constexpr,
-    TAP_TILE: tl.constexpr,
     PILLOW: tl.constexpr,
     CHANNELS: tl.constexpr,
     OUT_HEIGHT: tl.constexpr,
@@ -81,7 +80,6 @@ def _cropped_pixels_kernel(
         HEIGHT,
         CHANNELS,
         TAPS,
-        TAP_TILE,
         PILLOW,
         CHANNEL_TILE,
         GROUP_TILE,
@@ -90,8 +88,7 @@ def _cropped_pixels_kernel(
     )
     channel = channel_numbers(CHANNEL_TILE, CHANNELS)[:, None, None, None]
     y = tl.arange(0, GROUP_TILE)[None, :, None, None] * GROUP + tl.arange(0, GROUP)[None, None, :, None]
-    inside = (tl.arange(0, CHANNEL_TILE)[:, None, None, None] < CHANNELS) & (y < HEIGHT)
-    inside = inside & is_pixel[None, None, None, :]
+    inside = (channel < CHANNELS) & (y < HEIGHT) & is_pixel[None, None, None, :]
     pixel = (t * (HEIGHT * WIDTH) + x)[None, None, None, :] + y * WIDTH
     factor = of_channel(channel, CHANNELS, more_channels, scale0, scale1, scale2, scale3, 0)
     term = of_channel(channel, CHANNELS, more_channels, shift0, shift1, shift2, shift3, CHANNELS)
@@ -138,7 +135,6 @@ def launch(
     """See `triton.launch`."""
     frames, geometry, first, weights = clip
     reject_float64(pred=pred, dtype=out)
-    taps = weights.shape[1]
     _cropped_pixels_kernel[(index.numel(),)](
         frames,
         geometry,
@@ -154,8 +150,7 @@ def launch(
         PRED_STRIDE_K=pred.stride(1),
         MODE=mode,
         NORMALIZE=normalize,
-        TAPS=taps,
-        TAP_TILE=next_power_of_2(taps),
+        TAPS=weights.shape[1],
         PILLOW=weights.dtype == torch.int32,
         CHANNELS=shape[1],
         OUT_HEIGHT=shape[3],
