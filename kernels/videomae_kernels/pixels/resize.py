@@ -43,13 +43,14 @@ def axis_taps(side: int, out: int, resize: str) -> tuple[Tensor, Tensor]:
 
 
 def tap_bucket(taps: int) -> int:
-    """The number of taps that a batch's weights are padded to: a power of two, or halfway between two; 1 becomes 2.
+    """The number of taps that a batch's weights are padded to: 2, 3, 4, 6, 8, 12, 16, 24, … as powers of two and halves.
 
-    A kernel is compiled for each bucket, not for each number of taps: of the 20 that videos of up to 2,160 lines need
-    for clips of 224, eight are left. A third of a lane's weights is zero at most; work is not padded to a bucket, since
-    kernels skip what a clip has no taps for.
+    A kernel is compiled for each bucket, not for each number of taps: for clips of 224, videos of up to 2,160 lines need
+    1 to 20 taps, which are eight buckets. Weights grow by less than half; work is not padded to the bucket, since kernels
+    skip groups of taps that a clip does not have.
     """
-    power = 1 << max(taps - 1, 1).bit_length()
+    taps = max(taps, 2)
+    power = 1 << (taps - 1).bit_length()
     return power * 3 // 4 if taps <= power * 3 // 4 else power
 
 
