@@ -43,11 +43,11 @@ def axis_taps(side: int, out: int, resize: str) -> tuple[Tensor, Tensor]:
 
 
 def tap_bucket(taps: int) -> int:
-    """The number of taps that a batch's weights are padded to: 2, 3, 4, 6, 8, 12, 16, 24, … as powers of two and halves.
+    """The number of taps that a batch's weights are padded to: 2, 3, 4, 6, 8, 12, 16, 24, …
 
-    A kernel is compiled for each bucket, not for each number of taps: for clips of 224, videos of up to 2,160 lines need
-    1 to 20 taps, which are eight buckets. Weights grow by less than half; work is not padded to the bucket, since kernels
-    skip groups of taps that a clip does not have.
+    A kernel is compiled for each bucket, not for each number of taps: for clips of 224, videos of up to 2,160 lines
+    need 1 to 20 taps, which are eight buckets. Powers of two and their halves keep the padding below one half of the
+    weights. Work is not padded to a bucket: kernels skip groups of taps that a clip does not have.
     """
     taps = max(taps, 2)
     power = 1 << (taps - 1).bit_length()
