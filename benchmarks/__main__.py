@@ -4,9 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.harness.run import SUITES, BenchmarkError, check_regressions, run_suites, write_report
+from benchmarks.harness.run import SUITES, BenchmarkError, TimeLimitError, check_regressions, run_suites, write_report
 from benchmarks.harness.tables import format_results
 from videomae_fast.models import CONFIGS
+
+TIMED_OUT = 124  # exit status
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,15 +68,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; or 2 after one line on stderr for what a user can mend, a failed benchmark or a regression. Other errors
-        keep their traceback.
+        0; or 2 after one line on stderr for what a user can mend, a failed benchmark or a regression; 124, as of the
+        command `timeout`, if time ran out. Other errors keep their traceback.
     """
     args = build_parser().parse_args(argv)
     try:
         run(args)
     except (ValueError, ImportError, OSError, BenchmarkError) as error:
         print(f"python -m benchmarks: error: {error}", file=sys.stderr)
-        return 2
+        return TIMED_OUT if isinstance(error, TimeLimitError) else 2
     return 0
 
 

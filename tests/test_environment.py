@@ -1,11 +1,13 @@
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from videomae_fast import environment
 from videomae_fast._optional import EXTRAS
+from videomae_fast.cli import main
 from videomae_fast.data.readers import READERS
 from videomae_fast.environment import describe, probe
 from videomae_fast.models.attention import BACKENDS
@@ -106,3 +108,27 @@ def test_unrelated_apex(
 def test_no_apex_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "_spec", lambda name: None)
     assert "apex" not in describe()
+
+
+@pytest.mark.parametrize(
+    ("active", "expected"), [("FA3", "available, runs FA3"), (None, "available, runs the flash attention of PyTorch")]
+)
+def test_the_flash_attention_of_a_gpu(active: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(name="Some GPU", major=9, minor=0, total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(torch.nn.attention, "current_flash_attention_impl", lambda: active, raising=False)
+    text = describe()
+    assert f"  attention sdpa: {expected}" in section(text, "cuda:0: Some GPU, capability 9.0, 80 GiB")
+    assert "  attention sdpa: available\n" in section(text, "cpu")
+
+
+def test_the_command_activates_what_training_activates(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    activated: list[str] = []
+    monkeypatch.setattr("videomae_fast.models.attention.activate_flash_attention", activated.append)
+    for has_gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        assert main(["env"]) == 0 and activated == ["cuda"] * has_gpu
+    assert "attention sdpa" in capsys.readouterr().out

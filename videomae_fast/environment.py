@@ -17,7 +17,7 @@ from videomae_kernels import runs_triton
 
 from ._optional import EXTRAS
 from .data.readers import READERS
-from .models.attention import BACKENDS, unavailable_reason
+from .models.attention import BACKENDS, active_flash_attention, unavailable_reason
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def describe() -> str:
 
     Returns:
         Lines with the versions, the optional packages, the op implementation and the attention backends of each
-        device, and the video readers. Where something is not available, the line has the reason.
+        device, and the video readers. Where something is not available, the line has the reason. For "sdpa" on a GPU it
+        is the flash attention that is active in this process (`activate_flash_attention`).
     """
     packages = {name: probe(name) for name in EXTRAS}
     lines = [
@@ -84,7 +85,7 @@ def describe() -> str:
     devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
     for device in devices:
         lines += ["", _device_name(device), f"  ops: {_ops(device, packages['triton'])}"]
-        lines += [f"  attention {name}: {unavailable_reason(name, device) or 'available'}" for name in BACKENDS]
+        lines += [f"  attention {name}: {_attention(name, device)}" for name in BACKENDS]
     lines += ["", "video readers"]
     lines += [f"  {name}: {packages[name].problem or 'available'}" for name in READERS]
     lines += [f"  folders of images: {packages['PIL'].problem or 'available'}"]
@@ -128,6 +129,13 @@ def _ops(device: torch.device, triton: Package) -> str:
     if device.type == "cpu":
         return "Triton kernels in Triton's interpreter, because TRITON_INTERPRET=1 (slow: for tests)"
     return "Triton kernels"
+
+
+def _attention(name: str, device: torch.device) -> str:
+    reason = unavailable_reason(name, device)
+    if reason is None and name == "sdpa" and device.type == "cuda":
+        return f"available, runs {active_flash_attention() or 'the flash attention of PyTorch'}"
+    return reason or "available"
 
 
 def _is_foreign_apex(spec: ModuleSpec | None) -> bool:

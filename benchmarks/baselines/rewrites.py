@@ -6,6 +6,7 @@ touches the tokens that the masks drop. Tokens are in (t, h, w) order, w fastest
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -120,6 +121,39 @@ def assemble_decoder_tokens(
 ) -> Tensor:
     """(B, V + M, d): visible tokens, then mask tokens, each with its position of a table (N, d)."""
     return torch.cat((tokens + position[visible], mask_token + position[decode]), dim=1)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalised rows, in the precision of x."""
+    return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps)
+
+
+def add_layer_norm(x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """A residual addition, and the norm of the sum."""
+    total = x + branch
+    return total, layer_norm(total, weight, bias, eps)
+
+
+class BiasOfLinear(torch.autograd.Function):
+    """What the bias of a linear map costs besides its product: nothing forward, a sum over all rows backward."""
+
+    @staticmethod
+    def forward(biased: Tensor, bias: Tensor) -> Tensor:
+        """The product with its bias, as it comes from the GEMM."""
+        return biased.view_as(biased)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.dtype = inputs[1].dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, grad.flatten(0, -2).sum(0).to(ctx.dtype)
+
+
+def bias_gelu(biased: Tensor, bias: Tensor) -> Tensor:
+    """GELU of a linear map's result, whose bias is already in it."""
+    return F.gelu(BiasOfLinear.apply(biased, bias))
 
 
 def patch_targets(clip: Tensor, index: Tensor, patch: Sequence[int], affine: Affine | None) -> Tensor:

@@ -33,6 +33,10 @@ class DisagreementError(BenchmarkError):
     """Implementations that should be compared do not compute the same."""
 
 
+class TimeLimitError(BenchmarkError):
+    """Time ran out; what was measured until then was recorded."""
+
+
 class RegressionError(BenchmarkError):
     """Figures are worse than the figures they are compared with."""
 
@@ -54,8 +58,8 @@ def run_suites(
     has passed is saved even if something fails or `time_limit` (seconds) ends the run, and the next run with the same
     journal goes on from there.
 
-    DisagreementError if a check failed, BenchmarkError if anything else failed or time ran out; both name the tests.
-    FileNotFoundError if a suite does not exist.
+    DisagreementError if a check failed, BenchmarkError if anything else failed; both name the tests. TimeLimitError if
+    time ran out. FileNotFoundError if a suite does not exist.
     """
     for suite in suites:
         if suite not in SUITES:
@@ -119,8 +123,9 @@ def _failure(outcome: Path, status: int | None) -> BenchmarkError:
     checks = ("AssertionError", "benchmarks.harness.run.DisagreementError")
     if failures and all(error.startswith(checks) for _, error in failures):
         return DisagreementError(f"implementations disagree: {text}")
-    ended = "time ran out" if status is None else f"pytest exited with {status}"
-    return BenchmarkError(f"benchmarks failed: {text or ended}")
+    if status is None:
+        return TimeLimitError("time ran out: the next run with this journal goes on from here")
+    return BenchmarkError(f"benchmarks failed: {text or f'pytest exited with {status}'}")
 
 
 def check_regressions(results: Results, base: Path, threshold: float = 0.05) -> None:

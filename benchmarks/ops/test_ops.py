@@ -3,6 +3,7 @@
 from typing import Any
 
 from benchmarks.ops.attention import ATTENTION_OPS
+from benchmarks.ops.layers import LAYER_OPS
 from benchmarks.ops.masks import MASK_OPS
 from benchmarks.ops.pixels import PIXEL_OPS
 from benchmarks.ops.tokens import TOKEN_OPS
@@ -11,7 +12,7 @@ from benchmarks.settings import Settings
 
 
 def parametrize(settings: Settings) -> tuple[str, list[Any], list[str]]:
-    return rows((*ATTENTION_OPS, *MASK_OPS, *PIXEL_OPS, *TOKEN_OPS), settings)
+    return rows((*ATTENTION_OPS, *LAYER_OPS, *MASK_OPS, *PIXEL_OPS, *TOKEN_OPS), settings)
 
 
 def test_op(benchmark: Any, settings: Settings, op: Op, case: OpCase, variant: str) -> None:

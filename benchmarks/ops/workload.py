@@ -4,7 +4,7 @@ forward: the call without gradients. backward: the gradient of a call made befor
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -63,9 +63,9 @@ def _inputs(size: str, batch_size: int, device: torch.device) -> Inputs:
 
 @dataclass(frozen=True)
 class Variant:
-    """An implementation: `call()` on its own inputs, gradients to `leaves`."""
+    """An implementation: `call()` on its own inputs, gradients of all its results to `leaves`."""
 
-    call: Callable[[], Tensor]
+    call: Callable[[], Tensor | tuple[Tensor, ...]]
     leaves: Sequence[Tensor] = ()
     comparable: Callable[[Tensor], Tensor] = lambda result: result  # brings results into the order of ours
     unavailable: str | None = None  # why it cannot run here
@@ -74,11 +74,13 @@ class Variant:
     def prepare(self, case: OpCase) -> Callable[[], tuple[Tensor, ...]]:
         """Returns the call to measure. For a backward case, forward runs before."""
         if case.direction == "forward":
-            return lambda: (self.call(),)
-        output = self.call()
+            return lambda: _tuple(self.call())
+        outputs = _tuple(self.call())
         generator = torch.Generator(case.device).manual_seed(1)
-        gradient = torch.randn(output.shape, device=case.device, generator=generator).to(case.dtype).to(output.dtype)
-        return lambda: torch.autograd.grad(output, self.leaves, gradient)
+        gradients = [
+            torch.randn(x.shape, device=case.device, generator=generator).to(case.dtype).to(x.dtype) for x in outputs
+        ]
+        return lambda: torch.autograd.grad(outputs, self.leaves, gradients)
 
     def setup(self, case: OpCase) -> Callable[[], Callable[[], tuple[Tensor, ...]]]:
         """Returns the setup of a sample: prepare the call, chill the cache, keep a GPU busy during launches."""
@@ -98,6 +100,10 @@ class Variant:
             return [self.comparable(result.detach()) for result in self.prepare(case)()]
 
 
+def _tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
 @dataclass(frozen=True)
 class Workload:
     """The implementations of a case. `truth` computes in float64; `check`, if given, replaces it."""
@@ -106,6 +112,13 @@ class Workload:
     bytes: int  # every needed byte of inputs and outputs once
     truth: Variant | None = None
     check: Callable[[Tensor], None] = lambda result: None
+    _known: list[list[Tensor]] = field(default_factory=list)
+
+    def _truths(self, truth: Variant, case: OpCase) -> list[Tensor]:
+        """The same for every implementation, and for every tile that is tried: computed once."""
+        if not self._known:
+            self._known.append(truth.results(case))
+        return self._known[0]
 
     def error(self, name: str, case: OpCase) -> float:
         """Largest error relative to the largest value; AssertionError if it is more than rounding."""
@@ -113,7 +126,7 @@ class Workload:
         if self.truth is None:
             self.check(found[0])
             return 0.0
-        truths = self.truth.results(case)
+        truths = self._truths(self.truth, case)
         if name == OURS and truths[0].is_floating_point():
             for tensors in zip(found, self.variants[REWRITE].results(case), truths, strict=True):
                 assert_within_error_budget(*tensors, ulps=OUR_ULPS)

@@ -82,7 +82,7 @@ def measure_rates(device: torch.device, size: int = 8192) -> Rates:
 
     x, y = (torch.randn(size, size, device=device) for _ in range(2))
     a, b = x.bfloat16(), y.bfloat16()
-    heads, length, dim = 12, 1024, 64
+    heads, length, dim = 12, size // 8, 64
     q, k, v = (torch.randn(size // 128, heads, length, dim, device=device).bfloat16() for _ in range(3))
     return Rates(
         matrix=teraflops(lambda: a @ b, 2 * size**3),

@@ -58,7 +58,7 @@ def _gpus() -> str:
 
 
 def _pair(record: Record, rate: str) -> str:
-    return f"{getattr(record[DATASHEET], rate):,.0f} ({getattr(record[ACHIEVED], rate):,.0f})"
+    return f"{getattr(record[DATASHEET], rate):,.4g} ({getattr(record[ACHIEVED], rate):,.3g})"
 
 
 def gpu_ms(record: Record, gpu: str, kind: str) -> float:

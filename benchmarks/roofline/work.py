@@ -22,16 +22,17 @@ from benchmarks.roofline.devices import Rates
 from benchmarks.roofline.traffic import CropBytes, needed_bytes, own
 
 MATRIX, ATTENTION, OTHER = "matrix products", "attention", "other"
-CASTS, WEIGHTS, ADDS = "casts", "weight copies", "adds, sums, concatenations"
+CASTS, WEIGHTS, ADDS = "casts and copies", "weight copies", "adds, sums, concatenations"
 # Parts of a step by the names of operations: the first entry with a name that an operation's begins with.
 _PARTS = {
     "optimizer": ("_fused_adam", "_foreach_add_"),  # the latter counts the steps
     WEIGHTS: ("_foreach_copy_",),
-    ATTENTION: ("_scaled_dot_product", "bmm", "baddbmm", "_softmax"),  # linear layers use mm and addmm
-    MATRIX: ("mm", "addmm", "convolution"),
+    # Linear layers use mm and addmm. A profiler names what runs within: the kernels of attention and convolution.
+    ATTENTION: ("_scaled_dot_product", "bmm", "baddbmm", "_softmax", "_flash_att", "_efficient_att", "_cudnn_att"),
+    MATRIX: ("mm", "addmm", "convolution", "cudnn_convolution", "_slow_conv"),
     "norms": ("native_layer_norm", "_fused_rms_norm"),
     "GELU": ("gelu",),
-    CASTS: ("_to_copy",),
+    CASTS: ("_to_copy", "copy_", "clone"),
     ADDS: ("add", "sum", "stack", "cat", "zeros_like"),
 }
 PARTS = (
@@ -60,6 +61,11 @@ class Operation:
     def seconds(self, rates: Rates) -> float:
         """At the roofline."""
         return max(self.flops / (getattr(rates, self.rate) * 1e12), self.bytes / (rates.memory * 1e9))
+
+
+def part_named(name: str) -> str:
+    """The part of a step that an operation of PyTorch belongs to, by its name without the namespace."""
+    return next((part for part, names in _PARTS.items() if name.startswith(names)), OTHER)
 
 
 class Work(TorchDispatchMode):
@@ -95,8 +101,7 @@ class Work(TorchDispatchMode):
         ours = own(func)
         if ours is not None:
             return ours.part
-        name = func._schema.name.split("::")[1]
-        found = next((part for part, names in _PARTS.items() if name.startswith(names)), OTHER)
+        found = part_named(func._schema.name.split("::")[1])
         return WEIGHTS if found == CASTS and args[0].shape in self._weights else found
 
     def of_part(self, part: str) -> "list[tuple[Operation, int]]":

@@ -12,6 +12,7 @@
 
 from ._custom_op import runs_triton
 from ._values import check_indices
+from .masks._philox import philox_keys
 from .masks.index import mask_to_index, random_mask_index, tube_mask_index
 from .masks.running_cell import running_cell_select
 from .pixels.crops import RESIZES, CroppedClips, cat_clips, crop_clips
@@ -20,21 +21,27 @@ from .pixels.loss import masked_patch_loss
 from .pixels.targets import patch_targets
 from .tokens.decoder_input import assemble_decoder_tokens
 from .tokens.embed import embed_tokens
+from .tokens.gelu import bias_gelu
+from .tokens.norm import add_layer_norm, layer_norm
 from .tokens.rows import gather_tokens, masked_token_scatter
 
 __all__ = [
     "RESIZES",
     "CroppedClips",
+    "add_layer_norm",
     "assemble_decoder_tokens",
+    "bias_gelu",
     "cat_clips",
     "check_indices",
     "crop_clips",
     "embed_tokens",
     "gather_tokens",
+    "layer_norm",
     "mask_to_index",
     "masked_patch_loss",
     "masked_token_scatter",
     "patch_targets",
+    "philox_keys",
     "random_mask_index",
     "running_cell_select",
     "runs_triton",

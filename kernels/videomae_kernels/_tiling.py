@@ -46,9 +46,18 @@ class TokenTile:
     num_warps: int
 
 
+@dataclass(frozen=True)
+class ThreadTile:
+    """A thread takes `columns` neighbours of each of `rows` rows, or a like number; all warps lie side by side."""
+
+    rows: int
+    columns: int
+
+
 TILES: dict[str, Tile] = {
     "copy_rows": Tile(4096, num_warps=4),
     "assemble_decoder_tokens": Tile(4096, num_warps=4),
+    "bias_gelu": Tile(4096, num_warps=4),
     "select_index": Tile(2048, num_warps=8),
     "mask_to_index": Tile(2048, num_warps=8),
     "running_cell_select": Tile(2048, num_warps=8),
@@ -67,6 +76,17 @@ TOKEN_TILES: dict[str, TokenTile] = {
     "gradient": TokenTile(16, num_warps=1),
     "gradient_reordered": TokenTile(1, num_warps=1),
 }
+# Eight bfloat16 of four rows for each thread: loads of four times 16 bytes a tensor are under way while the warps of a
+# row meet. A thread has all rows of its columns, so sums over rows stay in its registers.
+THREAD_TILES: dict[str, ThreadTile] = {
+    "layer_norm": ThreadTile(rows=4, columns=8),
+    "layer_norm_backward": ThreadTile(rows=4, columns=8),
+    "bias_gelu_backward": ThreadTile(rows=2, columns=8),
+}
+# Warps of the kernels that sum over rows: 8 and 24 for each SM of an H100, which all fit at once, but the same number
+# on any GPU, so that sums repeat. Each program has sums of its own, which are a few hundredths of what it reads.
+SUMMING_WARPS = {"layer_norm_backward": 1056, "bias_gelu_backward": 3168}
+MAX_WARPS = 8
 
 CROP_ROWS = 4  # of a token, that share the sums of source rows: of 1 to 16, the fewest instructions, counted
 
@@ -102,6 +122,29 @@ def _token_tile(tile: TokenTile, width: int, element_size: int, warp: int) -> Ma
     lanes = warp * tile.num_warps
     parts = next_power_of_2(cdiv(width, lanes * vector))
     return {"PARTS": parts, "LANES": lanes, "VECTOR": vector, "num_warps": tile.num_warps}
+
+
+def whole_row_tile(kernel: str, row: Tensor) -> Mapping[str, int]:
+    """Launch options for rows like `row`, in one block of columns."""
+    return _thread_tile(THREAD_TILES[kernel], next_power_of_2(row.shape[-1]), warp_threads(row.device))
+
+
+def summing_tile(kernel: str, row: Tensor) -> Mapping[str, int]:
+    """Launch options for rows like `row` whose columns are summed, in the blocks of `row_columns`."""
+    return _thread_tile(THREAD_TILES[kernel], row_columns(row.shape[-1]), warp_threads(row.device))
+
+
+@lru_cache
+def _thread_tile(tile: ThreadTile, columns: int, warp: int) -> Mapping[str, int]:
+    warps = min(MAX_WARPS, max(1, columns // (warp * tile.columns)))
+    rows = tile.rows * tile.columns * warp * warps // columns
+    return {"BLOCK_ROWS": max(1, min(64, rows)), "BLOCK_COLS": columns, "num_warps": warps}
+
+
+def summing_programs(kernel: str, rows: int, tile: Mapping[str, int], column_blocks: int = 1) -> int:
+    """Programs that share the rows of each of `column_blocks` blocks of columns."""
+    programs = SUMMING_WARPS[kernel] // (tile["num_warps"] * column_blocks)
+    return min(cdiv(rows, tile["BLOCK_ROWS"]), max(1, programs))
 
 
 @lru_cache

@@ -26,11 +26,10 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 import videomae_kernels as vk
+from tests.ptx import launch as ptx
 from videomae_kernels import _custom_op, _tiling
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
+TARGETS = ptx.TARGETS | {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
@@ -39,31 +38,16 @@ MODELS = {
     "ViT-B": (768, 384, (8, 14, 14), (2, 16, 16)),
     "ViT-g": (1408, 512, (8, 16, 16), (2, 14, 14)),
 }
+HIDDEN = {"ViT-B": (3072, 1536), "ViT-g": (6144, 2240)}  # units of an MLP, padded: encoder, decoder
 LONG_CLIPS = (16, 32, 64, 128, 256, 512)  # frames of 16 x 16 tokens: N = 4,096 to 131,072
 # Filters and lines of square boxes: taps in buckets of 2, 3, 6, 8 and 24.
 CROPS = (("bilinear", 256), ("pillow", 256), *(("antialias", side) for side in (256, 480, 720, 2160)))
 STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-class CompileOnlyDriver:
-    """What Triton asks of a driver in order to compile for `target`."""
-
-    def __init__(self, target: GPUTarget) -> None:
-        self.target = target
-
-    def get_current_target(self) -> GPUTarget:
-        return self.target
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int = 0) -> int:
-        return 0
-
-
 def compile_instead_of_launch(target: GPUTarget, compiled: Callable[[str, Any], None]) -> None:
     """From now on every `kernel[grid](...)` compiles for `target` and calls `compiled(name, kernel)`."""
-    driver.set_active(CompileOnlyDriver(target))
+    driver.set_active(ptx.CompileOnlyDriver(target))
     _tiling.warp_threads.cache_clear()  # of another target
     run = JITFunction.run
 
@@ -130,6 +114,7 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
             f"masked_patch_loss {of} {of} BCTHW",
             lambda p=pred, c=clip: backward(vk.masked_patch_loss(p, c, decode, patch, denormalize=STATS)),
         )
+    yield from layer_cases(model)
     for resize, side in CROPS:
         source = torch.zeros(16, side, side, 3, dtype=torch.uint8)
         cropped = vk.crop_clips([source], [0, 0], [(0, 0, side, side)] * 2, [True] * 2, shape[2:4], resize)
@@ -143,23 +128,49 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "patch_targets uint8 BTHWC", lambda: vk.patch_targets(uint8, decode, patch, layout="BTHWC")
 
 
+def layer_cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Norms and activations: the encoder's rows, and the decoder's, whose residual stream is float32 under autocast."""
+    (width, decoder_width, *_), (hidden, decoder_hidden) = MODELS[model], HIDDEN[model]
+    half, single = torch.bfloat16, torch.float32
+
+    def zeros(*size: int, dtype: torch.dtype = single) -> Tensor:
+        return torch.zeros(size, dtype=dtype, requires_grad=True)
+
+    def add_layer_norm(size: int, stream: torch.dtype, dtype: torch.dtype) -> None:
+        rows, branch = zeros(2, 40, size, dtype=stream), zeros(2, 40, size, dtype=dtype)
+        backward(*vk.add_layer_norm(rows, branch, zeros(size), zeros(size), 1e-6, dtype))
+
+    def bias_gelu(size: int, dtype: torch.dtype) -> None:
+        backward(vk.bias_gelu(zeros(2, 40, size, dtype=dtype), zeros(size)))
+
+    x = zeros(2, 40, width, dtype=half)
+    yield "layer_norm bfloat16", lambda: backward(vk.layer_norm(x, zeros(width), zeros(width)))
+    yield "add_layer_norm bfloat16", lambda: add_layer_norm(width, half, half)
+    yield "add_layer_norm float32", lambda: add_layer_norm(width, single, single)
+    yield "add_layer_norm bfloat16 decoder", lambda: add_layer_norm(decoder_width, half, half)
+    yield "add_layer_norm float32 to bfloat16 decoder", lambda: add_layer_norm(decoder_width, single, half)
+    yield "bias_gelu bfloat16", lambda: bias_gelu(hidden, half)
+    yield "bias_gelu float32", lambda: bias_gelu(hidden, single)
+    yield "bias_gelu bfloat16 decoder", lambda: bias_gelu(decoder_hidden, half)
+
+
 def long_clips() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """(name, call) of masks of long clips, which no model fixes."""
+    """(name, call) of masks of more tokens than any of the models has."""
+    sample = torch.arange(2)
     for frames in LONG_CLIPS:
-        grid, tokens, sample = (frames, 16, 16), frames * 256, torch.arange(2)
-        visible = torch.arange(tokens).expand(2, -1)[:, ::10]
-        mask = torch.zeros(2, tokens, dtype=torch.bool)
-        yield f"N = {tokens} random_mask_index", lambda n=tokens: vk.random_mask_index(sample, n, 0.9, seed=0)
-        yield f"N = {tokens} mask_to_index", lambda m=mask, n=tokens: vk.mask_to_index(m, n // 10)
-        yield f"N = {tokens} running_cell_select", lambda v=visible, g=grid: vk.running_cell_select(v, sample, g, 0.5)
+        grid, n = (frames, 16, 16), frames * 256
+        visible, mask = torch.arange(n).expand(2, -1)[:, ::10], torch.zeros(2, n, dtype=torch.bool)
+        yield f"N = {n} random_mask_index", lambda n=n: vk.random_mask_index(sample, n, 0.9, seed=0)
+        yield f"N = {n} mask_to_index", lambda n=n, m=mask: vk.mask_to_index(m, n // 10)
+        yield f"N = {n} running_cell_select", lambda v=visible, g=grid: vk.running_cell_select(v, sample, g, 0.5)
 
 
-def backward(output: Tensor) -> None:
-    output.backward(torch.ones_like(output))
+def backward(*outputs: Tensor) -> None:
+    torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
 
 def full_name(function: Callable[..., Any]) -> str:
-    """Such as "tokens.triton._copy_rows_kernel"."""
+    """Such as "tokens.triton.rows._copy_rows_kernel"."""
     return f"{function.__module__.removeprefix(f'{vk.__name__}.')}.{function.__name__}"
 
 
@@ -187,7 +198,8 @@ def compile_all(name: str) -> dict[str, Any]:
         for case, call in cases(model):
             now = f"{model} {case}"
             call()
-    for now, call in long_clips():  # noqa: B007: `record` reads the name
+    for case, call in long_clips():
+        now = case
         call()
     return {"triton": triton.__version__, "entries": entry_kernels(), "compiled": records}
 

@@ -39,7 +39,7 @@ def test_nothing_spills_and_shared_memory_suffices(target: str) -> None:
     assert [row for row in table.rows(compiled(target)) if row.spills or row.shared > limit] == []
 
 
-ROWS = "tokens.triton._copy_rows_kernel"
+ROWS = "tokens.triton.rows._copy_rows_kernel"
 GATHER = "pixels.triton.clip._tube_mask_gather_kernel"
 PATCH = "pixels.triton.clip._patch_kernel"
 
@@ -69,6 +69,17 @@ def test_rows_move_in_accesses_of_128_bits(target: str, kernel: str, case: str, 
         # For AMD the compiler splits wide loads of a row's end, which are masked.
         wide = r["stores"].get("128", 1) * (0.75 if target == "gfx942" else 1)
         assert r["loads"].get("128", 0) >= wide, r
+
+
+@targets
+@pytest.mark.parametrize("model", ["ViT-B", "ViT-g"])
+def test_rows_between_matrix_products_move_in_accesses_of_128_bits(target: str, model: str) -> None:
+    """Forward and backward; narrower are only a row's two statistics, of each of the rows of a tile."""
+    for case in ("layer_norm", "add_layer_norm", "bias_gelu"):
+        for r in records(target, "", f"{model} {case}"):
+            assert r["stores"].keys() <= {"128", "32"} and r["loads"].keys() <= {"128", "32"}, r
+            assert r["stores"].get("32", 0) <= 2 and r["loads"].get("32", 0) <= 8, r
+            assert r["stores"]["128"] >= 2 and r["loads"]["128"] >= 3, r
 
 
 @targets

@@ -12,6 +12,7 @@ from benchmarks.harness.plots import save_plots
 from benchmarks.harness.results import Record, Results, compare, load
 from benchmarks.harness.run import SUITES, run_suites
 from benchmarks.harness.tables import format_results
+from benchmarks.ops.layers import RIVALS
 from benchmarks.ops.workload import CLIPS, CROPS, OURS, REWRITE
 from tests.data.files import write_video
 from videomae_fast.models.attention import BACKENDS
@@ -54,7 +55,7 @@ def test_every_public_op_is_measured(results: Results) -> None:
 def test_figures_of_ops(results: Results) -> None:
     for record in of_suite(results, "ops"):
         if "not_run" in record:
-            assert record["variant"] in BACKENDS
+            assert record["variant"] in (*BACKENDS, *RIVALS)
             continue
         assert record["rounds"] == ROUNDS
         assert 0 < record["p20_ms"] <= record["p50_ms"] <= record["p80_ms"]
@@ -97,7 +98,9 @@ def test_predicted_records_are_apart(results: Results, folder: Path) -> None:
     files = {path.parent.name: load(path) for path in folder.glob("*/*.json")}
     assert len(files) == 2
     predicted = files.pop("predicted")["records"]
-    assert predicted == of_suite(results, "memory") and all(record["predicted"] for record in predicted)
+    assert {record["suite"] for record in predicted} == {"memory", "roofline"}
+    assert predicted == [*of_suite(results, "memory"), *of_suite(results, "roofline")]
+    assert all(record["predicted"] for record in predicted)
     (measured,) = files.values()
     assert not any(record["predicted"] for record in measured["records"])
     assert measured["commit"] == results["commit"] and measured["device"] == results["device"]

@@ -42,10 +42,11 @@ def test_window() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_no_wait_while_the_gpu_is_busy() -> None:
-    found = timing("cuda")
     x = torch.zeros(1, device="cuda")
-    torch.cuda.synchronize()
-    start = time.perf_counter()
+    x.sum()
+    torch.cuda.synchronize()  # starting CUDA takes seconds, which are not part of the window
+    found = timing("cuda")
+    start = found.since
     with found.waiting():
         time.sleep(0.2)  # it has nothing to do
     torch.cuda._sleep(int(2e9))  # about a second

@@ -67,6 +67,11 @@ def _assemble_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tu
     )
 
 
+def _norm_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    rows = _normal(2, batch, KEPT, WIDTH, dtype=dtype, device=device)
+    return *rows, _normal(WIDTH, dtype=dtype, device=device), _normal(WIDTH, dtype=dtype, device=device)
+
+
 def _embed_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     return (
         _clip(batch, dtype, device),
@@ -132,6 +137,10 @@ CASES = (
         lambda *made_for: _scatter_inputs(*made_for)[:2],
     ),
     Case("assemble_decoder_tokens", vk.assemble_decoder_tokens, _assemble_inputs),
+    Case("layer_norm", vk.layer_norm, lambda *made_for: _norm_inputs(*made_for)[1:]),
+    # Both results side by side, so that a gradient reaches both.
+    Case("add_layer_norm", lambda *inputs: torch.cat(vk.add_layer_norm(*inputs), -1), _norm_inputs),
+    Case("bias_gelu", vk.bias_gelu, lambda *made_for: _norm_inputs(*made_for)[1:3]),
     Case(
         "tube_mask_gather",
         lambda clip, i: vk.tube_mask_gather(clip, i, PATCH, layout="BTHWC", normalize=MEAN_STD),

@@ -43,9 +43,37 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         if torch.cuda.is_available():
             pytest.skip("with a GPU the kernels run compiled: see the cuda tests")
         pytest.importorskip("triton")
-    monkeypatch.setitem(os.environ, "TRITON_INTERPRET", "1" if request.param == "interpreter" else "0")
+    monkeypatch.setitem(os.environ, "TRITON_INTERPRET", "0" if request.param == "reference" else "1")
     with emulation.emulated(request.param.removeprefix("ptx-")) if request.param.startswith("ptx-") else nullcontext():
         yield Backend(request.param, torch.device("cpu"))
+
+
+# Of the tests on PTX, those that run by default: all cases of these, and the first case of every other.
+EVERY_CASE = {"test_the_kernel_agrees_with_the_reference"}
+# Of these the first case takes seconds.
+NO_CASE = {
+    "test_masks_follow_their_definition",
+    "test_of_two_equal_keys_the_lower_position_is_kept",
+    "test_loss_is_that_of_the_targets",
+    "test_published_counts_with_the_kernel",
+    "test_masks_of_several_blocks_follow_their_definition",
+    "test_more_rows_than_programs_take_at_once",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all other tests on PTX as slow."""
+    begun = set()
+    for item in items:
+        name = getattr(item, "originalname", item.name)
+        target = getattr(item, "callspec", None) and item.callspec.params.get("backend", "")
+        if not str(target).startswith("ptx-") or name in EVERY_CASE:
+            continue
+        function = (item.parent, name, target)
+        if function in begun or name in NO_CASE:
+            item.add_marker(pytest.mark.slow)
+        begun.add(function)
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,14 @@ as long as `emulated(...)` lasts, and what the interpreter has patched in `trito
 import functools
 import importlib
 import inspect
+import os
 import pkgutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import triton
 import triton.language.core
@@ -21,7 +23,6 @@ from triton.runtime.jit import JITFunction
 
 import videomae_kernels
 from tests.ptx import Launch, emulate
-from videomae_kernels import _custom_op
 
 try:
     from triton.runtime.interpreter import InterpretedFunction
@@ -62,7 +63,7 @@ def _restore(names: _Names) -> None:
 
 @functools.cache
 def _compiled(function: Any) -> JITFunction:
-    return JITFunction(function.fn, **function.kwargs)
+    return JITFunction(function.fn, **function.rewriter.kwargs)
 
 
 _import_kernels()
@@ -96,10 +97,6 @@ def compiled() -> Iterator[None]:
 @contextmanager
 def emulated(target: str) -> Iterator[list[Launch]]:
     """Ops on CPU tensors run their kernels as PTX for `target`; gives the list of launches, with their counts."""
-    runs_triton = _custom_op.runs_triton
-    with compiled(), emulate(target) as launches:
-        _custom_op.runs_triton = lambda device: True
-        try:
-            yield launches
-        finally:
-            _custom_op.runs_triton = runs_triton
+    with mock.patch.dict(os.environ), compiled(), emulate(target) as launches:
+        os.environ["TRITON_INTERPRET"] = "1"  # ops run Triton on a CPU; set last, since Triton's knob sets it, too
+        yield launches

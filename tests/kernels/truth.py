@@ -54,3 +54,16 @@ def targets(value: Tensor, normalize: bool = True) -> Tensor:
         variance = (columns - mean).square().sum(2, keepdim=True) / (columns.shape[2] - 1)
         columns = (columns - mean) / (variance.sqrt() + 1e-6)
     return columns.flatten(2)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Rows of x normalised, in float64."""
+    x = x.double()
+    centered = x - x.mean(-1, keepdim=True)
+    return centered / (centered.square().mean(-1, keepdim=True) + eps).sqrt() * weight.double() + bias.double()
+
+
+def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """z · Φ(z) of z = x + bias, in float64."""
+    value = x.double() + bias.double()
+    return value * torch.special.ndtr(value)

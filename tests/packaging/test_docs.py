@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,14 @@ from tests.packaging.pages import (
 # Commands that take too long here, each by its first words, with the test that runs it (file name, function).
 COVERED = {
     "torchrun --nproc-per-node 8 -m videomae_fast pretrain": ("test_processes.py", "test_two_processes_equal_one"),
+    "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
+    "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),
     "python -m benchmarks.tune": ("test_tune.py", "test_cases_are_found_and_timed"),
     "python -m benchmarks --suite ops": ("test_suites.py", "test_every_public_op_is_measured"),
     "python -m benchmarks --suite all": ("test_suites.py", "test_results_are_json_tables_and_pictures"),
+    "python -m benchmarks --suite roofline": ("test_suites.py", "test_predicted_records_are_apart"),
+    "python -m benchmarks.roofline": ("test_compare.py", "test_the_command"),
+    "python .ci/gpu": ("test_gpu_script.py", "test_a_dry_run_goes_through_everything"),
     "python -m benchmarks --suite memory": ("test_suites.py", "test_predicted_records_are_apart"),
 }
 # Appended to commands that are run here, so that each takes seconds: the last value of an option counts.
@@ -63,10 +69,12 @@ def test_every_command_is_run_somewhere(page: Path, command: str) -> None:
 
         build_parser().parse_args(own)  # SystemExit if an option has another name
         assert own[0] in SHRUNK or any(map(command.startswith, COVERED)), f"nothing runs `{command}`"
+    elif command.startswith("python .ci/gpu"):
+        assert any(map(command.startswith, COVERED)) and (ROOT / ".ci" / "gpu").is_file()
     elif command.startswith("python -m benchmarks"):
         _parse_benchmarks(shlex.split(command)[2:])
         assert any(map(command.startswith, COVERED)), f"nothing runs `{command}`"
-    else:
+    elif not any(map(command.startswith, COVERED)):
         assert _is_pytest_on_tests(shlex.split(command)), f"neither CI nor a test runs `{command}`"
 
 
@@ -76,7 +84,7 @@ def _parse_benchmarks(words: list[str]) -> None:
 
         build_parser().parse_args(words[1:])
     else:
-        assert (ROOT / f"{words[0].replace('.', '/')}.py").is_file(), f"there is no module {words[0]}"
+        assert find_spec(words[0]), f"there is no module {words[0]}"
 
 
 def _is_pytest_on_tests(words: list[str]) -> bool:

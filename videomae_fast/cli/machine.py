@@ -62,6 +62,11 @@ def _memory(args: argparse.Namespace) -> None:
 
 
 def _env(args: argparse.Namespace) -> None:
-    from ..environment import describe
+    import torch
 
+    from ..environment import describe
+    from ..models.attention import activate_flash_attention
+
+    if torch.cuda.is_available():
+        activate_flash_attention("cuda")  # as training does, so that the report says what training runs
     print(printable_lines(describe()))

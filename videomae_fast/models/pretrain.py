@@ -13,7 +13,8 @@ from videomae_kernels import CroppedClips, assemble_decoder_tokens, masked_patch
 from ..masks import MaskPlan
 from .config import VideoMAEConfig
 from .encoder import Clip, Encoder, FixedPositions, init_transformer, make_blocks
-from .layers import linear, recompute
+from .linear import Linear, linear
+from .norms import LayerNorm, add_norm
 
 DIMENSIONS = "BCTHW"
 
@@ -25,17 +26,20 @@ class Decoder(nn.Module):
         super().__init__()
         sizes = config.decoder_dim, config.decoder_depth, config.decoder_heads
         self.blocks = make_blocks(config, *sizes, first_layer=config.encoder_depth)
-        self.norm = nn.LayerNorm(config.decoder_dim, eps=config.norm_eps)
-        self.head = nn.Linear(config.decoder_dim, config.patch_dim)
+        self.norm = LayerNorm(config.decoder_dim, config.norm_eps, config.elementwise)
+        self.head = Linear(config.decoder_dim, config.patch_dim)
         self.recompute = config.recompute
         self.apply(init_transformer)
 
     def forward(self, x: Tensor, last_rows: int) -> Tensor:
         """(B, n, d) → predictions (B, last_rows, P) for the last rows; work for the other rows alone is left out."""
         *blocks, last = self.blocks
+        branch = None
         for block in blocks:
-            x = block(x)
-        return recompute(lambda x: linear(self.norm(x), self.head), last(x, last_rows), self.recompute)
+            x, branch = block(x, branch)
+        x, branch = last(x, branch, last_rows)
+        _, y, source = add_norm(x, branch, self.norm)
+        return linear(y, self.head, source=None if self.recompute == "never" else source)
 
 
 class VideoMAEForPretraining(FixedPositions):
@@ -45,7 +49,7 @@ class VideoMAEForPretraining(FixedPositions):
         super().__init__(config.num_tokens, config.decoder_dim)
         self.config = config
         self.encoder = Encoder(config)
-        self.encoder_to_decoder = nn.Linear(config.encoder_dim, config.decoder_dim, bias=False)
+        self.encoder_to_decoder = Linear(config.encoder_dim, config.decoder_dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_dim))
         self.decoder = Decoder(config)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)

@@ -13,7 +13,22 @@ _ROUNDS = 10
 
 
 def philox_keys(sample: Tensor, seed: int, stream: int, positions: int) -> Tensor:
-    """(B, positions) int64 keys in [0, 2**31) at counters (position, low sample, high sample, stream)."""
+    """Random integers that are a pure function of their place: the keys that masks are drawn from.
+
+        keys[b, n] = Philox4x32-10 of the counter (n, sample[b] mod 2³², ⌊sample[b] / 2³²⌋, stream), key seed; 31 bits
+
+    Args:
+        sample: (B,) int64 sample numbers; the keys are on their device.
+        seed: in [0, 2⁶³).
+        stream: another stream has other keys. Masks have the streams 0 to 2.
+        positions: keys of a sample.
+
+    Returns:
+        (B, positions) int64 in [0, 2³¹), uniform and independent; the same on every device.
+
+    References:
+        J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
     c0 = torch.arange(positions, device=sample.device).expand(sample.shape[0], -1)
     c1 = (sample & _MASK32)[:, None].expand_as(c0)
     c2 = (sample >> 32 & _MASK32)[:, None].expand_as(c0)

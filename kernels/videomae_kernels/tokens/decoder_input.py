@@ -31,7 +31,7 @@ def _promoted(tokens: Tensor, mask_token: Tensor, position: Tensor) -> torch.dty
 
 
 def _launch(*args: Any) -> None:
-    from .triton import assemble_decoder_tokens
+    from .triton.rows import assemble_decoder_tokens
 
     assemble_decoder_tokens(*args)
 

@@ -24,9 +24,9 @@ def embed_tokens(
 
         out[b, k] = weight.flatten(1) @ pixels(b, index[b, k]) + bias + position[index[b, k]]
 
-    Equals `(F.conv3d(clip, weight, bias, stride=patch).flatten(2).mT + position)[~mask].reshape(B, K, D)`. Bias and
-    position rows are laid down first and one GEMM accumulates into them: `tube_mask_gather`, `gather_tokens`,
-    `torch.addmm`. Autocast applies as to `F.linear`. Differentiable in every floating tensor.
+    Equals `(F.conv3d(clip, weight, bias, stride=patch).flatten(2).mT + position)[~mask].reshape(B, K, D)`. Made of
+    `tube_mask_gather`, one GEMM with the bias, and `gather_tokens` of the positions, added in place. Autocast applies
+    as to `F.linear`. Differentiable in every floating tensor.
 
     Args:
         clip: uint8 in [0, 255] or floating, of any strides, five dimensions in the order of `layout`; or
@@ -64,6 +64,7 @@ def embed_tokens(
     if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     rows = gather_pixels(*opened, dtype)
-    base = gather_rows(position.to(dtype).expand(opened.shape[0], -1, -1), opened.listed) + bias.to(dtype)
-    out = torch.addmm(base.flatten(0, 1), rows.flatten(0, 1), weight.flatten(1).t().to(dtype))
-    return out.unflatten(0, base.shape[:2])
+    # Bias in the GEMM's epilogue: a matrix of biases and positions would be copied once more to accumulate into it.
+    out = torch.addmm(bias.to(dtype), rows.flatten(0, 1), weight.flatten(1).t().to(dtype))
+    positions = gather_rows(position.to(dtype).expand(opened.shape[0], -1, -1), opened.listed)
+    return out.add_(positions.flatten(0, 1)).unflatten(0, positions.shape[:2])

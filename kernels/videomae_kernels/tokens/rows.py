@@ -22,7 +22,7 @@ def _gather_allocate(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _gather_launch(x: Tensor, index: Tensor, out: Tensor) -> None:
-    from .triton import gather_tokens
+    from .triton.rows import gather_tokens
 
     gather_tokens(x, index, out)
 
@@ -87,7 +87,7 @@ def _scatter_allocate(tokens: Tensor, index: Tensor, num_tokens: int, mask_token
 
 
 def _scatter_launch(*args: Any) -> None:
-    from .triton import masked_token_scatter
+    from .triton.rows import masked_token_scatter
 
     masked_token_scatter(*args)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import benchmarks.__main__ as command
-from benchmarks.harness.run import ROOT, SUITES, BenchmarkError, DisagreementError, RegressionError
+from benchmarks.harness.run import ROOT, SUITES, BenchmarkError, DisagreementError, RegressionError, TimeLimitError
 
 RESULTS = {"device": "predicted", "versions": {}, "commit": "c", "date": "2026-01-02", "records": []}
 
@@ -48,16 +48,21 @@ def test_options(asked: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError, ImportError, OSError, BenchmarkError, DisagreementError, RegressionError]
+    ("error", "status"),
+    [
+        *((error, 2) for error in (ValueError, ImportError, OSError, BenchmarkError, DisagreementError)),
+        (RegressionError, 2),
+        (TimeLimitError, 124),
+    ],
 )
 def test_errors_of_the_input_are_one_line(
-    error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: type[Exception], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(args: argparse.Namespace) -> None:
         raise error("it is broken")
 
     monkeypatch.setattr(command, "run", fails)
-    assert command.main([]) == 2
+    assert command.main([]) == status
     assert capsys.readouterr().err == "python -m benchmarks: error: it is broken\n"
 
 

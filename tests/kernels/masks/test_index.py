@@ -1,7 +1,10 @@
+import importlib
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from videomae_kernels import mask_to_index, random_mask_index, tube_mask_index
+from videomae_kernels import _tiling, mask_to_index, random_mask_index, tube_mask_index
 from videomae_kernels.testing import make_index
 
 MASK32 = 0xFFFFFFFF
@@ -44,8 +47,48 @@ def test_masks_follow_their_definition(seed, sample, backend):
         assert random[0].tolist() == kept_positions(sample, 23, 5, seed, stream)
 
 
-def test_of_two_equal_keys_the_lower_position_is_kept(backend):
+@pytest.mark.parametrize(("tokens", "ratio"), [(2049, 0.5), (4096, 0.9), (5000, 0.75), (4097, 0.0), (4097, 1 - 1e-9)])
+def test_masks_of_several_blocks_follow_their_definition(tokens, ratio, backend):
+    keep = tokens - int(ratio * tokens)
+    index = random_mask_index(torch.tensor([7, 2**40], device=backend.device), tokens, ratio, seed=3, stream=1)
+    assert index.tolist() == [kept_positions(sample, tokens, keep, 3, 1) for sample in (7, 2**40)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [16384, 65536, 131072])
+def test_masks_of_long_clips_follow_their_definition(tokens, backend):
+    index = random_mask_index(torch.tensor([5], device=backend.device), tokens, 0.75, seed=3)
+    assert index[0].tolist() == kept_positions(5, tokens, tokens - int(0.75 * tokens), 3)
+    tube = tube_mask_index(torch.tensor([5], device=backend.device), (2, 1, tokens), 0.75, seed=3)
+    assert torch.equal(tube, torch.cat([index, index + tokens], 1))
+
+
+@pytest.mark.parametrize("block", [16, 64])
+@pytest.mark.parametrize("keep", [1, 31, 63, 64])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pytest.param(lambda: torch.arange(64).flip(0), id="descending"),
+        pytest.param(lambda: torch.zeros(64), id="equal"),
+        pytest.param(lambda: torch.arange(64) % 3 - 1, id="three_values"),
+        pytest.param(lambda: torch.randint(-(2**31), 2**31, (64,)), id="of_all_int32"),
+        pytest.param(lambda: torch.tensor([-(2**31), 2**31 - 1]).repeat(32), id="extreme"),
+    ],
+)
+def test_the_smallest_keys_are_selected(keys, keep, block, backend):
+    """Keys of any order and with any ties, as floats in an order-preserving form can have."""
+    if not backend.runs_triton:
+        pytest.skip("the reference sorts")
+    smallest = importlib.import_module("tests.kernels.masks.smallest").smallest
+    values = keys().to(torch.int32)
+    kept = sorted(sorted(range(64), key=lambda n: (values[n], n))[:keep])
+    assert smallest(values.to(backend.device), keep, block).tolist() == kept
+
+
+@pytest.mark.parametrize("block", [64, 2048])
+def test_of_two_equal_keys_the_lower_position_is_kept(block, backend, monkeypatch):
     """Sample 278 of seed 0 has the same key at ranks 1479 and 1480 of 2048: keeping 1480 parts the two."""
+    monkeypatch.setitem(_tiling.TILES, "select_index", _tiling.Tile(block, num_warps=2))
     keys = sorted((philox((n, 278, 0, 0), (0, 0))[0] >> 1, n) for n in range(2048))
     assert keys[1479][0] == keys[1480][0]
     kept = random_mask_index(torch.tensor([278], device=backend.device), 2048, 568.5 / 2048, seed=0)
@@ -170,7 +213,9 @@ def test_two_sequences_are_independent(first, second):
     assert (common.mean() - kept * share).abs() < 5 * sigma
 
 
-@pytest.mark.parametrize(("batch", "tokens", "count"), [(2, 24, 5), (1, 1, 1), (3, 13, 13), (2, 1500, 40)])
+@pytest.mark.parametrize(
+    ("batch", "tokens", "count"), [(2, 24, 5), (1, 1, 1), (3, 13, 13), (2, 1500, 40), (2, 4096, 1024), (1, 5001, 2500)]
+)
 def test_mask_to_index(batch, tokens, count, backend):
     index = make_index(batch, count, tokens, device=backend.device)
     mask = torch.zeros(batch, tokens, dtype=torch.bool, device=backend.device).scatter_(1, index, True)
@@ -194,3 +239,26 @@ def test_mask_to_index_refuses_unequal_counts(kept, backend):
     error = RuntimeError if backend.runs_triton else ValueError
     with pytest.raises(error, match="mask must keep 1 tokens in every sample"):
         mask_to_index(mask, 1)
+
+
+def test_mask_to_index_checks_its_counts_in_two_launches(backend, monkeypatch):
+    """The kernel itself says whether a sample has its number of positions: no sum over the mask, no comparison."""
+    if not backend.runs_triton:
+        pytest.skip("the reference reads the counts")
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda mask, out, complete, **options: complete.copy_(torch.ones(grid, dtype=torch.bool))
+
+    class Launches(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    names = []
+    kernels = importlib.import_module("videomae_kernels.masks.triton")
+    monkeypatch.setattr(kernels, "_mask_to_index_kernel", Kernel())
+    mask, out = (torch.ones(2, 6, dtype=dtype, device=backend.device) for dtype in (torch.bool, torch.int64))
+    with Launches():
+        kernels.mask_to_index(mask, 6, out)
+    assert names == ["new_empty", "ones", "copy_", "all", "_assert_async"]  # the second and third are the kernel's

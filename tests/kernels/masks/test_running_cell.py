@@ -1,7 +1,9 @@
+import importlib
+
 import pytest
 import torch
 
-from videomae_kernels import running_cell_select, tube_mask_index
+from videomae_kernels import _tiling, running_cell_select, tube_mask_index
 from videomae_kernels.testing import make_index
 
 GRIDS = [(4, 4, 6), (8, 2, 2), (4, 3, 5), (5, 4, 4), (6, 3, 3), (2, 1, 5), (3, 5, 4), (1, 3, 4)]
@@ -60,6 +62,33 @@ def test_selection_by_enumeration(grid, ratio, index, backend):
         overlap, loss = expected(visible[b].tolist(), b, grid, ratio)
         assert int(num_overlap[b]) == len(overlap)
         assert decoded[b].tolist() == overlap + loss
+
+
+@pytest.mark.parametrize(("grid", "block"), [((4, 4, 6), 16), ((5, 4, 4), 8), ((6, 3, 3), 4), ((11, 14, 15), 2048)])
+def test_tokens_of_several_blocks(grid, block, backend, monkeypatch):
+    """Also where samples are cut to equal counts: T' = 5, 6 and 11."""
+    monkeypatch.setitem(_tiling.TILES, "running_cell_select", _tiling.Tile(block, num_warps=2))
+    tokens = grid[0] * grid[1] * grid[2]
+    visible = make_index(4, tokens // 4, tokens, device=backend.device)
+    decoded, num_overlap = running_cell_select(visible, torch.arange(4, device=backend.device), grid, 0.5)
+    for b in range(4):
+        overlap, loss = expected(set(visible[b].tolist()), b, grid, 0.5)
+        assert int(num_overlap[b]) == len(overlap)
+        assert decoded[b].tolist() == overlap + loss
+
+
+def test_numbers_that_are_no_tokens_are_passed_over(backend):
+    """The op need not check values, but its kernel must not write outside its memory."""
+    if not backend.runs_triton:
+        pytest.skip("the reference indexes with them")
+    launch = importlib.import_module("videomae_kernels.masks.triton").running_cell_select
+    phase = torch.tensor([1], device=backend.device)
+    visible = torch.tensor([[-(2**40), -1, 3, 50, 96, 2**40]], device=backend.device)
+    decoded, num_overlap = phase.new_empty((1, 48)), phase.new_empty((1,))
+    launch(visible, phase, (4, 4, 6), 2, 48, decoded, num_overlap)
+    right, right_overlap = running_cell_select(visible[:, 2:4], phase, (4, 4, 6), 0.5)
+    assert torch.equal(decoded, right)
+    assert torch.equal(num_overlap, right_overlap)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Kernels and launchers of the token ops. Gathering and scattering rows are one kernel."""
+"""Kernels and launchers of the ops that move rows of tokens. Gathering and scattering rows are one kernel."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._tiling import cdiv, reject_float64, row_tile
+from ..._tiling import cdiv, reject_float64, row_tile
 
 
 @triton.jit(do_not_specialize=["num_rows", "out_rows"])
@@ -66,7 +66,7 @@ def _copy_rows(src: Tensor, row_map: Tensor, fill: Tensor | None, out: Tensor, h
 
 def gather_tokens(x: Tensor, index: Tensor, out: Tensor) -> None:
     """Launch for `gather_tokens`."""
-    _copy_rows(x, index, None, out, holes=False)
+    _copy_rows(x, index.contiguous(), None, out, holes=False)
 
 
 def masked_token_scatter(
@@ -131,8 +131,8 @@ def assemble_decoder_tokens(
         tokens,
         mask_token,
         position,
-        visible,
-        decoded,
+        visible.contiguous(),
+        decoded.contiguous(),
         out,
         batch * rows_per_sample,
         *tokens.stride(),

@@ -1,0 +1,134 @@
+"""What lies between the matrix products of a block, at the encoder's shapes: norms, residual additions, activation.
+
+Norms of other libraries are measured beside ours, and listed as not installed where they are not.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import videomae_kernels as vk
+from benchmarks.baselines import rewrites
+from benchmarks.ops.workload import COMPILED, OURS, PUBLISHED, REWRITE, Op, OpCase, Variant, Workload
+
+EPS = 1e-6
+FLASH_ATTN, LIGER = "flash-attn", "liger"
+RIVALS = {FLASH_ATTN: "flash_attn.ops.triton.layer_norm", LIGER: "liger_kernel.ops.layer_norm"}
+FLOAT32_BYTES = 4
+
+
+def _flash_attn(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor) -> Any:
+    from flash_attn.ops.triton.layer_norm import layer_norm_fn
+
+    if branch is None:
+        return layer_norm_fn(x, weight, bias, eps=EPS)
+    y, total = layer_norm_fn(branch, weight, bias, residual=x, eps=EPS, prenorm=True)
+    return total, y
+
+
+def _liger(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor) -> Any:
+    from liger_kernel.ops.layer_norm import LigerLayerNormFunction
+
+    norm = LigerLayerNormFunction.apply
+    if branch is None:
+        return norm(x, weight, bias, EPS)
+    total = x + branch
+    return total, norm(total, weight, bias, EPS)
+
+
+def _why_not(module: str, device: torch.device) -> str | None:
+    """Why a library's kernels cannot run here, or None."""
+    parts = module.split(".")
+    try:  # a package without the module, such as flash-attn 4 alone, counts as none
+        missing = any(find_spec(".".join(parts[: i + 1])) is None for i in range(len(parts)))
+    except ImportError:
+        missing = True
+    if missing:
+        return "not installed"
+    return None if device.type == "cuda" else "needs a GPU"
+
+
+def _rows(case: OpCase, width: int) -> Tensor:
+    return case.normal(*case.inputs.plan().visible.shape, width)
+
+
+def _parameter(case: OpCase, width: int) -> Tensor:
+    return case.normal(width, dtype=torch.float32)  # as autocast leaves it
+
+
+def _doubles(case: OpCase, leaves: Sequence[Tensor]) -> list[Tensor]:
+    return [x.detach().double().requires_grad_(case.direction == "backward") for x in leaves]
+
+
+def _norm(case: OpCase, add: bool) -> Workload:
+    width = case.inputs.config.encoder_dim
+    leaves = [_rows(case, width) for _ in range(1 + add)] + [_parameter(case, width) for _ in range(2)]
+    doubles = _doubles(case, leaves)
+
+    def published(*inputs: Tensor) -> Any:
+        """Autocast computes norms in float32, and the linear map that follows rounds their result again."""
+        *rows, weight, bias = inputs
+        total = rows[0] + rows[1] if add else rows[0]
+        y = F.layer_norm(total.float(), (width,), weight, bias, EPS).to(case.dtype)
+        return (total, y) if add else y
+
+    def of(rival: Callable[..., Any]) -> Callable[..., Any]:
+        return rival if add else lambda x, *parameters: rival(x, None, *parameters)
+
+    rewrite: Callable[..., Any] = rewrites.add_layer_norm if add else rewrites.layer_norm
+    ours: Callable[..., Any] = vk.add_layer_norm if add else vk.layer_norm
+    calls: dict[str, Callable[..., Any]] = {
+        PUBLISHED: published,
+        REWRITE: partial(rewrite, eps=EPS),
+        FLASH_ATTN: of(_flash_attn),
+        LIGER: of(_liger),
+        OURS: partial(ours, eps=EPS),
+    }
+    variants = {
+        name: Variant(
+            partial(call, *leaves),
+            leaves,
+            unavailable=_why_not(RIVALS[name], case.device) if name in RIVALS else None,
+        )
+        for name, call in calls.items()
+    }
+    rows = leaves[0].numel() // width
+    if case.direction == "forward":
+        # x, branch, sum and y; weight and bias; nothing is kept without gradients
+        moved = leaves[0].nbytes * (4 if add else 2) + 2 * FLOAT32_BYTES * width
+    else:
+        # sum, the gradients of sum and y, and that of x, which is also the branch's; statistics; weight, two gradients
+        moved = leaves[0].nbytes * (4 if add else 3) + FLOAT32_BYTES * (2 * rows + 3 * width)
+    return Workload(variants, moved, Variant(lambda: calls[REWRITE](*doubles), doubles))
+
+
+def _bias_gelu(case: OpCase) -> Workload:
+    config = case.inputs.config
+    width = int(config.encoder_dim * config.mlp_ratio)
+    x, bias = _rows(case, width), _parameter(case, width)
+    biased = (x.detach() + bias.detach()).to(case.dtype).requires_grad_(x.requires_grad)
+    doubles = _doubles(case, (x, bias))
+    return Workload(
+        {
+            REWRITE: Variant(lambda: rewrites.bias_gelu(biased, bias), (biased, bias)),
+            OURS: Variant(lambda: vk.bias_gelu(x, bias), (x, bias)),
+        },
+        # forward: x and the result; backward: x and two gradients; the bias, and its gradient
+        x.nbytes * (2 if case.direction == "forward" else 3)
+        + FLOAT32_BYTES * width * (1 if case.direction == "forward" else 2),
+        Variant(lambda: F.gelu(doubles[0] + doubles[1]), doubles),
+    )
+
+
+BOTH = ("forward", "backward")
+NORMS = (PUBLISHED, REWRITE, COMPILED, FLASH_ATTN, LIGER, OURS)
+LAYER_OPS = (
+    Op("layer_norm", lambda case: _norm(case, add=False), BOTH, variants=NORMS),
+    Op("add_layer_norm", lambda case: _norm(case, add=True), BOTH, variants=NORMS),
+    Op("bias_gelu", _bias_gelu, BOTH, variants=(REWRITE, COMPILED, OURS)),
+)

@@ -1,0 +1,1 @@
+"""Triton kernels of the token ops. Nothing here is imported before a kernel is needed."""
