@@ -215,27 +215,47 @@ def test_padded_clips_are_the_same_in_tensors_of_fixed_sizes(resize: str, backen
         clips.padded(clips.frames.numel(), 1)
 
 
-def test_padded_batches_launch_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a CUDA graph captures of a launch is the same for every batch: constants, scalars, grid and shapes."""
-    seen = []
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """(grid, arguments with shapes instead of tensors, constants) of every launch; none runs."""
+    seen: list[tuple[object, ...]] = []
 
     class Kernel:
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             def record(*args: object, **constants: object) -> None:
-                described = [tuple(arg.shape) if isinstance(arg, Tensor) else arg for arg in args]
-                seen.append((grid, described, constants))
+                seen.append((grid, [tuple(a.shape) if isinstance(a, Tensor) else a for a in args], constants))
 
             return record
 
     launcher = pytest.importorskip("videomae_kernels.pixels.triton.crops")
     monkeypatch.setattr(launcher, "_cropped_pixels_kernel", Kernel())
     monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return seen
+
+
+def whole(height: int, width: int) -> CroppedClips:
+    """Two clips of whole frames."""
+    frames = torch.zeros(FRAMES, height, width, 3, dtype=torch.uint8)
+    return crop_clips([frames], [0, 0], [(0, 0, height, width)] * 2, [False, True], SIZE)
+
+
+def test_padded_batches_launch_alike(launches: list[tuple[object, ...]]) -> None:
+    """What a CUDA graph captures of a launch is the same for every batch: constants, scalars, grid and shapes."""
     for height, width in ((20, 30), (62, 80), (41, 33)):
-        frames = torch.zeros(FRAMES, height, width, 3, dtype=torch.uint8)
-        clips = crop_clips([frames], [0, 0], [(0, 0, height, width)] * 2, [False, True], SIZE)
         pred = torch.zeros(2, 1, 3 * 2 * 8 * 8, requires_grad=True)
-        masked_patch_loss(pred, clips.padded(10**5, 12), make_index(2, 1, TOKENS), PATCH).backward()
-    assert len(seen) == 6 and seen[0::2] == [seen[0]] * 3 and seen[1::2] == [seen[1]] * 3
+        masked_patch_loss(pred, whole(height, width).padded(10**5, 12), make_index(2, 1, TOKENS), PATCH).backward()
+    assert len(launches) == 6 and launches[0::2] == [launches[0]] * 3 and launches[1::2] == [launches[1]] * 3
+
+
+def test_a_new_number_of_taps_compiles_no_new_kernel(launches: list[tuple[object, ...]]) -> None:
+    """Triton compiles one kernel for each set of constants: 6 for 11 tap counts."""
+    counts = set()
+    for height in range(8, 90):
+        clips = whole(height, 24)
+        counts.add(int(clips.geometry[:, 3:].max()))
+        tube_mask_gather(clips, make_index(2, 1, TOKENS), PATCH)
+    kernels = {tuple(sorted(constants.items())) for *_, constants in launches}  # type: ignore[attr-defined]
+    assert len(kernels) == len({tap_bucket(count) for count in counts}) == 6 < len(counts) == 11
 
 
 def test_sources_stay_on_their_device() -> None:
