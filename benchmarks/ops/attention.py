@@ -37,7 +37,7 @@ def _attention(case: OpCase, stack: str) -> Workload:
         if name == "flash-attn" and case.precision == "fp32":
             reason = reason or "flash-attn has no float32"
         q, k, v = qkv
-        variants[name] = Variant(partial(attention, q, k, v, name), qkv, unavailable=reason)
+        variants[name] = Variant(partial(attention, q, k, v, backend=name), qkv, unavailable=reason)
     # forward: q, k, v and the result; backward: the same, the result's gradient and three gradients
     moved = qkv[0].nbytes * (4 if case.direction == "forward" else 8)
     return Workload(variants, moved, Variant(lambda: _truth(*doubles), doubles))

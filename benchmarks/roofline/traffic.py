@@ -70,8 +70,13 @@ class Own:
 
 
 OURS = {
+    "add_layer_norm": Own("norms"),
     "assemble_decoder_tokens": Own(),
+    "bias_gelu": Own("GELU"),
+    "bias_gelu_backward": Own("GELU"),
     "gather_tokens": Own(partly={"x": _as_returned}),
+    "layer_norm": Own("norms"),
+    "layer_norm_backward": Own("norms"),
     "mask_to_index": Own(),
     "masked_patch_loss": Own(partly={"clip": _pixels}),
     "masked_patch_loss_backward": Own(partly={"clip": _pixels}),

@@ -13,6 +13,7 @@
 from ._custom_op import runs_triton
 from ._values import check_indices
 from .masks.index import mask_to_index, random_mask_index, tube_mask_index
+from .masks.philox import philox_keys
 from .masks.running_cell import running_cell_select
 from .pixels.crops import RESIZES, CroppedClips, cat_clips, crop_clips
 from .pixels.gather import tube_mask_gather
@@ -40,6 +41,7 @@ __all__ = [
     "masked_patch_loss",
     "masked_token_scatter",
     "patch_targets",
+    "philox_keys",
     "random_mask_index",
     "running_cell_select",
     "runs_triton",

@@ -1,7 +1,7 @@
 """The one way an op of this package is registered with PyTorch: reference, output allocation, Triton launcher.
 
-With `torch.library.Library` and an Autograd kernel of its own: an op made by `torch.library.custom_op` and its
-`register_autograd` takes the host four times as long to call (`benchmarks/ops/host.py`).
+With `torch.library.Library` and an Autograd kernel of its own: `torch.library.custom_op` and its `register_autograd`
+give the host more to do in every call (`python -m benchmarks.host`).
 """
 
 import inspect
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ._values import checks_values
 
@@ -83,44 +84,32 @@ def define_op(
     Returns:
         The op: callable, and open for `register_autograd`.
     """
-
-    def run(*args: Any) -> Any:
-        device = _common_device(name, args)
-        triton = runs_triton(device)
-        if check is not None and checks_values(device):
-            check(*args)
-        if not triton:
-            return reference(*args)
-        outputs = allocate(*args)
-        written = outputs if isinstance(outputs, tuple) else (outputs,)
-        if not any(output.numel() for output in written):
-            return outputs
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            try:
-                launcher(*args, *written)
-            except ImportError as error:
-                raise ImportError(
-                    f"the Triton kernels could not be imported ({error}); install Triton with: pip install triton"
-                ) from error
-        return outputs
-
-    return Op(name, _read_schema(reference), run, allocate)
+    return Op(name, _read_schema(reference), reference, allocate, launcher, check)
 
 
 class Op:
     """A registered op. Call it with all its arguments, in the order of its schema."""
 
-    def __init__(self, name: str, schema: str, run: Callable[..., Any], allocate: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        reference: Callable[..., Any],
+        allocate: Callable[..., Any],
+        launcher: Callable[..., None],
+        check: Callable[..., None] | None,
+    ) -> None:
         self.name = f"{NAMESPACE}::{name}"
+        self._reference, self._allocate, self._launcher, self._check = reference, allocate, launcher, check
         _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
-        # For every device that has no key below; `run` refuses it by name.
-        for key in ("CPU", "CUDA", "CompositeExplicitAutograd"):
-            _LIBRARY.impl(name, run, key)
+        for key in ("CPU", "CUDA", "CompositeExplicitAutograd"):  # the last is any other device, which is refused
+            _LIBRARY.impl(name, self._run, key)
         torch.library.register_fake(self.name, allocate, lib=_LIBRARY)
         self._overload = getattr(getattr(torch.ops, NAMESPACE), name).default
-        arguments = self._overload._schema.arguments
-        self._lists = [n for n, argument in enumerate(arguments) if str(argument.type) == "List[Tensor]"]
-        self._count = len(arguments)
+        types = [str(argument.type) for argument in self._overload._schema.arguments]
+        self._count = len(types)
+        self._tensors = [n for n, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]")]
+        self._lists = [n for n, kind in enumerate(types) if kind == "List[Tensor]"]
         self.register_autograd(self._no_derivative, setup_context=lambda ctx, inputs, output: None)
         _LIBRARY.impl(name, self._record, "Autograd")
 
@@ -154,17 +143,59 @@ class Op:
         self._function: Any = type(self.name.replace("::", "_"), (torch.autograd.Function,), members)
 
     def _record(self, *args: Any) -> Any:
-        """The Autograd kernel. Autograd sees tensors among arguments only, so those of lists follow once more."""
-        tensors = [tensor for n in self._lists for tensor in args[n]]
-        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (*args, *tensors)):
-            return self._function.apply(*args, *tensors)
+        """The Autograd kernel. A Function sees tensors among its arguments only, so those of lists follow once more."""
+        if self._wants_derivative(args):
+            return self._function.apply(*args, *(x for n in self._lists for x in args[n]))
         with torch._C._AutoDispatchBelowAutograd():
             return self._overload(*args)
 
+    def _wants_derivative(self, args: Sequence[Any]) -> bool:
+        """In loops, because a generator would cost as much as the rest of a call."""
+        if torch.is_grad_enabled():
+            for n in self._tensors:
+                if args[n] is not None and args[n].requires_grad:
+                    return True
+            for n in self._lists:
+                for x in args[n]:
+                    if x.requires_grad:
+                        return True
+        return forward_ad._current_level >= 0  # a Function without a forward derivative refuses dual tensors
+
+    def _run(self, *args: Any) -> Any:
+        """The kernel of every device."""
+        device = self._common_device(args)
+        triton = runs_triton(device)
+        if self._check is not None and checks_values(device):
+            self._check(*args)
+        if not triton:
+            return self._reference(*args)
+        outputs = self._allocate(*args)
+        written = outputs if isinstance(outputs, tuple) else (outputs,)
+        if not any(output.numel() for output in written):
+            return outputs
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            try:
+                self._launcher(*args, *written)
+            except ImportError as error:
+                raise ImportError(
+                    f"the Triton kernels could not be imported ({error}); install Triton with: pip install triton"
+                ) from error
+        return outputs
+
+    def _common_device(self, args: Sequence[Any]) -> torch.device:
+        """Of the tensors among the arguments, and in the lists of tensors among them."""
+        device = None
+        for n in (*self._tensors, *self._lists):
+            for x in args[n] if n in self._lists else (args[n],):
+                if x is None or x.device == device:
+                    continue
+                if device is not None:
+                    raise ValueError(f"{self.name}: all tensors must be on one device, got {device} and {x.device}")
+                device = x.device
+        return device  # type: ignore[return-value]  # every op has a tensor
+
     def _no_derivative(self, ctx: Any, *grads: Tensor) -> Any:
-        raise NotImplementedError(
-            f"{self.name} has no derivative: the op that it is the derivative of has no second one"
-        )
+        raise NotImplementedError(f"{self.name} has no derivative, nor has the op whose gradient it is a second one")
 
 
 def _read_schema(reference: Callable[..., Any]) -> str:
@@ -184,18 +215,3 @@ def _in_typing(annotation: Any) -> Any:
         return annotation
     in_typing: Any = typing.Sequence
     return in_typing[typing.get_args(annotation)]
-
-
-def _common_device(name: str, args: Sequence[Any]) -> torch.device:
-    """The device of the tensors among the arguments of an op, and in the lists of tensors among them."""
-    device = None
-    for arg in args:
-        for item in arg if isinstance(arg, list) else (arg,):
-            if isinstance(item, Tensor) and item.device != device:
-                if device is not None:
-                    found = f"{device}, {item.device}"
-                    raise ValueError(f"{name}: all tensors must be on one device, got {found}")
-                device = item.device
-    if device is None:
-        raise ValueError(f"{name}: needs a tensor")
-    return device

@@ -64,16 +64,43 @@ def test_backends_are_known() -> None:
 
 
 def test_sdpa() -> None:
-    out = attention(*qkv(), "sdpa")
+    out = attention(*qkv(), backend="sdpa")
     assert out.shape == (2, 5, 3, 8)
     torch.testing.assert_close(out, plain(*qkv()), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_packed_tensors(count: int, stand_ins: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed or not, results and gradients are the same; flash-attn gets packed tensors as they are."""
+    torch.manual_seed(0)
+    packed = torch.randn(2, 9, 4 - count, 3, 8, dtype=torch.float64, requires_grad=True)
+    q = torch.randn(2, 5, 3, 8, dtype=torch.float64, requires_grad=True)
+    qkv = (packed,) if count == 1 else (q, packed)
+    expected = plain(*qkv[:-1], *packed.unbind(2))
+    weight = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weight).sum(), qkv)
+    called: list[str] = []
+    for name in ("flash_attn_qkvpacked_func", "flash_attn_kvpacked_func"):
+
+        def compute(*qkv: Tensor, name: str = name) -> Tensor:
+            called.append(name)
+            return plain(*qkv[:-1], *qkv[-1].unbind(2))
+
+        monkeypatch.setattr(sys.modules["flash_attn"], name, compute, raising=False)
+    for function in (BACKENDS["sdpa"], module._flash_attn, module._xformers):
+        out = function(*qkv)
+        torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+        for ours, theirs in zip(torch.autograd.grad((out * weight).sum(), qkv), wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert called == ["flash_attn_qkvpacked_func" if count == 1 else "flash_attn_kvpacked_func"]
+    assert stand_ins == ["xformers.ops"]
 
 
 @optional
 def test_optional_backend_takes_the_same_layout(backend: str, stand_ins: list[str]) -> None:
     function = {"flash-attn": module._flash_attn, "xformers": module._xformers}[backend]
     assert BACKENDS[backend] is function
-    torch.testing.assert_close(function(*qkv()), attention(*qkv(), "sdpa"), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(function(*qkv()), attention(*qkv(), backend="sdpa"), rtol=1e-12, atol=1e-12)
     assert stand_ins == [OPTIONAL[backend][0]]
 
 
@@ -118,7 +145,7 @@ def test_package_without_the_function(
 @optional
 def test_optional_backend_needs_cuda(backend: str, stand_ins: list[str]) -> None:
     with pytest.raises(ValueError, match=f"attention='{backend}' runs on CUDA devices only, got tensors on cpu"):
-        attention(*qkv(), backend)
+        attention(*qkv(), backend=backend)
     assert unavailable_reason(backend, "cpu") == f"{backend} runs on CUDA devices only"
     assert unavailable_reason(backend, "cuda") is None
     config = VideoMAEConfig(**{**vars(TINY), "attention": backend})
@@ -136,11 +163,11 @@ def test_flash_attn_needs_half_precision(stand_ins: list[str]) -> None:
     with FakeTensorMode():
         for dtype in (torch.float32, torch.float64):
             with pytest.raises(TypeError, match=f"needs float16 or bfloat16, got {dtype}: use autocast"):
-                attention(*qkv(dtype, "cuda"), "flash-attn")
+                attention(*qkv(dtype, "cuda"), backend="flash-attn")
         assert not stand_ins
         for dtype in (torch.float16, torch.bfloat16):
-            assert attention(*qkv(dtype, "cuda"), "flash-attn").shape == (2, 5, 3, 8)
-        assert attention(*qkv(torch.float32, "cuda"), "xformers").dtype == torch.float32
+            assert attention(*qkv(dtype, "cuda"), backend="flash-attn").shape == (2, 5, 3, 8)
+        assert attention(*qkv(torch.float32, "cuda"), backend="xformers").dtype == torch.float32
     assert stand_ins == ["flash_attn", "flash_attn", "xformers.ops"]
 
 
@@ -151,19 +178,18 @@ def test_every_block_uses_the_backend_of_the_config(stand_ins: list[str]) -> Non
 
 
 def test_what_a_model_asks_of_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last decoder block computes the queries of its last rows only."""
+    """Packed tensors; the last decoder block computes the queries of its last rows only."""
     shapes: list[tuple[torch.Size, ...]] = []
 
-    def record(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        shapes.append((q.shape, k.shape, v.shape))
-        return plain(q, k, v)
+    def record(*qkv: Tensor) -> Tensor:
+        shapes.append(tuple(t.shape for t in qkv))
+        return plain(*module._unpack(qkv))
 
     monkeypatch.setitem(BACKENDS, "sdpa", record)
     plan = make_masks(torch.arange(3), TINY.grid, mask_ratio=0.5)
     VideoMAEForPretraining(TINY)(torch.rand(3, 3, 8, 16, 16), plan)
     visible, rows = plan.visible.shape[1], plan.predicted.shape[1]
-    all_rows = (3, visible + plan.decoded.shape[1], 2, 8)
-    assert shapes == [((3, visible, 2, 8),) * 3, ((3, rows, 2, 8), all_rows, all_rows)]
+    assert shapes == [((3, visible, 3, 2, 8),), ((3, rows, 2, 8), (3, visible + plan.decoded.shape[1], 2, 2, 8))]
 
 
 class Registry:
@@ -241,7 +267,7 @@ def test_optional_backend_on_a_gpu(backend: str) -> None:
         wanted = [expected.detach(), *torch.autograd.grad((expected * weight).sum(), exact)]
 
         def results(name: str, inputs: list[Tensor] = inputs, weight: Tensor = weight) -> list[Tensor]:
-            out = attention(*inputs, name)
+            out = attention(*inputs, backend=name)
             return [out.detach(), *torch.autograd.grad((out * weight).sum(), inputs)]
 
         for ours, sdpa, value in zip(results(backend), results("sdpa"), wanted, strict=True):

@@ -9,12 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videomae_fast import get_config
-from videomae_fast.models.layers import Block, LayerScale, Linear, linear, make_norm
+from videomae_fast.models import layers
+from videomae_fast.models.layers import Block, LayerScale
 
 
 def make_block(mlp_ratio: float, drop_path: float) -> Block:
     """Three heads of four."""
     return Block(12, 3, int(12 * mlp_ratio), drop_path=drop_path)
+
+
+def run(block: Block, x: Tensor, last_rows: int | None = None) -> Tensor:
+    """The block alone: its input has no branch to add, and its two terms are added."""
+    total, branch = block(x, last_rows=last_rows)
+    return total if branch is None else total + branch
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -56,7 +63,7 @@ def test_block_written_out(hidden: int) -> None:
     block = randomise(make_block((hidden + 0.5) / 12, 0.0))
     assert block.mlp.fc1.weight.shape == (hidden, 12) and block.mlp.fc2.weight.shape == (12, hidden)
     x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
-    ours, expected = block(x), written_out(block, x)
+    ours, expected = run(block, x), written_out(block, x)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(expected)
     assert_same_gradients(gradients(ours, block, x, weight), gradients(expected, block, x, weight))
@@ -67,15 +74,17 @@ def test_blocks_compute_a_multiple_of_eight_hidden_units(
     hidden: int, computed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths: list[int] = []
-    gelu = F.gelu
+    gelu, both = F.gelu, layers.bias_gelu
 
-    def record(x: Tensor) -> Tensor:
+    def record(x: Tensor, *bias: Tensor) -> Tensor:
         widths.append(x.shape[-1])
-        return gelu(x)
+        return both(x, *bias) if bias else gelu(x)
 
     monkeypatch.setattr(F, "gelu", record)
-    make_block((hidden + 0.5) / 12, 0.0)(torch.randn(1, 2, 12))
-    assert widths == [computed]
+    monkeypatch.setattr(layers, "bias_gelu", record)
+    for elementwise in ("torch", "triton"):
+        run(Block(12, 3, hidden, elementwise=elementwise), torch.randn(1, 2, 12))
+    assert widths == [computed] * 2
 
 
 def test_only_the_decoder_of_giant_is_padded() -> None:
@@ -88,7 +97,7 @@ def test_only_the_decoder_of_giant_is_padded() -> None:
 def test_block_on_its_last_rows_is_the_slice_of_the_whole(last_rows: int, mlp_ratio: float) -> None:
     block = randomise(make_block(mlp_ratio, 0.0))
     x = torch.randn(2, 9, 12, dtype=torch.float64, requires_grad=True)
-    whole, part = block(x)[:, -last_rows:], block(x, last_rows)
+    whole, part = run(block, x)[:, -last_rows:], run(block, x, last_rows)
     assert part.shape == (2, last_rows, 12)
     torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(whole)
@@ -100,7 +109,7 @@ def test_last_rows_attend_to_all_rows() -> None:
     x = torch.randn(1, 9, 12, dtype=torch.float64)
     other = x.clone()
     other[:, 0] *= -1
-    assert (block(x, 2) - block(other, 2)).abs().max() > 1e-3
+    assert (run(block, x, 2) - run(block, other, 2)).abs().max() > 1e-3
 
 
 class LowRank(nn.Module):
@@ -146,13 +155,13 @@ def test_a_layer_in_the_place_of_another_acts(places: tuple[str, ...], last_rows
         wrap(block, place, LowRank)
     randomise(block)
     x = torch.randn(2, 5, 12, dtype=torch.float64)
-    ours = block(x, last_rows)
+    ours = run(block, x, last_rows)
     ours.square().sum().backward()
     for place in places:
         for name, parameter in block.get_submodule(place).named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, (place, name)
         wrap(block, place, lambda wrapped: wrapped.merged())
-    torch.testing.assert_close(ours, block(x, last_rows), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours, run(block, x, last_rows), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("last_rows", [None, 3])
@@ -163,7 +172,7 @@ def test_a_parametrised_weight_acts(place: str, last_rows: int | None) -> None:
     expected = copy.deepcopy(block)
     expected.get_submodule(place).weight.data *= 2
     nn.utils.parametrize.register_parametrization(block.get_submodule(place), "weight", Doubled())
-    assert torch.equal(block(x, last_rows), expected(x, last_rows))
+    torch.testing.assert_close(run(block, x, last_rows), run(expected, x, last_rows), rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("last_rows, calls", [(None, 1), (3, 2)])
@@ -173,64 +182,68 @@ def test_forward_hooks_are_called(last_rows: int | None, calls: int) -> None:
     called: list[str] = []
     for place in PLACES:
         block.get_submodule(place).register_forward_hook(lambda *_, place=place: called.append(place))
-    block(torch.randn(2, 5, 12), last_rows)
+    run(block, torch.randn(2, 5, 12), last_rows)
     assert called == ["attn.qkv"] * calls + list(PLACES[1:])
 
 
-@pytest.mark.parametrize("wrapper", [lambda layer: layer, lambda layer: nn.Sequential(layer)], ids=["ours", "another"])
-def test_linear(wrapper: Callable[[nn.Module], nn.Module]) -> None:
-    """Selected outputs and a bias of another module, with a `Linear` and with another class."""
-    own = Linear(4, 6, bias=False).double()
-    x, bias = torch.randn(3, 4, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
-    expected = x @ own.weight[1:3].T + bias
-    torch.testing.assert_close(linear(x, wrapper(own), bias=bias, out=slice(1, 3)), expected, rtol=1e-12, atol=1e-12)
+def results(block: Block, x: Tensor, last_rows: int | None = None) -> tuple[list[Tensor], int]:
+    """Output and gradients, and the bytes that backward needs besides parameters and input."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = run(block, x, last_rows)
+        loss = out.square().sum()
+    for tensor in (x, out, *block.parameters()):
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    return [out.detach(), *torch.autograd.grad(loss, [x, *block.parameters()])], sum(kept.values())
 
 
-def test_linear_keeps_the_autocast_dtype() -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        assert linear(torch.randn(3, 4), nn.Linear(4, 2), bias=torch.ones(2)).dtype == torch.bfloat16
-
-
-def test_linear_pads_its_own_layers_only() -> None:
-    x = torch.randn(3, 4)
-    padded = linear(x, Linear(4, 6), padding=2)
-    assert padded.shape == (3, 8) and not padded[:, 6:].any()
-    with pytest.raises(TypeError, match=r"padding needs a .*Linear, got Sequential"):
-        linear(x, nn.Sequential(nn.Linear(4, 6)), padding=2)
-
-
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("elementwise", ["triton", "torch"])
 @pytest.mark.parametrize("mlp_ratio", [4.0, 3.3])
 @pytest.mark.parametrize("last_rows", [None, 3])
-def test_recomputation_changes_no_bit(last_rows: int | None, mlp_ratio: float) -> None:
-    block = randomise(make_block(mlp_ratio, 0.0))
-    x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
-    results, kept = [], []
-    for block.recompute in ("always", "auto", "never"):
-        sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
-            out = block(x, last_rows)
-        kept.append(sum(sizes))
-        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])])
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
-    assert kept[0] == kept[1] < kept[2]
-
-
-@pytest.mark.parametrize("name", ["layernorm", "rmsnorm"])
-def test_norms(name: str) -> None:
-    norm = randomise(make_norm(name, 12, 1e-3))
+def test_recomputation_changes_no_bit(
+    last_rows: int | None, mlp_ratio: float, elementwise: str, autocast: bool
+) -> None:
+    """Two norms' and one GELU's results are not kept."""
+    block = randomise(Block(12, 3, int(12 * mlp_ratio), elementwise=elementwise))
     x = torch.randn(2, 5, 12, dtype=torch.float64)
-    if name == "layernorm":
-        centred = x - x.mean(-1, keepdim=True)
-        expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight + norm.bias
-    else:
-        expected = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight
-    torch.testing.assert_close(norm(x), expected, rtol=1e-12, atol=1e-12)
+    if autocast:
+        block, x = block.float(), x.bfloat16()
+    found = []
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
+        for block.recompute in ("always", "auto", "never"):
+            found.append(results(block, x.requires_grad_(), last_rows))
+    tensors, kept = zip(*found, strict=True)
+    for other in tensors[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, tensors[0], strict=True))
+    rows, hidden = last_rows or 5, block.mlp.fc1.out_features + block.mlp.padding
+    remade = 2 * x.element_size() * (5 * 12 + rows * 12 + rows * hidden)
+    assert kept[0] == kept[1] <= kept[2] - remade
 
 
-def test_unknown_norm() -> None:
-    with pytest.raises(ValueError, match=r"norm must be one of \('layernorm', 'rmsnorm'\), got 'batchnorm'"):
-        make_norm("batchnorm", 12, 1e-6)
+@pytest.mark.parametrize("last_rows", [None, 3])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_implementations_agree(autocast: bool, last_rows: int | None) -> None:
+    """Every way to compute what lies between the products: equal in float64, to rounding in bfloat16."""
+    exact = randomise(Block(12, 3, 40, elementwise="torch"))
+    x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
+    expected, _ = results(exact, x, last_rows)
+    errors = {}
+    for elementwise in ("torch", "triton"):
+        block = Block(12, 3, 40, elementwise=elementwise).to(torch.float32 if autocast else torch.float64)
+        block.load_state_dict(exact.state_dict())
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            rounded = x.detach().to(torch.bfloat16 if autocast else torch.float64).requires_grad_()
+            ours, _ = results(block, rounded, last_rows)
+        errors[elementwise] = [float((a - b).norm() / b.norm()) for a, b in zip(ours, expected, strict=True)]
+    for name, torchs, ours in zip(["out", "x", *dict(exact.named_parameters())], *errors.values(), strict=True):
+        assert ours <= (2 * torchs if autocast else 1e-12) and torchs < 0.03, name
 
 
 def test_layer_scale_computes_in_float32_at_least() -> None:
@@ -275,7 +288,7 @@ def test_block_of_internvideo2_written_out(last_rows: int | None, recompute: str
 
     x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
     expected = written_out(x) if last_rows is None else written_out(x)[:, -last_rows:]
-    ours = block(x, last_rows)
+    ours = run(block, x, last_rows)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(expected)
     assert_same_gradients(gradients(ours, block, x, weight), gradients(expected, block, x, weight))

@@ -30,7 +30,11 @@ def predicted(config: VideoMAEConfig, clips: int, precision: str, **ratios: floa
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("config, clips", [(SHALLOW, 16), (GIANT_WIDTHS, 32)], ids=["small", "giant"])
+@pytest.mark.parametrize(
+    "config, clips",
+    [(SHALLOW, 16), (GIANT_WIDTHS, 32), (replace(SHALLOW, elementwise="torch"), 16)],
+    ids=["small", "giant", "torch"],
+)
 def test_formula(config: VideoMAEConfig, clips: int, precision: str) -> None:
     expected = predicted(config, clips, precision)
     assert peak_bytes(config, plan_of(config), clips, precision) == pytest.approx(expected, rel=0.01)

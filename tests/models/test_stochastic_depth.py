@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness.counts import count
-from tests.models.test_layers import make_block, randomise
+from tests.models.test_layers import make_block, randomise, run
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
 from videomae_fast.models import stochastic_depth
 from videomae_fast.models.encoder import make_blocks
@@ -41,8 +41,9 @@ def test_drop_path_does_nothing_in_evaluation_or_at_rate_0() -> None:
     torch.manual_seed(0)
     plain = Block(6, 2, 24)
     assert plain.drop_path is None
-    assert torch.equal(dropping.eval()(x), plain.eval()(x)) and torch.equal(plain.train()(x), plain.eval()(x))
-    assert not torch.equal(dropping.train()(x), plain(x))
+    assert torch.equal(run(dropping.eval(), x), run(plain.eval(), x))
+    assert torch.equal(run(plain.train(), x), run(plain.eval(), x))
+    assert not torch.equal(run(dropping.train(), x), run(plain, x))
 
 
 def test_drop_path_rates_rise_linearly() -> None:
@@ -60,10 +61,10 @@ def test_dropped_branches_leave_the_residual_alone() -> None:
     block = randomise(make_block(4.0, 0.5)).train()
     x = torch.randn(200, 4, 12, dtype=torch.float64)
     for last_rows in (None, 2):
-        y = block(x, last_rows)
+        y = run(block, x, last_rows)
         untouched = (y == x[:, -y.shape[1] :]).flatten(1).all(1).double().mean()
         assert 0.1 < untouched < 0.4  # both branches: 0.25
-    assert not (block.eval()(x) == x).flatten(1).all(1).any()
+    assert not (run(block.eval(), x) == x).flatten(1).all(1).any()
 
 
 def drawn(rate: float, sample: Tensor, *, layer: int = 0, branch: int = 0, seed: int = 1, step: int = 0) -> Tensor:
@@ -124,7 +125,7 @@ def test_dropped_samples_cost_nothing() -> None:
     def flops(skip: bool) -> tuple[int, list[int]]:
         with FlopCounterMode(display=False) as counter, recorded() as draws:
             with stochastic_depth(seed=1, step=2, sample=SAMPLE, skip=skip):
-                out = block(x)
+                out = run(block, x)
             out.sum().backward()
         return counter.get_total_flops(), [6 if draw.index is None else len(draw.index) for draw in draws]
 

@@ -15,22 +15,31 @@ from torch import Tensor
 
 from .._optional import EXTRAS, require
 
-# Every backend takes q (B, n_q, h, d) and k, v (B, n_k, h, d) and returns (B, n_q, h, d); scale d^-1/2, no mask.
+# Every backend takes packed q, k, v as `attention` does and returns (B, n_q, h, d); scale d^-1/2, no mask.
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+def _sdpa(*qkv: Tensor) -> Tensor:
+    # Flash attention's backward makes three gradients, whatever it was given: the packed gradient is a copy of them.
+    q, k, v = (t.transpose(1, 2) for t in _unpack(qkv))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
-def _flash_attn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return _function("flash-attn")(q, k, v)
+def _flash_attn(*qkv: Tensor) -> Tensor:
+    # By how many tensors came; those for packed tensors write packed gradients, which saves a copy.
+    names = None, "flash_attn_qkvpacked_func", "flash_attn_kvpacked_func", "flash_attn_func"
+    return _function("flash-attn", names[len(qkv)])(*qkv)
 
 
-def _xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return _function("xformers")(q, k, v)
+def _xformers(*qkv: Tensor) -> Tensor:
+    return _function("xformers")(*_unpack(qkv))
 
 
-BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+def _unpack(qkv: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    *first, last = qkv
+    return (*first, *last.unbind(2)) if last.ndim == 5 else qkv
+
+
+BACKENDS: dict[str, Callable[..., Tensor]] = {
     "sdpa": _sdpa,
     "flash-attn": _flash_attn,
     "xformers": _xformers,
@@ -44,9 +53,10 @@ _FUNCTIONS = {
 _FLASH_IMPLEMENTATIONS = {"FA3": (9,), "FA4": (9, 10)}
 
 
-def _function(backend: str) -> Callable[..., Any]:
+def _function(backend: str, name: str | None = None) -> Callable[..., Any]:
     """The function that a backend calls. Another or a broken installation may have the package without the function."""
-    module, name = _FUNCTIONS[backend]
+    module, default = _FUNCTIONS[backend]
+    name = name or default
     function = getattr(require(module), name, None)
     if not callable(function):
         raise ImportError(
@@ -99,19 +109,18 @@ def unavailable_reason(name: str, device: torch.device | str) -> str | None:
     return None
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+def attention(*qkv: Tensor, backend: str) -> Tensor:
     """Scaled dot-product attention by the named backend.
 
         out[b, i, h] = Σ_j softmax_j(q[b, i, h] · k[b, j, h] / √d) v[b, j, h]
 
     Args:
-        q: (B, n_q, h, d) floating.
-        k: (B, n_k, h, d), dtype and device of q.
-        v: (B, n_k, h, d), dtype and device of q.
+        *qkv: queries (B, n_q, h, d), keys and values (B, n_k, h, d), floating, of one dtype and device; or queries and
+            packed keys and values (B, n_k, 2, h, d); or all packed (B, n, 3, h, d).
         backend: a key of BACKENDS.
 
     Returns:
-        (B, n_q, h, d), in the dtype of q.
+        (B, n_q, h, d), in the dtype of the queries.
 
     Raises:
         ValueError: no backend has this name, or the backend needs a GPU and the tensors are elsewhere.
@@ -121,11 +130,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
     if backend not in BACKENDS:
         check_backend(backend)
     if backend in _FUNCTIONS:
-        if q.device.type != "cuda":
-            raise ValueError(f"attention='{backend}' runs on CUDA devices only, got tensors on {q.device}")
-        if backend == "flash-attn" and q.dtype not in (torch.float16, torch.bfloat16):
-            raise TypeError(f"attention='flash-attn' needs float16 or bfloat16, got {q.dtype}: use autocast")
-    return BACKENDS[backend](q, k, v)
+        device, dtype = qkv[0].device, qkv[0].dtype
+        if device.type != "cuda":
+            raise ValueError(f"attention='{backend}' runs on CUDA devices only, got tensors on {device}")
+        if backend == "flash-attn" and dtype not in (torch.float16, torch.bfloat16):
+            raise TypeError(f"attention='flash-attn' needs float16 or bfloat16, got {dtype}: use autocast")
+    return BACKENDS[backend](*qkv)
 
 
 def active_flash_attention() -> str | None:

@@ -31,6 +31,9 @@ class VideoMAEConfig:
         drop_path: rate of stochastic depth in the last block, in [0, 1); it rises linearly over depth from 0.
         norm_eps: eps of all LayerNorms.
         attention: a key of `models.attention.BACKENDS`.
+        elementwise: how blocks compute what lies between the matrix products. "triton": `videomae_kernels`, with
+            residual additions in the pass of the LayerNorm after them, and biases in that of the GELU; CPU tensors run
+            its references. "torch": PyTorch, an operation each. "apex": PyTorch, with NVIDIA's Apex for LayerNorms.
         activation_checkpointing: keep only the input of each block, and repeat the whole block in backward.
         recompute: "always" repeats norms and GELUs in backward, "never" keeps their results. A model built with "auto"
             repeats them; to decide by predicted memory, call `choose_recompute` before building the model.
@@ -60,6 +63,7 @@ class VideoMAEConfig:
     drop_path: float = 0.0
     norm_eps: float = 1e-6
     attention: str = "sdpa"
+    elementwise: str = "triton"
     activation_checkpointing: bool = False
     recompute: str = "auto"
     decoder_context: str = "published"

@@ -5,16 +5,18 @@ modeling_pretrain.py), so a state_dict is a published checkpoint.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from videomae_kernels import CroppedClips, embed_tokens
 
 from .attention import check_backend
 from .config import VideoMAEConfig
-from .layers import Block, recompute
+from .layers import Block
 
 Clip = Tensor | CroppedClips
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]  # (mean, std) of each channel
@@ -97,7 +99,10 @@ class PatchEmbedding(nn.Module):
             (B, K, D).
         """
         normalize = self.pixel_stats if clip.dtype == torch.uint8 else None
-        return recompute(lambda clip: self.proj(clip, index, position, normalize), clip, self.recompute)
+        if self.recompute == "never":
+            return self.proj(clip, index, position, normalize)
+        keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
+        return keep(self.proj, clip, index, position, normalize)
 
 
 def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_layer: int = 0) -> nn.ModuleList:
@@ -125,6 +130,7 @@ def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_
             int(dim * config.mlp_ratio),
             backend=config.attention,
             eps=config.norm_eps,
+            elementwise=config.elementwise,
             drop_path=config.drop_path * i / max(depth - 1, 1),
             layer=first_layer + i,
             recompute=config.recompute,
@@ -166,7 +172,7 @@ class Encoder(FixedPositions):
             ValueError: sizes do not fit the model; the message names the argument.
             TypeError: the clip is neither uint8 nor floating.
         """
-        x = self.patch_embed(clip, visible, self.position)
+        x, branch = self.patch_embed(clip, visible, self.position), None
         for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+            x, branch = block(x, branch)
+        return self.norm(x if branch is None else x + branch)

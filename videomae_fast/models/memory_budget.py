@@ -65,7 +65,7 @@ def peak_bytes(config: VideoMAEConfig, plan: MaskPlan, clips: int, precision: st
     kept = (
         visible * config.patch_dim * size  # pixels of the patch embedding
         + config.encoder_depth * encoder.block(visible, visible)
-        + encoder.norm(visible)
+        + encoder.norm(visible, input_size=4)  # PyTorch's
         + (config.decoder_depth - 1) * decoder.block(visible + decoded, visible + decoded)
         + decoder.block(visible + decoded, rows)
         + decoder.norm(rows)
@@ -84,18 +84,20 @@ def peak_bytes(config: VideoMAEConfig, plan: MaskPlan, clips: int, precision: st
 
 
 class _Stack:
-    """Bytes per clip that the blocks of encoder or decoder keep. Residuals and norms are float32 in backward."""
+    """Bytes per clip that the blocks of encoder or decoder keep."""
 
     def __init__(self, config: VideoMAEConfig, name: str, size: int) -> None:
         self.dim, self.heads = getattr(config, f"{name}_dim"), getattr(config, f"{name}_heads")
         hidden = int(self.dim * config.mlp_ratio)
         self.hidden = hidden + -hidden % 8
         self.size = size
+        # What a norm keeps: the residual stream, float32 in the decoder, or the float32 copy that PyTorch makes of it.
+        self.norm_input = size if name == "encoder" and config.elementwise != "torch" else 4
         self.matrices = self.dim * (4 * self.dim + 2 * self.hidden)
 
-    def norm(self, rows: int) -> int:
-        """Input in float32, mean and deviation, and the result that the next product reads."""
-        return rows * ((4 + self.size) * self.dim + 8)
+    def norm(self, rows: int, input_size: int | None = None) -> int:
+        """Input, mean and deviation, and the result that the next product reads."""
+        return rows * (((input_size or self.norm_input) + self.size) * self.dim + 8)
 
     def block(self, rows: int, last_rows: int) -> int:
         """Two norms; q, k, v; the output and log-sum-exp of attention; both sides of the GELU."""

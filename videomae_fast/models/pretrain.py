@@ -13,7 +13,8 @@ from videomae_kernels import CroppedClips, assemble_decoder_tokens, masked_patch
 from ..masks import MaskPlan
 from .config import VideoMAEConfig
 from .encoder import Clip, Encoder, FixedPositions, init_transformer, make_blocks
-from .layers import linear, recompute
+from .linear import Linear, linear
+from .norms import LayerNorm, add_norm
 
 DIMENSIONS = "BCTHW"
 
@@ -25,17 +26,20 @@ class Decoder(nn.Module):
         super().__init__()
         sizes = config.decoder_dim, config.decoder_depth, config.decoder_heads
         self.blocks = make_blocks(config, *sizes, first_layer=config.encoder_depth)
-        self.norm = nn.LayerNorm(config.decoder_dim, eps=config.norm_eps)
-        self.head = nn.Linear(config.decoder_dim, config.patch_dim)
+        self.norm = LayerNorm(config.decoder_dim, config.norm_eps, config.elementwise)
+        self.head = Linear(config.decoder_dim, config.patch_dim)
         self.recompute = config.recompute
         self.apply(init_transformer)
 
     def forward(self, x: Tensor, last_rows: int) -> Tensor:
         """(B, n, d) → predictions (B, last_rows, P) for the last rows; work for the other rows alone is left out."""
         *blocks, last = self.blocks
+        branch = None
         for block in blocks:
-            x = block(x)
-        return recompute(lambda x: linear(self.norm(x), self.head), last(x, last_rows), self.recompute)
+            x, branch = block(x, branch)
+        x, branch = last(x, branch, last_rows)
+        _, y, source = add_norm(x, branch, self.norm)
+        return linear(y, self.head, source=None if self.recompute == "never" else source)
 
 
 class VideoMAEForPretraining(FixedPositions):
@@ -45,7 +49,7 @@ class VideoMAEForPretraining(FixedPositions):
         super().__init__(config.num_tokens, config.decoder_dim)
         self.config = config
         self.encoder = Encoder(config)
-        self.encoder_to_decoder = nn.Linear(config.encoder_dim, config.decoder_dim, bias=False)
+        self.encoder_to_decoder = Linear(config.encoder_dim, config.decoder_dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_dim))
         self.decoder = Decoder(config)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
@@ -64,13 +68,14 @@ class VideoMAEForPretraining(FixedPositions):
             Scalar float32, or float64 for a float64 clip.
 
         Raises:
-            ValueError: the clip or the plan has another size, the layout is wrong, or the plan leaves no row for the
-                loss; the message names what came.
+            ValueError: the clip or the plan has another size, the layout is wrong, the plan leaves no row for the
+                loss, or FSDP2 has cast a floating clip; the message names what came.
             TypeError: the clip is neither uint8 nor floating.
 
         References:
             VideoMAE V2, arXiv 2303.16727, section 3; its engine_for_pretraining.py.
         """
+        _reject_cast_clip(self, clip)
         clip = self._open(clip, plan, layout)
         return self._loss(self._predict(clip, plan), clip, plan)
 
@@ -158,3 +163,17 @@ class VideoMAEForPretraining(FixedPositions):
                 "with a number of token frames that is a multiple of 4, or decoder_mask 'none'"
             )
         return plan.predicted
+
+
+def _reject_cast_clip(module: nn.Module, clip: Clip) -> None:
+    """An error if FSDP2 has cast the clip: targets would be made of rounded pixels, and nobody would be told."""
+    state = getattr(module, "_get_fsdp_state", None)  # of FSDPModule, which has no public way to its policy
+    policy = getattr(state(), "_mp_policy", None) if state is not None else None
+    if policy is None or not policy.cast_forward_inputs or policy.param_dtype in (None, torch.float32):
+        return
+    if clip.dtype == policy.param_dtype:
+        raise ValueError(
+            f"clip is {clip.dtype} in a model whose MixedPrecisionPolicy casts floating inputs: its targets would be "
+            "of rounded pixels; call fully_shard on the model (not its blocks) with cast_forward_inputs=False, or give "
+            "uint8 clips"
+        )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from videomae_kernels.masks._philox import philox_keys
+from videomae_kernels import philox_keys
 
 _STREAM = 3  # Philox stream; masks use the streams 0 to 2
 _STEPS, _SAMPLE_BITS = 2**23, 40  # a counter holds (step, sample number): steps repeat their draws after 8 million

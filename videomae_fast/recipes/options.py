@@ -20,6 +20,7 @@ from ..masks import DECODER_MASKS, ENCODER_MASKS, MaskPlan, make_masks
 from ..models import CONFIGS, VideoMAEConfig, get_config
 from ..models.attention import BACKENDS
 from ..models.config import DECODER_CONTEXTS, RECOMPUTE
+from ..models.norms import IMPLEMENTATIONS
 from .config import Section, option
 
 
@@ -144,6 +145,11 @@ class ModelOptions(Section):
         choices=DECODER_CONTEXTS,
     )
     attention: str = option("sdpa", "attention backend", choices=BACKENDS)
+    elementwise: str = option(
+        "triton",
+        "what computes norms, residual additions and GELUs; apex: NVIDIA's, for the norms only",
+        choices=IMPLEMENTATIONS,
+    )
     recompute: str = option(
         "auto",
         "repeat norms and GELUs in backward to save memory; auto: only if the step would not fit the GPU otherwise",
@@ -172,6 +178,7 @@ class ModelOptions(Section):
             image_size=(data.image_size, data.image_size),
             drop_path=self.drop_path,
             attention=self.attention,
+            elementwise=self.elementwise,
             recompute=self.recompute,
             activation_checkpointing=self.activation_checkpointing,
             decoder_context=self.decoder_context,

@@ -42,7 +42,7 @@ def _reference(
     decoded = _decoded((grid[0], grid[1], grid[2]), phase, hidden_slots)
     decoded &= decoded.cumsum(1) <= count
     overlap = torch.zeros_like(decoded).scatter_(1, visible.long(), True) & decoded
-    rank = torch.where(overlap, 0, torch.where(decoded, 1, 2))
+    rank = 2 - decoded.to(torch.uint8) - overlap.to(torch.uint8)  # bytes sort faster than wider numbers
     return rank.argsort(dim=1, stable=True)[:, :count].contiguous(), overlap.sum(1)
 
 

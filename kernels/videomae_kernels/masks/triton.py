@@ -219,8 +219,8 @@ def _running_cell_select_kernel(
         for start in range(0, TOKENS, BLOCK):
             token = start + tl.arange(0, BLOCK)
             frame, place = token // FRAME_TOKENS, token % FRAME_TOKENS
-            slot = place // WIDTH % 2 * 2 + place % WIDTH % 2
-            decoded = (token < TOKENS) & ((slot + frame + phase_offset) % 4 >= HIDDEN_SLOTS)
+            slot = (place // WIDTH & 1) * 2 + (place % WIDTH & 1)
+            decoded = (token < TOKENS) & ((slot + frame + phase_offset & 3) >= HIDDEN_SLOTS)
             seen = tl.load(marks + token, mask=decoded, other=0) != 0
             found = _pair(decoded, seen)
             before = tl.cumsum(found, axis=0) - found

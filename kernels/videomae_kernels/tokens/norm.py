@@ -136,7 +136,7 @@ def _keep(ctx: Any, total: Tensor, weight: Tensor, stats: tuple[Tensor, ...]) ->
 def _backward(ctx: Any, grad: Tensor | None, *of_stats: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None, None
-    of_x, _, of_weight, of_bias = _gradients(ctx, None, grad, ctx.saved_tensors[0].dtype, ctx.needs_input_grad[1:3])
+    of_x, _, of_weight, of_bias = _gradients(ctx, None, grad, None, ctx.needs_input_grad[1:3])
     return of_x, of_weight, of_bias, None, None
 
 
@@ -151,10 +151,11 @@ def _add_backward(
 
 
 def _gradients(
-    ctx: Any, grad_total: Tensor | None, grad: Tensor, branch_dtype: torch.dtype, needed: tuple[bool, bool]
+    ctx: Any, grad_total: Tensor | None, grad: Tensor, branch_dtype: torch.dtype | None, needed: tuple[bool, bool]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, branch, weight and bias."""
-    total, mean, rstd, weight = ctx.saved_tensors
+    total, mean, rstd, weight = ctx.saved_tensors  # read once, as activation checkpointing demands
+    branch_dtype = branch_dtype or total.dtype
     of_x, other, sums = _backward_op(grad_total, grad, total, mean, rstd, weight, branch_dtype, any(needed))
     of_branch = of_x if branch_dtype == of_x.dtype else other
     of_weight, of_bias = (sums[i].to(weight.dtype) if needed[i] else None for i in range(2))

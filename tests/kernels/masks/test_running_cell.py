@@ -64,9 +64,9 @@ def test_selection_by_enumeration(grid, ratio, index, backend):
         assert decoded[b].tolist() == overlap + loss
 
 
-@pytest.mark.parametrize(("grid", "block"), [((4, 4, 6), 16), ((5, 4, 4), 8), ((6, 3, 3), 4), ((8, 22, 24), 2048)])
+@pytest.mark.parametrize(("grid", "block"), [((4, 4, 6), 16), ((5, 4, 4), 8), ((6, 3, 3), 4), ((11, 14, 15), 2048)])
 def test_tokens_of_several_blocks(grid, block, backend, monkeypatch):
-    """Also where samples are cut to equal counts: T' = 5 and 6."""
+    """Also where samples are cut to equal counts: T' = 5, 6 and 11."""
     monkeypatch.setitem(_tiling.TILES, "running_cell_select", _tiling.Tile(block, num_warps=2))
     tokens = grid[0] * grid[1] * grid[2]
     visible = make_index(4, tokens // 4, tokens, device=backend.device)

@@ -85,3 +85,13 @@ def test_gradients_through_cat(backend):
     x = torch.randn(2, 9, 6, device=backend.device, requires_grad=True)
     index = make_index(2, 4, 9, device=backend.device)
     assert_strided_gradients(lambda x: torch.cat([gather_tokens(x, index), x[:, :2]], 1), [x])
+
+
+def test_an_index_of_other_strides_reaches_the_op(backend):
+    """As a compiler may lay it out: the kernel reads the index as contiguous."""
+    x, index = (
+        torch.randn(2, 6, 3, device=backend.device),
+        torch.tensor([[0, 2], [5, 1], [3, 4]], device=backend.device),
+    )
+    rows = torch.ops.videomae_kernels.gather_tokens(x, index.T)
+    assert torch.equal(rows, x.gather(1, index.T[..., None].expand(-1, -1, 3)))

@@ -66,7 +66,7 @@ def _copy_rows(src: Tensor, row_map: Tensor, fill: Tensor | None, out: Tensor, h
 
 def gather_tokens(x: Tensor, index: Tensor, out: Tensor) -> None:
     """Launch for `gather_tokens`."""
-    _copy_rows(x, index, None, out, holes=False)
+    _copy_rows(x, index.contiguous(), None, out, holes=False)
 
 
 def masked_token_scatter(
@@ -131,8 +131,8 @@ def assemble_decoder_tokens(
         tokens,
         mask_token,
         position,
-        visible,
-        decoded,
+        visible.contiguous(),
+        decoded.contiguous(),
         out,
         batch * rows_per_sample,
         *tokens.stride(),

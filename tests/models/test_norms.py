@@ -1,0 +1,104 @@
+"""Norms, and the addition before them, by every implementation."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.models.test_layers import randomise
+from videomae_fast import get_config
+from videomae_fast.models.encoder import make_blocks
+from videomae_fast.models.norms import IMPLEMENTATIONS, LayerNorm, add_norm, make_norm
+
+
+@pytest.mark.parametrize("name", ["layernorm", "rmsnorm"])
+def test_norms(name: str) -> None:
+    norm = randomise(make_norm(name, 12, 1e-3))
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    if name == "layernorm":
+        centred = x - x.mean(-1, keepdim=True)
+        expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight + norm.bias
+    else:
+        expected = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight
+    torch.testing.assert_close(norm(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_unknown_norm() -> None:
+    with pytest.raises(ValueError, match=r"norm must be one of \('layernorm', 'rmsnorm'\), got 'batchnorm'"):
+        make_norm("batchnorm", 12, 1e-6)
+
+
+@pytest.fixture
+def apex(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """A stand-in for NVIDIA's Apex; the dtypes of the inputs that came. It returns the dtype of the weight, as Apex."""
+    came: list[torch.dtype] = []
+
+    class Function:
+        @staticmethod
+        def apply(x: Tensor, weight: Tensor, bias: Tensor, shape: torch.Size, eps: float) -> Tensor:
+            came.append(x.dtype)
+            return F.layer_norm(x.to(weight.dtype), shape, weight, bias, eps)
+
+    module = ModuleType("apex.normalization.fused_layer_norm")
+    module.FusedLayerNormAffineMixedDtypesFunction = Function
+    for name in ("apex", "apex.normalization", "fused_layer_norm_cuda"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return came
+
+
+@pytest.mark.parametrize("branch", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_add_norm(name: str, autocast: bool, branch: bool, apex: list[torch.dtype]) -> None:
+    """The sum, its norm in the dtype that the next product reads, both gradients, and the norm made again."""
+    torch.manual_seed(0)
+    norm = LayerNorm(12, 1e-3, name).to(torch.float32 if autocast else torch.float64)
+    dtype = torch.bfloat16 if autocast else torch.float64
+    x, other = (torch.randn(2, 5, 12, dtype=torch.float64).to(dtype).requires_grad_() for _ in range(2))
+    inputs = [x, other, *norm.parameters()] if branch else [x, *norm.parameters()]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        total, y, source = add_norm(x, other if branch else None, norm)
+    assert total.dtype == y.dtype == dtype and source is not None
+    assert torch.equal(source.function(*source.tensors), y)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    expected_total = (exact[0] + exact[1]) if branch else exact[0] * 1
+    expected = F.layer_norm(expected_total.to(dtype).double(), (12,), *exact[-2:], 1e-3)
+    tolerance = dict(rtol=2e-2, atol=2e-2) if autocast else dict(rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(total.double(), expected_total, **tolerance)
+    torch.testing.assert_close(y.double(), expected, **tolerance)
+    weight = torch.randn(2, *y.shape, dtype=torch.float64)
+    loss, wanted = (weight[0] * total + weight[1] * y).sum(), (weight[0] * expected_total + weight[1] * expected).sum()
+    for ours, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(wanted, exact), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, **(dict(rtol=5e-2, atol=0.1) if autocast else tolerance))
+    assert bool(apex) == (name == "apex") and all(came == dtype for came in apex)
+
+
+def test_add_norm_calls_a_norm_of_another_class() -> None:
+    norm, x = nn.RMSNorm(12), torch.randn(2, 12)
+    total, y, source = add_norm(x, x, norm)
+    assert torch.equal(total, 2 * x) and torch.equal(y, norm(2 * x)) and source is None
+
+
+def test_a_layer_norm_alone_is_pytorchs() -> None:
+    norm, x = LayerNorm(12, 1e-6), torch.randn(2, 12)
+    assert torch.equal(norm(x), F.layer_norm(x, (12,), norm.weight, norm.bias, 1e-6))
+
+
+def test_unknown_or_missing_implementations(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = r"elementwise must be one of \('triton', 'torch', 'apex'\), got 'fast'"
+    with pytest.raises(ValueError, match=message):
+        make_blocks(get_config("small", elementwise="fast"), 12, 1, 3)
+    monkeypatch.setitem(sys.modules, "fused_layer_norm_cuda", None)
+    with pytest.raises(ImportError, match=r"needs NVIDIA's Apex .* on PyPI is another one"):
+        LayerNorm(12, 1e-6, "apex")
+
+
+def test_the_package_apex_of_pypi_is_refused(apex: list[torch.dtype], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the name, and none of the modules."""
+    monkeypatch.delitem(sys.modules, "apex.normalization.fused_layer_norm")
+    with pytest.raises(ImportError, match="needs NVIDIA's Apex"):
+        LayerNorm(12, 1e-6, "apex")
