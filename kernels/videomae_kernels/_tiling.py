@@ -125,8 +125,13 @@ def _token_tile(tile: TokenTile, width: int, element_size: int, warp: int) -> Ma
 
 
 def whole_row_tile(kernel: str, row: Tensor) -> Mapping[str, int]:
-    """Launch options for rows like `row`, in one block of columns."""
-    return _thread_tile(THREAD_TILES[kernel], next_power_of_2(row.shape[-1]), warp_threads(row.device))
+    """Launch options for rows like `row`, in one block of columns.
+
+    A lane has two columns or more: of a sum of products whose lanes have one each, compilers round the product of one
+    lane and fuse the other's, so that the lanes of a row disagree in the last bit.
+    """
+    warp = warp_threads(row.device)
+    return _thread_tile(THREAD_TILES[kernel], max(2 * warp, next_power_of_2(row.shape[-1])), warp)
 
 
 def summing_tile(kernel: str, row: Tensor) -> Mapping[str, int]:
