@@ -118,13 +118,28 @@ def load(path: Path) -> Results:
 
 
 def load_newest(folder: Path, besides: str = "") -> list[Results]:
-    """The newest results of every device below `folder`, predictions last. Results of commit `besides` are left out."""
+    """The newest results of every device below `folder`, predictions last. Results of commit `besides` are left out.
+
+    Predictions depend on no machine, so each suite's newest stand together; `commits` has the commit of each.
+    """
     every = [load(path) for path in sorted(folder.glob("*/*.json"))]
     newest: dict[str, Results] = {}
     for results in sorted(every, key=lambda results: results["date"]):
         if results["commit"] != besides:
-            newest[results["device"]] = results
+            before = newest.get(results["device"]) if results["device"] == PREDICTED else None
+            newest[results["device"]] = _with_other_suites(results, before)
     return sorted(newest.values(), key=lambda results: (results["device"] == PREDICTED, results["device"]))
+
+
+def _with_other_suites(results: Results, before: Results | None) -> Results:
+    """Results, with the records of `before` of the suites that they lack."""
+    if before is None:
+        return results
+    suites = {record["suite"] for record in results["records"]}
+    kept = [record for record in before["records"] if record["suite"] not in suites]
+    commits = dict.fromkeys(sorted({record["suite"] for record in kept}), before["commit"])
+    commits |= {suite: commit for suite, commit in before.get("commits", {}).items() if suite not in suites}
+    return {**results, "records": results["records"] + kept} | ({"commits": commits} if commits else {})
 
 
 def load_earlier(folder: Path, results: Results, suite: str) -> Results | None:

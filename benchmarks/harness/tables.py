@@ -56,8 +56,10 @@ def format_results(results: Results, earlier: Results | None = None, measured: S
 def _origin(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     if results["device"] == PREDICTED:
+        others = "".join(f", {suite} at {commit}" for suite, commit in results.get("commits", {}).items())
         return (
-            f"### Predicted\n\nNot measured: computed from shapes, for any GPU. {versions}, commit {results['commit']}."
+            "### Predicted\n\nNot measured: computed from shapes, for any GPU. "
+            f"{versions}, commit {results['commit']}{others}."
         )
     parts = [versions, f"{results['threads']} CPU threads", f"commit {results['commit']}", results["date"][:10]]
     if on_gpu(results):

@@ -58,7 +58,7 @@ def _gpus() -> str:
 
 
 def _pair(record: Record, rate: str) -> str:
-    return f"{getattr(record[DATASHEET], rate):,.4g} ({getattr(record[ACHIEVED], rate):,.3g})"
+    return f"{getattr(record[DATASHEET], rate):,.1f} ({getattr(record[ACHIEVED], rate):,.1f})"
 
 
 def gpu_ms(record: Record, gpu: str, kind: str) -> float:

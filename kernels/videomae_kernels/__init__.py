@@ -12,8 +12,8 @@
 
 from ._custom_op import runs_triton
 from ._values import check_indices
-from .masks._philox import philox_keys
 from .masks.index import mask_to_index, random_mask_index, tube_mask_index
+from .masks.philox import philox_keys
 from .masks.running_cell import running_cell_select
 from .pixels.crops import RESIZES, CroppedClips, cat_clips, crop_clips
 from .pixels.gather import tube_mask_gather

@@ -75,10 +75,6 @@ TOKEN_TILES: dict[str, TokenTile] = {
     "loss_reordered": TokenTile(1, num_warps=1),
     "gradient": TokenTile(16, num_warps=1),
     "gradient_reordered": TokenTile(1, num_warps=1),
-    "cropped_gather": TokenTile(8, num_warps=8),  # each pixel is a sum of several: fewer of them for each thread
-    "cropped_targets": TokenTile(1, num_warps=16),
-    "cropped_loss": TokenTile(4, num_warps=8),
-    "cropped_gradient": TokenTile(4, num_warps=8),
 }
 # Eight bfloat16 of four rows for each thread: loads of four times 16 bytes a tensor are under way while the warps of a
 # row meet. A thread has all rows of its columns, so sums over rows stay in its registers.
@@ -91,6 +87,8 @@ THREAD_TILES: dict[str, ThreadTile] = {
 # on any GPU, so that sums repeat. Each program has sums of its own, which are a few hundredths of what it reads.
 SUMMING_WARPS = {"layer_norm_backward": 1056, "bias_gelu_backward": 3168}
 MAX_WARPS = 8
+
+CROP_ROWS = 4  # of a token, that share the sums of source rows: of 1 to 16, the fewest instructions, counted
 
 
 def row_tile(kernel: str, width: int) -> Mapping[str, int]:
@@ -147,6 +145,20 @@ def summing_programs(kernel: str, rows: int, tile: Mapping[str, int], column_blo
     """Programs that share the rows of each of `column_blocks` blocks of columns."""
     programs = SUMMING_WARPS[kernel] // (tile["num_warps"] * column_blocks)
     return min(cdiv(rows, tile["BLOCK_ROWS"]), max(1, programs))
+
+
+@lru_cache
+def crop_tile(channels: int, frames: int, height: int, width: int, device: torch.device) -> Mapping[str, int]:
+    """Launch options for the pixels of one token of a crop: a lane for each column of each frame."""
+    group = min(CROP_ROWS, next_power_of_2(height))
+    lanes = next_power_of_2(frames * width)
+    return {
+        "CHANNEL_TILE": next_power_of_2(channels),
+        "GROUP_TILE": next_power_of_2(cdiv(height, group)),
+        "GROUP": group,
+        "LANES": lanes,
+        "num_warps": max(1, lanes // warp_threads(device)),
+    }
 
 
 @lru_cache

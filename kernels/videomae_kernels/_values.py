@@ -70,7 +70,7 @@ def check_crops(crops: Sequence[Tensor], shape: Sequence[int]) -> None:
     frames, geometry, first, weights = crops
     if geometry.numel() == 0:
         return
-    begin, sides = geometry[:, 0], geometry[:, 1:]
+    begin, sides, used = geometry[:, 0], geometry[:, 1:3], geometry[:, 3:]
     smallest, largest = (int(value) for value in sides.aminmax())
     if smallest < 1 or largest > frames.numel():
         raise ValueError(f"clip.geometry has sources of {smallest} to {largest} pixels a side, which do not exist")
@@ -79,9 +79,18 @@ def check_crops(crops: Sequence[Tensor], shape: Sequence[int]) -> None:
         raise ValueError(
             f"clip.geometry has sources from {int(begin.min())} to {int(end.max())} in frames of {frames.numel()} bytes"
         )
+    fewest, most = (int(value) for value in used.aminmax())
+    if fewest < 0 or most > weights.shape[1]:
+        raise ValueError(f"clip.geometry has clips of {fewest} to {most} taps, but clip.weights {weights.shape[1]}")
     taps = torch.arange(weights.shape[1], device=weights.device)[:, None]
+    lines = torch.tensor(shape[3:5], device=used.device)
+    unused = (weights != 0) & (taps >= used.repeat_interleave(lines, dim=1)[:, None])
+    if bool(unused.any()):
+        raise ValueError(
+            f"clip.weights has weights beyond the taps of clip.geometry in clip {int(unused.nonzero()[0, 0])}"
+        )
     last = first + torch.where(weights != 0, taps, 0).amax(dim=1)
-    side = sides.repeat_interleave(torch.tensor(shape[3:5], device=sides.device), dim=1)
+    side = sides.repeat_interleave(lines, dim=1)
     outside = (first < 0) | (last >= side)
     if bool(outside.any()):
         clip, line = (int(value) for value in outside.nonzero()[0])

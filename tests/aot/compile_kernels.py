@@ -27,7 +27,7 @@ from triton.runtime.jit import JITFunction
 
 import videomae_kernels as vk
 from tests.ptx import launch as ptx
-from videomae_kernels import RESIZES, _custom_op, _tiling
+from videomae_kernels import _custom_op, _tiling
 
 TARGETS = ptx.TARGETS | {
     "sm_100": GPUTarget("cuda", 100, 32),
@@ -40,6 +40,8 @@ MODELS = {
 }
 HIDDEN = {"ViT-B": (3072, 1536), "ViT-g": (6144, 2240)}  # units of an MLP, padded: encoder, decoder
 LONG_CLIPS = (16, 32, 64, 128, 256, 512)  # frames of 16 x 16 tokens: N = 4,096 to 131,072
+# Filters and lines of square boxes: taps in buckets of 2, 3, 6, 8 and 24.
+CROPS = (("bilinear", 256), ("pillow", 256), *(("antialias", side) for side in (256, 480, 720, 2160)))
 STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -75,7 +77,6 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     shape = (2, 16, grid[1] * patch[1], grid[2] * patch[2], 3)
     uint8 = torch.zeros(shape, dtype=torch.uint8)
-    source, boxes = torch.zeros(16, 256, 256, 3, dtype=torch.uint8), [(0, 0, 256, 256)] * 2  # three taps each way
     for dtype in (torch.float32, torch.bfloat16):
         of = f"{dtype}".removeprefix("torch.")
 
@@ -114,15 +115,14 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
             lambda p=pred, c=clip: backward(vk.masked_patch_loss(p, c, decode, patch, denormalize=STATS)),
         )
     yield from layer_cases(model)
-    for resize in RESIZES:
-        cropped = vk.crop_clips([source], [0, 0], boxes, [True] * 2, shape[2:4], resize)
+    for resize, side in CROPS:
+        source = torch.zeros(16, side, side, 3, dtype=torch.uint8)
+        cropped = vk.crop_clips([source], [0, 0], [(0, 0, side, side)] * 2, [True] * 2, shape[2:4], resize)
+        of = f"{resize} crops, {cropped.weights.shape[1]} taps"
+        yield f"tube_mask_gather {of}", lambda c=cropped: vk.tube_mask_gather(c, visible, patch, normalize=STATS)
+        yield f"patch_targets {of}", lambda c=cropped: vk.patch_targets(c, decode, patch)
         yield (
-            f"tube_mask_gather {resize} crops",
-            lambda c=cropped: vk.tube_mask_gather(c, visible, patch, normalize=STATS),
-        )
-        yield f"patch_targets {resize} crops", lambda c=cropped: vk.patch_targets(c, decode, patch)
-        yield (
-            f"masked_patch_loss bfloat16 {resize} crops",
+            f"masked_patch_loss bfloat16 {of}",
             lambda p=pred, c=cropped: backward(vk.masked_patch_loss(p, c, decode, patch)),
         )
     yield "patch_targets uint8 BTHWC", lambda: vk.patch_targets(uint8, decode, patch, layout="BTHWC")

@@ -85,6 +85,8 @@ def test_an_index_that_changed_before_backward_is_an_error():
         ("geometry", (1, 2), 2**62, "clip.geometry"),
         ("geometry", (0, 1), 0, "clip.geometry"),
         ("geometry", (0, 1), 5, "clip.first and clip.weights .* 5 lines"),
+        ("geometry", (1, 3), 99, "clip.geometry has clips of .* to 99 taps, but clip.weights [0-9]"),
+        ("geometry", (1, 4), 1, "clip.weights has weights beyond the taps of clip.geometry in clip 1"),
         ("first", (0, 0), -1, "clip.first .*line 0 of clip 0"),
         ("first", (1, 17), 1000, "clip.first .*line 17 of clip 1"),
         ("first", (1, 17), 2**31 - 1, "clip.first .*line 17 of clip 1"),

@@ -1,13 +1,16 @@
-"""Two processes draw stochastic depth as one does, and no process waits for a branch that another has dropped."""
+"""Two processes do as one: stochastic depth drops what one drops and nobody waits, and FSDP2 in bf16 has one's loss."""
+
+from types import ModuleType
 
 import pytest
 
-from tests.models.distributed import CASES
+from tests.models import distributed, fsdp2
 from tests.two_processes import run_in_two_processes
 
 
 @pytest.mark.slow
-def test_two_processes() -> None:
-    process = run_in_two_processes("tests.models.distributed")
+@pytest.mark.parametrize("module", [distributed, fsdp2])
+def test_two_processes(module: ModuleType) -> None:
+    process = run_in_two_processes(module.__name__)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.count("agree:") == 2 * len(CASES)
+    assert process.stdout.count("agree:") == 2 * len(module.CASES)

@@ -27,6 +27,7 @@ from tests.packaging.pages import (
 COVERED = {
     "torchrun --nproc-per-node 8 -m videomae_fast pretrain": ("test_processes.py", "test_two_processes_equal_one"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
+    "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),
     "python -m benchmarks.tune": ("test_tune.py", "test_cases_are_found_and_timed"),
     "python -m benchmarks --suite ops": ("test_suites.py", "test_every_public_op_is_measured"),
     "python -m benchmarks --suite all": ("test_suites.py", "test_results_are_json_tables_and_pictures"),

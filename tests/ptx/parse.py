@@ -72,7 +72,11 @@ class Instruction:
 
 @dataclass
 class Program:
-    """The basic blocks of one kernel. A block ends at a branch, a return, a barrier of the block, or before a label."""
+    """The basic blocks of one kernel.
+
+    A block ends at a branch, a return or a barrier of the block, and before a label or an instruction where the lanes
+    of a warp meet.
+    """
 
     name: str
     threads: int  # of a block
@@ -95,6 +99,11 @@ class Program:
 
 def is_block_barrier(opcode: str) -> bool:
     return opcode.startswith(("bar.sync", "barrier.sync"))
+
+
+def is_warp_meeting(opcode: str) -> bool:
+    """Whether lanes wait here for the others of their warp, wherever those are (`.aligned` says they are here)."""
+    return opcode.startswith(("shfl.sync", "redux.sync", "vote.sync", "bar.warp.sync"))
 
 
 def parse(ptx: str) -> Program:
@@ -192,6 +201,8 @@ def _add(program: Program, text: str, line: str) -> None:
     for each in _OPERAND.findall(rest):
         operands.extend(_operand(program, part.strip(), text) for part in _pair(each))
     predicate = Register(program.registers[guard], bool(negated)) if guard else None
+    if is_warp_meeting(opcode) and program.blocks[-1]:
+        program.blocks.append([])
     program.blocks[-1].append(Instruction(opcode, tuple(operands), predicate, text, line))
     if opcode.startswith(("bra", "ret", "exit")) or is_block_barrier(opcode):
         program.blocks.append([])

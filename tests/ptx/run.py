@@ -1,8 +1,9 @@
 """Run a launch: blocks in chunks, lanes in lockstep, the lowest program counter first, warps in random order.
 
 Lanes that branch apart are run from the lowest basic block on, so that they meet again where compilers let branches
-meet. If the kernel has barriers, each warp runs alone to the next one; the warps of a block follow each other in a
-random order that a seed decides. Lanes that wait at a barrier go on when every thread of their block waits there.
+meet. Lanes at a shuffle, a vote or a warp barrier wait for the others of their warp, as they do since sm_70. If the
+kernel has barriers, the warps of a block run to the next one in turns, one or a few at a time, in a random order that
+a seed decides. Lanes that wait at a barrier go on when every thread of their block waits there.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from .count import WARP, Launch
 from .lanes import Lanes, Machine
 from .memory import Memory
 from .move import Step, moving
-from .parse import Instruction, Name, Program, Register, is_block_barrier, parse
+from .parse import Instruction, Name, Program, Register, is_block_barrier, is_warp_meeting, parse
 from .registers import Mask
 from .shared import Shared
 from .trap import Trap
@@ -23,15 +24,17 @@ from .values import TYPES, UNSIGNED, Array
 from .warp import warping
 
 _kernels: dict[str, "Kernel"] = {}  # by their PTX
+TURNS = 4  # of the warps of a block between two barriers: more would take as many times longer
 LANES = 8192  # that a chunk of blocks has at most, if a block has no more
 
 
 @dataclass(frozen=True)
 class Block:
-    """A basic block: steps with their guards, and what ends it."""
+    """A basic block: steps with their guards, what ends it, and whether lanes wait for their warp at its beginning."""
 
     steps: tuple[tuple[Instruction, Step], ...]
     end: Instruction | None
+    meets: bool
 
 
 class Kernel:
@@ -67,7 +70,8 @@ class Kernel:
         last = block[-1] if block else None
         ends = last is not None and (last.opcode.startswith(("bra", "ret", "exit")) or is_block_barrier(last.opcode))
         steps = block[:-1] if ends else block
-        return Block(tuple((i, self._step(i)) for i in steps), last if ends else None)
+        meets = bool(steps) and is_warp_meeting(steps[0].opcode)
+        return Block(tuple((i, self._step(i)) for i in steps), last if ends else None, meets)
 
     def _step(self, instruction: Instruction) -> Step:
         try:
@@ -117,18 +121,24 @@ class Kernel:
                 lanes.resume[:] = -1
 
     def _groups(self, machine: Machine, first: int, blocks: int, random: np.random.Generator) -> list[Lanes]:
-        """One group for all warps or, with barriers, one for each warp that runs first, second, … in its block."""
+        """One group for all warps or, with barriers, up to TURNS: those that run first, second, … in their block."""
         warps = self.program.threads // WARP
         if not self.program.has_barriers:
             block = np.repeat(np.arange(blocks), self.program.threads)
             return [Lanes(machine, first, block, np.tile(np.arange(self.program.threads), blocks))]
         order = random.permuted(np.tile(np.arange(warps), (blocks, 1)), axis=1)
-        block, lane = np.repeat(np.arange(blocks), WARP), np.tile(np.arange(WARP), blocks)
-        return [Lanes(machine, first, block, np.repeat(order[:, turn], WARP) * WARP + lane) for turn in range(warps)]
+        groups = []
+        for turn in np.array_split(order, min(TURNS, warps), axis=1):  # (blocks, warps of this turn)
+            thread = turn.reshape(-1, 1) * WARP + np.arange(WARP)
+            block = np.repeat(np.arange(blocks), turn.shape[1] * WARP)
+            groups.append(Lanes(machine, first, block, thread.reshape(-1)))
+        return groups
 
     def _run_to_barrier(self, lanes: Lanes, ran: tuple[Array, Array]) -> None:
         while (now := int(lanes.pc.min())) < self.done:
             here = lanes.pc == now
+            if self.blocks[now].meets and not here.all():
+                now, here = self._ready(lanes)
             lanes.active = None if here.all() else here
             ran[0][now] += int(here.sum())
             ran[1][now] += int(here.reshape(-1, WARP).any(1).sum())
@@ -136,6 +146,18 @@ class Kernel:
             for instruction, step in block.steps:
                 self._do(lanes, instruction, step)
             self._leave(lanes, now, block.end)
+
+    def _ready(self, lanes: Lanes) -> tuple[int, Array]:
+        """The lowest basic block with lanes that need not wait for others of their warp, and these lanes."""
+        running = lanes.pc < self.done
+        for now in np.unique(lanes.pc[running]).tolist():
+            here = lanes.pc == now
+            if self.blocks[now].meets:
+                elsewhere = (running & ~here).reshape(-1, WARP).any(1)
+                here &= ~np.repeat(elsewhere, WARP)
+            if here.any():
+                return now, here
+        raise Trap(f"{self.program.name}: lanes of a warp wait for each other at different instructions")
 
     def _do(self, lanes: Lanes, instruction: Instruction, step: Step) -> None:
         try:

@@ -37,7 +37,7 @@ def test_floats_to_integers_round_and_clamp(mode, kind):
         2.0**63,
         4e38,
     ]
-    x = np.array([*x, INF, -INF]).astype(np.float32)
+    x = np.array([*x, INF, -INF], np.float32)
     bounds = np.iinfo(INTEGERS[kind])
     wanted = [
         (bounds.max if v > 0 else bounds.min) if math.isinf(v) else min(max(MODES[mode](v), bounds.min), bounds.max)

@@ -67,10 +67,10 @@ def test_the_random_order_of_warps_differs_by_seed():
     @%q st.shared.u32 [%s], %x; bar.sync 0; ld.shared.u32 %x, [%s]; {OUT}"""
     meet, Shared._meet = Shared._meet, staticmethod(lambda *args: None)
     try:
-        last = {int(run(body, threads=256, seed=seed)[0]) for seed in range(40)}
+        last = {int(run(body, threads=128, seed=seed)[0]) for seed in range(20)}
     finally:
         Shared._meet = staticmethod(meet)
-    assert last == set(range(8))
+    assert last == set(range(4))
 
 
 def test_reads_of_what_nobody_wrote_are_caught():
@@ -114,7 +114,6 @@ def matrices(count: int, transposed: str, write: bool) -> tuple[np.ndarray, np.n
     names = ", ".join(f"%m{i}" for i in range(count))
     load = "".join(f"ld.global.b32 %m{i}, [%a+{4 * i}];" for i in range(count))
     store = "".join(f"st.global.b32 [%a+{4 * i}], %m{i};" for i in range(count))
-    words = "".join(f"{{op}}.shared.b32 {{x}}[%w+{128 * i}]{{y}}; " for i in range(count))
     pair = f".reg .b32 %m<4>; .reg .b32 %w; mad.wide.u32 %a, %t, {4 * count}, %{{lanes}}; mad.lo.u32 %w, %t, 4, %s;"
     row = f"rem.u32 %o, %t, {8 * count}; mad.lo.u32 %o, %o, 16, %s;"
     held, stored = np.arange(64 * count, dtype=np.uint16), np.zeros(64 * count, np.uint16)
@@ -128,7 +127,6 @@ def matrices(count: int, transposed: str, write: bool) -> tuple[np.ndarray, np.n
     copy_in = "".join(f"ld.global.b32 %x, [%b+{128 * i}]; st.shared.b32 [%w+{128 * i}], %x;" for i in range(count))
     body = f"""{REGISTERS} .reg .b64 %b; {pair.format(lanes="p1")} mad.wide.u32 %b, %t, 4, %p0; {copy_in} {row}
     ldmatrix.sync.aligned.m8n8.x{count}{transposed}.shared.b16 {{{names}}}, [%o]; {store}"""
-    assert words
     run_ptx(kernel(body, 2, 32, 128 * count), [held, stored])
     return held.reshape(count, 8, 8), stored.reshape(32, count, 2)
 

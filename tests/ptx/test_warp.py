@@ -97,6 +97,21 @@ def test_a_part_of_a_warp_is_caught(instruction):
             run_ptx(kernel(f"{start} 40; {skip}", threads=64), [np.zeros(1)])
 
 
+def test_lanes_wait_for_those_that_a_branch_sent_further_down():
+    form = """.reg .pred %q; setp.lt.u32 %q, %a, 10; @%q bra $L_far;
+        $L_meet: shfl.sync.bfly.b32 %d, %a, 16, 31, -1; bra $L_end;
+        $L_far: add.u32 %a, %a, 100; bra $L_meet; $L_end:"""
+    found = apply(form, np.arange(32, dtype=np.uint32), out=np.uint32)
+    values = [lane + 100 * (lane < 10) for lane in range(32)]
+    assert found.tolist() == [values[lane ^ 16] for lane in range(32)]
+
+
+def test_lanes_that_wait_for_each_other_are_caught():
+    form = ".reg .b32 %x; .reg .pred %q; setp.lt.u32 %q, %t, 10; @%q bra $L_far; {0} bra $L_end; $L_far: {0} $L_end:"
+    with pytest.raises(Trap, match="wait for each other"):
+        run_ptx(kernel(form.format("shfl.sync.bfly.b32 %x, %t, 1, 31, -1;")), [np.zeros(1)])
+
+
 def test_members_other_than_all_lanes_are_refused():
     with pytest.raises(Trap, match="not all lanes of the warp are members"):
         run_ptx(kernel(".reg .b32 %x; shfl.sync.idx.b32 %x, %t, 0, 31, 0xffff;"), [np.zeros(1)])

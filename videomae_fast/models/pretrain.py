@@ -68,13 +68,14 @@ class VideoMAEForPretraining(FixedPositions):
             Scalar float32, or float64 for a float64 clip.
 
         Raises:
-            ValueError: the clip or the plan has another size, the layout is wrong, or the plan leaves no row for the
-                loss; the message names what came.
+            ValueError: the clip or the plan has another size, the layout is wrong, the plan leaves no row for the
+                loss, or FSDP2 has cast a floating clip; the message names what came.
             TypeError: the clip is neither uint8 nor floating.
 
         References:
             VideoMAE V2, arXiv 2303.16727, section 3; its engine_for_pretraining.py.
         """
+        _reject_cast_clip(self, clip)
         clip = self._open(clip, plan, layout)
         return self._loss(self._predict(clip, plan), clip, plan)
 
@@ -162,3 +163,17 @@ class VideoMAEForPretraining(FixedPositions):
                 "with a number of token frames that is a multiple of 4, or decoder_mask 'none'"
             )
         return plan.predicted
+
+
+def _reject_cast_clip(module: nn.Module, clip: Clip) -> None:
+    """An error if FSDP2 has cast the clip: targets would be made of rounded pixels, and nobody would be told."""
+    state = getattr(module, "_get_fsdp_state", None)  # of FSDPModule, which has no public way to its policy
+    policy = getattr(state(), "_mp_policy", None) if state is not None else None
+    if policy is None or not policy.cast_forward_inputs or policy.param_dtype in (None, torch.float32):
+        return
+    if clip.dtype == policy.param_dtype:
+        raise ValueError(
+            f"clip is {clip.dtype} in a model whose MixedPrecisionPolicy casts floating inputs: its targets would be "
+            "of rounded pixels; call fully_shard on the model (not its blocks) with cast_forward_inputs=False, or give "
+            "uint8 clips"
+        )

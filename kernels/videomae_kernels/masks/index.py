@@ -8,9 +8,7 @@ from torch import Tensor
 
 from .._checks import BOOL, INT64, check_count, check_grid, check_ratio, check_seed, check_tensor
 from .._custom_op import define_op
-from ._philox import philox_keys
-
-MAX_STREAM = 2**32 - 1  # a stream is one word of Philox's counter
+from .philox import MAX_STREAM, philox_keys
 
 
 def _select_reference(sample: Tensor, seed: int, stream: int, positions: int, keep: int, repeats: int) -> Tensor:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from .._checks import (
-    FLOAT32,
     INT32,
     INT64,
     UINT8,
@@ -20,9 +20,10 @@ from .._checks import (
     check_tensor,
     describe,
 )
-from .resize import axis_taps
+from .resize import axis_taps, tap_bucket
 
 RESIZES = ("bilinear", "antialias", "pillow")
+GEOMETRY = ("begin", "height", "width", "down", "across")  # columns of `CroppedClips.geometry`
 _TENSORS = ("frames", "geometry", "first", "weights")
 
 
@@ -31,9 +32,9 @@ class CroppedClips:
     """B clips, each a box of a decoded source, resized to (H, W) and flipped left to right or not.
 
     `crop_clips` makes them. The ops take them in place of a clip tensor and make the pixels of listed tokens, and no
-    others. Line l < H is row l of a clip, line H + l its column l:
+    others. Line l < H is row l of a clip, line H + l its column l; w are the weights as numbers:
 
-        clip[y, x] = Σ_ij weights[i, y] · weights[j, H + x] · source[first[y] + i, first[H + x] + j]
+        clip[y, x] = Σ_i w[i, y] · Σ_j w[j, H + x] · source[first[y] + i, first[H + x] + j],  i < down, j < across
 
     `resize` names the filter. Each sees the crop alone: pixels outside the box never show.
 
@@ -51,9 +52,13 @@ class CroppedClips:
 
     Args:
         frames: uint8, flat: for each source in turn (T, height, width, C) contiguous.
-        geometry: (B, 3) int64: where the clip's source begins in `frames`, its height and its width in pixels.
+        geometry: (B, 5) int64: where the clip's source begins in `frames`, its height and its width in pixels, and
+            the clip's numbers of taps, down along its rows' source rows and across. A clip costs its own taps, not
+            those of the batch.
         first: (B, H + W) int32: source row or column of a line's first tap.
-        weights: (B, taps, H + W) float32; int32 in units of 2⁻²² for "pillow".
+        weights: (B, taps, H + W) int32: bits of float32; for "pillow" integers in units of 2⁻²². No tensor of a batch
+            is floating, so nothing that casts a model's inputs (FSDP2's mixed precision) changes a filter. `taps` is
+            one of 2, 3, 4, 6, 8, 12, 16, 24, … (`tap_bucket`): a kernel is compiled for each.
         num_frames: T.
         size: (H, W) of the clips in pixels.
         resize: "bilinear", "antialias" or "pillow".
@@ -83,16 +88,16 @@ class CroppedClips:
         check_count(self.channels, "channels")
         lines = sum(check_counts(self.size, "size", "two positive sizes (H, W)", 2))
         check_tensor(self.frames, "frames", UINT8, ("bytes",))
-        check_tensor(self.geometry, "geometry", INT64, ("B", 3), self.frames)
+        check_tensor(self.geometry, "geometry", INT64, ("B", len(GEOMETRY)), self.frames)
         batch = self.geometry.shape[0]
         check_tensor(self.first, "first", INT32, (batch, lines), self.frames)
-        weights = INT32 if self.resize == "pillow" else FLOAT32
-        check_tensor(self.weights, "weights", weights, (batch, "taps", lines), self.frames)
+        check_tensor(self.weights, "weights", INT32, (batch, "taps", lines), self.frames)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(frames, geometry, first, weights): what an op takes of the clips."""
-        return self.frames, self.geometry, self.first, self.weights
+        """(frames, geometry, first, weights) as an op takes them: weights as numbers, int32 for "pillow" alone."""
+        weights = self.weights if self.resize == "pillow" else self.weights.view(torch.float32)
+        return self.frames, self.geometry, self.first, weights
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -122,9 +127,28 @@ class CroppedClips:
         """The same clips in page-locked memory, from which copies to a GPU are asynchronous."""
         return self._each(Tensor.pin_memory)
 
+    def padded(self, num_bytes: int, taps: int) -> "CroppedClips":
+        """The same clips in tensors of sizes that do not depend on them, as a CUDA graph needs.
+
+        Args:
+            num_bytes: bytes of `frames`, at least as many as there are; zeros follow.
+            taps: of `weights`, at least as many as there are; weights of zero follow. A clip costs no more for them.
+
+        Returns:
+            Clips of the same pixels, in new tensors where a size changed.
+
+        Raises:
+            ValueError: `num_bytes` or `taps` is smaller than what is there.
+            TypeError: one is no integer.
+        """
+        more_bytes = check_count(num_bytes, "num_bytes", self.frames.numel()) - self.frames.numel()
+        more_taps = check_count(taps, "taps", self.weights.shape[1]) - self.weights.shape[1]
+        frames = functional.pad(self.frames, (0, more_bytes)) if more_bytes else self.frames
+        weights = functional.pad(self.weights, (0, 0, 0, more_taps)) if more_taps else self.weights
+        return replace(self, frames=frames, weights=weights)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "CroppedClips":
-        changed = (change(tensor) for tensor in self.tensors)
-        return replace(self, **dict(zip(_TENSORS, changed, strict=True)))  # type: ignore[arg-type]
+        return replace(self, **{name: change(getattr(self, name)) for name in _TENSORS})
 
 
 def cat_clips(clips: Sequence[CroppedClips]) -> CroppedClips:
@@ -155,14 +179,15 @@ def cat_clips(clips: Sequence[CroppedClips]) -> CroppedClips:
                 f"clips must be alike, got (C, T, H, W) = {like.shape[1:]} resized by '{like.resize}', "
                 f"then {one.shape[1:]} by '{one.resize}'"
             )
-        geometry.append(one.geometry + torch.tensor([begin, 0, 0], device=one.device))
+        geometry.append(one.geometry.clone())
+        geometry[-1][:, GEOMETRY.index("begin")] += begin
         begin += one.frames.numel()
     return replace(
         like,
         frames=torch.cat([one.frames for one in clips]),
         geometry=torch.cat(geometry),
         first=torch.cat([one.first for one in clips]),
-        weights=pad_sequence([weights for one in clips for weights in one.weights], batch_first=True),
+        weights=_join_weights([weights for one in clips for weights in one.weights]),
     )
 
 
@@ -182,7 +207,8 @@ def crop_clips(
     filter weights of every line are computed; the ops resize where their index points.
 
     Args:
-        sources: uint8 (T, height, width, C) decoded frames on the CPU, of any heights and widths.
+        sources: uint8 (T, height, width, C) decoded frames of any heights and widths, all on one device. Frames on a
+            GPU are used where they are; the host does not wait for it.
         source: of each clip, the number of its source in `sources`.
         box: of each clip, (top, left, height, width) in pixels of its source.
         flipped: of each clip, whether it is flipped left to right.
@@ -190,7 +216,7 @@ def crop_clips(
         resize: "bilinear", "antialias" or "pillow", see `CroppedClips`.
 
     Returns:
-        B clips on the CPU, where B is the length of `source`.
+        B clips on the device of the sources, where B is the length of `source`.
 
     Raises:
         TypeError: `sources` are no uint8 tensors, a list is no list, or a number is of another type.
@@ -218,32 +244,47 @@ def crop_clips(
     begins = [0]
     for _, _, height, width in windows:
         begins.append(begins[-1] + num_frames * height * width * channels)
-    buffer = torch.empty(begins[-1], dtype=torch.uint8)
+    buffer = sources[0].new_empty(begins[-1])
     for frames, begin, (top, left, height, width) in zip(sources, begins, windows, strict=False):
         part = frames[:, top : top + height, left : left + width]
         buffer[begin : begin + part.numel()].view(part.shape).copy_(part)
-    geometry, taps = [], []
+    geometry, firsts, weights = [], [], []
     for number, (top, left, height, width), flip in zip(source, box, flipped, strict=True):
         first_row, first_column, *sides = windows[number]
-        geometry.append([begins[number], *sides])
         inside = (top - first_row, left - first_column, height, width)
-        taps.append(_clip_taps(inside, flip, size, resize))
-    first = torch.stack([lines for lines, _ in taps])
-    weights = pad_sequence([weights for _, weights in taps], batch_first=True)
-    return CroppedClips(buffer, torch.tensor(geometry), first, weights, num_frames, size, resize, channels)
+        lines, of_lines, taps = _clip_taps(inside, flip, size, resize)
+        geometry.append([begins[number], *sides, *taps])
+        firsts.append(lines)
+        weights.append(of_lines)
+    tensors = torch.tensor(geometry), torch.stack(firsts), _join_weights(weights)
+    return CroppedClips(buffer, *(_upload(t, buffer) for t in tensors), num_frames, size, resize, channels)
 
 
-def _clip_taps(box: Sequence[int], flipped: bool, size: Sequence[int], resize: str) -> tuple[Tensor, Tensor]:
-    """First tap (H + W,) and weights (taps, H + W) of every line of a clip."""
+def _join_weights(weights: Sequence[Tensor]) -> Tensor:
+    """(B, taps, lines) of each clip's (taps, lines), with as many taps as the bucket of the largest has."""
+    joined = pad_sequence(list(weights), batch_first=True)
+    return functional.pad(joined, (0, 0, 0, tap_bucket(joined.shape[1]) - joined.shape[1]))
+
+
+def _upload(tensor: Tensor, like: Tensor) -> Tensor:
+    """On the device of `like`; the host does not wait for the copy."""
+    return tensor.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else tensor.to(like.device)
+
+
+def _clip_taps(
+    box: Sequence[int], flipped: bool, size: Sequence[int], resize: str
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """First tap (H + W,) and weights (taps, H + W) of every line of a clip, and its taps (down, across)."""
     top, left, height, width = box
     rows, row_weights = axis_taps(height, size[0], resize)
     columns, column_weights = axis_taps(width, size[1], resize)
     if flipped:
         columns, column_weights = columns.flip(0), column_weights.flip(1)
-    weights = row_weights.new_zeros(max(len(row_weights), len(column_weights)), sum(size))
-    weights[: len(row_weights), : size[0]] = row_weights
-    weights[: len(column_weights), size[0] :] = column_weights
-    return torch.cat([rows + top, columns + left]), weights
+    taps = len(row_weights), len(column_weights)
+    weights = row_weights.new_zeros(max(taps), sum(size))
+    weights[: taps[0], : size[0]] = row_weights
+    weights[: taps[1], size[0] :] = column_weights
+    return torch.cat([rows + top, columns + left]), weights, taps
 
 
 def _check_sources(sources: Sequence[Tensor]) -> tuple[int, int]:
@@ -254,8 +295,8 @@ def _check_sources(sources: Sequence[Tensor]) -> tuple[int, int]:
     num_frames, channels = sources[0].shape[0], sources[0].shape[3]
     for frames in sources:
         check_tensor(frames, "sources", UINT8, (num_frames, "height", "width", channels))
-        if frames.device.type != "cpu":
-            raise ValueError(f"sources must be on the CPU, got one on {frames.device}")
+        if frames.device != sources[0].device:
+            raise ValueError(f"sources must be on one device, got {sources[0].device}, then {frames.device}")
     if num_frames < 1 or channels < 1:
         raise ValueError(f"sources must have frames and channels, got shape {tuple(sources[0].shape)}")
     return num_frames, channels

@@ -20,7 +20,7 @@ FIXED_POINT = 1 << FIXED_BITS
 
 @lru_cache(maxsize=2048)
 def axis_taps(side: int, out: int, resize: str) -> tuple[Tensor, Tensor]:
-    """First tap (out,) int32 and weights (taps, out), float32 or, for "pillow", int32, of every line of a clip."""
+    """First tap (out,) int32 and weights (taps, out) of every line of a clip, int32 as in `CroppedClips.weights`."""
     scale = side / out
     position = torch.arange(out, dtype=torch.float64)
     if resize == "bilinear":
@@ -39,7 +39,19 @@ def axis_taps(side: int, out: int, resize: str) -> tuple[Tensor, Tensor]:
         weights /= weights.sum(0)
     if resize == "pillow":
         return first.int(), (weights * FIXED_POINT + 0.5).floor().int()
-    return first.int(), weights.float()
+    return first.int(), weights.float().view(torch.int32)
+
+
+def tap_bucket(taps: int) -> int:
+    """The number of taps that a batch's weights are padded to: 2, 3, 4, 6, 8, 12, 16, 24, …
+
+    A kernel is compiled for each bucket, not for each number of taps: for clips of 224, videos of up to 2,160 lines
+    need 1 to 20 taps, which are eight buckets. Powers of two and their halves keep the padding below one half of the
+    weights. Work is not padded to a bucket: kernels skip groups of taps that a clip does not have.
+    """
+    taps = max(taps, 2)
+    power = 1 << (taps - 1).bit_length()
+    return power * 3 // 4 if taps <= power * 3 // 4 else power
 
 
 def resized_pixels(
@@ -59,8 +71,8 @@ def resized_pixels(
 
 def _source(frames: Tensor, row: Sequence[int], shape: Sequence[int]) -> Tensor:
     """(T, height, width, C) view of a clip's source."""
-    begin, *size = row
-    size = [shape[2], *size, shape[1]]
+    begin, *sides = row[:3]
+    size = [shape[2], *sides, shape[1]]
     return frames[begin : begin + size[0] * size[1] * size[2] * size[3]].view(size)
 
 

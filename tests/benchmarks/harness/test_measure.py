@@ -117,11 +117,14 @@ def test_peak_on_a_gpu() -> None:
     assert measure.peak_mib(lambda: held + 1, device) == pytest.approx(4, rel=0.01)
 
 
-def test_machine(tmp_path: Path) -> None:
+def test_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_SHA", raising=False)
     found = measure.machine(tmp_path, CPU)
     assert found["device"] and found["driver"] == "none"
     assert found["versions"]["torch"] == torch.__version__ and found["threads"] == torch.get_num_threads()
     assert found["commit"] == "unknown"  # no repository here
+    monkeypatch.setenv("GITHUB_SHA", "0123456789abcdef")
+    assert measure.machine(tmp_path, CPU)["commit"] == "0123456789ab"
 
 
 def test_commit_tells_a_changed_checkout(tmp_path: Path) -> None:

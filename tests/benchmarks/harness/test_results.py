@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.results import collect, compare, load, load_base, load_newest, save
+from benchmarks.harness.tables import format_results
 
 MACHINE = {"device": "Some GPU 9000", "driver": "1.2", "versions": {"torch": "3"}, "threads": 4, "commit": "abc"}
 
@@ -93,6 +94,21 @@ def test_newest_of_every_device(tmp_path: Path) -> None:
     found = [(r["device"], r["commit"]) for r in load_newest(tmp_path)]
     assert found == [("A CPU", "z"), ("Some GPU 9000", "b"), ("predicted", "b")]
     assert [r["commit"] for r in load_newest(tmp_path, besides="b")] == ["z", "c", "c"]
+
+
+def test_predictions_of_each_suite_are_its_newest(tmp_path: Path) -> None:
+    """A prediction of one suite does not hide those of another; a measurement stands alone."""
+    for suite, commit, date in (("memory", "a", "01"), ("roofline", "b", "02"), ("roofline", "c", "03")):
+        entry = record(suite, "base", tflop=int(date)) | {"predicted": True}
+        save(results(entry, commit=commit, date=f"2026-01-{date}"), tmp_path)
+    (found,) = load_newest(tmp_path)
+    assert found["commit"] == "c" and found["commits"] == {"memory": "a"}
+    assert [(r["suite"], r["tflop"]) for r in found["records"]] == [("roofline", 3), ("memory", 1)]
+    assert "commit c, memory at a." in format_results({**found, "records": []})
+    for suite, commit in (("model", "a"), ("ops", "b")):
+        save(results(record(suite, "base"), commit=commit, date=f"2026-01-0{ord(commit) - 96}"), tmp_path)
+    measured = load_newest(tmp_path)[0]
+    assert [r["suite"] for r in measured["records"]] == ["ops"] and "commits" not in measured
 
 
 def test_base_in_a_folder_is_of_the_same_device_and_another_commit(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Clips that exist only as crop boxes: equal to cropping, resizing and mirroring first, with torch and with Pillow."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import PIL.Image
@@ -21,6 +21,7 @@ from videomae_kernels import (
     tube_mask_gather,
 )
 from videomae_kernels.pixels.crops import RESIZES
+from videomae_kernels.pixels.resize import axis_taps, tap_bucket
 from videomae_kernels.testing import assert_within_error_budget, make_index
 
 PATCH, SIZE, FRAMES = (2, 8, 8), (16, 24), 4
@@ -79,7 +80,7 @@ def resize(request: pytest.FixtureRequest) -> str:
 
 
 def indices() -> Tensor:
-    return make_index(len(BOXES), 2, TOKENS)
+    return make_index(len(BOXES), 1, TOKENS)
 
 
 @pytest.mark.parametrize("normalize", [None, STATS])
@@ -167,11 +168,117 @@ def test_only_what_lies_around_the_boxes_is_copied() -> None:
     clips = crop_clips(frames, [0, 0, 2], boxes, [False, True, False], SIZE)
     around = frames[0][:, 4:40, 20:70], frames[2][:, 5:12, 6:14]
     assert torch.equal(clips.frames, torch.cat([part.flatten() for part in around]))
+    taps = [_taps(height, width) for _, _, height, width in boxes]
     assert clips.geometry.tolist() == [
-        [0, 36, 50],
-        [0, 36, 50],
-        [around[0].numel(), 7, 8],
+        [0, 36, 50, *taps[0]],
+        [0, 36, 50, *taps[1]],
+        [around[0].numel(), 7, 8, *taps[2]],
     ]
+
+
+def _taps(*sides: int) -> list[int]:
+    """(down, across) of an antialiased box: the most source lines that lie within a triangle."""
+    return [len(axis_taps(side, out, "antialias")[1]) for side, out in zip(sides, SIZE, strict=True)]
+
+
+def test_no_tensor_is_floating_and_the_ops_get_numbers(resize: str) -> None:
+    """Whatever casts the floating inputs of a model leaves a filter as it is."""
+    clips = cropped(resize, "cpu")
+    assert not any(getattr(clips, name).is_floating_point() for name in ("frames", "geometry", "first", "weights"))
+    weights = clips.tensors[3].double() * (2.0**-22 if resize == "pillow" else 1)
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(BOXES), sum(SIZE)).double(), rtol=0, atol=2e-6)
+
+
+def test_a_clip_costs_its_own_taps_and_few_kernels_serve_all(resize: str) -> None:
+    """Weights are padded to a bucket; each clip has its counts beside them."""
+    clips = cropped(resize, "cpu")
+    used = (clips.weights != 0).flatten(2)
+    for clip, (down, across) in enumerate(clips.geometry[:, 3:].tolist()):
+        assert not used[clip, down:, : SIZE[0]].any() and not used[clip, across:, SIZE[0] :].any()
+        assert max(down, across) <= clips.weights.shape[1]
+    counts = [len(axis_taps(side, 224, resize)[1]) for side in range(1, 2161)]
+    buckets = {tap_bucket(count) for count in counts}
+    assert set(counts) == ({2} if resize == "bilinear" else {*range(1, 21)})
+    assert buckets == ({2} if resize == "bilinear" else {2, 3, 4, 6, 8, 12, 16, 24})
+    assert all(count <= tap_bucket(count) <= max(2, count * 3 / 2) for count in counts)
+
+
+def test_padded_clips_are_the_same_in_tensors_of_fixed_sizes(resize: str, backend: Backend) -> None:
+    index, clips = indices().to(backend.device), cropped(resize, backend.device)
+    padded = clips.padded(clips.frames.numel() + 1000, 16)
+    assert padded.frames.shape == (clips.frames.numel() + 1000,)
+    assert padded.weights.shape == (len(BOXES), 16, sum(SIZE))
+    assert torch.equal(tube_mask_gather(padded, index, PATCH), tube_mask_gather(clips, index, PATCH))
+    with pytest.raises(ValueError, match="num_bytes must be an integer in"):
+        clips.padded(clips.frames.numel() - 1, 16)
+    with pytest.raises(ValueError, match="taps must be an integer in"):
+        clips.padded(clips.frames.numel(), 1)
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """(grid, arguments with shapes instead of tensors, constants) of every launch; none runs."""
+    seen: list[tuple[object, ...]] = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            def record(*args: object, **constants: object) -> None:
+                seen.append((grid, [tuple(a.shape) if isinstance(a, Tensor) else a for a in args], constants))
+
+            return record
+
+    launcher = pytest.importorskip("videomae_kernels.pixels.triton.crops")
+    monkeypatch.setattr(launcher, "_cropped_pixels_kernel", Kernel())
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return seen
+
+
+def whole(height: int, width: int) -> CroppedClips:
+    """Two clips of whole frames."""
+    frames = torch.zeros(FRAMES, height, width, 3, dtype=torch.uint8)
+    return crop_clips([frames], [0, 0], [(0, 0, height, width)] * 2, [False, True], SIZE)
+
+
+def test_padded_batches_launch_alike(launches: list[tuple[object, ...]]) -> None:
+    """What a CUDA graph captures of a launch is the same for every batch: constants, scalars, grid and shapes."""
+    for height, width in ((20, 30), (62, 80), (41, 33)):
+        pred = torch.zeros(2, 1, 3 * 2 * 8 * 8, requires_grad=True)
+        masked_patch_loss(pred, whole(height, width).padded(10**5, 12), make_index(2, 1, TOKENS), PATCH).backward()
+    assert len(launches) == 6 and launches[0::2] == [launches[0]] * 3 and launches[1::2] == [launches[1]] * 3
+
+
+def test_a_new_number_of_taps_compiles_no_new_kernel(launches: list[tuple[object, ...]]) -> None:
+    """Triton compiles one kernel for each set of constants: 6 for 11 tap counts."""
+    counts = set()
+    for height in range(8, 90):
+        clips = whole(height, 24)
+        counts.add(int(clips.geometry[:, 3:].max()))
+        tube_mask_gather(clips, make_index(2, 1, TOKENS), PATCH)
+    kernels = {tuple(sorted(constants.items())) for *_, constants in launches}  # type: ignore[attr-defined]
+    assert len(kernels) == len({tap_bucket(count) for count in counts}) == 6 < len(counts) == 11
+
+
+def test_sources_stay_on_their_device() -> None:
+    """The meta device stands in for a GPU: a copy to the host would be an error there."""
+    frames = [frames.to("meta") for frames in sources()]
+    clips = crop_clips(frames, [0, 2], [(3, 5, 40, 61), (1, 0, 60, 75)], [False, True], SIZE)
+    assert {tensor.device.type for tensor in clips.tensors} == {"meta"}
+    with pytest.raises(ValueError, match="sources must be on one device, got cpu, then meta"):
+        crop_clips([sources()[0], frames[1]], [0], [(0, 0, 16, 24)], [False], SIZE)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_sources_on_a_gpu_are_cut_without_a_sync(resize: str) -> None:
+    numbers, boxes, flipped = zip(*BOXES.values(), strict=True)
+    frames = [frames.cuda() for frames in sources()]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        clips = crop_clips(frames, numbers, boxes, flipped, SIZE, resize)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for ours, expected in zip(clips.tensors, cropped(resize, "cpu").tensors, strict=True):
+        assert torch.equal(ours.cpu(), expected)
 
 
 def test_a_batch_of_batches(resize: str, backend: Backend) -> None:
@@ -217,7 +324,7 @@ def test_errors() -> None:
         (2, clips.first[:, 1:]),
         (2, clips.first.long()),
         (3, clips.weights[0]),
-        (3, clips.weights.int()),
+        (3, clips.weights.view(torch.float32)),
     ):
         name = ("frames", "geometry", "first", "weights")[number]
         same_dtype = wrong.dtype == tensors[number].dtype

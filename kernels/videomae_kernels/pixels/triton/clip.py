@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..._tiling import reject_float64, token_tile
 from .tile import (
+    channel_arguments,
     channel_of,
     channel_steps,
-    channel_table,
     normalized,
     of_channel,
     pixel_offset,
@@ -38,8 +38,15 @@ def _tube_mask_gather_kernel(
     clip,  # (B, C, T, H, W), any strides
     index,  # (B, K)
     rows,  # (B, K, C·τ·p·p) contiguous
-    scale,  # (C,) float32
-    shift,  # (C,) float32
+    more_channels,  # see `channel_arguments`
+    scale0,
+    scale1,
+    scale2,
+    scale3,
+    shift0,
+    shift1,
+    shift2,
+    shift3,
     rows_per_sample,  # K
     stride_b,
     stride_c,
@@ -67,12 +74,13 @@ def _tube_mask_gather_kernel(
     channel, line, x = column // COUNT, column // WIDTH, column % WIDTH
     in_clip = clip + corner + pixel_offset(channel, line, x, stride_c, stride_t, stride_h, stride_w, FRAMES, HEIGHT)
     in_row = rows + row.to(tl.int64) * (COUNT * CHANNELS) + column
-    factor = of_channel(scale, channel, CHANNELS)
+    factor = of_channel(channel, CHANNELS, more_channels, scale0, scale1, scale2, scale3, 0)
     if TO_CLIP:
         value = tl.load(in_row, mask=inside, other=0.0).to(tl.float32) * factor
         tl.store(in_clip, value.to(clip.dtype.element_ty), mask=inside)
     else:
-        value = tl.load(in_clip, mask=inside, other=0).to(tl.float32) * factor + of_channel(shift, channel, CHANNELS)
+        term = of_channel(channel, CHANNELS, more_channels, shift0, shift1, shift2, shift3, CHANNELS)
+        value = tl.load(in_clip, mask=inside, other=0).to(tl.float32) * factor + term
         tl.store(in_row, value.to(rows.dtype.element_ty), mask=inside)
 
 
@@ -83,8 +91,15 @@ def _patch_kernel(
     pred,  # (B, K, P), row strides given, columns contiguous; unused for targets
     grad,  # (B, K) gradient of the row losses; gradient only
     out,  # contiguous: targets (B, K, P), row losses (B, K) or gradient of pred (B, K, P)
-    scale,  # (C,) float32
-    shift,  # (C,) float32
+    more_channels,  # see `channel_arguments`
+    scale0,
+    scale1,
+    scale2,
+    scale3,
+    shift0,
+    shift1,
+    shift2,
+    shift3,
     rows_per_sample,  # K
     stride_b,
     stride_c,
@@ -122,8 +137,9 @@ def _patch_kernel(
         line, x = column // (WIDTH * CHANNELS), column % (WIDTH * CHANNELS)
         inner = pixel_offset(line * 0, line, x, 0, stride_t, stride_h, 1, FRAMES, HEIGHT)
     pixels = tl.load(clip + corner + inner, mask=inside, other=0).to(tl.float32)
-    target = pixels * of_channel(scale, channel, CHANNELS) + of_channel(shift, channel, CHANNELS)
-    target = tl.where(inside, target, 0.0)
+    factor = of_channel(channel, CHANNELS, more_channels, scale0, scale1, scale2, scale3, 0)
+    term = of_channel(channel, CHANNELS, more_channels, shift0, shift1, shift2, shift3, CHANNELS)
+    target = tl.where(inside, pixels * factor + term, 0.0)
     if NORMALIZE:
         target = normalized(target, inside, step, lane_offset, COUNT, CHANNELS)
     use_row(
@@ -139,7 +155,6 @@ def _patch_kernel(
         out,
         MODE,
         COUNT * CHANNELS,
-        ZERO_OUTSIDE=True,
     )
 
 
@@ -170,8 +185,7 @@ def launch(
         pred,
         grad,
         out,
-        channel_table(tuple(scale), tensor.device),
-        channel_table(tuple(shift), tensor.device),
+        *channel_arguments(scale, shift, out),
         index.shape[1],
         *tensor.stride(),
         pred.stride(0),
@@ -211,8 +225,7 @@ def _launch_gather(
         clip,
         index,
         rows,
-        channel_table(tuple(scale), clip.device),
-        channel_table(tuple(shift), clip.device),
+        *channel_arguments(scale, shift, rows),
         index.shape[1],
         *clip.stride(),
         height // patch[1],

@@ -7,30 +7,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._tiling import reject_float64, token_tile
-from .resize import resized_pixels
-from .tile import channel_steps, channel_table, normalized, of_channel, row_columns, use_row
+from ..._tiling import crop_tile, reject_float64
+from ..crops import GEOMETRY
+from .resize import channel_numbers, resized_token
+from .tile import TARGET_EPS, channel_arguments, of_channel, use_row
 
-TILES_OF_MODE = {  # entries of TOKEN_TILES
-    "gather": "cropped_gather",
-    "targets": "cropped_targets",
-    "loss": "cropped_loss",
-    "gradient": "cropped_gradient",
-}
+GEOMETRY_COLUMNS = tl.constexpr(len(GEOMETRY))
 
 
 @triton.jit(do_not_specialize=["rows_per_sample"])
 def _cropped_pixels_kernel(
     frames,  # flat uint8
-    geometry,  # (B, 3) int64
+    geometry,  # (B, 5) int64
     first,  # (B, H + W) int32
     weights,  # (B, TAPS, H + W) float32 or, for Pillow's integers, int32
     index,  # (B, K)
     pred,  # (B, K, P), row strides given, columns contiguous; loss and gradient only
     grad,  # (B, K) gradient of the row losses; gradient only
     out,  # contiguous: rows or targets (B, K, P), row losses (B, K) or gradient of pred (B, K, P)
-    scale,  # (C,) float32
-    shift,  # (C,) float32
+    more_channels,  # see `channel_arguments`
+    scale0,
+    scale1,
+    scale2,
+    scale3,
+    shift0,
+    shift1,
+    shift2,
+    shift3,
     rows_per_sample,  # K
     pred_stride_b,
     PRED_STRIDE_K: tl.constexpr,  # nearly always P: see _patch_kernel
@@ -44,51 +47,60 @@ def _cropped_pixels_kernel(
     FRAMES: tl.constexpr,
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
-    PARTS: tl.constexpr,
+    CHANNEL_TILE: tl.constexpr,
+    GROUP_TILE: tl.constexpr,
+    GROUP: tl.constexpr,
     LANES: tl.constexpr,
-    VECTOR: tl.constexpr,
 ):
     COUNT: tl.constexpr = FRAMES * HEIGHT * WIDTH
     GRID_W: tl.constexpr = OUT_WIDTH // WIDTH
     FRAME_TOKENS: tl.constexpr = OUT_HEIGHT // HEIGHT * GRID_W
-    row = tl.program_id(0)  # int32: see _tiling
-    sample = row // rows_per_sample
-    token = tl.load(index + row).to(tl.int32)
-    column = row_columns(PARTS, LANES, VECTOR)
-    inside = column < COUNT * CHANNELS
-    if MODE == "gather":  # in the order of the patch embedding's weight
-        channel, pixel = column // COUNT, column % COUNT
-    else:
-        channel, pixel = column % CHANNELS, column // CHANNELS
-    frame = token // FRAME_TOKENS * FRAMES + pixel // (HEIGHT * WIDTH)
-    y = token % FRAME_TOKENS // GRID_W * HEIGHT + pixel // WIDTH % HEIGHT
-    x = token % GRID_W * WIDTH + pixel % WIDTH
-    clip = sample.to(tl.int64)
-    height, width = tl.load(geometry + clip * 3 + 1), tl.load(geometry + clip * 3 + 2)
-    begin = tl.load(geometry + clip * 3) + frame.to(tl.int64) * (height * width * CHANNELS)
     LINES: tl.constexpr = OUT_HEIGHT + OUT_WIDTH
-    value = resized_pixels(
-        frames + begin + channel,
-        y,
-        x,
-        inside,
+    row = tl.program_id(0)  # int32: see _tiling
+    token = tl.load(index + row).to(tl.int32)
+    lane = tl.arange(0, LANES)
+    t, x, is_pixel = lane // WIDTH, lane % WIDTH, lane < FRAMES * WIDTH
+    clip = (row // rows_per_sample).to(tl.int64)
+    of_clip = geometry + clip * GEOMETRY_COLUMNS
+    height, width = tl.load(of_clip + 1), tl.load(of_clip + 2)
+    frame = (token // FRAME_TOKENS * FRAMES + t).to(tl.int64)
+    value = resized_token(
+        frames + tl.load(of_clip) + frame * (height * width * CHANNELS),
+        height.to(tl.int32),
+        width.to(tl.int32),
+        tl.load(of_clip + 3).to(tl.int32),
+        tl.load(of_clip + 4).to(tl.int32),
         first + clip * LINES,
         weights + clip * (TAPS * LINES),
-        width.to(tl.int32),
+        token % FRAME_TOKENS // GRID_W * HEIGHT,
+        token % GRID_W * WIDTH + x,
+        is_pixel,
         OUT_HEIGHT,
         OUT_WIDTH,
+        HEIGHT,
         CHANNELS,
         TAPS,
         PILLOW,
+        CHANNEL_TILE,
+        GROUP_TILE,
+        GROUP,
+        LANES,
     )
-    value = value * of_channel(scale, channel, CHANNELS) + of_channel(shift, channel, CHANNELS)
+    channel = channel_numbers(CHANNEL_TILE, CHANNELS)[:, None, None, None]
+    y = tl.arange(0, GROUP_TILE)[None, :, None, None] * GROUP + tl.arange(0, GROUP)[None, None, :, None]
+    inside = (channel < CHANNELS) & (y < HEIGHT) & is_pixel[None, None, None, :]
+    pixel = (t * (HEIGHT * WIDTH) + x)[None, None, None, :] + y * WIDTH
+    factor = of_channel(channel, CHANNELS, more_channels, scale0, scale1, scale2, scale3, 0)
+    term = of_channel(channel, CHANNELS, more_channels, shift0, shift1, shift2, shift3, CHANNELS)
+    value = tl.where(inside, value * factor + term, 0.0)
     if NORMALIZE:
-        step, lane_offset = channel_steps(PARTS, LANES, VECTOR, CHANNELS)
-        value = normalized(tl.where(inside, value, 0.0), inside, step, lane_offset, COUNT, CHANNELS)
+        centred = tl.where(inside, value - _of_each_channel(value) / COUNT, 0.0)
+        variance = _of_each_channel(centred * centred) / (COUNT - 1)
+        value = centred * (1.0 / (tl.sqrt(variance) + TARGET_EPS))
     use_row(
         value,
         inside,
-        column,
+        channel * COUNT + pixel if MODE == "gather" else pixel * CHANNELS + channel,
         row,
         rows_per_sample,
         pred,
@@ -98,8 +110,13 @@ def _cropped_pixels_kernel(
         out,
         MODE,
         COUNT * CHANNELS,
-        ZERO_OUTSIDE=False,  # masking the resized value instead would spill
     )
+
+
+@triton.jit
+def _of_each_channel(tile):
+    """The sum of each channel's pixels, (CHANNEL_TILE, 1, 1, 1)."""
+    return tl.sum(tl.sum(tl.sum(tile, axis=1), axis=1), axis=1)[:, None, None, None]
 
 
 def launch(
@@ -127,8 +144,7 @@ def launch(
         pred,
         grad,
         out,
-        channel_table(tuple(scale), frames.device),
-        channel_table(tuple(shift), frames.device),
+        *channel_arguments(scale, shift, out),
         index.shape[1],
         pred.stride(0),
         PRED_STRIDE_K=pred.stride(1),
@@ -142,5 +158,5 @@ def launch(
         FRAMES=patch[0],
         HEIGHT=patch[1],
         WIDTH=patch[2],
-        **token_tile(TILES_OF_MODE[mode], shape[1] * patch[0] * patch[1] * patch[2], pred),
+        **crop_tile(shape[1], patch[0], patch[1], patch[2], out.device),
     )

@@ -1,6 +1,7 @@
 """What the pixel kernels share: where a token's pixels lie, a row's tile, its normalisation and its use."""
 
-from functools import lru_cache
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..reference import EPS
 
 TARGET_EPS = tl.constexpr(EPS)
+SCALARS = 4  # channels whose values are scalar arguments of a kernel
 # A row's tile is (PARTS, LANES, VECTOR), VECTOR fastest in memory. Neighbouring threads should take neighbouring lanes,
 # never different parts: what the compiler knows of a thread's elements (their channel, whether they lie inside) then
 # costs nothing at run time. When two dimensions are not contiguous, Triton >= 3.7 spreads threads over the last, older
@@ -108,7 +110,7 @@ def normalized(value, inside, step, lane_offset, COUNT: tl.constexpr, CHANNELS: 
 
 @triton.jit
 def use_row(
-    value,  # a row's tile: pixels of the embedding, or targets
+    value,  # a row's tile: pixels of the embedding, or targets; 0 outside, except for "gather"
     inside,
     column,
     row,  # number of the row in index
@@ -120,7 +122,6 @@ def use_row(
     out,  # contiguous: rows (B, K, P), row losses (B, K) or gradient of pred (B, K, P)
     MODE: tl.constexpr,  # "gather", "targets", "loss" or "gradient"
     VALUES: tl.constexpr,  # P
-    ZERO_OUTSIDE: tl.constexpr,  # whether `value` is 0 outside; else the error is masked here
 ):
     """The end of every pixel kernel: store a row as it is, compare it with predictions, or make their gradient."""
     in_row = row.to(tl.int64) * VALUES + column
@@ -130,11 +131,8 @@ def use_row(
         sample = row // rows_per_sample
         in_pred = sample.to(tl.int64) * pred_stride_b + (row % rows_per_sample).to(tl.int64) * PRED_STRIDE_K + column
         error = tl.load(pred + in_pred, mask=inside, other=0.0).to(tl.float32) - value
-        if not ZERO_OUTSIDE:
-            error = tl.where(inside, error, 0.0)
         if MODE == "loss":
-            total = tl.sum(tl.sum(tl.sum(error * error, axis=2), axis=0), axis=0)
-            tl.store(out + row, total / VALUES)
+            tl.store(out + row, tl.sum(error * error) / VALUES)
         else:
             factor = tl.load(grad + row).to(tl.float32) * (2.0 / VALUES)
             tl.store(out + in_row, (error * factor).to(out.dtype.element_ty), mask=inside)
@@ -151,15 +149,32 @@ def _along_lanes(values):
 
 
 @triton.jit
-def of_channel(table, channel, CHANNELS: tl.constexpr):
-    """table[channel], by CHANNELS scalar loads and selections that the compiler mostly resolves."""
+def of_channel(channel, CHANNELS: tl.constexpr, more_channels, value0, value1, value2, value3, begin):
+    """The value of each element's channel, by selections that the compiler mostly resolves; see `channel_arguments`."""
     value = tl.zeros(channel.shape, tl.float32)
-    for c in tl.static_range(CHANNELS):
-        value = tl.where(channel == c, tl.load(table + c), value)
+    if CHANNELS <= 4:
+        value = tl.where(channel == 0, value0, value)
+        value = tl.where(channel == 1, value1, value)
+        value = tl.where(channel == 2, value2, value)
+        value = tl.where(channel == 3, value3, value)
+    else:
+        for c in tl.static_range(CHANNELS):
+            value = tl.where(channel == c, tl.load(more_channels + begin + c), value)
     return value
 
 
-@lru_cache(maxsize=64)
-def channel_table(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Per-channel constants on the device, uploaded once so that no step waits for a copy."""
-    return torch.tensor(values, dtype=torch.float32, device=device)
+def channel_arguments(scale: Sequence[float], shift: Sequence[float], like: Tensor) -> tuple[Any, ...]:
+    """(more_channels, scale0 … scale3, shift0 … shift3) for a kernel; none is an upload, none is kept.
+
+    Up to four channels are scalar arguments, so that no value makes a kernel compile anew and a CUDA graph can be
+    captured. Tuples would serve any number, but Triton 3.2 has none. More channels are a table that fills make on the
+    device, each of which has its value as an argument; else the pointer is not looked at.
+    """
+    values = [*scale, *shift]
+    if len(scale) <= SCALARS:
+        filled = [0.0] * (SCALARS - len(scale))
+        return like, *scale, *filled, *shift, *filled
+    table = torch.empty(len(values), dtype=torch.float32, device=like.device)
+    for number, value in zip(table, values, strict=True):
+        number.fill_(value)
+    return table, *[0.0] * (2 * SCALARS)

@@ -6,6 +6,9 @@ J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; Triton
 import torch
 from torch import Tensor
 
+from .._checks import INT64, check_count, check_seed, check_tensor
+
+MAX_STREAM = 2**32 - 1  # a stream is one word of the counter
 _MASK32 = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
@@ -20,15 +23,22 @@ def philox_keys(sample: Tensor, seed: int, stream: int, positions: int) -> Tenso
     Args:
         sample: (B,) int64 sample numbers; the keys are on their device.
         seed: in [0, 2⁶³).
-        stream: another stream has other keys. Masks have the streams 0 to 2.
-        positions: keys of a sample.
+        stream: in [0, 2³²); another stream has other keys. Masks have the streams 0 to 2.
+        positions: keys of a sample, below 2³¹.
 
     Returns:
         (B, positions) int64 in [0, 2³¹), uniform and independent; the same on every device.
 
+    Raises:
+        ValueError: a number is out of range, or `sample` has another shape.
+        TypeError: `sample` is no int64 tensor, or a number is no integer.
+
     References:
         J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
+    check_tensor(sample, "sample", INT64, ("B",))
+    seed, stream = check_seed(seed), check_count(stream, "stream", 0, MAX_STREAM)
+    positions = check_count(positions, "positions", 0)
     c0 = torch.arange(positions, device=sample.device).expand(sample.shape[0], -1)
     c1 = (sample & _MASK32)[:, None].expand_as(c0)
     c2 = (sample >> 32 & _MASK32)[:, None].expand_as(c0)
