@@ -24,7 +24,6 @@ from .resize import axis_taps, tap_bucket
 
 RESIZES = ("bilinear", "antialias", "pillow")
 GEOMETRY = ("begin", "height", "width", "down", "across")  # columns of `CroppedClips.geometry`
-_TENSORS = ("frames", "geometry", "first", "weights")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +147,8 @@ class CroppedClips:
         return replace(self, frames=frames, weights=weights)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "CroppedClips":
-        return replace(self, **{name: change(getattr(self, name)) for name in _TENSORS})
+        frames, geometry, first, weights = map(change, (self.frames, self.geometry, self.first, self.weights))
+        return replace(self, frames=frames, geometry=geometry, first=first, weights=weights)
 
 
 def cat_clips(clips: Sequence[CroppedClips]) -> CroppedClips:
@@ -256,8 +256,9 @@ def crop_clips(
         geometry.append([begins[number], *sides, *taps])
         firsts.append(lines)
         weights.append(of_lines)
-    tensors = torch.tensor(geometry), torch.stack(firsts), _join_weights(weights)
-    return CroppedClips(buffer, *(_upload(t, buffer) for t in tensors), num_frames, size, resize, channels)
+    tables = torch.tensor(geometry), torch.stack(firsts), _join_weights(weights)
+    on_device = (_upload(table, buffer) for table in tables)
+    return CroppedClips(buffer, *on_device, num_frames, size, resize, channels)  # type: ignore[call-arg, arg-type]
 
 
 def _join_weights(weights: Sequence[Tensor]) -> Tensor:
