@@ -243,9 +243,14 @@ class Block(nn.Module):
         draws = None
         if self.training and self.drop_path is not None:  # drawn here: checkpointing repeats `_forward`
             draws = self.drop_path(x, 0), self.drop_path(x, 1)
-        if self.checkpointing:
-            return checkpoint(self._forward, x, branch, last_rows, draws, use_reentrant=False)
+        if self.checkpointing:  # one tensor is kept, not two
+            x = x if branch is None else x + branch
+            return checkpoint(self._sum, x, last_rows, draws, use_reentrant=False), None
         return self._forward(x, branch, last_rows, draws)
+
+    def _sum(self, x: Tensor, last_rows: int | None, draws: tuple[BranchDraw, BranchDraw] | None) -> Tensor:
+        x, branch = self._forward(x, None, last_rows, draws)
+        return x if branch is None else x + branch
 
     def _forward(
         self,
