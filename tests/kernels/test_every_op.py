@@ -72,7 +72,8 @@ def test_every_registered_op_is_opchecked():
 
 
 def test_every_public_op_has_a_case():
-    public = set(videomae_kernels.__all__) - {"RESIZES", "CroppedClips", "cat_clips", "check_indices", "runs_triton"}
+    others = {"RESIZES", "CroppedClips", "cat_clips", "check_indices", "philox_keys", "runs_triton"}
+    public = set(videomae_kernels.__all__) - others
     assert public <= {case.name for case in CASES}
 
 
