@@ -156,14 +156,15 @@ def summing_programs(kernel: str, rows: int, tile: Mapping[str, int], column_blo
 def crop_tile(channels: int, frames: int, height: int, width: int, device: torch.device) -> Mapping[str, int]:
     """Launch options for the pixels of one token of a crop: a lane for each column of each frame."""
     group = min(CROP_ROWS, next_power_of_2(height))
-    # In a warp with fewer columns several lanes sum the same pixels, and can differ by a rounding.
-    lanes = max(warp_threads(device), next_power_of_2(frames * width))
+    # In a warp with fewer columns several lanes sum the same pixels, and can differ by a rounding. Triton 3.7 does not
+    # compile 64 lanes for AMD.
+    lanes = max(32, next_power_of_2(frames * width))
     return {
         "CHANNEL_TILE": next_power_of_2(channels),
         "GROUP_TILE": next_power_of_2(cdiv(height, group)),
         "GROUP": group,
         "LANES": lanes,
-        "num_warps": lanes // warp_threads(device),
+        "num_warps": max(1, lanes // warp_threads(device)),
     }
 
 

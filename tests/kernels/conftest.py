@@ -63,12 +63,15 @@ NO_CASE = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all other tests on PTX as slow."""
+    """Mark the tests on PTX as such, and as slow but for a subset."""
     begun = set()
     for item in items:
         name = getattr(item, "originalname", item.name)
         target = getattr(item, "callspec", None) and item.callspec.params.get("backend", "")
-        if not str(target).startswith("ptx-") or name in EVERY_CASE:
+        if not str(target).startswith("ptx-"):
+            continue
+        item.add_marker(pytest.mark.ptx)
+        if name in EVERY_CASE:
             continue
         function = (item.parent, name, target)
         if function in begun or name in NO_CASE:

@@ -17,6 +17,7 @@ from tests.ptx import Trap, launch, run
 from tests.ptx.shared import Shared
 from videomae_kernels.testing import make_clip, make_index
 
+pytestmark = pytest.mark.ptx
 Edit = Callable[[str], str]
 targets = pytest.mark.parametrize("target", ["sm_80", pytest.param("sm_90", marks=pytest.mark.slow)])
 
