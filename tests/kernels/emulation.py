@@ -83,20 +83,21 @@ def compiled() -> Iterator[None]:
     """`@triton.jit` functions of the ops and of Triton's library are compiled ones."""
     before = _attributes([owner for owner, _ in _pristine])
     interpret = getattr(triton, "knobs", None) and triton.knobs.runtime.interpret
-    _restore(_exchanged())
-    if interpret:
-        triton.knobs.runtime.interpret = False
-    try:
-        yield
-    finally:
+    with mock.patch.dict(os.environ):  # Triton's knob sets a variable, too
+        _restore(_exchanged())
         if interpret:
-            triton.knobs.runtime.interpret = True
-        _restore(before)
+            triton.knobs.runtime.interpret = False
+        try:
+            yield
+        finally:
+            if interpret:
+                triton.knobs.runtime.interpret = True
+            _restore(before)
 
 
 @contextmanager
 def emulated(target: str) -> Iterator[list[Launch]]:
     """Ops on CPU tensors run their kernels as PTX for `target`; gives the list of launches, with their counts."""
-    with mock.patch.dict(os.environ), compiled(), emulate(target) as launches:
+    with compiled(), emulate(target) as launches:
         os.environ["TRITON_INTERPRET"] = "1"  # ops run Triton on a CPU; set last, since Triton's knob sets it, too
         yield launches

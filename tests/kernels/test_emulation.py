@@ -52,10 +52,12 @@ def test_what_is_exchanged_comes_back_after_a_trap_too():
 
 
 def test_counterparts_are_made_once():
+    environment = dict(os.environ)
     with compiled():
         first = kernels._select_index_kernel
     with compiled():
         assert kernels._select_index_kernel is first
+    assert dict(os.environ) == environment
 
 
 def test_a_launcher_that_is_given_a_wrong_index_traps():
