@@ -53,7 +53,7 @@ def compile_target(target: str, triton: Path | None = None) -> dict[str, Any]:
     paths = [ROOT, ROOT / "kernels", *([triton] if triton else [])]
     environment["PYTHONPATH"] = os.pathsep.join(map(str, reversed(paths)))
     command = [sys.executable, str(Path(__file__).with_name("compile_kernels.py")), target]
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{process.stderr}")
     return json.loads(process.stdout)
