@@ -74,12 +74,17 @@ def test_rows_move_in_accesses_of_128_bits(target: str, kernel: str, case: str, 
 @targets
 @pytest.mark.parametrize("model", ["ViT-B", "ViT-g"])
 def test_rows_between_matrix_products_move_in_accesses_of_128_bits(target: str, model: str) -> None:
-    """Forward and backward; narrower are only a row's two statistics, of each of the rows of a tile."""
+    """Forward and backward; narrower are only a row's two statistics, of each of the rows of a tile.
+
+    On gfx942, whose blocks have more threads, the one load of the bias of a tile can have 64 bits, too.
+    """
     for case in ("layer_norm", "add_layer_norm", "bias_gelu"):
         for r in records(target, "", f"{model} {case}"):
-            assert r["stores"].keys() <= {"128", "32"} and r["loads"].keys() <= {"128", "32"}, r
+            bias = r["loads"].get("64", 0)
+            assert bias <= (target == "gfx942"), r
+            assert r["stores"].keys() <= {"128", "32"} and r["loads"].keys() <= {"128", "64", "32"}, r
             assert r["stores"].get("32", 0) <= 2 and r["loads"].get("32", 0) <= 8, r
-            assert r["stores"]["128"] >= 2 and r["loads"]["128"] >= 3, r
+            assert r["stores"]["128"] >= 2 and r["loads"]["128"] + bias >= 3, r
 
 
 @targets
