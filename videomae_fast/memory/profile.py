@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -74,6 +75,7 @@ class MemoryProfile(TorchDispatchMode):
         self._model, self._optimizer = model, optimizer
         self._device = next(iter(self._parameters)).device
         self._handles: list[Any] = []
+        self._paths: dict[nn.Module, str] = {}
         self._live: dict[int, tuple[Allocation, weakref.ref[Any]]] = {}
         self._allocations: list[Allocation] = []
         self._clock = 0
@@ -95,10 +97,10 @@ class MemoryProfile(TorchDispatchMode):
             self._follow(buffer, "buffers")
         for state in self._optimizer_state():
             self._follow(state, "optimizer state")
-        for name, module in self._model.named_modules():
-            path = name or type(module).__name__
-            self._handles.append(module.register_forward_pre_hook(partial(self._on_enter, path)))
-            self._handles.append(module.register_forward_hook(self._on_leave, always_call=True))
+        self._paths = {module: name or type(module).__name__ for name, module in self._model.named_modules()}
+        # Hooks of all modules, not of each: a `Linear` with a hook of its own computes its map in another way.
+        self._handles.append(register_module_forward_pre_hook(self._on_enter))
+        self._handles.append(register_module_forward_hook(self._on_leave, always_call=True))
         if self._optimizer:
             self._handles.append(self._optimizer.register_step_pre_hook(partial(self._on_optimizer, "optimizer")))
             self._handles.append(self._optimizer.register_step_post_hook(partial(self._on_optimizer, "forward")))
@@ -192,13 +194,15 @@ class MemoryProfile(TorchDispatchMode):
         assert parameter.grad is not None
         self._relabel(parameter.grad, "gradients")
 
-    def _on_enter(self, path: str, *_: Any) -> None:
-        self._path.append(path)
-        self._mark()
+    def _on_enter(self, module: nn.Module, *_: Any) -> None:
+        if module in self._paths:
+            self._path.append(self._paths[module])
+            self._mark()
 
-    def _on_leave(self, *_: Any) -> None:
-        self._path.pop()
-        self._mark()
+    def _on_leave(self, module: nn.Module, *_: Any) -> None:
+        if module in self._paths:
+            self._path.pop()
+            self._mark()
 
     def _mark(self) -> None:
         if self._phase == "forward":
