@@ -14,6 +14,8 @@ GRID, PATCH = (4, 4, 6), (2, 4, 4)
 TOKENS = GRID[0] * GRID[1] * GRID[2]
 WIDTH, KEPT = 5, 3  # an odd width: nothing is a multiple of a vector load
 PIXELS = 3 * PATCH[0] * PATCH[1] * PATCH[2]
+# What the package exports besides ops.
+NOT_OPS = {"RESIZES", "CroppedClips", "cat_clips", "check_indices", "philox_keys", "runs_triton"}
 MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
