@@ -17,6 +17,7 @@ from videomae_kernels import CroppedClips, embed_tokens
 from .attention import check_backend
 from .config import VideoMAEConfig
 from .layers import Block
+from .norms import add_branch
 
 Clip = Tensor | CroppedClips
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]  # (mean, std) of each channel
@@ -175,4 +176,4 @@ class Encoder(FixedPositions):
         x, branch = self.patch_embed(clip, visible, self.position), None
         for block in self.blocks:
             x, branch = block(x, branch)
-        return self.norm(x if branch is None else x + branch)
+        return self.norm(add_branch(x, branch))

@@ -21,7 +21,7 @@ from videomae_kernels import bias_gelu
 
 from .attention import attention
 from .linear import Copies, Linear, Source, autocast_copies, linear, owns_alone
-from .norms import add_norm, make_norm
+from .norms import add_branch, add_norm, make_norm
 from .stochastic_depth import BranchDraw, DropPath
 
 
@@ -244,13 +244,11 @@ class Block(nn.Module):
         if self.training and self.drop_path is not None:  # drawn here: checkpointing repeats `_forward`
             draws = self.drop_path(x, 0), self.drop_path(x, 1)
         if self.checkpointing:  # one tensor is kept, not two
-            x = x if branch is None else x + branch
-            return checkpoint(self._sum, x, last_rows, draws, use_reentrant=False), None
+            return checkpoint(self._sum, add_branch(x, branch), last_rows, draws, use_reentrant=False), None
         return self._forward(x, branch, last_rows, draws)
 
     def _sum(self, x: Tensor, last_rows: int | None, draws: tuple[BranchDraw, BranchDraw] | None) -> Tensor:
-        x, branch = self._forward(x, None, last_rows, draws)
-        return x if branch is None else x + branch
+        return add_branch(*self._forward(x, None, last_rows, draws))
 
     def _forward(
         self,
@@ -267,7 +265,7 @@ class Block(nn.Module):
             x, y, source = add_norm(_last(x, last_rows), branch, self.norm2)
             return x, self._mlp_branch(y, source, copies)
         attention, mlp = draws
-        x = x if branch is None else x + branch
+        x = add_branch(x, branch)
         _, y, source = add_norm(attention.select(x), None, self.norm1)
         x = attention.add(_last(x, last_rows), self._attention_branch(y, source, last_rows, copies))
         _, y, source = add_norm(mlp.select(x), None, self.norm2)

@@ -26,10 +26,6 @@ def _apex_function() -> Any:
         ) from error
 
 
-def _triton(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    return layer_norm(x, weight, bias, eps, dtype)
-
-
 def _torch(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     wide = torch.promote_types(x.dtype, weight.dtype)  # what autocast computes in
     return F.layer_norm(x.to(wide), weight.shape, weight.to(wide), bias.to(wide), eps).to(dtype)
@@ -41,7 +37,7 @@ def _apex(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtyp
 
 # Each computes LayerNorm of x (…, D) and returns (…, D) of `dtype`.
 IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor, float, torch.dtype], Tensor]] = {
-    "triton": _triton,
+    "triton": layer_norm,
     "torch": _torch,
     "apex": _apex,
 }
@@ -65,6 +61,11 @@ def check_elementwise(name: str) -> str:
     if name == "apex":
         _apex_function()
     return name
+
+
+def add_branch(x: Tensor, branch: Tensor | None) -> Tensor:
+    """x + branch, where None is 0."""
+    return x if branch is None else x + branch
 
 
 def _again(function: Callable[..., Tensor], eps: float, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
@@ -94,8 +95,8 @@ class LayerNorm(nn.LayerNorm):
         if branch is not None and name == "triton":
             total, y = add_layer_norm(x, branch, *parameters, self.eps, dtype)
         else:
-            total = x if branch is None else x + branch
-            y = function(total, self.weight, self.bias, self.eps, dtype)
+            total = add_branch(x, branch)
+            y = function(total, *parameters, self.eps, dtype)
         return total, y, Source(partial(_again, function, self.eps, dtype), (total, *parameters))
 
 
@@ -116,7 +117,7 @@ def add_norm(x: Tensor, branch: Tensor | None, norm: nn.Module) -> tuple[Tensor,
     if isinstance(norm, LayerNorm):
         autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
         return norm(x, branch, torch.get_autocast_dtype(x.device.type) if autocast else x.dtype)
-    total = x if branch is None else x + branch
+    total = add_branch(x, branch)
     return total, norm(total), None
 
 
