@@ -1,13 +1,11 @@
 """The whole step on crops as one CUDA graph: padded batches of videos of any size are replayed."""
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor
 
-from tests.models.test_whole_step import STEPS, TINY, assert_same_run, make_loss, run
-from videomae_fast import VideoMAEForPretraining
+from tests.models.test_cuda_graph import assert_replay_equals_eager
+from tests.models.test_whole_step import STEPS, TINY
 from videomae_kernels import CroppedClips, crop_clips
 
 NUM_BYTES, TAPS = 8 * 60 * 60 * 3, 8
@@ -32,49 +30,11 @@ def test_padded_batches_have_the_same_shapes_and_other_taps() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_step_on_padded_crops_is_one_cuda_graph() -> None:
-    """Captured once and replayed on new batches: the losses equal those of eager steps."""
-    device = torch.device("cuda")
-    model = VideoMAEForPretraining(TINY).to(device)
-    twin = copy.deepcopy(model)
-    expected = run(
-        make_loss(twin), torch.optim.AdamW(twin.parameters(), lr=1e-3, capturable=True), device, padded_batch
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=True)
-    loss = make_loss(model)
-    sample, clips = padded_batch(0, device)
-
-    def step() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        value = loss(sample, clips)
-        value.backward()
-        optimizer.step()
-        return value
-
-    initial = copy.deepcopy(model.state_dict())
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # compiles the kernels, makes the optimizer's state
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    model.load_state_dict(initial)
-    for state in optimizer.state.values():
-        for value in state.values():
-            value.zero_()
-    graph = torch.cuda.CUDAGraph()
-    optimizer.zero_grad(set_to_none=True)
-    with torch.cuda.graph(graph):
-        captured = step()
-
-    losses = []
-    for number in range(STEPS):
-        new_sample, new_clips = padded_batch(number, device)
-        sample.copy_(new_sample)
+    def overwrite(clips: CroppedClips, new_clips: CroppedClips) -> None:
         for ours, new in zip(clips.tensors, new_clips.tensors, strict=True):
             ours.copy_(new)
-        graph.replay()
-        losses.append(captured.detach().clone())
-    assert_same_run(losses, expected, rtol=1e-3)
+
+    assert_replay_equals_eager(padded_batch, overwrite)
 
 
 @pytest.mark.gpu

@@ -106,6 +106,17 @@ def slow(op: Callable[[], torch.Tensor]) -> Any:
     return pytest.param(op, marks=pytest.mark.slow)
 
 
+def without_each(
+    pattern: str,
+    op: Callable[[], torch.Tensor],
+    target: str,
+    outcome: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[str]:
+    """The outcome of the op for each match of the pattern in its kernel's PTX, with that match removed."""
+    return [outcome(target, op, at(place, pattern, "")) for place in range(places(pattern, op, target, monkeypatch))]
+
+
 @targets
 @pytest.mark.parametrize("op", [gather_odd, mask_to_index, tube_mask_index, patch_targets, gather_reordered])
 def test_without_an_edit_the_result_is_right(op, target, outcome):
@@ -147,11 +158,9 @@ def test_a_misaligned_vector(target, outcome):
 @pytest.mark.parametrize("op", [mask_to_index, slow(tube_mask_index)])
 def test_each_missing_barrier(op, target, outcome, monkeypatch):
     """Found where two warps meet, or by what a warp does with the stale value that it read."""
-    barrier = r"bar\.sync\s+0;"
-    count = places(barrier, op, target, monkeypatch)
-    found = {place: outcome(target, op, at(place, barrier, "")) for place in range(count)}
-    assert "right" not in found.values(), found
-    assert any("no barrier in between" in message for message in found.values()), found
+    found = without_each(r"bar\.sync\s+0;", op, target, outcome, monkeypatch)
+    assert "right" not in found, found
+    assert any("no barrier in between" in message for message in found), found
 
 
 @pytest.mark.slow
@@ -219,7 +228,6 @@ def test_wrong_arithmetic(op, pattern, replacement, target, outcome):
 @pytest.mark.parametrize("op", [mask_to_index, slow(gather_reordered)])
 def test_each_missing_store_to_shared_memory(op, target, outcome, monkeypatch):
     store = r"(?:@!?%p\d+ )?(?:st\.shared|stmatrix)[^;]*;"
-    count = places(store, op, target, monkeypatch)
-    found = {place: outcome(target, op, at(place, store, "")) for place in range(count)}
-    assert "right" not in found.values(), found
-    assert any("nobody wrote" in message for message in found.values()), found
+    found = without_each(store, op, target, outcome, monkeypatch)
+    assert "right" not in found, found
+    assert any("nobody wrote" in message for message in found), found
