@@ -15,8 +15,8 @@ sys.path[0] = str(Path(__file__).parents[2] / "tests" / "aot")  # not this folde
 
 from table import FILE, compile_target, difference, rows  # noqa: E402
 
-# What torch 2.6, the oldest that is supported, comes with, and the newest release; each compiles for one target.
-VERSIONS = {"3.2.0": "sm_80", "3.9.0": "sm_90"}
+VERSIONS = ("3.2.0", "3.9.0")  # what torch 2.6, the oldest that is supported, comes with; the newest release
+TARGETS = ("sm_80", "sm_90")  # the oldest Triton knows no others in full
 
 
 def install(version: str, folder: Path) -> None:
@@ -25,18 +25,18 @@ def install(version: str, folder: Path) -> None:
 
 
 def main(versions: list[str]) -> int:
-    """Print what each version violates; the number of such versions, at most 1, is the exit status."""
+    """Print what each version and target violates; the exit status is 1 if there is any."""
     failures = 0
     for version in versions:
-        target = VERSIONS.get(version, "sm_90")
         with tempfile.TemporaryDirectory() as folder:
             install(version, Path(folder))
-            report = compile_target(target, Path(folder))
-            if report["triton"] != version:
-                raise RuntimeError(f"asked for Triton {version}, compiled with {report['triton']}")
-            found = difference(FILE.read_text(encoding="utf-8"), version, rows(report))
-            print(f"Triton {version}, {target}: {found or 'within the bounds of kernels.md'}", flush=True)
-            failures += bool(found)
+            for target in TARGETS:
+                report = compile_target(target, Path(folder))
+                if report["triton"] != version:
+                    raise RuntimeError(f"asked for Triton {version}, compiled with {report['triton']}")
+                found = difference(FILE.read_text(encoding="utf-8"), version, rows(report))
+                print(f"Triton {version}, {target}: {found or 'within the bounds of kernels.md'}", flush=True)
+                failures += bool(found)
     return min(failures, 1)
 
 
