@@ -189,7 +189,11 @@ def test_an_op_is_right_or_names_an_argument(call: tuple[str, dict[str, Any]]) -
         tensors = (*(outputs if isinstance(outputs, tuple) else (outputs,)), *arguments.values())
         coarse = any(isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16) for x in tensors)
         tolerance = dict(rtol=5e-2, atol=5e-2) if coarse else dict(rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(found.double().reshape(expected.shape), expected, equal_nan=True, **tolerance)
+        found = found.double().reshape(expected.shape)
+        if name == "bias_gelu":  # of infinite numbers PyTorch's GELU on a CPU makes NaN wherever it uses vectors
+            assert not found[~expected.isfinite()].isfinite().any()
+            found = found.where(expected.isfinite(), expected)
+        torch.testing.assert_close(found, expected, equal_nan=True, **tolerance)
 
 
 def test_what_is_expected_of_valid_arguments() -> None:
