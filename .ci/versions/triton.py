@@ -9,6 +9,7 @@ Each version is installed by pip into a temporary folder beside the torch of thi
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[2] / "tests" / "aot")  # not this folder, whose names hide those of packages
@@ -28,10 +29,10 @@ def main(versions: list[str]) -> int:
     """Print what each version and target violates; the exit status is 1 if there is any."""
     failures = 0
     for version in versions:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
             install(version, Path(folder))
-            for target in TARGETS:
-                report = compile_target(target, Path(folder))
+            reports = pool.map(compile_target, TARGETS, [Path(folder)] * len(TARGETS))  # each in a process of its own
+            for target, report in zip(TARGETS, reports, strict=True):
                 if report["triton"] != version:
                     raise RuntimeError(f"asked for Triton {version}, compiled with {report['triton']}")
                 found = difference(FILE.read_text(encoding="utf-8"), version, rows(report))

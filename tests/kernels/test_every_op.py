@@ -13,6 +13,10 @@ from videomae_kernels.testing import assert_strided_gradients, poison_outputs
 
 every_op = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_differentiable_op = pytest.mark.parametrize("case", DIFFERENTIABLE, ids=lambda case: case.name)
+# What PyTorch sees of an op is the same whether the interpreter or a GPU fills its outputs.
+as_pytorch_sees_it = pytest.mark.parametrize(
+    "backend", ["reference", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True
+)
 
 
 class Recorder(TorchDispatchMode):
@@ -54,6 +58,7 @@ def record(case: Case, device: torch.device, grad: bool) -> dict[str, tuple[Any,
 
 @pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
 @every_op
+@as_pytorch_sees_it
 def test_opcheck(case, grad, backend):
     """Schema, fake tensors, autograd registration and AOT dispatch of each registered op that the call makes."""
     if grad and not case.differentiable:
@@ -152,6 +157,7 @@ def test_gradcheck(case):
 
 
 @every_op
+@as_pytorch_sees_it
 def test_compiles_into_one_graph(case, backend):
     torch._dynamo.reset()
     compiled = torch.compile(case.call, fullgraph=True, backend="aot_eager")

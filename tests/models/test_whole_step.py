@@ -56,8 +56,10 @@ def run(loss: Loss, optimizer: torch.optim.Optimizer, device: torch.device, batc
     return losses
 
 
-@pytest.mark.parametrize("batch", [batch, cropped_batch])
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("backend", "batch"),
+    [("aot_eager", batch), ("aot_eager", cropped_batch), pytest.param("inductor", batch, marks=pytest.mark.slow)],
+)
 def test_masks_and_loss_compile_to_one_graph(backend: str, batch: Batch) -> None:
     """The step with its masks is one graph, and new samples or a third frame size do not recompile."""
     torch.compiler.reset()
