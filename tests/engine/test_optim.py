@@ -2,9 +2,11 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from torch import nn
 
 from tests.recipes import tiny
 from videomae_fast.engine.log import read_log
@@ -81,3 +83,24 @@ def test_the_log_holds_the_learning_rate_of_every_step(videos: Path, tmp_path: P
     pretrain(config)
     rates = [float(row["lr"]) for row in read_log(tmp_path / "run")]
     np.testing.assert_allclose(rates, _published(0.1 * 2 / 256, 1e-3 * 2 / 256, 3, 4, 1), rtol=1e-12, atol=1e-18)
+
+
+class _Stack(nn.Sequential):
+    """Layers "0", "1", "2"; the first is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__(*(nn.Linear(2, 2) for _ in range(3)))
+        self[0].requires_grad_(False)
+
+
+def test_learning_rates_decay_with_depth() -> None:
+    model, options = _Stack(), SimpleNamespace(layer_decay=0.5, weight_decay=0.05, beta2=0.999)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = make_optimizer(model, options, layer=lambda name: int(name[0])).param_groups
+    found = {names[id(p)]: (g["lr_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert found == {"1.weight": (0.5, 0.05), "1.bias": (0.5, 0.0), "2.weight": (1.0, 0.05), "2.bias": (1.0, 0.0)}
+
+
+def test_nothing_to_train_is_an_error() -> None:
+    with pytest.raises(ValueError, match="model has no parameter that requires a gradient"):
+        make_optimizer(_Stack().requires_grad_(False), OptimizerOptions())

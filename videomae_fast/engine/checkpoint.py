@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,13 @@ def list_checkpoints(output: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    accelerator: Any, output: Path, step: int, config: Any, order: dict[str, Any], keep_checkpoints: int = 0
+    accelerator: Any,
+    output: Path,
+    step: int,
+    config: Any,
+    order: dict[str, Any],
+    keep_checkpoints: int = 0,
+    add_files: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Save a run. Every rank calls this; a rank that fails does not wait for the others.
 
@@ -65,6 +72,7 @@ def save_checkpoint(
         config: the recipe's configuration, saved as config.json.
         order: all that the data order depends on besides the configuration; a run only continues with the same.
         keep_checkpoints: number of newest checkpoints to keep; 0 keeps all.
+        add_files: writes further files into the folder; the main process calls it.
 
     Returns:
         The folder of the checkpoint.
@@ -78,7 +86,7 @@ def save_checkpoint(
         return final
     try:
         with disk_errors(final):
-            _write(accelerator, unfinished, step, config, order)
+            _write(accelerator, unfinished, step, config, order, add_files)
             if accelerator.is_main_process:
                 os.replace(unfinished, final)
                 for old in list_checkpoints(output)[:-keep_checkpoints] if keep_checkpoints else []:
@@ -91,7 +99,14 @@ def save_checkpoint(
     return final
 
 
-def _write(accelerator: Any, folder: Path, step: int, config: Any, order: dict[str, Any]) -> None:
+def _write(
+    accelerator: Any,
+    folder: Path,
+    step: int,
+    config: Any,
+    order: dict[str, Any],
+    add_files: Callable[[Path], None],
+) -> None:
     if accelerator.is_main_process:
         for old in folder.parent.glob(f"{_UNFINISHED}*"):  # left by runs that were killed
             shutil.rmtree(old)
@@ -101,12 +116,19 @@ def _write(accelerator: Any, folder: Path, step: int, config: Any, order: dict[s
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         config.save(folder / "config.json")
+        add_files(folder)
         files = make_manifest(folder, (folder / "config.json").stat().st_mode & 0o777)
         text = json.dumps({"step": step, **order, "files": files}, indent=1)
         (folder / "state.json").write_text(text + "\n", encoding="utf-8")
 
 
-def load_checkpoint(accelerator: Any, checkpoint: Path, config: Any, order: dict[str, Any]) -> int:
+def load_checkpoint(
+    accelerator: Any,
+    checkpoint: Path,
+    config: Any,
+    order: dict[str, Any],
+    load_files: Callable[[Path], None] = lambda folder: None,
+) -> int:
     """Restore weights, optimizer and random states. Every rank calls this; nothing is loaded from damaged files.
 
     Args:
@@ -114,6 +136,7 @@ def load_checkpoint(accelerator: Any, checkpoint: Path, config: Any, order: dict
         checkpoint: folder that `save_checkpoint` made.
         config: the configuration of the run that continues.
         order: all that the data order depends on besides the configuration, as `save_checkpoint` got it.
+        load_files: reads further files of the folder; every rank calls it.
 
     Returns:
         The number of finished steps.
@@ -135,6 +158,7 @@ def load_checkpoint(accelerator: Any, checkpoint: Path, config: Any, order: dict
         )
     try:
         accelerator.load_state(str(checkpoint))
+        load_files(checkpoint)
     except Exception as error:  # the files are as they were saved, but not as this model, or torch, expects them
         reason = str(error).partition("\n")[0]
         raise _damaged(checkpoint, f"it does not load: {type(error).__name__}: {reason}") from error

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .._optional import require
+from .average import AveragedWeights
 from .checkpoint import list_checkpoints, load_checkpoint, prepare_output, save_checkpoint
 from .health import check_finite, check_finite_weights
 from .lock import lock_output
@@ -81,6 +82,7 @@ class _Run:
     def __init__(self, recipe: Recipe, output: Path, accelerator: Any, model: nn.Module, optimizer: Optimizer) -> None:
         self.recipe, self.output, self.accelerator = recipe, output, accelerator
         self.options, self.optim = recipe.config.run, recipe.config.optimizer
+        self.average = AveragedWeights(accelerator, model, recipe.ema_decay) if recipe.ema_decay else None
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         rank, world_size = accelerator.process_index, accelerator.num_processes
         self.samples_per_step = self.optim.batch_size * self.optim.accumulate * world_size
@@ -149,7 +151,7 @@ class _Run:
     def _train_step(self, batch: Any) -> None:
         lr = learning_rate(self.step, self.optim, self.steps_per_epoch, self.samples_per_step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         count, losses, numbers = self.optim.accumulate, [], []
         for place, part in enumerate(self.recipe.parts(batch, count, self.accelerator.device), 1):
             with last_part(self.accelerator, self.model, place == count):
@@ -160,6 +162,8 @@ class _Run:
         if self.optim.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.optim.clip_grad)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         self.optimizer.zero_grad()
         totals = {name: _sum([each[name].detach() for each in numbers]) for name in numbers[0]}
         self.timing.add(_sum(losses), lr, batch.seconds, totals)
@@ -178,14 +182,23 @@ class _Run:
     def _save(self) -> Path:
         check_finite_weights(self.model, self.step, list_checkpoints(self.output))
         config, keep_checkpoints = self.recipe.config, self.options.keep_checkpoints
-        return save_checkpoint(self.accelerator, self.output, self.step, config, self.order, keep_checkpoints)
+        return save_checkpoint(
+            self.accelerator, self.output, self.step, config, self.order, keep_checkpoints, self._add_files
+        )
+
+    def _add_files(self, folder: Path) -> None:
+        for name, text in self.recipe.files().items():
+            (folder / name).write_text(text, encoding="utf-8")
+        if self.average is not None:
+            self.average.save(folder)
 
     def _evaluate(self) -> None:
         """Evaluate on every rank; sums and weights of all ranks are added up before the division."""
-        self.model.eval()
-        with torch.no_grad():
-            shares = self.recipe.evaluate(self.model, self.accelerator.process_index, self.accelerator.num_processes)
-        self.model.train()
+        model = self.model if self.average is None else self.average.model
+        model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            shares = self.recipe.evaluate(model, self.accelerator.process_index, self.accelerator.num_processes)
+        model.train()
         totals = self.accelerator.reduce(torch.stack(list(shares.values())), reduction="sum").tolist()
         results = {
             name: total / weight if weight else math.nan for name, (total, weight) in zip(shares, totals, strict=True)
@@ -200,7 +213,8 @@ class _Run:
         if not checkpoints:
             self.accelerator.print(f"no checkpoint in {self.output} yet: starting from the beginning")
             return 0
-        step = load_checkpoint(self.accelerator, checkpoints[-1], self.recipe.config, self.order)
+        load = self.average.load if self.average is not None else lambda folder: None
+        step = load_checkpoint(self.accelerator, checkpoints[-1], self.recipe.config, self.order, load)
         self.accelerator.print(f"continuing after step {step} from {checkpoints[-1]}")
         return step
 

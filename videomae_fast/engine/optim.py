@@ -1,7 +1,7 @@
 """The published optimizer: AdamW, the choice of decayed parameters, and the learning rate of every step."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import nn
@@ -39,25 +39,51 @@ def learning_rate(step: int, options: Any, steps_per_epoch: int, samples_per_ste
     return final + 0.5 * (peak - final) * (1 + math.cos(math.pi * progress))
 
 
-def make_optimizer(model: nn.Module, options: Any, undecayed: Collection[str] = ()) -> AdamW:
+def make_optimizer(
+    model: nn.Module,
+    options: Any,
+    undecayed: Collection[str] = (),
+    layer: Callable[[str], int] | None = None,
+) -> AdamW:
     """Make an AdamW that decays matrices only: no vectors, no biases, and no parameter named in `undecayed`.
 
+    With `layer`, learning rates decay with depth: those of layer l are scaled by
+
+        layer_decay^(last − l),    last: the largest layer of the model
+
+    Each group of parameters has its factor as `lr_scale`; the loop multiplies by it. Parameters that do not require
+    gradients are in no group.
+
     Args:
-        model: the model whose parameters the optimizer updates.
-        options: `OptimizerOptions`; this reads weight_decay and beta2.
-        undecayed: last parts of the names of further parameters without decay, such as "mask_token".
+        model: the bare model, whose parameters the optimizer updates: wrappers change names.
+        options: `OptimizerOptions`; this reads weight_decay and beta2, and with `layer` also layer_decay.
+        undecayed: last parts of the names of further parameters without weight decay, such as "mask_token".
+        layer: gives the layer of a parameter from its name; None: all have the same learning rate.
 
     Returns:
         The optimizer, at learning rate 0: the loop sets the rate before every step.
+
+    Raises:
+        ValueError: no parameter requires a gradient.
 
     References:
         optim_factory.py of VideoMAE V2. Under torch.compile, the published pre-training decays the mask token, because
         its name no longer matches; this function does not.
     """
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    last = max(layer(name) for name, _ in model.named_parameters()) if layer else 0
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        is_kept = parameter.ndim <= 1 or name.rpartition(".")[2] in undecayed
-        (kept if is_kept else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return AdamW(groups, lr=0.0, betas=(0.9, options.beta2), eps=1e-8, fused=True)
+        if parameter.requires_grad:
+            is_kept = parameter.ndim <= 1 or name.rpartition(".")[2] in undecayed
+            groups.setdefault((last - layer(name) if layer else 0, is_kept), []).append(parameter)
+    if not groups:
+        raise ValueError("model has no parameter that requires a gradient: there is nothing to train")
+    settings = [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if is_kept else options.weight_decay,
+            "lr_scale": options.layer_decay**depth if layer else 1.0,
+        }
+        for (depth, is_kept), parameters in sorted(groups.items(), key=lambda group: group[0])
+    ]
+    return AdamW(settings, lr=0.0, betas=(0.9, options.beta2), eps=1e-8, fused=True)

@@ -19,6 +19,7 @@ class Recipe(ABC):
     cheaper = "Make a batch cheaper to load"  # the advice where no number of workers can keep up
     samples_per_epoch: int  # a batch consists of samples, for example videos
     clips_per_sample = 1
+    ema_decay = 0.0  # of the average of the weights, which is evaluated and saved beside them; 0: no average
 
     @abstractmethod
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
@@ -87,7 +88,7 @@ class Recipe(ABC):
         """Evaluate the model on this rank's share of the evaluation set.
 
         Args:
-            model: as `accelerator.prepare` returned it, in evaluation mode.
+            model: as `accelerator.prepare` returned it, or the average of the weights, in evaluation mode.
             rank: number of this process, in [0, world_size).
             world_size: number of training processes.
 
@@ -95,6 +96,10 @@ class Recipe(ABC):
             For each figure, by name, Σ weight · value and Σ weight: (2,) float64.
         """
         raise NotImplementedError(f"recipe {self.name} has no evaluation")
+
+    def files(self) -> dict[str, str]:
+        """Text files of every checkpoint beside the engine's own: {name: text}."""
+        return {}
 
     def report(self) -> list[str]:
         """Lines to print when the run ends."""
