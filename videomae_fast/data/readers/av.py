@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..._optional import require
-from .base import TimeLimit, VideoError, check_indices, video_errors
+from .base import TimeLimit, VideoError, check_ascending, check_indices, video_errors
 from .container import open_container
 from .frame_stack import MAX_DECODED_BYTES, FrameStack, check_decoded_bytes
 from .h264 import is_disposable, nal_length_bytes
@@ -67,6 +67,33 @@ class AvVideo:
             else:
                 self._from_start(stack)
             return stack.whole()
+
+    def stream(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """See `VideoReader`."""
+        indices = check_ascending(indices, self.num_frames)
+        self._limit.restart()
+        with video_errors(self.path, "av cannot decode it"):
+            frames = self._shown(indices)
+            for index in indices.tolist():
+                frame = next((frame for number, frame in frames if number == index), None)
+                if frame is None:
+                    raise VideoError(self.path, f"frame {index} cannot be decoded")
+                yield self._image(frame, index, FrameStack(self.path, np.array([index]), self._max_decoded_bytes))
+                self._limit.restart()
+
+    def _shown(self, indices: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """Frames with their indices, in ascending order, at least those of `indices`; decoded from the start on."""
+        if not self._index.times:
+            self._open()
+            yield from enumerate(self._decoded(self._demuxer))
+            return
+        self._decoder.flush_buffers()
+        index_at = {self._index.times[index]: index for index in indices.tolist()}
+        packets = self._packets(0, self._index.last_of(list(index_at)))
+        needed = (p for p in packets if p.pts in index_at or not self._is_disposable(p))
+        for frame in self._decoded(chain(needed, [None])):
+            if frame.pts in index_at:
+                yield index_at[frame.pts], frame
 
     def _open(self) -> None:
         self.close()

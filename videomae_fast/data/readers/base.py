@@ -57,6 +57,23 @@ class VideoReader(Protocol):
         """
         ...
 
+    def stream(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Decode frames one after the other, from the start of the video on, each once; only one is held at a time.
+
+        The time limit of a call holds for each frame. Calls of `frames` in between would put the decoder elsewhere.
+
+        Args:
+            indices: (n,) integers in [0, num_frames), ascending.
+
+        Yields:
+            The frames: uint8 RGB (height, width, 3).
+
+        Raises:
+            ValueError: `indices` is empty, out of range or not ascending.
+            VideoError: a frame cannot be decoded.
+        """
+        ...
+
     def close(self) -> None:
         """Free the decoder. A second call does nothing."""
         ...
@@ -79,6 +96,39 @@ def check_indices(indices: np.ndarray, num_frames: int) -> np.ndarray:
     if indices.ndim != 1 or indices.size == 0 or indices.min() < 0 or indices.max() >= num_frames:
         raise ValueError(f"indices must be a non-empty list of frames in [0, {num_frames}), got {indices}")
     return indices
+
+
+def check_ascending(indices: np.ndarray, num_frames: int) -> np.ndarray:
+    """Check the indices of frames that are to come one after the other.
+
+    Args:
+        indices: (n,) integers.
+        num_frames: frames of the video.
+
+    Returns:
+        `indices` as int64.
+
+    Raises:
+        ValueError: as `check_indices`; also if an index is not larger than the one before it.
+    """
+    indices = check_indices(indices, num_frames)
+    if np.any(np.diff(indices) <= 0):
+        raise ValueError(f"indices must be ascending, got {indices}")
+    return indices
+
+
+def stream_singly(video: VideoReader, indices: np.ndarray) -> Iterator[np.ndarray]:
+    """`VideoReader.stream` of a reader that goes on from the last frame it decoded.
+
+    Args:
+        video: the reader.
+        indices: as `VideoReader.stream` takes them.
+
+    Yields:
+        The frames.
+    """
+    for index in check_ascending(indices, video.num_frames):
+        yield video.frames(index[None])[0]
 
 
 class TimeLimit:

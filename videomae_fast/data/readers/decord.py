@@ -1,5 +1,6 @@
 """Frames through decord, the reader of the published results (or decord2, which has the same import name)."""
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 import torch  # noqa: F401
 
 from ..._optional import require
-from .base import TimeLimit, VideoError, check_indices, video_errors
+from .base import TimeLimit, VideoError, check_indices, stream_singly, video_errors
 
 _NO_TIME = -1e9  # seconds; FFmpeg marks an unknown time by the smallest integer
 
@@ -38,6 +39,10 @@ class DecordVideo:
     def close(self) -> None:
         """See `VideoReader`."""
         self._video = None
+
+    def stream(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """See `VideoReader`."""
+        return stream_singly(self, indices)
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """See `VideoReader`."""

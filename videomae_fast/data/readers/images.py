@@ -2,13 +2,14 @@
 
 import os
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ..._optional import require
-from .base import TimeLimit, VideoError, check_indices, video_errors
+from .base import TimeLimit, VideoError, check_indices, stream_singly, video_errors
 from .frame_stack import MAX_DECODED_BYTES, FrameStack
 from .local_file import file_size
 
@@ -35,6 +36,10 @@ class ImageFolder:
 
     def close(self) -> None:
         """Nothing is open between calls."""
+
+    def stream(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """See `VideoReader`."""
+        return stream_singly(self, indices)
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """See `VideoReader`."""

@@ -1,9 +1,11 @@
 """Frames through torchcodec's CPU decoder, in exact mode: approximate mode misnumbers VFR and Matroska files."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..._optional import require
-from .base import VideoError, check_indices, video_errors
+from .base import VideoError, check_indices, stream_singly, video_errors
 from .frame_stack import MAX_DECODED_BYTES, check_decoded_bytes
 
 
@@ -22,6 +24,10 @@ class TorchcodecVideo:
     def close(self) -> None:
         """See `VideoReader`."""
         self._video = None
+
+    def stream(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """See `VideoReader`."""
+        return stream_singly(self, indices)
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """See `VideoReader`."""
