@@ -65,8 +65,8 @@ class VideoReader(Protocol):
         Args:
             indices: (n,) integers in [0, num_frames), ascending.
 
-        Yields:
-            The frames: uint8 RGB (height, width, 3).
+        Returns:
+            An iterator over the frames: uint8 RGB (height, width, 3).
 
         Raises:
             ValueError: `indices` is empty, out of range or not ascending.
@@ -124,8 +124,8 @@ def stream_singly(video: VideoReader, indices: np.ndarray) -> Iterator[np.ndarra
         video: the reader.
         indices: as `VideoReader.stream` takes them.
 
-    Yields:
-        The frames.
+    Returns:
+        An iterator over the frames.
     """
     for index in check_ascending(indices, video.num_frames):
         yield video.frames(index[None])[0]
