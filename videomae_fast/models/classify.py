@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .config import VideoMAEConfig
 from .encoder import DIMENSIONS, Clip, PatchEmbedding, make_blocks, open_clip
+from .layers import Block
 from .linear import Linear, linear
 from .norms import add_branch
 from .positions import FixedPositions, interpolated_sinusoid
@@ -179,6 +180,7 @@ class VideoMAEForClassification(FixedPositions):
             return
         self.patch_embed.requires_grad_(False)
         for block in self.blocks[:frozen]:
+            assert isinstance(block, Block)
             block.requires_grad_(False)
             block.drop_path = None
 
