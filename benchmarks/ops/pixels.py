@@ -26,7 +26,7 @@ from benchmarks.ops.workload import (
     Variant,
     Workload,
 )
-from videomae_fast.models.encoder import sinusoid_table
+from videomae_fast.models.positions import sinusoid_table
 
 
 def _tube_mask_gather(case: OpCase) -> Workload:

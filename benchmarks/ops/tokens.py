@@ -7,7 +7,7 @@ import torch
 import videomae_kernels as vk
 from benchmarks.baselines import rewrites
 from benchmarks.ops.workload import OURS, PUBLISHED, REWRITE, Op, OpCase, Variant, Workload
-from videomae_fast.models.encoder import sinusoid_table
+from videomae_fast.models.positions import sinusoid_table
 
 INDEX_BYTES = 8
 

@@ -7,7 +7,8 @@ from torch import nn
 
 from tests.models.test_layers import randomise
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining
-from videomae_fast.models.encoder import Encoder, sinusoid_table
+from videomae_fast.models.encoder import Encoder
+from videomae_fast.models.positions import sinusoid_table
 
 TINY = VideoMAEConfig(24, 2, 2, 16, 2, num_frames=4, image_size=(16, 16), patch_size=8)
 

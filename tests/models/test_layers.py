@@ -18,9 +18,9 @@ def make_block(mlp_ratio: float, drop_path: float) -> Block:
     return Block(12, 3, int(12 * mlp_ratio), drop_path=drop_path)
 
 
-def run(block: Block, x: Tensor, last_rows: int | None = None) -> Tensor:
+def run(block: Block, x: Tensor, last_rows: int | None = None, mean: bool = False) -> Tensor:
     """The block alone: its input has no branch to add, and its two terms are added."""
-    total, branch = block(x, last_rows=last_rows)
+    total, branch = block(x, last_rows=last_rows, mean=mean)
     return total if branch is None else total + branch
 
 
@@ -102,6 +102,36 @@ def test_block_on_its_last_rows_is_the_slice_of_the_whole(last_rows: int, mlp_ra
     torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(whole)
     assert_same_gradients(gradients(part, block, x, weight), gradients(whole, block, x, weight))
+
+
+@pytest.mark.parametrize("last_rows", [None, 4])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("recompute", ["always", "never"])
+@pytest.mark.parametrize("layer_scale", [None, 0.3])
+def test_block_on_the_mean_of_its_rows(
+    layer_scale: float | None, recompute: str, checkpointing: bool, last_rows: int | None
+) -> None:
+    """The mean commutes with the last product, LayerScale and the residual sum; 39 hidden units are padded."""
+    options = dict(recompute=recompute, activation_checkpointing=checkpointing, layer_scale=layer_scale)
+    block = randomise(Block(12, 3, 39, **options))
+    x = torch.randn(2, 9, 12, dtype=torch.float64, requires_grad=True)
+    whole, part = run(block, x, last_rows).mean(1, keepdim=True), run(block, x, last_rows, mean=True)
+    assert part.shape == (2, 1, 12)
+    torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(whole)
+    assert_same_gradients(gradients(part, block, x, weight), gradients(whole, block, x, weight))
+
+
+def test_the_mean_of_a_block_with_another_last_product() -> None:
+    """A module in the place of fc2, as LoRA's, gets the mean."""
+    block = make_block(4.0, 0.0)
+    wrap(block, "mlp.fc2", LowRank)
+    randomise(block)
+    shapes: list[tuple[int, ...]] = []
+    block.mlp.fc2.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
+    x = torch.randn(2, 9, 12, dtype=torch.float64)
+    torch.testing.assert_close(run(block, x, mean=True), run(block, x).mean(1, keepdim=True), rtol=1e-12, atol=1e-12)
+    assert shapes == [(2, 1, 48), (2, 9, 48)]
 
 
 def test_last_rows_attend_to_all_rows() -> None:

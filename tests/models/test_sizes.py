@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.baselines.published import PublishedVideoMAE, sinusoid_table
 from videomae_fast import CONFIGS, VideoMAEConfig, VideoMAEForPretraining, get_config
-from videomae_fast.models import encoder as vit
+from videomae_fast.models import positions
 
 # parameters in millions: encoder, decoder, total; tensors of a checkpoint; encoder and decoder hidden sizes
 SIZES = {
@@ -87,7 +87,8 @@ def test_mask_token_is_a_normal_cut_at_one_deviation() -> None:
 
 @pytest.mark.parametrize("tokens, width", [(1568, 384), (7, 5), (40, 512)])
 def test_position_table(tokens: int, width: int) -> None:
-    torch.testing.assert_close(vit.sinusoid_table(tokens, width), sinusoid_table(tokens, width)[0], rtol=0, atol=6e-8)
+    table = positions.sinusoid_table(tokens, width)
+    torch.testing.assert_close(table, sinusoid_table(tokens, width)[0], rtol=0, atol=6e-8)
 
 
 def test_get_config() -> None:

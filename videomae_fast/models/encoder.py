@@ -1,12 +1,10 @@
-"""The video vision transformer: positions, patch embedding, encoder.
+"""The video vision transformer: clips, patch embedding, blocks, encoder.
 
 Parameters have the names of the published VideoMAE V2 checkpoints (models/modeling_finetune.py and
 modeling_pretrain.py), so a state_dict is a published checkpoint.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,53 +16,41 @@ from .attention import check_backend
 from .config import VideoMAEConfig
 from .layers import Block
 from .norms import add_branch
+from .positions import FixedPositions
 
 Clip = Tensor | CroppedClips
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]  # (mean, std) of each channel
+DIMENSIONS = "BCTHW"
 
 
-def sinusoid_table(num_tokens: int, width: int) -> Tensor:
-    """The fixed position table of the published code, computed in float64.
-
-        table[n, j] = sin(n / 10000^(2·⌊j/2⌋ / width)) for even j, cos(…) for odd j
+def open_clip(clip: Clip, config: VideoMAEConfig, layout: str) -> Clip:
+    """Check the size of a clip against the model's, and return it as a view (B, C, T, H, W).
 
     Args:
-        num_tokens: N, rows; row n belongs to token n in (t, h, w) order.
-        width: columns.
+        clip: five dimensions in the order of `layout`, any strides. Or CroppedClips, which have no layout.
+        config: the model.
+        layout: a permutation of "BCTHW".
 
     Returns:
-        (num_tokens, width) float32.
+        The clip; CroppedClips as they are.
 
-    References:
-        `get_sinusoid_encoding_table`, VideoMAE V2, models/modeling_finetune.py.
+    Raises:
+        ValueError: the clip has another size, or the layout is wrong; the message names what came.
     """
-    column = torch.arange(width, dtype=torch.float64)
-    angle = torch.arange(num_tokens, dtype=torch.float64)[:, None] / 10000 ** (2 * (column // 2) / width)
-    return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
-
-
-class FixedPositions(nn.Module):
-    """A module with the computed table `position` (N, width), which checkpoints leave out.
-
-    A module built on the device "meta" fills its table when it gets memory (`to_empty`), because no checkpoint does.
-    """
-
-    position: Tensor
-
-    def __init__(self, num_tokens: int, width: int) -> None:
-        super().__init__()
-        self.register_buffer("position", sinusoid_table(num_tokens, width), persistent=False)
-
-    def init_positions(self) -> None:
-        """Fill the table, in place, with `sinusoid_table`."""
-        self.position.copy_(sinusoid_table(*self.position.shape))
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "FixedPositions":
-        had_no_memory = self.position.is_meta
-        super()._apply(fn, recurse)
-        if had_no_memory and not self.position.is_meta and "position" in self._buffers:
-            self.init_positions()
-        return self
+    if sorted(layout) != sorted(DIMENSIONS):
+        raise ValueError(f"layout must be a permutation of '{DIMENSIONS}' such as 'BTHWC', got '{layout}'")
+    shape = tuple(clip.shape)
+    if isinstance(clip, CroppedClips):
+        layout = DIMENSIONS
+    elif clip.ndim != 5:
+        raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {shape}")
+    else:
+        clip = clip.permute([layout.index(dimension) for dimension in DIMENSIONS])
+    expected = config.num_frames, *config.image_size
+    for name, value, came in zip("THW", expected, clip.shape[2:], strict=True):
+        if came != value:
+            raise ValueError(f"clip must have {name}={value} as the model was built for, got {shape} as {layout}")
+    return clip
 
 
 class TokenConv3d(nn.Conv3d):

@@ -5,7 +5,7 @@ Differences from a textbook block:
 * norms and GELUs keep only their input: the linear map after them makes its input again in backward (`Source`);
 * a block takes and returns its last residual branch apart, so that the next norm adds it in its own pass;
 * keys have no bias: the published parameters are `q_bias` and `v_bias`;
-* a block can compute its last rows only;
+* a block can compute its last rows only, or the mean of its rows, whose last product then has one row;
 * an MLP pads its hidden units with zeros to a multiple of 8, which changes no result.
 """
 
@@ -147,15 +147,22 @@ class Mlp(nn.Module):
         add_bias = not self._adds_bias_later()
         return linear(x, self.fc1, copies=copies, padding=self._padding(), source=source, add_bias=add_bias)
 
-    def contract(self, hidden: Tensor, copies: Copies | None = None, keep_gelu: bool = True) -> Tensor:
-        """The result of `expand` (B, n, hidden + padding) → (B, n, dim). `keep_gelu`: keep the GELU's result, too."""
+    def contract(
+        self, hidden: Tensor, copies: Copies | None = None, keep_gelu: bool = True, mean: bool = False
+    ) -> Tensor:
+        """The result of `expand` (B, n, hidden + padding) → (B, n, dim). `keep_gelu`: keep the GELU's result, too.
+
+        `mean`: the mean of the rows, (B, 1, dim), taken before the second product, with which it commutes.
+        """
         function: Callable[..., Tensor] = F.gelu
         tensors: tuple[Tensor, ...] = (hidden,)
         if self._adds_bias_later():
             bias = F.pad(self.fc1.bias, (0, self._padding())) if self._padding() else self.fc1.bias
             function, tensors = bias_gelu, (hidden, bias)
-        source = None if keep_gelu else Source(function, tensors)
-        return linear(function(*tensors), self.fc2, copies=copies, padding=-self._padding(), source=source)
+        y, source = function(*tensors), None if keep_gelu else Source(function, tensors)
+        if mean:
+            y, source = y.mean(1, keepdim=True), None  # one row is kept: no less than what makes it again
+        return linear(y, self.fc2, copies=copies, padding=-self._padding(), source=source)
 
     def _adds_bias_later(self) -> bool:
         return self.elementwise == "triton" and owns_alone(self.fc1) and not torch.compiler.is_compiling()
@@ -228,7 +235,7 @@ class Block(nn.Module):
         self.checkpointing = activation_checkpointing
 
     def forward(
-        self, x: Tensor, branch: Tensor | None = None, last_rows: int | None = None
+        self, x: Tensor, branch: Tensor | None = None, last_rows: int | None = None, mean: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Run the block on x + branch.
 
@@ -236,25 +243,29 @@ class Block(nn.Module):
             x: (B, n, D), the residual stream.
             branch: (B, n, D), to be added to it, or None.
             last_rows: compute exactly the last rows, without computing the others. None computes all n rows.
+            mean: compute exactly the mean of the rows, n or `last_rows` of them. The mean commutes with the residual
+                sum, LayerScale and the last product of the MLP, which is then computed for one row.
 
         Returns:
-            The same two terms after the block, of (B, n, D) or (B, last_rows, D); the branch is None if it was added.
+            The same two terms after the block, of (B, n, D), (B, last_rows, D) or, for the mean, (B, 1, D); the branch
+            is None if it was added.
         """
         draws = None
         if self.training and self.drop_path is not None:  # drawn here: checkpointing repeats `_forward`
             draws = self.drop_path(x, 0), self.drop_path(x, 1)
         if self.checkpointing:  # one tensor is kept, not two
-            return checkpoint(self._sum, add_branch(x, branch), last_rows, draws, use_reentrant=False), None
-        return self._forward(x, branch, last_rows, draws)
+            return checkpoint(self._sum, add_branch(x, branch), last_rows, mean, draws, use_reentrant=False), None
+        return self._forward(x, branch, last_rows, mean, draws)
 
-    def _sum(self, x: Tensor, last_rows: int | None, draws: tuple[BranchDraw, BranchDraw] | None) -> Tensor:
-        return add_branch(*self._forward(x, None, last_rows, draws))
+    def _sum(self, x: Tensor, last_rows: int | None, mean: bool, draws: tuple[BranchDraw, BranchDraw] | None) -> Tensor:
+        return add_branch(*self._forward(x, None, last_rows, mean, draws))
 
     def _forward(
         self,
         x: Tensor,
         branch: Tensor | None,
         last_rows: int | None,
+        mean: bool,
         draws: tuple[BranchDraw, BranchDraw] | None,
     ) -> tuple[Tensor, Tensor | None]:
         layers = self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2
@@ -263,23 +274,27 @@ class Block(nn.Module):
             x, y, source = add_norm(x, branch, self.norm1)
             branch = self._attention_branch(y, source, last_rows, copies)
             x, y, source = add_norm(_last(x, last_rows), branch, self.norm2)
-            return x, self._mlp_branch(y, source, copies)
+            return _mean(x, mean), self._mlp_branch(y, source, copies, mean)
         attention, mlp = draws
         x = add_branch(x, branch)
         _, y, source = add_norm(attention.select(x), None, self.norm1)
         x = attention.add(_last(x, last_rows), self._attention_branch(y, source, last_rows, copies))
         _, y, source = add_norm(mlp.select(x), None, self.norm2)
-        return mlp.add(x, self._mlp_branch(y, source, copies)), None
+        return mlp.add(_mean(x, mean), self._mlp_branch(y, source, copies, mean)), None
 
     def _attention_branch(self, x: Tensor, source: Source | None, last_rows: int | None, copies: Copies) -> Tensor:
         qkv = self.attn.project(x, last_rows, copies, None if self.recompute == "never" else source)
         return self.ls1(self.attn.attend(*qkv, copies=copies))
 
-    def _mlp_branch(self, x: Tensor, source: Source | None, copies: Copies) -> Tensor:
+    def _mlp_branch(self, x: Tensor, source: Source | None, copies: Copies, mean: bool) -> Tensor:
         keep = self.recompute == "never"
         hidden = self.mlp.expand(x, copies, None if keep else source)
-        return self.ls2(self.mlp.contract(hidden, copies, keep_gelu=keep))
+        return self.ls2(self.mlp.contract(hidden, copies, keep, mean))
 
 
 def _last(x: Tensor, rows: int | None) -> Tensor:
     return x if rows is None else x[:, -rows:]
+
+
+def _mean(x: Tensor, wanted: bool) -> Tensor:
+    return x.mean(1, keepdim=True) if wanted else x

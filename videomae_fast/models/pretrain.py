@@ -8,15 +8,14 @@ rows only, and targets exist in registers only.
 import torch
 from torch import Tensor, nn
 
-from videomae_kernels import CroppedClips, assemble_decoder_tokens, masked_patch_loss
+from videomae_kernels import assemble_decoder_tokens, masked_patch_loss
 
 from ..masks import MaskPlan
 from .config import VideoMAEConfig
-from .encoder import Clip, Encoder, FixedPositions, init_transformer, make_blocks
+from .encoder import DIMENSIONS, Clip, Encoder, init_transformer, make_blocks, open_clip
 from .linear import Linear, linear
 from .norms import LayerNorm, add_norm
-
-DIMENSIONS = "BCTHW"
+from .positions import FixedPositions
 
 
 class Decoder(nn.Module):
@@ -137,22 +136,9 @@ class VideoMAEForPretraining(FixedPositions):
         """Check the clip against the model and the plan, and return it as a view (B, C, T, H, W)."""
         if plan.grid != self.config.grid:
             raise ValueError(f"plan is for grid {plan.grid}, the model was built for {self.config.grid}")
-        if sorted(layout) != sorted(DIMENSIONS):
-            raise ValueError(f"layout must be a permutation of '{DIMENSIONS}' such as 'BTHWC', got '{layout}'")
-        shape = tuple(clip.shape)
-        if isinstance(clip, CroppedClips):
-            layout = DIMENSIONS
-        elif clip.ndim != 5:
-            raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {shape}")
-        else:
-            clip = clip.permute([layout.index(dimension) for dimension in DIMENSIONS])
-        batch, _, *size = clip.shape
-        expected = self.config.num_frames, *self.config.image_size
-        for name, value, came in zip("THW", expected, size, strict=True):
-            if came != value:
-                raise ValueError(f"clip must have {name}={value} as the model was built for, got {shape} as {layout}")
-        if batch != plan.visible.shape[0]:
-            raise ValueError(f"clip has a batch of {batch}, plan of {plan.visible.shape[0]}")
+        clip = open_clip(clip, self.config, layout)
+        if clip.shape[0] != plan.visible.shape[0]:
+            raise ValueError(f"clip has a batch of {clip.shape[0]}, plan of {plan.visible.shape[0]}")
         return clip
 
     @staticmethod

@@ -1,13 +1,15 @@
 """The published code of VideoMAE V2 (OpenGVLab/VideoMAEv2@29eab1e), written again in plain PyTorch: the rival.
 
 model            its mathematics, order of operations and parameter names
+classifier       the same of its fine-tuning model
 release_classes  its class names, attributes and calls, for `fuse`
 loss, masks      its target, loss and mask generators
 loader           what its data loader does with a decoded video
 checkout         a user's own checkout of the real thing
 """
 
+from .classifier import PublishedClassifier
 from .loss import published_loss, published_target
 from .model import PublishedVideoMAE, sinusoid_table
 
-__all__ = ["PublishedVideoMAE", "published_loss", "published_target", "sinusoid_table"]
+__all__ = ["PublishedClassifier", "PublishedVideoMAE", "published_loss", "published_target", "sinusoid_table"]
