@@ -9,7 +9,7 @@ from .crops import Crop, CropBox, cut_clips, multi_scale_crop_box, random_resize
 from .dataset import ClipDataset, Draw
 from .loader import make_loader
 from .readers import DEFAULT_READER, VideoError, VideoReader, open_entry, open_video
-from .sampling import frame_indices
+from .sampling import dense_frames, dense_views, frame_indices, uniform_frames, uniform_views
 from .seeding import sample_rng
 from .sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
 from .sources.demo import demo_folder
@@ -38,6 +38,8 @@ __all__ = [
     "collate",
     "cut_clips",
     "demo_folder",
+    "dense_frames",
+    "dense_views",
     "frame_indices",
     "make_loader",
     "multi_scale_crop_box",
@@ -47,4 +49,6 @@ __all__ = [
     "read_annotations",
     "read_mixture",
     "sample_rng",
+    "uniform_frames",
+    "uniform_views",
 ]
