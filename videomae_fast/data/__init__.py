@@ -1,6 +1,6 @@
 """Video clips for training: sources, readers, sampling, crops, and a loader that resumes exactly.
 
-Class labels are kept with the videos; names of classes and captions are not.
+Class labels are kept with the videos, and the names of classes with them; captions are not.
 """
 
 from .bad_videos import BadVideo, BadVideoLog, UnreadableVideosError
@@ -12,7 +12,9 @@ from .readers import DEFAULT_READER, VideoError, VideoReader, open_entry, open_v
 from .sampling import dense_frames, dense_views, frame_indices, uniform_frames, uniform_views
 from .seeding import sample_rng
 from .sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
+from .sources.classes import read_classes
 from .sources.demo import demo_folder
+from .sources.labelled import number_classes
 from .sources.lists import read_annotations
 from .sources.mixture import Mixture, VideoSource, read_mixture
 
@@ -43,10 +45,12 @@ __all__ = [
     "frame_indices",
     "make_loader",
     "multi_scale_crop_box",
+    "number_classes",
     "open_entry",
     "open_video",
     "random_resized_crop_box",
     "read_annotations",
+    "read_classes",
     "read_mixture",
     "sample_rng",
     "uniform_frames",

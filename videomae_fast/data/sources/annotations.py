@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .classes import ClassNumbers
+from ..._text import printable
+from .classes import NO_CLASS, ClassNumbers, unknown_class
 
 _NO_LABEL = -1
 
@@ -174,22 +175,36 @@ class Annotations(Sequence[VideoEntry]):
             ValueError: `labelled`, and a video has no class, or some have numbers and others have names.
         """
         annotations = cls.__new__(cls)
-        annotations._fill(rows, root, ClassNumbers() if labelled else None)
+        annotations._fill(rows, root, ClassNumbers(root) if labelled else None)
         return annotations
 
-    def relabelled(self, labels: np.ndarray, class_names: Sequence[str]) -> "Annotations":
-        """The same videos with other labels; the arrays of the videos are shared.
+    def numbered_by(self, class_names: Sequence[str]) -> "Annotations":
+        """The same videos, each with the number that its class has in a list of names.
 
         Args:
-            labels: (n,) int64, the class number of each video.
-            class_names: the name of each class.
+            class_names: the name of each class. A video with a class number and no name keeps its number.
 
         Returns:
-            The data set.
+            The data set; it shares the arrays of the videos.
+
+        Raises:
+            ValueError: a video has no class, or one that is not in the list.
         """
-        annotations = copy.copy(self)
-        annotations._labels, annotations.class_names = labels, tuple(class_names)
-        return annotations
+        labels = self.labels
+        if (labels < 0).any():
+            raise ValueError(f"{printable(self[int(labels.argmin())].name)} has no class: {NO_CLASS}")
+        if self.class_names:
+            number_of = {name: number for number, name in enumerate(class_names)}
+            numbers = np.array([number_of.get(name, _NO_LABEL) for name in self.class_names])[labels]
+        else:
+            numbers = np.where(labels < len(class_names), labels, _NO_LABEL)
+        if (numbers < 0).any():
+            video = int(numbers.argmin())
+            unknown = self.class_names[labels[video]] if self.class_names else int(labels[video])
+            raise ValueError(f"{printable(self[video].name)} has {unknown_class(unknown, class_names)}")
+        numbered = copy.copy(self)
+        numbered._labels, numbered.class_names = numbers, tuple(class_names)
+        return numbered
 
     def _fill(self, rows: Iterable[Row], root: str | os.PathLike, classes: ClassNumbers | None) -> None:
         names, ends, numbers, labels = bytearray(), array("q"), array("q"), array("q")

@@ -1,7 +1,8 @@
 """Classes: files of their names, and numbers for the names that come with videos."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,36 @@ def _listed(text: str) -> list[str]:
     return listed
 
 
-class ClassNumbers:
-    """Numbers the classes of videos that come one by one, each with a number or a name."""
+def unknown_class(given: int | str, class_names: Sequence[str]) -> str:
+    """Say that a class is none of the known ones.
 
-    def __init__(self) -> None:
+    Args:
+        given: the number or name of the class.
+        class_names: the names of the known classes.
+
+    Returns:
+        The end of a message: the class, what is allowed, and similar names.
+    """
+    count = len(class_names)
+    if isinstance(given, int):
+        return f"class number {given}: expected a number in [0, {count}), as there are {count} classes"
+    similar = get_close_matches(given, class_names)
+    near = ", ".join(f"'{printable(name)}'" for name in similar or class_names[:3])
+    return (
+        f"class '{printable(given)}', which is none of the {count} classes "
+        f"({'the nearest are' if similar else 'the first are'} {near})"
+    )
+
+
+class ClassNumbers:
+    """Numbers the classes of videos that come one by one, each with a number or a name.
+
+    Args:
+        root: folder of the videos, for messages.
+    """
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        self._root = root
         self._numbers: dict[str, int] = {}
         self._first: dict[bool, str] = {}  # the first video with a number, and the first one with a name
 
@@ -69,7 +96,7 @@ class ClassNumbers:
         Args:
             label: class number; negative for none.
             class_name: class name; empty for none.
-            video: returns the name of the video in messages.
+            video: returns the name of the video, relative to the root.
 
         Returns:
             The class number, or the number of the name in the order of appearance.
@@ -79,12 +106,13 @@ class ClassNumbers:
         """
         named = class_name != ""
         if not named and label < 0:
-            raise ValueError(f"{printable(video())} has no class: {NO_CLASS}")
+            raise ValueError(f"{printable(os.path.join(self._root, video()))} has no class: {NO_CLASS}")
         if named not in self._first:
-            self._first[named] = f"{printable(video())} has {printable(class_name) if named else label}"
+            given = repr(printable(class_name)) if named else label
+            self._first[named] = f"{printable(os.path.join(self._root, video()))} has {given}"
             if len(self._first) == 2:
-                given = " and ".join(self._first.values())
-                raise ValueError(f"classes must be all numbers or all names, got both: {given}")
+                both = " and ".join(self._first.values())
+                raise ValueError(f"classes must be all numbers or all names, got both: {both}")
         return self._numbers.setdefault(class_name, len(self._numbers)) if named else label
 
     def in_order(self, labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

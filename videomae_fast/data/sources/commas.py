@@ -81,8 +81,8 @@ def parse_csv(texts: Iterator[str]) -> Iterator[tuple[str, Row]]:
     columns: list[str] | None = None
     try:
         for fields in _reader(texts):
-            if not any(map(str.strip, fields)):
-                continue
+            if not fields or (len(fields) == 1 and not fields[0].strip()):
+                continue  # a blank line
             if columns is None:
                 stripped = [field.strip() for field in fields]
                 columns = stripped if _is_header(stripped) else ["path", "label"]
