@@ -41,6 +41,19 @@ def test_transcode(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(read_annotations(videos / "new" / "list.txt")) == [VideoFile(str(videos / "new" / "good.mp4"), 3)]
 
 
+@pytest.mark.parametrize(
+    "text", ["path,label\ngood.mp4,high jump\nempty.mp4,archery\n", "good.mp4 high jump\nempty.mp4 archery\n"]
+)
+def test_names_of_classes_are_kept(text: str, videos: Path) -> None:
+    (videos / "list.csv").write_text(text)
+    assert main(["check-data", str(videos / "list.csv"), "--workers", "0", "--clean", str(videos / "clean.csv")]) == 0
+    options = ["--workers", "0", "--short-side", "48"]
+    assert main(["transcode", str(videos / "clean.csv"), str(videos / "new"), *options]) == 0
+    for new in (videos / "clean.csv", videos / "new" / "list.txt"):
+        read = read_annotations(new, labelled=True)
+        assert read.class_names == ("high jump",) and [Path(entry.path).name for entry in read] == ["good.mp4"]
+
+
 @pytest.mark.parametrize("command", [["check-data"], ["transcode", "new"]])
 def test_errors_are_one_line(command: list[str], videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, *output = command

@@ -1,6 +1,6 @@
 """Video clips for training: sources, readers, sampling, crops, and a loader that resumes exactly.
 
-Class labels are kept with the videos; names of classes and captions are not.
+Class labels are kept with the videos, and the names of classes with them; captions are not.
 """
 
 from .bad_videos import BadVideo, BadVideoLog, UnreadableVideosError
@@ -9,10 +9,12 @@ from .crops import Crop, CropBox, cut_clips, multi_scale_crop_box, random_resize
 from .dataset import ClipDataset, Draw
 from .loader import make_loader
 from .readers import DEFAULT_READER, VideoError, VideoReader, open_entry, open_video
-from .sampling import frame_indices
+from .sampling import dense_frames, dense_views, frame_indices, uniform_frames, uniform_views
 from .seeding import sample_rng
 from .sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
+from .sources.classes import read_classes
 from .sources.demo import demo_folder
+from .sources.labelled import number_classes
 from .sources.lists import read_annotations
 from .sources.mixture import Mixture, VideoSource, read_mixture
 
@@ -38,13 +40,19 @@ __all__ = [
     "collate",
     "cut_clips",
     "demo_folder",
+    "dense_frames",
+    "dense_views",
     "frame_indices",
     "make_loader",
     "multi_scale_crop_box",
+    "number_classes",
     "open_entry",
     "open_video",
     "random_resized_crop_box",
     "read_annotations",
+    "read_classes",
     "read_mixture",
     "sample_rng",
+    "uniform_frames",
+    "uniform_views",
 ]

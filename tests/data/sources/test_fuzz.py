@@ -48,9 +48,10 @@ PATHS = [
     ".",
 ]
 LINES = st.tuples(
-    st.sampled_from(PATHS), st.sampled_from(["", " 3", " 0 -1", " 3 -1 7", " 5 6", " -1 5", " x", f" {9**20}"])
+    st.sampled_from(PATHS),
+    st.sampled_from(["", " 3", " 0 -1", " 3 -1 7", " 5 6", " -1 5", " x", f" {9**20}", ",3", ",x", ",", ',"x, y"']),
 )
-FIRST = st.sampled_from(["a.mp4", "a.mp4 1", "a.mp4 0 -1"])  # of each format
+FIRST = st.sampled_from(["a.mp4", "a.mp4 1", "a.mp4 0 -1", "a.mp4,1", "a.mp4 x", "label,path", "a.mp4,x"])
 TEXTS = (
     st.lists(TOKENS, max_size=30).map(b"".join)
     | st.tuples(FIRST, st.lists(LINES.map("".join), max_size=4)).map(lambda t: "\n".join([t[0], *t[1]]).encode())
@@ -66,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @examples(500, 5000)
-@given(text=TEXTS, list_format=st.sampled_from(["auto", "auto", "v2", "v1", "paths"]))
+@given(text=TEXTS, list_format=st.sampled_from(["auto", "auto", "v2", "v1", "frames", "csv", "paths"]))
 def test_any_bytes_are_a_list_or_an_error(folder: Path, text: bytes, list_format: str) -> None:
     path = folder / "list.csv"
     path.write_bytes(text)
@@ -100,10 +101,17 @@ def test_any_names_come_back_from_a_written_list(
         (f" {label}", VideoFile("", label)),
         (" 0 -1", VideoFile("")),
         (f" {start} {total} {label}", FrameFolder("", start, total, label)),
+        (f",{label}", VideoFile("", label)),
+        (",", VideoFile("")),
+        (',"high jump, ""men"""', VideoFile("")),
     ):
         lines = [format_line(name, rest) for name in (".", *names)]  # the first one exists
-        (tmp_path / "list.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        assert read_lines(tmp_path / "list.txt")[1][1:] == [(rest, entry._replace(path=name)) for name in names]
+        text = "".join(f"{line}\n" for line in lines)
+        (tmp_path / "list.txt").write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+        list_format = "csv" if rest.startswith(",") else "auto"
+        assert read_lines(tmp_path / "list.txt", list_format=list_format)[1][1:] == [
+            (rest, entry._replace(path=name)) for name in names
+        ]
 
 
 @examples(100, 2000)

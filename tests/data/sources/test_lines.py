@@ -101,9 +101,10 @@ def test_numbers_that_do_not_fit(numbers: str) -> None:
 
 
 def test_a_list_whose_lines_look_different_cannot_be_cut() -> None:
-    check_guesses(["c", "a b", "a 3", '"q'])  # paths: each is written as one field
-    check_guesses(["a 0 -1", "b 0 -1 4"])
-    check_guesses(["a 3", "b 4 x", '"c d" 5'])
+    check_guesses(["c", "a b", "a 3", '"q'], "paths")  # each is written as one field
+    check_guesses(["a 0 -1", "b 0 -1 4"], "v2")
+    check_guesses(["a 3", "b 4 x", '"c d" 5', "e.mp4 high jump"], "v1")
+    check_guesses(["a,3", '"b ""c""",4', "d.mp4,high jump"], "csv")
     for line in ("b 4 5", "b name"):
         with pytest.raises(ValueError, match=rf"the list is v1, but .* '{line}' .* give list_format='v1'"):
-            check_guesses(["a 3", line])
+            check_guesses(["a 3", line], "v1")

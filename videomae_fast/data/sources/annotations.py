@@ -1,5 +1,6 @@
-"""A data set in memory: its videos, the place of each, and its label."""
+"""A data set in memory: its videos, the place of each, its label, and the names of its classes."""
 
+import copy
 import hashlib
 import os
 from array import array
@@ -7,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from ..._text import printable
+from .classes import NO_CLASS, ClassNumbers, unknown_class
 
 _NO_LABEL = -1
 
@@ -85,6 +89,7 @@ class Row(NamedTuple):
         size: bytes of a member of a tar file.
         member: name of a member of a tar file; empty for anything else.
         label: class number; negative for none.
+        class_name: name of the class; empty for none. A row with a name has no number.
     """
 
     path: str
@@ -93,6 +98,7 @@ class Row(NamedTuple):
     size: int = 0
     member: str = ""
     label: int = _NO_LABEL
+    class_name: str = ""
 
     @classmethod
     def of(cls, entry: VideoEntry) -> "Row":
@@ -110,6 +116,14 @@ class Row(NamedTuple):
         if isinstance(entry, TarMember):
             return cls(entry.path, entry.start, size=entry.size, member=entry.member, label=label)
         return cls(entry.path, label=label)
+
+    def name(self) -> str:
+        """The name of the video in messages.
+
+        Returns:
+            The path, and the member's name if there is one.
+        """
+        return self.entry().name
 
     def entry(self) -> VideoEntry:
         """Read the row.
@@ -137,46 +151,90 @@ class Annotations(Sequence[VideoEntry]):
 
     Attributes:
         root: as given.
+        class_names: the name of each class, so that label k is class_names[k]. Empty if labels are only numbers, or
+            names were not asked for.
     """
 
     def __init__(self, entries: Iterable[VideoEntry], root: str | os.PathLike = "") -> None:
-        self._fill(map(Row.of, entries), root)
+        self._fill(map(Row.of, entries), root, None)
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Row], root: str | os.PathLike = "") -> "Annotations":
+    def from_rows(cls, rows: Iterable[Row], root: str | os.PathLike = "", labelled: bool = False) -> "Annotations":
         """Build the arrays from the rows of a list.
 
         Args:
             rows: taken one by one, so that a long list is never held as Python objects.
             root: folder that relative paths are joined to.
+            labelled: whether every row must have a class. Class names are then kept, and number the classes in sorted
+                order. Otherwise names are ignored.
 
         Returns:
             The data set. Its fingerprint covers all numbers of `rows`, also numbers that no entry uses.
+
+        Raises:
+            ValueError: `labelled`, and a video has no class, or some have numbers and others have names.
         """
         annotations = cls.__new__(cls)
-        annotations._fill(rows, root)
+        annotations._fill(rows, root, ClassNumbers(root) if labelled else None)
         return annotations
 
-    def _fill(self, rows: Iterable[Row], root: str | os.PathLike) -> None:
+    def numbered_by(self, class_names: Sequence[str]) -> "Annotations":
+        """The same videos, each with the number that its class has in a list of names.
+
+        Args:
+            class_names: the name of each class. A video with a class number and no name keeps its number.
+
+        Returns:
+            The data set; it shares the arrays of the videos.
+
+        Raises:
+            ValueError: a video has no class, or one that is not in the list.
+        """
+        labels = self.labels
+        if (labels < 0).any():
+            raise ValueError(f"{printable(self[int(labels.argmin())].name)} has no class: {NO_CLASS}")
+        if self.class_names:
+            number_of = {name: number for number, name in enumerate(class_names)}
+            numbers = np.array([number_of.get(name, _NO_LABEL) for name in self.class_names])[labels]
+        else:
+            numbers = np.where(labels < len(class_names), labels, _NO_LABEL)
+        if (numbers < 0).any():
+            video = int(numbers.argmin())
+            unknown = self.class_names[labels[video]] if self.class_names else int(labels[video])
+            raise ValueError(f"{printable(self[video].name)} has {unknown_class(unknown, class_names)}")
+        numbered = copy.copy(self)
+        numbered._labels, numbered.class_names = numbers, tuple(class_names)
+        return numbered
+
+    def _fill(self, rows: Iterable[Row], root: str | os.PathLike, classes: ClassNumbers | None) -> None:
         names, ends, numbers, labels = bytearray(), array("q"), array("q"), array("q")
-        for path, start, total, size, member, label in rows:
+        for row in rows:
+            path, start, total, size, member, label, _ = row
             names += os.fsencode(path)
             ends.append(len(names))
             names += os.fsencode(member)
             ends.append(len(names))
             numbers.extend((start, total, size))
-            labels.append(label)
+            labels.append(label if classes is None else classes.number(label, row.class_name, row.name))
         self.root = os.fspath(root)
         self._names = np.frombuffer(names, dtype=np.uint8)
         self._ends = np.array(ends, dtype=np.int64)
         self._numbers = np.array(numbers, dtype=np.int64).reshape(-1, 3)
         kept = np.array(labels, dtype=np.int64)
+        self.class_names: tuple[str, ...] = ()
+        if classes is not None:
+            kept, self.class_names = classes.in_order(kept)
         self._labels = kept if (kept >= 0).any() else kept[:0].copy()  # empty if no video has a label
 
     @property
     def has_labels(self) -> bool:
         """Whether any video has a label."""
         return len(self._labels) > 0
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) int64, the class number of each video, -1 for none."""
+        return self._labels if self.has_labels else np.full(len(self), _NO_LABEL)
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -2,46 +2,81 @@ r"""One line of a list: its formats, how it is parsed, and how it is written.
 
 A path with white space, line ends or other characters that a plain line cannot hold is written in double quotes with
 JSON's escapes: `"with space.mp4" 3`. A plain path may not hold white space, except in the format "paths".
+Comma-separated values (commas.py) have quotes of their own.
 """
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
-from ..._text import printable
 from .annotations import Row
+from .commas import csv_field, is_csv, names_video, parse_csv
+from .fields import DIGITS, INTEGER, check_path, parse_label, quoted_text, shown, split_fields
 
-FORMATS = ("auto", "v2", "v1", "paths")
-_INTEGER = re.compile(r"[+-]?\d+")
-_DIGITS = 18  # a number of that many digits fits in int64
-_SMALL_INTEGER = re.compile(rf"[+-]?\d{{1,{_DIGITS}}}")
-_LABEL = re.compile(rf"\+?\d{{1,{_DIGITS}}}")
-_LARGE_LABEL = re.compile(r"\+?\d+")
-_SHOWN = 200  # characters of a line in a message
+FORMATS = ("auto", "v2", "v1", "frames", "csv", "paths")
+_SMALL_INTEGER = re.compile(rf"[+-]?\d{{1,{DIGITS}}}")
+_FIRST_IMAGE = 1  # of a folder in the format "frames"
 
 
-def guess_format(line: str) -> str:
+def guess_format(line: str, labelled: bool = False) -> str:
     """Find the format of a list from its first line.
 
     Args:
         line: the line, without white space at its ends.
+        labelled: whether every line has a label. Two integers and nothing else after a path are then the number of
+            images and the label, and not a first image and the number of images.
 
     Returns:
-        "v2", "v1" or "paths".
+        "v2", "v1", "frames", "csv" or "paths".
 
     Raises:
         ValueError: the line fits no format.
     """
-    fields = _fields(line)
+    fields = split_fields(line)
+    if len(fields) == 1 and (quoted := quoted_text(line)) and quoted[1] == len(line):
+        return "paths"
+    if len(fields) > 1 and INTEGER.fullmatch(fields[1]):
+        if len(fields) == 2 or not INTEGER.fullmatch(fields[2]):
+            return "v1"
+        return "frames" if labelled and len(fields) == 3 and not fields[2].startswith("-") else "v2"
+    if is_csv(line):
+        return "csv"
     if len(fields) == 1:
         return "paths"
-    if _INTEGER.fullmatch(fields[1]):
-        return "v2" if len(fields) > 2 and _INTEGER.fullmatch(fields[2]) else "v1"
+    if names_video(fields[0]) and not names_video(line):
+        return "v1"
     raise ValueError(
-        f"cannot tell the format of {_shown(line)}: expected 'path start total' (v2), 'path label' (v1) or one path; "
-        f'write a path with spaces in double quotes, as "a b.mp4", or name the format with list_format={FORMATS[1:]}'
+        f"cannot tell the format of {shown(line)}: expected 'path start total' (v2), 'path label' (v1), 'path,label' "
+        f'(csv) or one path; write a path with spaces in double quotes, as "a b.mp4", or name the format with '
+        f"list_format={FORMATS[1:]}"
     )
+
+
+def parse_lines(texts: Iterator[str], list_format: str, labelled: bool = False) -> Iterator[tuple[str, Row]]:
+    """Parse the lines of a list.
+
+    Args:
+        texts: the lines of a file, with their ends.
+        list_format: one of FORMATS.
+        labelled: as in `guess_format`.
+
+    Yields:
+        For each line that is not blank the line and its row; for comma-separated values the line `path,label`.
+
+    Raises:
+        ValueError: a line is malformed.
+    """
+    for text in texts:
+        line = text.strip()
+        if not line:
+            continue
+        if list_format == "auto":
+            list_format = guess_format(line, labelled)
+        if list_format == "csv":
+            yield from parse_csv(chain([text], texts))
+            return
+        yield line, parse_line(line, list_format)
 
 
 def parse_line(line: str, list_format: str) -> Row:
@@ -49,7 +84,7 @@ def parse_line(line: str, list_format: str) -> Row:
 
     Args:
         line: the line, without white space at its ends.
-        list_format: "v2", "v1" or "paths".
+        list_format: "v2", "v1", "frames" or "paths".
 
     Returns:
         The row.
@@ -58,10 +93,7 @@ def parse_line(line: str, list_format: str) -> Row:
         ValueError: the line is malformed.
     """
     row = _PARSERS[list_format](line)
-    if "\0" in row.path:
-        raise ValueError(f"a path cannot hold a NUL character, got {_shown(line)}")
-    if not row.path:
-        raise ValueError(f"the path is empty in {_shown(line)}")
+    check_path(row.path, line)
     return row
 
 
@@ -75,7 +107,10 @@ def format_line(path: str, rest: str = "") -> str:
     Returns:
         The line, without an end. The path is in quotes only if it needs them.
     """
-    if " " not in path and path.isprintable() and not path.startswith('"'):  # no other white space is printable
+    if rest.startswith(","):
+        return csv_field(path) + rest
+    plain = " " not in path and path.isprintable() and not path.startswith('"')  # no other white space is printable
+    if plain and (rest or not is_csv(path)):
         return path + rest
     quoted = json.dumps(path, ensure_ascii=False)
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in quoted) + rest
@@ -85,101 +120,81 @@ def rest_of_line(line: str, path: str) -> str:
     """What follows the path in a line.
 
     Args:
-        line: the line, without white space at its ends.
-        path: the path in it, as `parse_line` returns it.
+        line: the line, as `parse_lines` returns it.
+        path: the path in it, as `parse_lines` returns it.
 
     Returns:
-        The rest, with the white space before it.
+        The rest, with the white space or comma before it.
     """
     if line == path:
         return ""
-    quoted = _quoted(line)
+    if line.startswith(f"{csv_field(path)},"):
+        return line[len(csv_field(path)) :]
+    quoted = quoted_text(line)
     return line[quoted[1] if quoted else len(path) :]
 
 
-def check_guesses(lines: Iterable[str]) -> None:
+def check_guesses(lines: Iterable[str], list_format: str) -> None:
     """Check that each line of a list, if it comes first in a new list, shows the format of the old one.
 
     Args:
-        lines: the lines of a list whose format was guessed, at least one.
+        lines: the lines of a list whose format was guessed, as `parse_lines` returns them.
+        list_format: the format that was guessed.
 
     Raises:
         ValueError: a new list that begins with one of the lines would be read in another format, or not at all.
     """
-    first, *others = lines
-    list_format = guess_format(first)
     if list_format == "paths":
-        return  # `format_line` writes one field
-    for line in others:
+        return  # `format_line` writes one field, in quotes where it looks like two
+    for line in lines:
         try:
-            same = guess_format(line) == list_format
+            same = guess_format(re.split("[\r\n]", line, maxsplit=1)[0].strip()) == list_format
         except ValueError:
             same = False
         if not same:
             raise ValueError(
-                f"the list is {list_format}, but a new list that begins with its line {_shown(line)} would not be read "
+                f"the list is {list_format}, but a new list that begins with its line {shown(line)} would not be read "
                 f"so: give list_format={list_format!r}, here and where the new list is read"
             )
 
 
 def _parse_v2(line: str) -> Row:
-    fields = _fields(line)
-    if len(fields) < 3 or not (_INTEGER.fullmatch(fields[1]) and _INTEGER.fullmatch(fields[2])):
-        raise ValueError(f"expected 'path start total' with two integers, got {_shown(line)}")
+    fields = split_fields(line)
+    if len(fields) < 3 or not (INTEGER.fullmatch(fields[1]) and INTEGER.fullmatch(fields[2])):
+        raise ValueError(f"expected 'path start total' with two integers, got {shown(line)}")
     if not (_SMALL_INTEGER.fullmatch(fields[1]) and _SMALL_INTEGER.fullmatch(fields[2])):
-        raise ValueError(f"start and total must have at most {_DIGITS} digits, got {_shown(line)}")
+        raise ValueError(f"start and total must have at most {DIGITS} digits, got {shown(line)}")
     start, total = int(fields[1]), int(fields[2])
     if total == 0 or (total > 0 and start < 0):
-        raise ValueError(f"expected total < 0 (a video file) or total > 0 and start >= 0, got {_shown(line)}")
-    return Row(fields[0], start, total, label=_label(fields[3]) if len(fields) > 3 else -1)
+        raise ValueError(f"expected total < 0 (a video file) or total > 0 and start >= 0, got {shown(line)}")
+    label, name = parse_label(fields[3:]) if len(fields) > 3 else (-1, "")
+    return Row(fields[0], start, total, label=label, class_name=name)
 
 
 def _parse_v1(line: str) -> Row:
-    fields = _fields(line)
+    fields = split_fields(line)
     if len(fields) < 2:
-        raise ValueError(f"expected 'path label', got {_shown(line)}")
-    return Row(fields[0], label=_label(fields[1]))
+        raise ValueError(f"expected 'path label', got {shown(line)}")
+    label, name = parse_label(fields[1:])
+    return Row(fields[0], label=label, class_name=name)
+
+
+def _parse_frames(line: str) -> Row:
+    fields = split_fields(line)
+    if len(fields) < 3 or not _SMALL_INTEGER.fullmatch(fields[1]) or int(fields[1]) < 1:
+        raise ValueError(f"expected 'path total label' with total > 0, got {shown(line)}")
+    label, name = parse_label(fields[2:])
+    return Row(fields[0], _FIRST_IMAGE, int(fields[1]), label=label, class_name=name)
 
 
 def _parse_path(line: str) -> Row:
-    quoted = _quoted(line)
+    quoted = quoted_text(line)
     return Row(quoted[0] if quoted and quoted[1] == len(line) else line)
 
 
-_PARSERS: dict[str, Callable[[str], Row]] = {"v2": _parse_v2, "v1": _parse_v1, "paths": _parse_path}
-
-
-def _fields(line: str) -> list[str]:
-    if line[0] == '"' and (quoted := _quoted(line)):
-        return [quoted[0], *line[quoted[1] :].split()]
-    return line.split()
-
-
-def _quoted(line: str) -> tuple[str, int] | None:
-    """The path in quotes at the beginning of a line, and where it ends; None if there is none."""
-    if not line.startswith('"'):
-        return None
-    try:
-        path, end = json.JSONDecoder(strict=False).raw_decode(line)
-    except ValueError:
-        return None
-    if line[end : end + 1].strip():
-        return None
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        raise ValueError(f"no file can have this name: {_shown(line)}") from None
-    return path, end
-
-
-def _label(field: str) -> int:
-    """The class number in a field; -1 if it has none."""
-    if _LABEL.fullmatch(field):
-        return int(field)
-    if _LARGE_LABEL.fullmatch(field):
-        raise ValueError(f"a label must have at most {_DIGITS} digits, got {_shown(field)}")
-    return -1
-
-
-def _shown(text: str) -> str:
-    return f"'{printable(text[:_SHOWN])}{'...' if len(text) > _SHOWN else ''}'"
+_PARSERS: dict[str, Callable[[str], Row]] = {
+    "v2": _parse_v2,
+    "v1": _parse_v1,
+    "frames": _parse_frames,
+    "paths": _parse_path,
+}

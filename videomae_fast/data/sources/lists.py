@@ -1,6 +1,6 @@
 """Lists of videos on disk: the published annotation files, plain lists of paths, tar files, or a folder of videos.
 
-`read_annotations` describes the formats. Names of classes and captions are not kept.
+`read_annotations` describes the formats. Captions are not kept.
 """
 
 import os
@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ..._text import printable
 from .annotations import Annotations, Row, VideoEntry
-from .lines import FORMATS, check_guesses, format_line, guess_format, parse_line, rest_of_line
+from .classes import NO_CLASS
+from .fields import shown
+from .lines import FORMATS, check_guesses, format_line, guess_format, parse_lines, rest_of_line
 from .shards import SHARD_SUFFIX, VIDEO_SUFFIXES, members
 
 # Help texts of command lines: LIST_HELP for commands that take one source, DATA_HELP where a mixture is allowed too.
@@ -22,8 +24,9 @@ ROOT_HELP = (
     "folder is tried)"
 )
 LIST_FORMAT_HELP = (
-    "format of a list file: v2 (path start total [label]), v1 (path label), paths (one path per line), or auto, which "
-    "decides by the first line"
+    "format of a list file: v2 (path start total [label]), v1 (path label), frames (path total label, a folder of "
+    "images from number 1), csv (path,label or the columns of the Kinetics files), paths (one path per line), or auto: "
+    "the first line decides"
 )
 _CHECKED_PATHS = 8  # if this many leading entries are all missing, the root must be wrong
 _LOOKED_AT = 4096  # bytes
@@ -37,7 +40,10 @@ Line = tuple[str, Row]
 
 
 def read_annotations(
-    source: str | os.PathLike, root: str | os.PathLike | None = None, list_format: str = "auto"
+    source: str | os.PathLike,
+    root: str | os.PathLike | None = None,
+    list_format: str = "auto",
+    labelled: bool = False,
 ) -> Annotations:
     """Read the videos of a list file, a tar file or a folder.
 
@@ -47,22 +53,34 @@ def read_annotations(
     * "v2": `path start total [label]`, of VideoMAE V2 pre-training. If total < 0, `path` is a video file and `start` is
       unused. Otherwise `path` is a folder of `total` numbered images, and the first has number `start`.
     * "v1": `path label`, of VideoMAE, VideoMAE V2 fine-tuning, and the Kinetics lists in that form.
+    * "frames": `path total label`, of VideoMAE V2 fine-tuning on Something-Something V2: a folder of `total` images,
+      and the first has number 1.
+    * "csv": `path,label`, comma-separated as in RFC 4180. A first line may name columns: path and label, or those of
+      the official Kinetics files, label, youtube_id, time_start and time_end, whose videos have the names
+      {youtube_id}_{time_start:06}_{time_end:06}.mp4.
     * "paths": the whole line is a path, which may contain spaces in this format only.
-    * "auto": the first line decides: two integers after the path: v2; one integer: v1; one field: paths.
+    * "auto": the first line decides: two integers after the path: v2 (frames if `labelled` and the line ends there);
+      one integer: v1; `path,integer`, or `path,name` or `path name` if the path ends like a video's: csv and v1; one
+      field: paths.
 
-    In every format a path may stand in double quotes with JSON's escapes: `"with space.mp4" 3`. White space or the end
-    of the line follows the quotes (in "paths": the end of the line); otherwise the line is plain, and its quotes belong
-    to the path.
+    In every format but csv a path may stand in double quotes with JSON's escapes: `"with space.mp4" 3`. White space or
+    the end of the line follows the quotes (in "paths": the end of the line); otherwise the line is plain, and its
+    quotes belong to the path.
 
-    A label is kept if it is an integer of at least 0; a negative one or other text is no label. A path that ends in
-    .tar stands for all videos in that file (WebDataset's shards), each with the label of the line.
+    A label is a class number of at least 0, or a class name, which may hold spaces. A negative number is no label. A
+    path that ends in .tar stands for all videos in that file (WebDataset's shards), each with the label of the line.
+    Videos of a folder have the name of its subfolder as class name, at any depth below it: `root/class name/video.mp4`.
+    This holds for folders in a tar file too, if neither a line nor a folder around the tar file has a label.
 
     Args:
         source: the list file, tar file or folder. A folder is searched recursively and in sorted order for files with
             a suffix in `VIDEO_SUFFIXES` or .tar.
         root: folder that relative paths of a list file are joined to; by default the folder that holds the list. No
             other folder is tried. Not for a folder or a tar file.
-        list_format: "auto", "v2", "v1" or "paths". Not for a folder or a tar file.
+        list_format: "auto", "v2", "v1", "frames", "csv" or "paths". Not for a folder or a tar file.
+        labelled: whether every video must have a label. Class names are then kept and number the classes in sorted
+            order; `number_classes` gives them other numbers. Otherwise class numbers are kept where there are some, and
+            names are not.
 
     Returns:
         The videos, in the order of the list.
@@ -73,13 +91,15 @@ def read_annotations(
         ValueError: `list_format` is unknown, `source` is no regular file or no text, the list is empty, a line is
             malformed or a number has more than 18 digits (the message has the number of the line), a folder has no
             videos, a tar file is damaged, compressed or without videos, or `root` or `list_format` is given for a
-            folder or a tar file.
+            folder or a tar file. If `labelled`: a label is missing (the message has the number of the line, or the
+            video), or some are numbers and others names.
 
     References:
-        datasets/pretrain_datasets.py of VideoMAE V2 (v2); docs/DATASET.md of VideoMAE (v1).
+        datasets/pretrain_datasets.py of VideoMAE V2 (v2); docs/DATASET.md of VideoMAE (v1); dataset/datasets.py of
+        VideoMAE V2, RawFrameClsDataset (frames).
     """
-    folder, lines = _read(Path(source), root, list_format)
-    return Annotations.from_rows((row for _, row in lines), folder)
+    folder, lines = _read(Path(source), root, list_format, labelled)
+    return Annotations.from_rows((row for _, row in lines), folder, labelled)
 
 
 def read_lines(
@@ -90,7 +110,8 @@ def read_lines(
     Args:
         source: as in `read_annotations`.
         root: as in `read_annotations`.
-        list_format: as in `read_annotations`. The new list has the same format.
+        list_format: as in `read_annotations`. The new list has the same format; comma-separated values have no column
+            names there.
 
     Returns:
         The folder that paths are relative to, and for each video what follows the path in its line, and its entry.
@@ -103,12 +124,16 @@ def read_lines(
     """
     folder, read = _read(Path(source), root, list_format)
     lines = list(read)
+    rests = [rest_of_line(line, row.path) for line, row in lines]
     if list_format == "auto":
-        check_guesses(line for line, _ in lines)
-    return folder, [(rest_of_line(line, row.path), row.entry()) for line, row in lines]
+        guessed = "csv" if rests[0].startswith(",") else guess_format(lines[0][0])
+        check_guesses((line for line, _ in lines), guessed)
+    return folder, [(rest, row.entry()) for rest, (_, row) in zip(rests, lines, strict=True)]
 
 
-def _read(source: Path, root: str | os.PathLike | None, list_format: str) -> tuple[Path, Iterable[Line]]:
+def _read(
+    source: Path, root: str | os.PathLike | None, list_format: str, labelled: bool = False
+) -> tuple[Path, Iterable[Line]]:
     """The folder that paths are relative to, and the lines. A list file is read lazily."""
     if list_format not in FORMATS:
         raise ValueError(f"list_format must be one of {FORMATS}, got {list_format!r}")
@@ -122,13 +147,14 @@ def _read(source: Path, root: str | os.PathLike | None, list_format: str) -> tup
         kind = "a tar file" if is_shard else "a folder"
         raise ValueError(f"root and list_format describe list files, but {printable(source)} is {kind}: leave them out")
     if is_folder:
-        return source, _open_shards(((format_line(path), Row(path)) for path in _search(source)), source)
+        rows = (Row(path, class_name=_class_folder(path)) for path in _search(source))
+        return source, _open_shards(((format_line(row.path), row) for row in rows), source)
     if not (os.path.isfile(source) or (is_shard and os.path.exists(source))):
         raise _no_list(source)
     if is_shard:
         return source.parent, _open_shards([(format_line(source.name), Row(source.name))], source.parent)
     _check_text(source)
-    folder, lines = source.parent if root is None else Path(root), _parse(source, list_format)
+    folder, lines = source.parent if root is None else Path(root), _parse(source, list_format, labelled)
     first = list(islice(lines, _CHECKED_PATHS))
     if not first:
         raise ValueError(f"{printable(source)} has no entries")
@@ -141,9 +167,16 @@ def _open_shards(lines: Iterable[Line], root: Path) -> Iterator[Line]:
     for line, row in lines:
         if row.total < 0 and row.path.endswith(SHARD_SUFFIX):
             for member, start, size in members(root / row.path):
-                yield line, Row(row.path, start, size=size, member=member, label=row.label)
+                name = row.class_name or ("" if row.label >= 0 else _class_folder(member))
+                yield line, Row(row.path, start, size=size, member=member, label=row.label, class_name=name)
         else:
             yield line, row
+
+
+def _class_folder(path: str) -> str:
+    """The first folder of a path; empty if it has none."""
+    folders = [part for part in path.split("/")[:-1] if part not in ("", ".", "..")]
+    return folders[0] if folders else ""
 
 
 def _search(folder: Path) -> list[str]:
@@ -160,19 +193,22 @@ def _search(folder: Path) -> list[str]:
     return found
 
 
-def _parse(source: Path, list_format: str) -> Iterator[Line]:
-    with open(source, encoding="utf-8-sig", errors="surrogateescape") as file:  # any bytes may be in a path
-        for number, text in enumerate(file, 1):
-            line = text.strip()
-            if not line:
-                continue
-            try:
-                if list_format == "auto":
-                    list_format = guess_format(line)
-                row = parse_line(line, list_format)
-            except ValueError as error:
-                raise ValueError(f"{printable(source)}:{number}: {error}") from None
-            yield line, row
+def _parse(source: Path, list_format: str, labelled: bool) -> Iterator[Line]:
+    with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:  # any bytes may be in a path
+        number = 0
+
+        def numbered() -> Iterator[str]:
+            nonlocal number
+            for number, text in enumerate(file, 1):  # noqa: B007  # read below
+                yield text
+
+        try:
+            for line, row in parse_lines(numbered(), list_format, labelled):
+                if labelled and row.label < 0 and not (row.class_name or row.path.endswith(SHARD_SUFFIX)):
+                    raise ValueError(f"{shown(line)} has no label: {NO_CLASS}")
+                yield line, row
+        except ValueError as error:
+            raise ValueError(f"{printable(source)}:{number}: {error}") from None
 
 
 def _no_list(source: Path) -> ValueError | FileNotFoundError:

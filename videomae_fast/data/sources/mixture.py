@@ -26,9 +26,18 @@ from ..._text import printable
 from ..readers import IMAGE_TEMPLATE
 from ..seeding import epoch_rng, pass_rng
 from .annotations import Annotations, VideoEntry
+from .classes import read_classes
 from .lists import read_annotations
 
-_KEYS = {"data": str, "root": str, "format": str, "weight": (int, float), "frame_stride": int, "template": str}
+_KEYS = {
+    "data": str,
+    "root": str,
+    "format": str,
+    "classes": str,
+    "weight": (int, float),
+    "frame_stride": int,
+    "template": str,
+}
 _LONGEST_EPOCH = 2**32  # samples; `Mixture.order` holds an epoch in memory, 8 bytes a sample and as much to draw it
 _LARGEST_STRIDE = 2**31  # frames: more than any video has, and products with it stay far from 2**63
 _NUMBER_SPEC = re.compile(r"(?:0[>=]?)?([0-9]{0,3})d?")  # how a template may write the number of a frame
@@ -112,8 +121,19 @@ class Mixture:
 
     @property
     def has_labels(self) -> bool:
-        """Whether any video has a label. Equal labels in two sources need not mean the same class."""
+        """Whether any video has a label. Equal labels in two sources mean the same class after `number_classes`."""
         return any(source.annotations.has_labels for source in self.sources)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, as `number_classes` gave them to all sources; empty if the sources differ."""
+        names = {source.annotations.class_names for source in self.sources}
+        return names.pop() if len(names) == 1 else ()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(len,) int64, the class number of each video, -1 for none."""
+        return np.concatenate([source.annotations.labels for source in self.sources])
 
     def __len__(self) -> int:
         """The number of videos."""
@@ -181,13 +201,20 @@ class Mixture:
         return np.concatenate(shuffled) + self._ends[number] - size
 
 
-def read_mixture(data: str | os.PathLike, root: str | os.PathLike | None = None, list_format: str = "auto") -> Mixture:
+def read_mixture(
+    data: str | os.PathLike,
+    root: str | os.PathLike | None = None,
+    list_format: str = "auto",
+    labelled: bool = False,
+) -> Mixture:
     """Read a mixture file, or one source.
 
     A mixture file is a JSON list of sources; each is an object with these keys, of which only "data" is required:
 
     * "data": a list file, folder or tar file, relative to the mixture file.
     * "root", "format": `root` and `list_format` of `read_annotations`; "root" is relative to the mixture file.
+    * "classes": a file of class names (`read_classes`), relative to the mixture file, that says what the class numbers
+      of this source mean, so that sources with numbers of their own can be mixed. It is read if `labelled`.
     * "weight": how often each video of the source comes in an epoch (default 1): 2 is twice, 0.5 every other epoch.
     * "frame_stride": frames from one frame of a clip to the next (default: the run's).
     * "template": names of the images in folders of frames (default "img_{:05}.jpg").
@@ -196,18 +223,19 @@ def read_mixture(data: str | os.PathLike, root: str | os.PathLike | None = None,
         data: a mixture file (.json), or anything that `read_annotations` reads: a mixture of one source.
         root: as in `read_annotations`; not for a mixture file.
         list_format: as in `read_annotations`; not for a mixture file.
+        labelled: as in `read_annotations`. `number_classes` then numbers the classes of all sources together.
 
     Returns:
         The mixture.
 
     Raises:
-        FileNotFoundError: as `read_annotations`.
-        ValueError: as `read_annotations`, `VideoSource` and `parse_json`; also if the mixture file is malformed (the
-            message names the source), or `root` or `list_format` is given with it.
+        FileNotFoundError: as `read_annotations` and `read_classes`.
+        ValueError: as `read_annotations`, `read_classes`, `VideoSource` and `parse_json`; also if the mixture file is
+            malformed (the message names the source), or `root` or `list_format` is given with it.
     """
     path = Path(data)
     if path.suffix.lower() != ".json":
-        return Mixture([VideoSource(read_annotations(path, root, list_format))])
+        return Mixture([VideoSource(read_annotations(path, root, list_format, labelled))])
     shown = printable(path)
     if root is not None or list_format != "auto":
         raise ValueError(f"root and list_format are given for each source in {shown}: leave them out")
@@ -219,10 +247,12 @@ def read_mixture(data: str | os.PathLike, root: str | os.PathLike | None = None,
         raise ValueError(f"{shown} is not JSON: {error}") from error
     if not isinstance(listed, list) or not listed:
         raise ValueError(f"{shown} must be a list of sources, got {type(listed).__name__} {_shown(listed)}")
-    return Mixture([_read_source(source, path, f"{shown}, source {number}") for number, source in enumerate(listed, 1)])
+    return Mixture(
+        [_read_source(source, path, f"{shown}, source {number}", labelled) for number, source in enumerate(listed, 1)]
+    )
 
 
-def _read_source(given: Any, path: Path, where: str) -> VideoSource:
+def _read_source(given: Any, path: Path, where: str, labelled: bool) -> VideoSource:
     if not isinstance(given, dict) or "data" not in given:
         raise ValueError(f'{where} must be an object with "data", got {_shown(given)}')
     for key, value in given.items():
@@ -232,7 +262,9 @@ def _read_source(given: Any, path: Path, where: str) -> VideoSource:
             raise ValueError(f"{where}: {key} has the wrong type, got {_shown(value)}")
     root = path.parent / given["root"] if "root" in given else None
     try:
-        annotations = read_annotations(path.parent / given["data"], root, given.get("format", "auto"))
+        annotations = read_annotations(path.parent / given["data"], root, given.get("format", "auto"), labelled)
+        if labelled and "classes" in given:
+            annotations = annotations.numbered_by(read_classes(path.parent / given["classes"]))
         return VideoSource(annotations, **{k: given[k] for k in ("weight", "frame_stride", "template") if k in given})
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{where}: {error}") from error
