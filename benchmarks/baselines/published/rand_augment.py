@@ -92,7 +92,7 @@ def published_clip(
     images = [Image.fromarray(frame) for frame in frames]
     if policy is not None:
         images = rand_augment(images, *policy)
-    planes = torch.stack([torch.from_numpy(np.asarray(image)).permute(2, 0, 1).float() / 255 for image in images])
+    planes = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 for image in images])
     clip = planes.permute(0, 2, 3, 1)  # (T, height, width, 3)
     clip = (clip - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     clip = clip.permute(3, 0, 1, 2)

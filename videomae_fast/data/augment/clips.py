@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import videomae_kernels
-from videomae_kernels import CroppedClips, cat_clips
+from videomae_kernels import CroppedClips, crop_clips
 
 from ..crops import Crop, cut_clips
 from ..seeding import augmentation_rng
@@ -122,11 +122,9 @@ class ClipAugmentation:
         draws = [self.draw(number) for number in sample]
         if self._on_device:
             return warped_clips(frames, crops, draws, size, resize)
-        clips = (
-            cut_clips(pillow_frames(frames, draw), [crop], size, resize)
-            for crop, draw in zip(crops, draws, strict=True)
-        )
-        return cat_clips(list(clips)), None
+        sources = [pillow_frames(frames, draw) for draw in draws]
+        boxes, flipped = [crop.box for crop in crops], [crop.flipped for crop in crops]
+        return crop_clips(sources, range(len(sources)), boxes, flipped, size, resize), None
 
     def __call__(
         self, clips: CroppedClips, sample: Tensor, matrix: Tensor | None = None, dtype: torch.dtype = torch.float32

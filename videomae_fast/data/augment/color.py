@@ -116,11 +116,11 @@ def _posterize(x: Tensor, step: Tensor) -> Tensor:
 
 
 def _solarize(x: Tensor, threshold: Tensor) -> Tensor:
-    return torch.where(x < threshold, x, 255 - x)
+    return (x >= threshold).to(x.dtype).mul_(255).sub_(x).abs_()  # `where` takes four times as long on a CPU
 
 
 def _solarize_add(x: Tensor, gain: Tensor) -> Tensor:
-    return torch.where(x < 128, (x + gain).clamp_(max=255), x)
+    return (x < 128).to(x.dtype).mul_(gain).add_(x).clamp_(max=255)
 
 
 def _color(x: Tensor, factor: Tensor) -> Tensor:

@@ -50,4 +50,5 @@ def normalized_clips(
     index = torch.arange(frames * rows * columns, device=clips.device).expand(batch, -1)
     tokens = tube_mask_gather(clips, index, (1, side, side), normalize=(mean, std), dtype=dtype)
     tokens = tokens.view(batch, frames, rows, columns, channels, side, side)
-    return tokens.permute(0, 4, 1, 2, 5, 3, 6).reshape(batch, channels, frames, height, width)
+    clip = tokens.permute(0, 4, 1, 2, 5, 3, 6).reshape(batch, channels, frames, height, width)
+    return clip.contiguous()
