@@ -6,6 +6,7 @@ order.
 
 import numpy as np
 
+RAND_AUGMENT, ERASING, MIXING = range(3)  # kinds of `augmentation_rng`
 _LIMIT = 2**64
 
 
@@ -68,7 +69,7 @@ def augmentation_rng(seed: int, sample: int, kind: int) -> np.random.Generator:
     Args:
         seed: of the run, in [0, 2**64).
         sample: sample number of the clip, in [0, 2**64).
-        kind: number of the kind; draws of other kinds are independent.
+        kind: RAND_AUGMENT, ERASING or MIXING; draws of other kinds are independent.
 
     Returns:
         A Philox generator that depends on the three numbers alone.

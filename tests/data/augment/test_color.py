@@ -7,7 +7,7 @@ from videomae_fast.data.augment import AppliedOp, RandAugment
 from videomae_fast.data.augment.color import apply_color
 from videomae_fast.data.augment.pillow import pillow_frames
 from videomae_fast.data.augment.policy import GEOMETRIC, OPS, RandAugmentDraw, op_value
-from videomae_fast.data.seeding import augmentation_rng
+from videomae_fast.data.seeding import RAND_AUGMENT, augmentation_rng
 
 COLOR = [op for op in OPS if op not in GEOMETRIC]
 
@@ -51,7 +51,7 @@ def test_every_factor_equals_pillow_on_every_value(op: str) -> None:
 def test_batches_of_drawn_ops_equal_clips_alone() -> None:
     rng = np.random.default_rng(0)
     policy = RandAugment(7, 5, 0.5)
-    draws = [policy.draw(augmentation_rng(0, sample, 0)) for sample in range(40)]
+    draws = [policy.draw(augmentation_rng(0, sample, RAND_AUGMENT)) for sample in range(40)]
     assert max(len(colored(draw)) for draw in draws) >= 4 and min(len(colored(draw)) for draw in draws) == 0
     sources = [random_frames(23, 17, rng) for _ in draws]
     expected = [pillow_frames(frames, colored(draw)) for frames, draw in zip(sources, draws, strict=True)]

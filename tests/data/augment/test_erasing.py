@@ -6,13 +6,13 @@ import torch
 
 from videomae_fast.data import CropBox
 from videomae_fast.data.augment import ErasingDraw, draw_erasing, erase
-from videomae_fast.data.seeding import augmentation_rng
+from videomae_fast.data.seeding import ERASING, augmentation_rng
 
 SIZE = (90, 120)
 
 
 def test_boxes_have_the_published_distribution() -> None:
-    draws = [draw_erasing(SIZE, 0.25, augmentation_rng(0, sample, 1)) for sample in range(8000)]
+    draws = [draw_erasing(SIZE, 0.25, augmentation_rng(0, sample, ERASING)) for sample in range(8000)]
     boxes = [draw.box for draw in draws if draw]
     assert abs(len(boxes) - 2000) < 5 * math.sqrt(8000 * 0.25 * 0.75)
     areas = np.array([box.height * box.width for box in boxes]) / (90 * 120)
@@ -28,11 +28,11 @@ def test_boxes_have_the_published_distribution() -> None:
 
 
 def test_draws_depend_on_seed_and_sample_only() -> None:
-    draw = draw_erasing(SIZE, 1.0, augmentation_rng(0, 5, 1))
-    assert draw is not None and draw == draw_erasing(SIZE, 1.0, augmentation_rng(0, 5, 1))
-    assert draw != draw_erasing(SIZE, 1.0, augmentation_rng(0, 6, 1))
-    assert draw_erasing(SIZE, 0.0, augmentation_rng(0, 5, 1)) is None
-    assert draw_erasing((1, 1), 1.0, augmentation_rng(0, 5, 1)) is None  # no box is smaller
+    draw = draw_erasing(SIZE, 1.0, augmentation_rng(0, 5, ERASING))
+    assert draw is not None and draw == draw_erasing(SIZE, 1.0, augmentation_rng(0, 5, ERASING))
+    assert draw != draw_erasing(SIZE, 1.0, augmentation_rng(0, 6, ERASING))
+    assert draw_erasing(SIZE, 0.0, augmentation_rng(0, 5, ERASING)) is None
+    assert draw_erasing((1, 1), 1.0, augmentation_rng(0, 5, ERASING)) is None  # no box is smaller
 
 
 def test_boxes_become_noise_and_the_rest_stays() -> None:

@@ -1,12 +1,15 @@
 import math
+import random
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from videomae_fast.data.augment import RandAugment, parse_rand_augment
+from benchmarks.baselines.published import rand_augment as published
+from videomae_fast.data.augment import AppliedOp, RandAugment, parse_rand_augment
 from videomae_fast.data.augment.policy import GEOMETRIC, OPS, op_value
-from videomae_fast.data.seeding import augmentation_rng
+from videomae_fast.data.seeding import ERASING, RAND_AUGMENT, augmentation_rng
 
 POLICY = RandAugment(7, 4, 0.5)
 DRAWS = 6000
@@ -14,7 +17,7 @@ DRAWS = 6000
 
 @pytest.fixture(scope="module")
 def draws() -> list:
-    return [POLICY.draw(augmentation_rng(3, sample, 0)) for sample in range(DRAWS)]
+    return [POLICY.draw(augmentation_rng(3, sample, RAND_AUGMENT)) for sample in range(DRAWS)]
 
 
 def within(count: int, trials: int, probability: float) -> bool:
@@ -90,11 +93,35 @@ def test_extreme_magnitudes_stay_in_range() -> None:
     assert [op_value(op, 10, False) for op in ("posterize", "solarize", "solarize_add")] == [1, 0, 110]
     assert [op_value(op, 0, False) for op in ("posterize", "solarize", "solarize_add")] == [4, 256, 0]
     clipped = RandAugment(10, 4, 5.0)
-    rotations = [one.value for s in range(400) for one in clipped.draw(augmentation_rng(0, s, 0)) if one.op == "rotate"]
+    drawn = (clipped.draw(augmentation_rng(0, sample, RAND_AUGMENT)) for sample in range(400))
+    rotations = [one.value for draw in drawn for one in draw if one.op == "rotate"]
     assert max(map(abs, rotations)) == 30
 
 
+def test_the_plain_rewriting_draws_alike(draws: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[AppliedOp] = []
+
+    def record(image: Any, op: str, magnitude: float, negative: bool) -> Any:
+        drawn.append(AppliedOp(op, op_value(op, magnitude, negative)))
+        return image
+
+    monkeypatch.setattr(published, "apply_op", record)
+    monkeypatch.setattr(published.random, "random", random.Random(0).random)
+    monkeypatch.setattr(published.random, "gauss", random.Random(1).gauss)
+    monkeypatch.setattr(published.np.random, "choice", np.random.RandomState(2).choice)
+    for _ in range(DRAWS):
+        published.rand_augment([None], *POLICY)
+    ours = [one for draw in draws for one in draw]
+    assert abs(len(ours) - len(drawn)) < 5 * (2 * 4 * DRAWS * 0.25) ** 0.5
+    for op in OPS:
+        theirs, values = ([one.value for one in found if one.op == op] for found in (drawn, ours))
+        assert abs(len(theirs) - len(values)) < 5 * (2 * 4 * DRAWS * 0.5 / 15) ** 0.5
+        for power in (1, 2):  # means of values and of their squares
+            a, b = np.array(theirs) ** power, np.array(values) ** power
+            assert abs(a.mean() - b.mean()) <= 5 * math.sqrt(a.var() / len(a) + b.var() / len(b))
+
+
 def test_draws_are_functions_of_seed_and_sample(draws: list) -> None:
-    assert POLICY.draw(augmentation_rng(3, 17, 0)) == draws[17]
-    assert any(POLICY.draw(augmentation_rng(4, sample, 0)) != draws[sample] for sample in range(10))
-    assert any(POLICY.draw(augmentation_rng(3, sample, 1)) != draws[sample] for sample in range(10))
+    assert POLICY.draw(augmentation_rng(3, 17, RAND_AUGMENT)) == draws[17]
+    assert any(POLICY.draw(augmentation_rng(4, sample, RAND_AUGMENT)) != draws[sample] for sample in range(10))
+    assert any(POLICY.draw(augmentation_rng(3, sample, ERASING)) != draws[sample] for sample in range(10))

@@ -9,7 +9,7 @@ import videomae_kernels
 from videomae_kernels import CroppedClips, crop_clips
 
 from ..crops import Crop, cut_clips
-from ..seeding import augmentation_rng
+from ..seeding import ERASING, RAND_AUGMENT, augmentation_rng
 from .color import apply_color
 from .erasing import draw_erasing, erase
 from .geometry import warped_clips
@@ -18,7 +18,6 @@ from .pillow import pillow_frames
 from .policy import FILL, RandAugmentDraw, parse_rand_augment
 
 BACKENDS = ("device", "pillow")
-_RAND_AUGMENT, _ERASING = 0, 1  # kinds of `augmentation_rng`
 
 
 class ClipAugmentation:
@@ -62,7 +61,7 @@ class ClipAugmentation:
             raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
         if not 0 <= erasing <= 1:
             raise ValueError(f"erasing must be a probability in [0, 1], got {erasing}")
-        augmentation_rng(seed, 0, 0)  # raises for a seed out of range here, not in a worker
+        augmentation_rng(seed, 0, RAND_AUGMENT)  # raises for a seed out of range here, not in a worker
         self.policy = parse_rand_augment(rand_augment) if rand_augment else None
         self.erasing, self.seed, self.backend = erasing, seed, backend
         self.mean, self.std = tuple(mean), tuple(std)
@@ -87,7 +86,7 @@ class ClipAugmentation:
         """
         if self.policy is None:
             return ()
-        return self.policy.draw(augmentation_rng(self.seed, sample, _RAND_AUGMENT))
+        return self.policy.draw(augmentation_rng(self.seed, sample, RAND_AUGMENT))
 
     def cut(
         self,
@@ -160,6 +159,6 @@ class ClipAugmentation:
             values = normalize(pixels, self.mean, self.std, dtype)
         if self.erasing:
             size = clips.size
-            rngs = (augmentation_rng(self.seed, number, _ERASING) for number in numbers)
+            rngs = (augmentation_rng(self.seed, number, ERASING) for number in numbers)
             erase(values, [draw_erasing(size, self.erasing, rng) for rng in rngs])
         return values

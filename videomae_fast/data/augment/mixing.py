@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from ..crops import CropBox
-from ..seeding import augmentation_rng
+from ..seeding import MIXING, augmentation_rng
 from .upload import upload
-
-_KIND = 2  # of `augmentation_rng`; 0 is RandAugment, 1 is erasing
 
 
 class MixDraw(NamedTuple):
@@ -163,7 +161,7 @@ class Mixer:
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
         smooth_targets(torch.zeros(0, dtype=torch.int64), classes, smoothing)  # raises for numbers out of range
-        augmentation_rng(seed, 0, _KIND)
+        augmentation_rng(seed, 0, MIXING)
         self.classes, self.smoothing, self.seed = classes, smoothing, seed
         self.mixup, self.cutmix, self.probability, self.switch = mixup, cutmix, probability, switch
 
@@ -185,7 +183,7 @@ class Mixer:
         Raises:
             ValueError: the sample number is negative.
         """
-        rng = augmentation_rng(self.seed, sample, _KIND)
+        rng = augmentation_rng(self.seed, sample, MIXING)
         if not self.mixes or rng.random() >= self.probability:
             return None
         cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < self.switch)
