@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from videomae_fast import data
+from videomae_fast.data import augment
 
-PUBLIC = {name: getattr(data, name) for name in data.__all__ if getattr(data, name).__class__.__name__ != "str"}
+NAMES = {**{name: getattr(data, name) for name in data.__all__}, **{n: getattr(augment, n) for n in augment.__all__}}
+PUBLIC = {name: value for name, value in NAMES.items() if value.__class__.__name__ != "str"}
 FUNCTIONS = {
     **{name: value for name, value in PUBLIC.items() if inspect.isfunction(value)},
     **{

@@ -24,6 +24,8 @@ class ClipBatch:
         crops_per_video: clips of each video.
         bad_videos: the videos that were replaced in this batch.
         seconds: wall-clock time that the worker took to make the batch.
+        matrix: (B, 2, 3) float32 if RandAugment on the device resamples the clips: `clips` are then regions that
+            `ClipAugmentation` makes the clips from. Otherwise None.
     """
 
     clips: CroppedClips
@@ -32,6 +34,7 @@ class ClipBatch:
     crops_per_video: int = 1
     bad_videos: list[BadVideo] = field(default_factory=list)
     seconds: float = 0.0
+    matrix: torch.Tensor | None = None
 
     @property
     def num_videos(self) -> int:
@@ -45,7 +48,9 @@ class ClipBatch:
             The same batch in page-locked memory. DataLoader calls this when it pins memory.
         """
         label = None if self.label is None else self.label.pin_memory()
-        return replace(self, clips=self.clips.pin_memory(), sample=self.sample.pin_memory(), label=label)
+        matrix = None if self.matrix is None else self.matrix.pin_memory()
+        clips, sample = self.clips.pin_memory(), self.sample.pin_memory()
+        return replace(self, clips=clips, sample=sample, label=label, matrix=matrix)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ClipBatch":
         """Move the tensors to a device.
@@ -58,8 +63,9 @@ class ClipBatch:
             The same batch on `device`.
         """
         label = None if self.label is None else self.label.to(device, non_blocking=non_blocking)
+        matrix = None if self.matrix is None else self.matrix.to(device, non_blocking=non_blocking)
         sample = self.sample.to(device, non_blocking=non_blocking)
-        return replace(self, clips=self.clips.to(device, non_blocking), sample=sample, label=label)
+        return replace(self, clips=self.clips.to(device, non_blocking), sample=sample, label=label, matrix=matrix)
 
     def split(self, num_parts: int) -> list["ClipBatch"]:
         """Divide the batch into parts with equally many videos, for gradient accumulation.
@@ -95,6 +101,7 @@ class ClipBatch:
             label=None if self.label is None else self.label[part],
             bad_videos=[] if part.start else self.bad_videos,
             seconds=self.seconds / num_parts,
+            matrix=None if self.matrix is None else self.matrix[part],
         )
 
 
@@ -109,7 +116,8 @@ def collate(batches: Sequence[ClipBatch]) -> ClipBatch:
         the clips of the others have label -1.
 
     Raises:
-        ValueError: the batches differ in the shape of their clips, in the resize or in `crops_per_video`.
+        ValueError: the batches differ in the shape of their clips, in the resize or in `crops_per_video`, or only some
+            have matrices.
     """
     crops_per_video = {batch.crops_per_video for batch in batches}
     if len(crops_per_video) > 1:
@@ -121,7 +129,15 @@ def collate(batches: Sequence[ClipBatch]) -> ClipBatch:
         crops_per_video.pop(),
         [bad_video for batch in batches for bad_video in batch.bad_videos],
         sum(batch.seconds for batch in batches),
+        _cat_matrices(batches),
     )
+
+
+def _cat_matrices(batches: Sequence[ClipBatch]) -> torch.Tensor | None:
+    matrices = [batch.matrix for batch in batches if batch.matrix is not None]
+    if len(matrices) not in (0, len(batches)):
+        raise ValueError(f"batches must all have a matrix or none, got {len(matrices)} of {len(batches)} with one")
+    return torch.cat(matrices) if matrices else None
 
 
 def _cat_labels(batches: Sequence[ClipBatch]) -> torch.Tensor | None:

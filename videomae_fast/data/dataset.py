@@ -1,6 +1,7 @@
 """Clips for training: decode a video once, draw several crops of it, replace a video that cannot be read."""
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -8,9 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from videomae_kernels import CroppedClips
 from videomae_kernels.pixels.crops import RESIZES
 
 from .._text import printable
+from .augment.clips import ClipAugmentation
 from .bad_videos import BadVideo, UnreadableVideosError
 from .batch import ClipBatch
 from .crops import CROP_BOXES, Crop, cut_clips
@@ -63,6 +66,7 @@ class ClipDataset(Dataset[ClipBatch]):
         max_decoded_bytes: the most bytes that the decoded frames of a clip may take, as in `open_video`; a video that
             takes more cannot be read.
         max_replacements: how many other videos to try when one cannot be read.
+        augmentation: cuts the clips, for RandAugment; its draws are a function of its own seed and the sample numbers.
 
     Raises:
         ValueError: an argument is out of range or unknown, or `annotations` is empty.
@@ -88,6 +92,7 @@ class ClipDataset(Dataset[ClipBatch]):
         short_side: int = 0,
         max_decoded_bytes: int = MAX_DECODED_BYTES,
         max_replacements: int = 10,
+        augmentation: ClipAugmentation | None = None,
     ) -> None:
         for name, value in (
             ("num_frames", num_frames),
@@ -110,7 +115,7 @@ class ClipDataset(Dataset[ClipBatch]):
         self.crops_per_video, self.seed = crops_per_video, seed
         self.crop, self.hflip, self.resize = crop, hflip, resize
         self.reader, self.short_side, self.max_decoded_bytes = reader, short_side, max_decoded_bytes
-        self.max_replacements = max_replacements
+        self.max_replacements, self.augmentation = max_replacements, augmentation
 
     def __len__(self) -> int:
         return self.annotations.epoch_length
@@ -119,11 +124,17 @@ class ClipDataset(Dataset[ClipBatch]):
         start = time.perf_counter()
         index, sample_number = key
         drawn = self.draw(index, sample_number)
-        clips = cut_clips(drawn.frames, drawn.crops, self.size, self.resize)
         first = sample_number * self.crops_per_video
-        numbers = torch.arange(first, first + self.crops_per_video)
-        labels = self._labels(drawn.index)
-        return ClipBatch(clips, numbers, labels, self.crops_per_video, drawn.bad_videos, time.perf_counter() - start)
+        numbers = range(first, first + self.crops_per_video)
+        clips, matrix = self._cut(drawn, numbers)
+        sample, labels = torch.tensor(numbers), self._labels(drawn.index)
+        seconds = time.perf_counter() - start
+        return ClipBatch(clips, sample, labels, self.crops_per_video, drawn.bad_videos, seconds, matrix)
+
+    def _cut(self, drawn: Draw, numbers: Sequence[int]) -> tuple[CroppedClips, torch.Tensor | None]:
+        if self.augmentation is None:
+            return cut_clips(drawn.frames, drawn.crops, self.size, self.resize), None
+        return self.augmentation.cut(drawn.frames, drawn.crops, numbers, self.size, self.resize)
 
     def draw(self, index: int, sample_number: int) -> Draw:
         """Decode the frames and draw the crops of a sample.

@@ -6,6 +6,7 @@ order.
 
 import numpy as np
 
+RAND_AUGMENT, ERASING, MIXING = range(3)  # kinds of `augmentation_rng`
 _LIMIT = 2**64
 
 
@@ -60,6 +61,23 @@ def pass_rng(seed: int, number: int, source: int) -> np.random.Generator:
         ValueError: a number is out of range.
     """
     return _philox(seed, number, purpose=2, stream=source)
+
+
+def augmentation_rng(seed: int, sample: int, kind: int) -> np.random.Generator:
+    """Make the generator of one kind of augmentation of one clip.
+
+    Args:
+        seed: of the run, in [0, 2**64).
+        sample: sample number of the clip, in [0, 2**64).
+        kind: RAND_AUGMENT, ERASING or MIXING; draws of other kinds are independent.
+
+    Returns:
+        A Philox generator that depends on the three numbers alone.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    return _philox(seed, sample, purpose=3, stream=kind)
 
 
 def _philox(seed: int, number: int, purpose: int, stream: int) -> np.random.Generator:

@@ -5,6 +5,7 @@ classifier       the same of its fine-tuning model
 release_classes  its class names, attributes and calls, for `fuse`
 loss, masks      its target, loss and mask generators
 loader           what its data loader does with a decoded video
+rand_augment     what its fine-tuning loader does with one
 checkout         a user's own checkout of the real thing
 """
 
