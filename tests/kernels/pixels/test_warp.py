@@ -171,6 +171,7 @@ def test_matrices_of_any_strides(backend: Backend) -> None:
     assert torch.equal(warp_clips(clips, expanded), warp_clips(clips, expanded.contiguous()))
 
 
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of Triton's interpreter
 def test_positions_beyond_all_numbers_are_outside(backend: Backend) -> None:
     """Infinite, or infinity minus infinity: what a finite matrix can still give."""
     huge = 3e38

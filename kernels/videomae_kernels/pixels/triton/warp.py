@@ -10,7 +10,7 @@ from .crops import GEOMETRY_COLUMNS
 MATRIX = tl.constexpr(6)  # numbers
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_frames", "blocks", "fill"])
 def _warp_kernel(
     frames,  # flat uint8
     geometry,  # (B, 10) int64
@@ -18,7 +18,7 @@ def _warp_kernel(
     out,  # (B, C, T, H, W) float32
     num_frames,  # T
     blocks,  # of a clip
-    fill,
+    fill,  # int
     CHANNELS: tl.constexpr,
     OUT_HEIGHT: tl.constexpr,
     OUT_WIDTH: tl.constexpr,
