@@ -12,7 +12,9 @@ from .._values import check_sources
 from .crops import GEOMETRY, CroppedClips
 from .resize import source_frames
 
-FRAMES_AT_ONCE = 4  # that the reference copies as floats: of 2 to 16 the fastest where sources are large
+# The reference copies frames as floats: as many at a time as fit in a cache, but at least so many that a row of its
+# table is worth a look-up.
+TABLE_NUMBERS, TABLE_FRAMES = 1 << 20, 4
 
 
 def _reference(frames: Tensor, geometry: Tensor, matrix: Tensor, shape: Sequence[int], fill: int) -> Tensor:
@@ -44,44 +46,42 @@ def _warp_one(source: Tensor, matrix: Tensor, fill: int, out: Tensor) -> None:
     """Of source frames (T, h, w, C) and a matrix (2, 3), write a clip (C, T, H, W).
 
     The four taps of an output pixel are the same in every frame and channel. So one weighted sum of table rows serves
-    them all: a row holds a source pixel's values in all frames and channels, the last row is `fill`.
+    them all: a row holds a source pixel's values in all channels of some frames. Rows of `fill` follow the last pixel:
+    for points outside, and for taps of weight zero beyond the last line and column.
     """
     channels, num_frames, *size = out.shape
-    inside, down, across = _positions(matrix, size, source.shape[1:3])
-    (lines, line_weights), (columns, column_weights) = (
-        _two_taps(position, side) for position, side in zip((down, across), source.shape[1:3], strict=True)
-    )
-    (top, bottom), (left, right) = ([int(end) for end in taps.aminmax()] for taps in (lines, columns))
-    window = source[:, top : bottom + 1, left : right + 1].permute(1, 2, 3, 0)
+    inside, first, second = _points(matrix, size, source.shape[1:3])
+    low, high = first.flatten(1).aminmax(dim=1)
+    (left, top), (right, bottom) = low.tolist(), high.tolist()
+    window = source[:, top : bottom + 2, left : right + 2].permute(1, 2, 3, 0)  # slices end with the source
     height, width = window.shape[:2]
-    rows = ((lines - top) * width)[:, None] + (columns - left)
-    rows = torch.where(inside, rows, height * width).flatten(0, 1).flatten(1).T.contiguous()
-    weights = (line_weights[:, None] * column_weights).flatten(0, 1).flatten(1).T.contiguous()
-    for begin in range(0, num_frames, FRAMES_AT_ONCE):
-        part = window[..., begin : begin + FRAMES_AT_ONCE]
-        table = out.new_empty(height * width + 1, channels * part.shape[3])
-        table[:-1].view(part.shape).copy_(part)
-        table[-1] = fill
+    rows = torch.where(inside, (first[1] - top) * width + (first[0] - left), height * width)
+    rows = rows.view(-1, 1) + torch.tensor([0, 1, width, width + 1], dtype=torch.int32)
+    weights = torch.stack([1 - second, second])
+    weights = (weights[:, None, 1] * weights[:, 0]).view(4, -1).T.contiguous()
+    at_once = max(TABLE_FRAMES, TABLE_NUMBERS // (height * width * channels))
+    for begin in range(0, num_frames, at_once):
+        part = window[..., begin : begin + at_once]
+        table = out.new_empty(height * width + width + 2, channels * part.shape[3])
+        table[: height * width].view(part.shape).copy_(part)
+        table[height * width :] = fill
         sums = torch.nn.functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
-        out[:, begin : begin + FRAMES_AT_ONCE].flatten(2).copy_(sums.view(-1, channels, part.shape[3]).permute(1, 2, 0))
+        out[:, begin : begin + at_once].flatten(2).copy_(sums.view(-1, channels, part.shape[3]).permute(1, 2, 0))
 
 
-def _positions(matrix: Tensor, size: Sequence[int], sides: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every output pixel (H, W): whether its point lies in the source, and the point (down, across), moved there."""
-    x, y = torch.arange(size[1]) + 0.5, torch.arange(size[0])[:, None] + 0.5
-    across, down = (row[0] * x + row[1] * y + row[2] for row in matrix)
-    inside = (down >= 0) & (down < sides[0]) & (across >= 0) & (across < sides[1])
-    # Infinities of opposite signs add up to NaN, which is outside.
-    return inside, *(point.nan_to_num_(0).clamp_(0, side) for point, side in zip((down, across), sides, strict=True))
-
-
-def _two_taps(position: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Source lines (2, H, W) around positions (H, W) in pixel-edge coordinates, and their weights."""
-    position = position - 0.5
-    first = position.floor()
-    second = position - first
-    lines = torch.stack([first, first + 1]).clamp_(0, side - 1).int()
-    return lines, torch.stack([1 - second, second])
+def _points(matrix: Tensor, size: Sequence[int], sides: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """For every output pixel: whether its point lies in the source (H, W), the column and row (2, H, W) int32 of its
+    first tap, and the weights (2, H, W) of its last, 0 outside. A point beyond the outermost centres takes their pixels,
+    so that it is moved there.
+    """
+    x, y = torch.arange(0.5, size[1]), torch.arange(0.5, size[0])[:, None]
+    along_x, along_y, begin = matrix[:, :, None, None].unbind(1)
+    points, ends = along_x * x + (along_y * y + begin), torch.tensor([[[sides[1]]], [[sides[0]]]])
+    inside = ((points >= 0) & (points < ends)).all(0)
+    points.nan_to_num_(0)  # infinities of opposite signs, which are outside
+    points = torch.minimum(points.sub_(0.5).clamp_(min=0), ends - 1)
+    first = points.floor()
+    return inside, first.int(), points.sub_(first).mul_(inside)
 
 
 _op = define_op("warp_clips", _reference, _allocate, _launch, _check)

@@ -32,8 +32,8 @@ def _warp_kernel(
     height, width = tl.load(of_clip + 1), tl.load(of_clip + 2)
     x, y = (pixel % OUT_WIDTH).to(tl.float32) + 0.5, (pixel // OUT_WIDTH).to(tl.float32) + 0.5
     of_matrix = matrix + clip * MATRIX
-    across = tl.load(of_matrix) * x + tl.load(of_matrix + 1) * y + tl.load(of_matrix + 2)
-    down = tl.load(of_matrix + 3) * x + tl.load(of_matrix + 4) * y + tl.load(of_matrix + 5)
+    across = tl.load(of_matrix) * x + (tl.load(of_matrix + 1) * y + tl.load(of_matrix + 2))
+    down = tl.load(of_matrix + 3) * x + (tl.load(of_matrix + 4) * y + tl.load(of_matrix + 5))
     inside = (across >= 0) & (across < width.to(tl.float32)) & (down >= 0) & (down < height.to(tl.float32))
     # Outside, whatever the matrix, a point that exists, and weights of zero.
     left, left_weight, right, right_weight = _two_taps(tl.where(inside, across, 0.5), width)
@@ -61,12 +61,14 @@ def _warp_kernel(
 
 @triton.jit
 def _two_taps(position, side):
-    """Source lines around a position in pixel-edge coordinates, int64, and their weights."""
-    position -= 0.5
-    first = tl.floor(position)
-    weight = position - first
-    line = first.to(tl.int64)
-    return tl.maximum(line, 0), 1.0 - weight, tl.minimum(line + 1, side - 1), weight
+    """Source lines around a position in pixel-edge coordinates, int64, and their weights.
+
+    A position beyond the outermost centres takes their lines alone, so that it is moved there.
+    """
+    position = tl.minimum(tl.maximum(position - 0.5, 0.0), (side - 1).to(tl.float32))
+    first = position.to(tl.int64)
+    weight = position - first.to(tl.float32)
+    return first, 1.0 - weight, tl.minimum(first + 1, side - 1), weight
 
 
 def launch_warp(frames: Tensor, geometry: Tensor, matrix: Tensor, fill: int, out: Tensor) -> None:
