@@ -63,6 +63,33 @@ def _resize_as_pillow(planes: Tensor, size: tuple[int, int]) -> Tensor:
     return _round(down @ _round(planes.double() @ across.T))
 
 
+def warp_clips(
+    sources: Sequence[Tensor], matrix: Tensor, size: tuple[int, int], fill: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(B, C, T, H, W) of one uint8 source (T, h, w, C) for each clip, one by one, since sources differ in size.
+
+    `matrix` (B, 2, 3) is that of `videomae_kernels.warp_clips`; `F.affine_grid` counts positions from −1 to 1.
+    """
+    last = torch.tensor([0.0, 0.0, 1.0], dtype=dtype, device=matrix.device)
+    clips = []
+    for source, of_clip in zip(sources, matrix.to(dtype), strict=True):
+        frames, height, width, channels = source.shape
+        to_pixels, to_units = _from_units(*size, like=last), torch.linalg.inv(_from_units(height, width, like=last))
+        theta = (to_units @ torch.cat([of_clip, last[None]]) @ to_pixels)[None, :2]
+        grid = F.affine_grid(theta, [1, channels, *size], align_corners=False)
+        planes = source.permute(0, 3, 1, 2).to(dtype)
+        clip = F.grid_sample(planes, grid.expand(frames, -1, -1, -1), padding_mode="border", align_corners=False)
+        inside = ((grid >= -1) & (grid < 1)).all(-1)
+        clips.append(torch.where(inside, clip.transpose(0, 1), fill))
+    return torch.stack(clips)
+
+
+def _from_units(height: int, width: int, like: Tensor) -> Tensor:
+    """The matrix (3, 3) from positions in [−1, 1] to positions in pixels."""
+    numbers = [[width / 2, 0, width / 2], [0, height / 2, height / 2], [0, 0, 1]]
+    return torch.tensor(numbers, dtype=like.dtype).to(like.device)
+
+
 @lru_cache
 def _pillow_weights(side: int, out: int, device: torch.device) -> Tensor:
     return (axis_weights(side, out, antialias=True) * FIXED_POINT + 0.5).floor().to(device)

@@ -17,7 +17,8 @@ from videomae_fast.data import CropBox
 from videomae_fast.models import VideoMAEConfig
 
 INDEX_BYTES = 8
-# F.interpolate in float32 knows to some 1e-5 of a pixel where among hundreds a sample lies; ours knows it exactly.
+# F.interpolate in float32 knows to some 1e-5 of a pixel where among hundreds a sample lies; ours knows it exactly, but
+# for warp_clips, which computes it from a matrix on the device.
 SAMPLING_ERROR = 2e-4
 
 

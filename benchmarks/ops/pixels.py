@@ -6,6 +6,8 @@ integers for "pillow") and then work as on a whole clip. Their crops are views w
 nothing. P is the number of values of a token.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,8 @@ from torch import Tensor
 import videomae_kernels as vk
 from benchmarks.baselines import rewrites
 from benchmarks.baselines.published.loss import published_loss, published_target
-from benchmarks.ops.clip import INDEX_BYTES, Pixels
+from benchmarks.inputs import CROPS_PER_SOURCE, Inputs
+from benchmarks.ops.clip import INDEX_BYTES, SAMPLING_ERROR, Pixels
 from benchmarks.ops.workload import (
     CLIPS,
     COMPILED,
@@ -159,7 +162,38 @@ def _masked_patch_loss(case: OpCase) -> Workload:
     )
 
 
+def _warp_clips(case: OpCase) -> Workload:
+    """Crops of whole frames that are turned by up to 21°, as RandAugment of magnitude 7 does before it crops."""
+    inputs, size = case.inputs, case.inputs.config.image_size
+    number = [b // CROPS_PER_SOURCE for b in range(inputs.batch_size)]
+    sources = [inputs.sources[n] for n in number]
+    boxes = [(0, 0, *frames.shape[1:3]) for frames in sources]
+    clips = vk.crop_clips(inputs.sources, number, boxes, [False] * len(number), size)
+    matrix = torch.stack([_turned_crop(b, inputs) for b in range(inputs.batch_size)]).to(case.device, torch.float32)
+    result = math.prod(clips.shape) * matrix.element_size()
+    return Workload(
+        {
+            REWRITE: Variant(lambda: rewrites.warp_clips(sources, matrix, size, FILL), inexact=SAMPLING_ERROR),
+            OURS: Variant(lambda: vk.warp_clips(clips, matrix, FILL), inexact=SAMPLING_ERROR),
+        },
+        clips.frames.nbytes + matrix.nbytes + result,  # frames once; what no clip needs of them is little
+        Variant(lambda: rewrites.warp_clips(sources, matrix, size, FILL, torch.float64)),
+    )
+
+
+def _turned_crop(b: int, inputs: Inputs) -> Tensor:
+    """The matrix (2, 3) of clip b, float64."""
+    (top, left, *box), (height, width) = inputs.boxes[b], inputs.config.image_size
+    crop = torch.tensor([[box[1] / width, 0, left], [0, box[0] / height, top], [0, 0, 1]], dtype=torch.float64)
+    v, u = (side / 2 for side in inputs.sources[0].shape[1:3])
+    angle = math.radians(21 * (2 * b / max(1, inputs.batch_size - 1) - 1))
+    cos, sin = math.cos(angle), math.sin(angle)
+    turn = torch.tensor([[cos, -sin, u - cos * u + sin * v], [sin, cos, v - sin * u - cos * v]], dtype=torch.float64)
+    return turn @ crop
+
+
 BOTH = ("forward", "backward")
+FILL = 128  # of RandAugment, as published
 UNPUBLISHED = (REWRITE, COMPILED, OURS)  # the published code has no such step, or its loader takes it
 PIXEL_OPS = (
     Op("tube_mask_gather", _tube_mask_gather, clips=(*CLIPS, CROPS[0]), variants=UNPUBLISHED),
@@ -170,4 +204,6 @@ PIXEL_OPS = (
     Op("patch_targets", _patch_targets, clips=CROPS[:1], variants=UNPUBLISHED),
     Op("masked_patch_loss", _masked_patch_loss, BOTH, CLIPS),
     Op("masked_patch_loss", _masked_patch_loss, BOTH, CROPS, variants=UNPUBLISHED),
+    # The rewrite is a loop over clips, which compiling would unroll.
+    Op("warp_clips", _warp_clips, floating=False, variants=(REWRITE, OURS)),
 )

@@ -86,6 +86,7 @@ OURS = {
     "select_index": Own(),
     "tube_mask_gather": Own(partly={"clip": _pixels}),
     "tube_mask_gather_backward": Own(),
+    "warp_clips": Own(),
 }
 
 

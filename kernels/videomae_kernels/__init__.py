@@ -19,6 +19,7 @@ from .pixels.crops import RESIZES, CroppedClips, cat_clips, crop_clips
 from .pixels.gather import tube_mask_gather
 from .pixels.loss import masked_patch_loss
 from .pixels.targets import patch_targets
+from .pixels.warp import crop_matrix, warp_clips
 from .tokens.decoder_input import assemble_decoder_tokens
 from .tokens.embed import embed_tokens
 from .tokens.gelu import bias_gelu
@@ -34,6 +35,7 @@ __all__ = [
     "cat_clips",
     "check_indices",
     "crop_clips",
+    "crop_matrix",
     "embed_tokens",
     "gather_tokens",
     "layer_norm",
@@ -47,4 +49,5 @@ __all__ = [
     "runs_triton",
     "tube_mask_gather",
     "tube_mask_index",
+    "warp_clips",
 ]

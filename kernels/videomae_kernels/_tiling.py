@@ -88,6 +88,7 @@ THREAD_TILES: dict[str, ThreadTile] = {
 SUMMING_WARPS = {"layer_norm_backward": 1056, "bias_gelu_backward": 3168}
 MAX_WARPS = 8
 
+PIXEL_WARPS = 4  # of a program of warp_clips, whose threads have one pixel each
 CROP_ROWS = 4  # of a token, that share the sums of source rows: of 1 to 16, the fewest instructions, counted
 
 
@@ -166,6 +167,12 @@ def crop_tile(channels: int, frames: int, height: int, width: int, device: torch
         "LANES": lanes,
         "num_warps": max(1, lanes // warp_threads(device)),
     }
+
+
+@lru_cache
+def pixel_tile(device: torch.device) -> Mapping[str, int]:
+    """Launch options for pixels that lie side by side: one for each thread, so that a warp's accesses are neighbours."""
+    return {"PIXELS": PIXEL_WARPS * warp_threads(device), "num_warps": PIXEL_WARPS}
 
 
 @lru_cache

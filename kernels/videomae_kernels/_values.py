@@ -65,12 +65,11 @@ def check_range(index: Tensor, name: str, limit: int) -> None:
         raise ValueError(f"{name} must lie in [0, {limit}), got values from {low} to {high}")
 
 
-def check_crops(crops: Sequence[Tensor], shape: Sequence[int]) -> None:
-    """Every pixel that `CroppedClips.tensors` take must lie in the source of its clip."""
-    frames, geometry, first, weights = crops
+def check_sources(frames: Tensor, geometry: Tensor, shape: Sequence[int]) -> None:
+    """Every source in `CroppedClips.geometry` must lie in the frames; `shape` is that of the clips."""
     if geometry.numel() == 0:
         return
-    begin, sides, used = geometry[:, 0], geometry[:, 1:3], geometry[:, 3:]
+    begin, sides = geometry[:, 0], geometry[:, 1:3]
     smallest, largest = (int(value) for value in sides.aminmax())
     if smallest < 1 or largest > frames.numel():
         raise ValueError(f"clip.geometry has sources of {smallest} to {largest} pixels a side, which do not exist")
@@ -79,6 +78,15 @@ def check_crops(crops: Sequence[Tensor], shape: Sequence[int]) -> None:
         raise ValueError(
             f"clip.geometry has sources from {int(begin.min())} to {int(end.max())} in frames of {frames.numel()} bytes"
         )
+
+
+def check_crops(crops: Sequence[Tensor], shape: Sequence[int]) -> None:
+    """Every pixel that `CroppedClips.tensors` take must lie in the source of its clip."""
+    frames, geometry, first, weights = crops
+    if geometry.numel() == 0:
+        return
+    check_sources(frames, geometry, shape)
+    sides, used = geometry[:, 1:3], geometry[:, 3:5]
     fewest, most = (int(value) for value in used.aminmax())
     if fewest < 0 or most > weights.shape[1]:
         raise ValueError(f"clip.geometry has clips of {fewest} to {most} taps, but clip.weights {weights.shape[1]}")

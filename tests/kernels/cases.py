@@ -15,7 +15,7 @@ TOKENS = GRID[0] * GRID[1] * GRID[2]
 WIDTH, KEPT = 5, 3  # an odd width: nothing is a multiple of a vector load
 PIXELS = 3 * PATCH[0] * PATCH[1] * PATCH[2]
 # What the package exports besides ops.
-NOT_OPS = {"RESIZES", "CroppedClips", "cat_clips", "check_indices", "philox_keys", "runs_triton"}
+NOT_OPS = {"RESIZES", "CroppedClips", "cat_clips", "check_indices", "crop_matrix", "philox_keys", "runs_triton"}
 MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -130,6 +130,13 @@ def _cropped_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tup
     return *(x.to(device) for x in (clips.frames, clips.geometry, clips.first, clips.weights)), index
 
 
+def _warp_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Numbers of few bits, so that float32 has every position exactly: half a shear, and a point outside."""
+    matrix = torch.tensor([[-1.0, 0.5, 20.25], [0.125, 0.75, 1.5]], device=device)
+    offset = torch.arange(batch, device=device).view(-1, 1, 1) * 0.25
+    return *_cropped_inputs(batch, dtype, device)[:-1], matrix + offset
+
+
 CASES = (
     Case("gather_tokens", vk.gather_tokens, _gather_inputs),
     Case("masked_token_scatter", lambda t, i, m: vk.masked_token_scatter(t, i, TOKENS, m), _scatter_inputs),
@@ -174,6 +181,12 @@ CASES = (
             _loss_inputs(batch, dtype, device)[0],
             *_cropped_inputs(batch, dtype, device),
         ),
+    ),
+    Case(
+        "warp_clips",
+        lambda *clips_and_matrix: vk.warp_clips(_cropped(*clips_and_matrix[:-1]), clips_and_matrix[-1], fill=90),
+        _warp_inputs,
+        differentiable=False,
     ),
     Case("tube_mask_index", lambda s: vk.tube_mask_index(s, GRID, 0.75, seed=1), _samples, differentiable=False),
     Case(

@@ -67,3 +67,23 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """z · Φ(z) of z = x + bias, in float64."""
     value = x.double() + bias.double()
     return value * torch.special.ndtr(value)
+
+
+def warped(source: Tensor, matrix: Tensor, size: Sequence[int], fill: float) -> tuple[Tensor, Tensor]:
+    """Frames (T, h, w, C) sampled where a matrix (2, 3) sends the pixels of `size`, in float64, (C, T, H, W).
+
+    Also the distance (H, W) of each point from the edge of the source: there rounding decides on which side it lies.
+    """
+    height, width = source.shape[1:3]
+    y, x = (torch.arange(side).double() + 0.5 for side in size)
+    points = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x)), torch.ones(len(y), len(x))])
+    u, v = torch.einsum("ij,jyx->iyx", matrix.double(), points.double())
+    beyond = torch.stack([-u, u - width, -v, v - height]).amax(0)
+    left, top = (u - 0.5).floor(), (v - 0.5).floor()
+    total = torch.zeros(source.shape[3], source.shape[0], *size, dtype=torch.float64)
+    for line in (top, top + 1):
+        for column in (left, left + 1):
+            weight = (1 - (v - 0.5 - line).abs()) * (1 - (u - 0.5 - column).abs())
+            pixel = source[:, line.clamp(0, height - 1).long(), column.clamp(0, width - 1).long()]
+            total += pixel.permute(3, 0, 1, 2) * weight
+    return torch.where(beyond < 0, total, fill), beyond.abs()

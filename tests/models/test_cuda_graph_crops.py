@@ -24,7 +24,7 @@ def padded_batch(number: int, device: torch.device) -> tuple[Tensor, CroppedClip
 def test_padded_batches_have_the_same_shapes_and_other_taps() -> None:
     batches = [padded_batch(number, torch.device("cpu"))[1] for number in range(STEPS)]
     assert len({tuple(tensor.shape for tensor in clips.tensors) for clips in batches}) == 1
-    assert len({tuple(clips.geometry[:, 3:].flatten().tolist()) for clips in batches}) > 1
+    assert len({tuple(clips.geometry[:, 3:5].flatten().tolist()) for clips in batches}) > 1
 
 
 @pytest.mark.gpu

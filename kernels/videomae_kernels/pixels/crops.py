@@ -23,7 +23,8 @@ from .._checks import (
 from .resize import axis_taps, tap_bucket
 
 RESIZES = ("bilinear", "antialias", "pillow")
-GEOMETRY = ("begin", "height", "width", "down", "across")  # columns of `CroppedClips.geometry`
+# Columns of `CroppedClips.geometry`. The ops on listed tokens read the first five, `crop_matrix` the others.
+GEOMETRY = ("begin", "height", "width", "down", "across", "top", "left", "box_height", "box_width", "flipped")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +52,9 @@ class CroppedClips:
 
     Args:
         frames: uint8, flat: for each source in turn (T, height, width, C) contiguous.
-        geometry: (B, 5) int64: where the clip's source begins in `frames`, its height and its width in pixels, and
-            the clip's numbers of taps, down along its rows' source rows and across. A clip costs its own taps, not
-            those of the batch.
+        geometry: (B, 10) int64: where the clip's source begins in `frames`, its height and its width in pixels; the
+            clip's numbers of taps, down along its rows' source rows and across; its box in the source (top, left,
+            height, width), and 1 if it is flipped. A clip costs its own taps, not those of the batch.
         first: (B, H + W) int32: source row or column of a line's first tap.
         weights: (B, taps, H + W) int32: bits of float32; for "pillow" integers in units of 2⁻²². No tensor of a batch
             is floating, so nothing that casts a model's inputs (FSDP2's mixed precision) changes a filter. `taps` is
@@ -253,7 +254,7 @@ def crop_clips(
         first_row, first_column, *sides = windows[number]
         inside = (top - first_row, left - first_column, height, width)
         lines, of_lines, taps = _clip_taps(inside, flip, size, resize)
-        geometry.append([begins[number], *sides, *taps])
+        geometry.append([begins[number], *sides, *taps, *inside, int(flip)])
         firsts.append(lines)
         weights.append(of_lines)
     tables = torch.tensor(geometry), torch.stack(firsts), _join_weights(weights)

@@ -64,12 +64,12 @@ def resized_pixels(
     """Pixels of the listed tokens, (B, K, C, τ, p, p) in [0, 255], on the CPU."""
     frames, geometry, first, weights = clip
     with torch.autocast("cpu", enabled=False):  # pixels keep their precision, as in every other op
-        sources = (_source(frames, row, shape) for row in geometry.tolist())
+        sources = (source_frames(frames, row, shape) for row in geometry.tolist())
         of_each_clip = zip(sources, first, weights, index, strict=True)
         return torch.stack([_one_clip(*one, shape, patch, dtype) for one in of_each_clip])
 
 
-def _source(frames: Tensor, row: Sequence[int], shape: Sequence[int]) -> Tensor:
+def source_frames(frames: Tensor, row: Sequence[int], shape: Sequence[int]) -> Tensor:
     """(T, height, width, C) view of a clip's source."""
     begin, *sides = row[:3]
     size = [shape[2], *sides, shape[1]]

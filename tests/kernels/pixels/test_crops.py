@@ -170,9 +170,9 @@ def test_only_what_lies_around_the_boxes_is_copied() -> None:
     assert torch.equal(clips.frames, torch.cat([part.flatten() for part in around]))
     taps = [_taps(height, width) for _, _, height, width in boxes]
     assert clips.geometry.tolist() == [
-        [0, 36, 50, *taps[0]],
-        [0, 36, 50, *taps[1]],
-        [around[0].numel(), 7, 8, *taps[2]],
+        [0, 36, 50, *taps[0], 6, 0, 30, 16, 0],
+        [0, 36, 50, *taps[1], 0, 10, 8, 40, 1],
+        [around[0].numel(), 7, 8, *taps[2], 0, 0, 7, 8, 0],
     ]
 
 
@@ -193,7 +193,7 @@ def test_a_clip_costs_its_own_taps_and_few_kernels_serve_all(resize: str) -> Non
     """Weights are padded to a bucket; each clip has its counts beside them."""
     clips = cropped(resize, "cpu")
     used = (clips.weights != 0).flatten(2)
-    for clip, (down, across) in enumerate(clips.geometry[:, 3:].tolist()):
+    for clip, (down, across) in enumerate(clips.geometry[:, 3:5].tolist()):
         assert not used[clip, down:, : SIZE[0]].any() and not used[clip, across:, SIZE[0] :].any()
         assert max(down, across) <= clips.weights.shape[1]
     counts = [len(axis_taps(side, 224, resize)[1]) for side in range(1, 2161)]
@@ -252,7 +252,7 @@ def test_a_new_number_of_taps_compiles_no_new_kernel(launches: list[tuple[object
     counts = set()
     for height in range(8, 90):
         clips = whole(height, 24)
-        counts.add(int(clips.geometry[:, 3:].max()))
+        counts.add(int(clips.geometry[:, 3:5].max()))
         tube_mask_gather(clips, make_index(2, 1, TOKENS), PATCH)
     kernels = {tuple(sorted(constants.items())) for *_, constants in launches}  # type: ignore[attr-defined]
     assert len(kernels) == len({tap_bucket(count) for count in counts}) == 6 < len(counts) == 11

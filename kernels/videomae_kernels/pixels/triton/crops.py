@@ -18,7 +18,7 @@ GEOMETRY_COLUMNS = tl.constexpr(len(GEOMETRY))
 @triton.jit(do_not_specialize=["rows_per_sample"])
 def _cropped_pixels_kernel(
     frames,  # flat uint8
-    geometry,  # (B, 5) int64
+    geometry,  # (B, 10) int64
     first,  # (B, H + W) int32
     weights,  # (B, TAPS, H + W) float32 or, for Pillow's integers, int32
     index,  # (B, K)
