@@ -1,4 +1,4 @@
-"""Predict in closed form whether a pre-training step fits a GPU without recomputation.
+"""Predict in closed form whether a step of pre-training or fine-tuning fits a GPU without recomputation.
 
 `videomae_fast.memory` predicts any step by running it on fake tensors, which takes seconds. The closed form takes no
 time and covers VideoMAE V2 only. Tests compare the two.
@@ -14,7 +14,7 @@ SLACK = 0.05
 
 
 def choose_recompute(
-    config: VideoMAEConfig, plan: MaskPlan, *, clips: int, precision: str, capacity_bytes: int | None
+    config: VideoMAEConfig, tokens: MaskPlan | int, *, clips: int, precision: str, capacity_bytes: int | None
 ) -> str:
     """Choose `VideoMAEConfig.recompute` by predicted memory, where it is "auto".
 
@@ -22,7 +22,8 @@ def choose_recompute(
 
     Args:
         config: the configuration of the model.
-        plan: masks of the run for any number of samples; only the numbers of tokens are read.
+        tokens: of a pre-training step its masks, for any number of samples, of which only the numbers of tokens are
+            read; of a fine-tuning step the tokens that the classifier computes for each clip.
         clips: clips of one forward pass on one device.
         precision: "bf16" (autocast, float32 weights) or "fp32".
         capacity_bytes: memory of the GPU (`torch.cuda.get_device_properties(device).total_memory`); None where it is
@@ -41,25 +42,34 @@ def choose_recompute(
     if capacity_bytes is None or config.activation_checkpointing:
         return "always"
     usable = (capacity_bytes - ALLOWANCE) * (1 - SLACK)
-    return "never" if peak_bytes(config, plan, clips, precision) <= usable else "always"
+    return "never" if peak_bytes(config, tokens, clips, precision) <= usable else "always"
 
 
-def peak_bytes(config: VideoMAEConfig, plan: MaskPlan, clips: int, precision: str) -> int:
+def peak_bytes(config: VideoMAEConfig, tokens: MaskPlan | int, clips: int, precision: str) -> int:
     """Predict the peak of an AdamW step that recomputes nothing: in the loss's backward, or in the optimizer.
 
     Args:
         config: the configuration of the model.
-        plan: masks of the run for any number of samples; only the numbers of tokens are read.
+        tokens: of a pre-training step its masks, for any number of samples, of which only the numbers of tokens are
+            read; of a fine-tuning step the tokens that the classifier computes for each clip.
         clips: clips of one forward pass on one device.
         precision: "bf16" (autocast, float32 weights) or "fp32".
 
     Returns:
         The predicted `torch.cuda.max_memory_allocated`, in bytes.
     """
+    size = BYTES[precision]
+    kept, matrices = _classifier(config, tokens, size) if isinstance(tokens, int) else _pretraining(config, tokens, size)
+    casts = size * matrices if precision == "bf16" else 0  # autocast's copies of weights, kept for backward
+    forward = 12 * matrices + casts + clips * kept  # weights, two moments
+    return max(forward, 20 * matrices)  # gradients, and one temporary of the optimizer
+
+
+def _pretraining(config: VideoMAEConfig, plan: MaskPlan, size: int) -> tuple[int, int]:
+    """Bytes that are kept for a clip, its own and those of the gradient of the loss included; elements of matrices."""
     visible, decoded, rows = plan.visible.shape[1], plan.decoded.shape[1], plan.predicted.shape[1]
     if config.decoder_context == "disjoint":
         decoded = rows
-    size = BYTES[precision]
     encoder, decoder = _Stack(config, "encoder", size), _Stack(config, "decoder", size)
     predictions = rows * config.patch_dim * size
     kept = (
@@ -69,18 +79,27 @@ def peak_bytes(config: VideoMAEConfig, plan: MaskPlan, clips: int, precision: st
         + (config.decoder_depth - 1) * decoder.block(visible + decoded, visible + decoded)
         + decoder.block(visible + decoded, rows)
         + decoder.norm(rows)
-        + predictions
+        + 2 * predictions  # and their gradient
     )
-    clip = config.in_channels * config.num_frames * config.image_size[0] * config.image_size[1]  # uint8
     matrices = (
         config.encoder_depth * encoder.matrices
         + config.decoder_depth * decoder.matrices
         + (config.encoder_dim + config.decoder_dim) * config.patch_dim
         + config.encoder_dim * config.decoder_dim
     )
-    casts = size * matrices if precision == "bf16" else 0  # autocast's copies of weights, kept for backward
-    forward = 12 * matrices + casts + clips * (clip + kept + predictions)  # weights, two moments; gradient of the loss
-    return max(forward, 20 * matrices)  # gradients, and one temporary of the optimizer
+    return _pixels(config) + kept, matrices
+
+
+def _classifier(config: VideoMAEConfig, tokens: int, size: int) -> tuple[int, int]:
+    """Bytes that are kept for a clip, which may be float32; elements of matrices, the small head's left out."""
+    encoder = _Stack(config, "encoder", size)
+    kept = tokens * config.patch_dim * size + config.encoder_depth * encoder.block(tokens, tokens)
+    matrices = config.encoder_depth * encoder.matrices + config.encoder_dim * config.patch_dim
+    return 4 * _pixels(config) + kept, matrices
+
+
+def _pixels(config: VideoMAEConfig) -> int:
+    return config.in_channels * config.num_frames * config.image_size[0] * config.image_size[1]
 
 
 class _Stack:

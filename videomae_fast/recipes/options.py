@@ -131,18 +131,12 @@ class MaskOptions(Section):
 
 
 @dataclass(frozen=True)
-class ModelOptions(Section):
-    """The model, and how the step computes it."""
+class BackboneOptions(Section):
+    """The size of a model, and how a step computes its blocks."""
 
     model: str = option("base", "size of the model", choices=CONFIGS)
-    decoder_depth: int = option(0, "blocks of the decoder; 0: as published, 4", least=0)
     drop_path: float = option(
         0.0, "stochastic depth of the last block; rises linearly over depth (published: 0)", least=0, below=1
-    )
-    decoder_context: str = option(
-        "published",
-        "disjoint: mask tokens never overlap visible ones, as in the paper's text",
-        choices=DECODER_CONTEXTS,
     )
     attention: str = option("sdpa", "attention backend", choices=BACKENDS)
     elementwise: str = option(
@@ -159,11 +153,12 @@ class ModelOptions(Section):
     activation_checkpointing: bool = option(False, "repeat each block in backward instead of keeping its activations")
     compile: bool = option(False, "compile the model with torch.compile; the first step then takes minutes")
 
-    def config(self, data: DataOptions) -> VideoMAEConfig:
+    def config(self, data: DataOptions, **changes: Any) -> VideoMAEConfig:
         """The configuration of the model for the clips of `data`.
 
         Args:
             data: gives the size of the clips.
+            **changes: further fields of VideoMAEConfig.
 
         Returns:
             The configuration.
@@ -171,7 +166,6 @@ class ModelOptions(Section):
         Raises:
             ValueError: sizes do not fit together.
         """
-        depth = {"decoder_depth": self.decoder_depth} if self.decoder_depth else {}
         return get_config(
             self.model,
             num_frames=data.num_frames,
@@ -181,9 +175,25 @@ class ModelOptions(Section):
             elementwise=self.elementwise,
             recompute=self.recompute,
             activation_checkpointing=self.activation_checkpointing,
-            decoder_context=self.decoder_context,
-            **depth,
+            **changes,
         )
+
+
+@dataclass(frozen=True)
+class ModelOptions(BackboneOptions):
+    """The model of pre-training, and how the step computes it."""
+
+    decoder_depth: int = option(0, "blocks of the decoder; 0: as published, 4", least=0)
+    decoder_context: str = option(
+        "published",
+        "disjoint: mask tokens never overlap visible ones, as in the paper's text",
+        choices=DECODER_CONTEXTS,
+    )
+
+    def config(self, data: DataOptions, **changes: Any) -> VideoMAEConfig:
+        """See `BackboneOptions.config`."""
+        depth = {"decoder_depth": self.decoder_depth} if self.decoder_depth else {}
+        return super().config(data, decoder_context=self.decoder_context, **depth, **changes)
 
 
 @dataclass(frozen=True)
