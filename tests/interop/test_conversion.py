@@ -15,8 +15,8 @@ from videomae_fast.interop import (
     save_published,
     to_huggingface,
 )
-from videomae_fast.interop.conversion import clip_size
 from videomae_fast.interop.huggingface.weights import bias_layout
+from videomae_fast.interop.settings import clip_size
 from videomae_fast.models import CONFIGS
 
 V1_HUGE = replace(CONFIGS["huge"], decoder_dim=640)
@@ -114,7 +114,9 @@ def test_errors(monkeypatch, tmp_path):
     with pytest.raises(CheckpointError, match=r"missing: encoder.norm.weight"):
         convert(tmp_path / "part.pth", tmp_path / "x", "huggingface", **PUBLISHED)
     for target, to in (("x", "huggingface"), ("x.pth", "published")):
-        with pytest.raises(ValueError, match="num_frames and image_size are for" if to == "published" else "multiples"):
+        with pytest.raises(
+            ValueError, match="num_frames, image_size and classes are for" if to == "published" else "multiples"
+        ):
             convert(tmp_path / "tiny.pth", tmp_path / target, to, num_frames=4, image_size=17)
     for text in ("{", "[" * 100_000):
         (tmp_path / "config.json").write_text(text)

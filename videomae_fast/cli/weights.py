@@ -23,15 +23,20 @@ def add_convert(commands: Any) -> None:
     )
     size.add_argument("--num-frames", type=int, help="frames of a clip")
     size.add_argument("--image-size", type=int, help="height and width of a clip in pixels")
+    names = "file of class names, for a classifier and --to huggingface: one per line, or a JSON list. Default: those "
+    names += "beside the weights, if there are any"
+    convert.add_argument("--classes", type=Path, help=names)
     convert.set_defaults(run=_convert)
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from ..interop.conversion import clip_size, convert
+    from ..interop.conversion import convert
+    from ..interop.settings import clip_size
 
-    written = convert(args.source, args.target, args.to, num_frames=args.num_frames, image_size=args.image_size)
+    size = {"num_frames": args.num_frames, "image_size": args.image_size}
+    written = convert(args.source, args.target, args.to, **size, classes=args.classes)
     if args.to == "huggingface":
-        clip = clip_size(args.source, args.num_frames, args.image_size)
+        clip = clip_size(args.source, **size)
         side = clip.image_size
         print(f"clip size: {clip.num_frames} frames of {side}x{side} pixels ({clip.origin})", file=sys.stderr)
     print(printable(written))

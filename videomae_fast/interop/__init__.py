@@ -1,25 +1,33 @@
 """Interoperability with other libraries' models and weights: fuse a model; load, save and convert checkpoints."""
 
 from .checkpoint import CheckpointError, load_weights
+from .classifier import Classifier, read_classifier
 from .conversion import convert
 from .fusion import FusionError, fuse, unfuse
 from .huggingface.loading import load_huggingface
 from .huggingface.weights import from_huggingface, to_huggingface
 from .initialization import init_weights
+from .labels import head_rows, read_class_names, read_head_rows, read_merged_names
 from .official.model import pretrain_loss
 from .official.weights import load_published, save_published
 
 __all__ = [
     "CheckpointError",
+    "Classifier",
     "FusionError",
     "convert",
     "from_huggingface",
     "fuse",
+    "head_rows",
     "init_weights",
     "load_huggingface",
     "load_published",
     "load_weights",
     "pretrain_loss",
+    "read_class_names",
+    "read_classifier",
+    "read_head_rows",
+    "read_merged_names",
     "save_published",
     "to_huggingface",
     "unfuse",

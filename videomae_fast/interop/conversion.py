@@ -1,32 +1,42 @@
 """Convert weights between the published layout, which is also this library's, and Hugging Face's."""
 
-import json
-import os
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from .checkpoint import CheckpointError, read_weights, weights_file, write_safetensors
-from .huggingface.folder import write_folder
+from torch import Tensor
+
+from .checkpoint import read_weights, weights_file, write_safetensors
+from .classifier import as_classifier, is_pretraining
+from .huggingface.folder import write_classifier_folder, write_folder
 from .huggingface.weights import from_huggingface, is_huggingface
+from .labels import read_class_names
 from .official.weights import config_of, save_published
+from .settings import PathLike, clip_size, settings_beside
 
 LAYOUTS = ("published", "huggingface")
 
-PathLike = str | os.PathLike[str]
-
 
 def convert(
-    source: PathLike, target: PathLike, to: str, *, num_frames: int | None = None, image_size: int | None = None
+    source: PathLike,
+    target: PathLike,
+    to: str,
+    *,
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    classes: PathLike | None = None,
 ) -> Path:
-    """Write weights in another layout, bit for bit, whole or not at all.
+    """Write the weights of a pre-training model or of a classifier in another layout, whole or not at all.
+
+    No bit of a weight changes. What only transformers holds is left out: `key.bias`, which changes no result.
 
     "published": `target` is a file. `.safetensors` holds the weights alone, as this library's training saves them. A
-    file of any other suffix holds {"model": weights}, as the VideoMAE V2 release does.
+    file of any other suffix holds {"model": weights}, as the VideoMAE V2 release does. Neither holds names of classes.
 
     "huggingface": `target` is a folder with `model.safetensors`, `config.json`, `preprocessor_config.json` and a model
     card, `README.md`. Biases have the names that transformers reads up to 5.4 and from 5.18; for versions between, use
-    `load_huggingface`. transformers fixes the epsilon of its decoder's LayerNorm at 1e-5; the published one is 1e-6.
+    `load_huggingface`. transformers fixes the epsilon of its decoder's LayerNorm, and that of a classifier's `fc_norm`,
+    at 1e-5; the published one is 1e-6.
 
     Args:
         source: a file of weights, or a folder that holds one; any published size, also of VideoMAE V1, at any depth.
@@ -34,20 +44,28 @@ def convert(
         to: layout of the target, one of LAYOUTS.
         num_frames: frames of the model's clips, for "huggingface" only; by default see `clip_size`.
         image_size: height and width of the model's clips in pixels, for "huggingface" only; by default see `clip_size`.
+        classes: file of class names (see `read_class_names`) for a classifier's `config.json`, for "huggingface" only;
+            by default the names beside the weights (see `read_classifier`), else LABEL_0, LABEL_1, …
 
     Returns:
         The file that holds the weights.
 
     Raises:
-        ValueError: `to` is unknown, or is the layout of `source`, or the clip size is unknown or not possible.
+        ValueError: `to` is unknown, or is the layout of `source`, or the clip size is unknown or not possible; or
+            `classes` names another number of classes than the head has, or is given for no classifier.
         FileNotFoundError: `source` does not exist.
         FileExistsError: `target` exists.
         CheckpointError: `source` cannot be read, or has no published size.
+
+    Warns:
+        UserWarning: see `read_classifier`; or transformers will compute other positions than the classifier has.
     """
     if to not in LAYOUTS:
         raise ValueError(f"to is {to!r}; allowed: {', '.join(map(repr, LAYOUTS))}")
-    if to == "published" and (num_frames, image_size) != (None, None):
-        raise ValueError("num_frames and image_size are for to='huggingface': the published layout does not hold them")
+    if to == "published" and (num_frames, image_size, classes) != (None, None, None):
+        raise ValueError(
+            "num_frames, image_size and classes are for to='huggingface': the published layout does not hold them"
+        )
     target = Path(target)
     if target.exists():
         raise FileExistsError(f"target {str(target)!r} exists already")
@@ -55,72 +73,44 @@ def convert(
     if is_huggingface(state) == (to == "huggingface"):
         raise ValueError(f"{str(source)!r} is in the {to} layout already")
     if to == "huggingface":
-        clip = clip_size(source, num_frames, image_size)
-        config = config_of(state, clip.num_frames, clip.image_size)
-        return write_folder(state, config, target, _name(source), _settings_beside(source))
+        return _to_huggingface(state, source, target, num_frames, image_size, classes)
     write = write_safetensors if target.suffix == ".safetensors" else save_published
-    write(from_huggingface(state), target)
+    if "classifier.weight" in state and not is_pretraining(state):
+        state = as_classifier(state, source).state  # which checks the files of transformers beside it
+    else:
+        state = from_huggingface(state)
+    write(state, target)
     return target
 
 
-@dataclass(frozen=True)
-class ClipSize:
-    """The size of the clips that a model takes, and its origin.
-
-    Attributes:
-        num_frames: frames of a clip.
-        image_size: height and width in pixels.
-        origin: where the numbers come from, as a phrase for the user.
-    """
-
-    num_frames: int
-    image_size: int
-    origin: str
-
-
-def clip_size(source: PathLike, num_frames: int | None = None, image_size: int | None = None) -> ClipSize:
-    """The clip size of published weights. The weights do not tell it, because their position tables are fixed.
-
-    Args:
-        source: file of weights, or folder that holds one. A `config.json` in the same folder, which training writes
-            into every checkpoint, gives the numbers that the arguments leave out.
-        num_frames: frames of a clip, if known.
-        image_size: height and width in pixels, if known.
-
-    Returns:
-        The size.
-
-    Raises:
-        ValueError: nothing tells the size.
-        CheckpointError: `config.json` is not JSON.
-    """
-    if num_frames is not None and image_size is not None:
-        return ClipSize(num_frames, image_size, "as given")
-    settings = _settings_beside(source)
-    frames = settings.get("num_frames") if num_frames is None else num_frames
-    side = settings.get("image_size") if image_size is None else image_size
-    if type(frames) is not int or type(side) is not int:
+def _to_huggingface(
+    state: Mapping[str, Tensor],
+    source: PathLike,
+    target: Path,
+    num_frames: int | None,
+    image_size: int | None,
+    classes: PathLike | None,
+) -> Path:
+    clip = clip_size(source, num_frames, image_size)
+    if is_pretraining(state) or not {"head.weight", "encoder.head.weight"} & state.keys():
+        if classes is not None:
+            raise ValueError(f"classes is {str(classes)!r}, and {str(source)!r} is no classifier")
+        config = config_of(state, clip.num_frames, clip.image_size)
+        return write_folder(state, config, target, _name(source), settings_beside(source))
+    found = as_classifier(state, source, num_frames=clip.num_frames, image_size=clip.image_size)
+    names = found.class_names if classes is None else read_class_names(classes)
+    if names is not None and len(names) != found.num_classes:
         raise ValueError(
-            f"weights do not tell the clip size of their model, and no config.json beside {str(source)!r} does: give "
-            "--num-frames and --image-size (num_frames and image_size); published pre-training weights have 16 and 224"
+            f"classes {str(classes)!r} names {len(names)} classes, the head of {str(source)!r} has {found.num_classes}"
         )
-    return ClipSize(frames, side, "from the config.json beside the weights")
-
-
-def _settings_beside(source: PathLike) -> dict[str, Any]:
-    """The values in the `config.json` beside `source`, its sections flattened; {} if there is no such file."""
-    path = Path(source) if Path(source).is_dir() else Path(source).parent
-    path /= "config.json"
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(path)!r}, beside the weights, is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        return {}
-    sections = [value for value in settings.values() if isinstance(value, dict)]
-    return {key: value for section in (*sections, settings) for key, value in section.items()}
+    if found.positions == "interpolate" and found.trained_clip != (clip.num_frames, *found.config.image_size):
+        warnings.warn(
+            f"the classifier's positions are those of clips of {found.trained_clip} (frames, height, width), "
+            f"interpolated to {(clip.num_frames, *found.config.image_size)}; transformers does not interpolate, so the "
+            "converted model computes something else",
+            stacklevel=3,
+        )
+    return write_classifier_folder(found.state, found.config, target, _name(source), names)
 
 
 def _name(source: PathLike) -> str:

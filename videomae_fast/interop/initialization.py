@@ -3,38 +3,67 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, load_weights, read_weights
+from ..models.classify import VideoMAEForClassification
+from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights
+from .classifier import classifier_state, is_pretraining, without_encoder
+from .huggingface.config import check_huggingface_config
 from .huggingface.weights import from_huggingface, is_huggingface
+from .settings import settings_beside
+
+_HEADS = {"classifier.weight", "head.weight", "encoder.head.weight"}  # names that only classifiers have
+_HEAD = ("head.weight", "head.bias")
+_NEW = ("fc_norm.weight", "fc_norm.bias", *_HEAD)  # what a classifier has, and a pre-trained encoder has not
+# Names, or their beginnings, that a pre-trained model has, and a classifier has not.
+_PRETRAINING = ("decoder.", "encoder_to_decoder.", "mask_token", "encoder.norm.", "norm.")
 
 
-def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = True) -> str:
+def init_weights(
+    model: nn.Module, path: str | os.PathLike[str], strict: bool = True, *, rows: Sequence[int] | None = None
+) -> str:
     """Initialise a model with weights of any known layout; the model stays untouched if they do not fit.
 
     Known layouts are the published one (`.pth` of the release, `.safetensors`, a training run's checkpoint folder or
     its `model.safetensors`) and Hugging Face's (a folder of `save_pretrained`, `model.safetensors`,
     `pytorch_model.bin`), in any bias layout.
 
+    A `VideoMAEForClassification` also starts from a pre-training checkpoint, by the published rules: patch embedding
+    and blocks are kept; `fc_norm` and `head` are new, and stay as they are; the encoder's last norm, the mask token and
+    the decoder are not used. Of another classifier, `fc_norm` is kept, and its head if it has as many classes, or by
+    `rows`; otherwise the head is new.
+
     Args:
-        model: a model of this library; its tensors keep their dtype and device.
+        model: a model of this library; its tensors keep their dtype and device, so float16 weights are cast.
         path: a file of weights, or a folder that holds one.
-        strict: whether the file must hold every tensor of the model and nothing else. Shapes must always be equal.
+        strict: whether the file must hold every other tensor of the model and no other. Shapes must always be equal.
+        rows: for a `VideoMAEForClassification`: for each of its classes the row of the file's head; see `head_rows`.
 
     Returns:
-        With `strict=False`, a report of the tensors that are missing in the file, which stay as they were, and of the
-        tensors in the file that the model does not have; "" if there are none.
+        A report of the tensors that are new or missing in the file, which stay as they were, and of the tensors in the
+        file that are not used; "" if there are none.
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        CheckpointError: the file cannot be read; shapes differ; no name is the model's; or, if `strict`, names are
-            missing or unexpected.
+        CheckpointError: the file cannot be read; shapes differ; no name is the model's; a classifier is to initialise a
+            pre-training model, and `strict` is set; the `config.json` of transformers beside the weights is of another
+            model; or, if `strict`, names are missing or unexpected.
+        ValueError: `rows` is given for another model, is not one row for each class, or names a row that the head of
+            the file does not have.
+
+    References:
+        run_class_finetuning.py (`--finetune`) of OpenGVLab/VideoMAEv2@29eab1e.
     """
+    if rows is not None and not isinstance(model, VideoMAEForClassification):
+        raise ValueError(f"rows are for a VideoMAEForClassification, not for a {type(model).__name__}")
     state = read_weights(path)
     try:
-        state = from_huggingface(state, strict) if is_huggingface(state) else state
+        if isinstance(model, VideoMAEForClassification):
+            return _init_classifier(model, state, path, strict, rows)
+        state = _pretraining_names(state, strict)
         if not strict:
             _check_overlap(model, state)
         missing, unexpected = load_weights(model, state, strict)
@@ -42,15 +71,91 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
         partly = "strict=False, or --init-partial, allows missing and unexpected names, not other shapes"
         allowed = f" ({partly})" if strict else ""
         raise CheckpointError(f"{str(path)!r} cannot initialise {type(model).__name__}: {error}{allowed}") from error
-    if not missing and not unexpected:
+    return _report(model, path, {"missing, left as they were": missing}, {"unexpected, not used": unexpected})
+
+
+def _pretraining_names(state: State, strict: bool) -> State:
+    """The names of a pre-training model; of a classifier, which is an error if `strict`, those of its encoder."""
+    is_classifier = not is_pretraining(state) and not _HEADS.isdisjoint(state)
+    if strict and is_classifier:
+        raise CheckpointError("it holds a classifier, and pre-training weights are needed")
+    state = from_huggingface(state, strict) if is_huggingface(state) else state
+    if not is_classifier:
+        return state
+    encoder = ("patch_embed.", "blocks.", "norm.")
+    return {f"encoder.{name}" if name.startswith(encoder) else name: tensor for name, tensor in state.items()}
+
+
+def _init_classifier(
+    model: VideoMAEForClassification,
+    state: State,
+    path: str | os.PathLike[str],
+    strict: bool,
+    rows: Sequence[int] | None,
+) -> str:
+    if rows is not None and len(rows) != model.num_classes:
+        raise ValueError(f"rows has {len(rows)} rows, the model has {model.num_classes} classes")
+    if is_huggingface(state):
+        _check_heads(model, path)
+    state, unused = _classifier_names(state)
+    state, why = _with_head(state, model.num_classes, rows)
+    new = [name for name in _NEW if name not in state]
+    own = model.state_dict().keys()
+    missing, unexpected = sorted(own - state.keys() - set(new)), sorted(state.keys() - own)
+    if strict and (problems := key_problems(missing, unexpected)):
+        raise CheckpointError("; ".join(problems))
+    _check_overlap(model, state)
+    load_weights(model, state, strict=False)
+    left = {"new, left as they were" + why: new, "missing, left as they were": missing}
+    return _report(model, path, left, {"not used": [*unused, *unexpected]})
+
+
+def _check_heads(model: VideoMAEForClassification, path: str | os.PathLike[str]) -> None:
+    """Of weights of transformers: the number of attention heads, which no shape tells."""
+    settings = settings_beside(path)
+    check_huggingface_config(settings, model.config.encoder_dim)
+    heads = settings.get("num_attention_heads", model.config.encoder_heads)
+    if heads != model.config.encoder_heads:
+        raise CheckpointError(f"config.json has {heads} attention heads, the model {model.config.encoder_heads}")
+
+
+def _classifier_names(state: State) -> tuple[State, list[str]]:
+    """The weights with the names of a classifier, and the names of what a pre-trained model has besides."""
+    if not is_pretraining(state) and not _HEADS.isdisjoint(state):
+        return classifier_state(state), []
+    state = from_huggingface(state, strict=False) if is_huggingface(state) else state
+    unused = [name for name in state if name.startswith(_PRETRAINING)]
+    return without_encoder({name: tensor for name, tensor in state.items() if name not in unused}), unused
+
+
+def _with_head(state: State, classes: int, rows: Sequence[int] | None) -> tuple[State, str]:
+    """The weights with the head that the model needs, or without a head; and why they have none."""
+    if "head.weight" not in state:
+        if rows is not None:
+            raise ValueError("rows choose from the head of a classifier, and the file has no head")
+        return state, ""
+    found = len(state["head.weight"])
+    if rows is not None:
+        if not 0 <= min(rows) <= max(rows) < found:
+            raise ValueError(f"rows go from {min(rows)} to {max(rows)}, the head of the file has {found} rows")
+        picked = torch.tensor(rows, device=state["head.weight"].device)
+        return state | {name: state[name][picked] for name in _HEAD if name in state}, ""
+    if found == classes:
+        return state, ""
+    rest = {name: tensor for name, tensor in state.items() if name not in _HEAD}
+    return rest, f" (the head of the file has {found} classes, that of the model {classes})"
+
+
+def _report(
+    model: nn.Module, path: str | os.PathLike[str], left: dict[str, list[str]], unused: dict[str, list[str]]
+) -> str:
+    """What is not from the file, and what of the file is not used; "" if there is neither."""
+    lines = [f"  {what}: {_by_block(names)}" for what, names in (left | unused).items() if names]
+    if not lines:
         return ""
     total = len(model.state_dict())
-    report = [f"{total - len(missing)} of {total} tensors of {type(model).__name__} are from {str(path)!r}"]
-    if missing:
-        report.append(f"  missing, left as they were: {_by_block(missing)}")
-    if unexpected:
-        report.append(f"  unexpected, not used: {_by_block(unexpected)}")
-    return "\n".join(report)
+    loaded = total - sum(map(len, left.values()))
+    return "\n".join([f"{loaded} of {total} tensors of {type(model).__name__} are from {str(path)!r}", *lines])
 
 
 def _by_block(names: list[str]) -> str:

@@ -7,8 +7,9 @@ import torch
 
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, get_config
 from videomae_fast.interop.huggingface import folder
+from videomae_fast.interop.huggingface.card import MASKS, UNKNOWN_MASKS, model_card
 from videomae_fast.interop.huggingface.config import huggingface_config
-from videomae_fast.interop.huggingface.folder import MASKS, UNKNOWN_MASKS, model_card, write_folder
+from videomae_fast.interop.huggingface.folder import write_folder
 
 TINY = VideoMAEConfig(24, 2, 3, 16, 2, decoder_depth=1, patch_size=8, num_frames=4, image_size=(48, 48))
 RUN = dict(zip(MASKS, ("tube", 0.9, "running_cell", 0.5), strict=True))

@@ -1,80 +1,18 @@
 """A folder that `from_pretrained` reads: weights, configuration, preprocessor and model card, whole or not at all."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..._files import atomic_folder
-from ...models.config import CONFIGS, VideoMAEConfig
+from ...models.config import VideoMAEConfig
 from ..checkpoint import write_safetensors
-from .config import huggingface_config, preprocessor_config
+from .card import classifier_card, model_card
+from .config import classifier_config, huggingface_config, preprocessor_config
 from .weights import to_huggingface
-
-CARD = """\
----
-library_name: transformers
-tags:
-- video
-- videomae
-- masked-autoencoder
-- self-supervised-learning
-# license: fill in. The converted file does not state one.
----
-
-# VideoMAE pre-training model, converted
-
-A `VideoMAEForPreTraining`: a masked autoencoder for video, whose decoder predicts the pixels of hidden patches. It is
-a starting point for fine-tuning and for features, not a classifier.
-
-The weights were converted from `{source}` by videomae_fast, bit for bit. The converter knows nothing of the training
-data, of the results or of the license: please add them.
-
-## Sizes
-
-| | |
-|---|---|
-| parameters | {parameters:,} |
-| clip | {num_frames} frames of {image_size}x{image_size} pixels, normalised by ImageNet's mean and std |
-| tokens | {tokens:,}: patches of {tubelet_size} frames x {patch_size} x {patch_size} pixels |
-| encoder | {encoder_depth} layers, {encoder_dim} wide, {encoder_heads} heads |
-| decoder | {decoder_depth} layers, {decoder_dim} wide, {decoder_heads} heads |
-
-## Masks
-
-`bool_masked_pos` has the shape (batch, {tokens}) and is True for hidden tokens; tokens are in (time, height, width)
-order.
-
-{masks}
-
-## With transformers
-
-```python
-from transformers import AutoImageProcessor, VideoMAEForPreTraining
-
-processor = AutoImageProcessor.from_pretrained("{folder}")
-model = VideoMAEForPreTraining.from_pretrained("{folder}")
-```
-
-transformers 5.5 to 5.16 loses the biases of queries and values in `from_pretrained`; with these versions call
-`videomae_fast.interop.load_huggingface(model, "{folder}")` afterwards. `model.decoder.norm.eps = 1e-6` makes the
-decoder exactly the published one, where transformers has 1e-5.
-
-## With videomae_fast
-
-```python
-from videomae_fast import VideoMAEForPretraining, {maker}
-from videomae_fast.interop import init_weights
-
-model = VideoMAEForPretraining({config})
-init_weights(model, "{folder}")
-```
-"""
-UNKNOWN_MASKS = "The converted file does not say with which masks the model was trained."
-MASKS = ("mask", "mask_ratio", "decoder_mask", "decoder_mask_ratio")
 
 
 def write_folder(
@@ -95,56 +33,52 @@ def write_folder(
     Raises:
         CheckpointError: `state` does not fit `config`.
     """
-    weights = to_huggingface(state, "q_bias")  # which transformers reads up to 5.4, and renames from 5.18 on
-    model = {"architectures": ["VideoMAEForPreTraining"], "model_type": "videomae"} | huggingface_config(config)
+    values = {"architectures": ["VideoMAEForPreTraining"], "model_type": "videomae"} | huggingface_config(config)
     parameters = sum(tensor.numel() for tensor in state.values())
+    return _write(state, config, folder, values, model_card(config, parameters, folder.name, source, settings))
+
+
+def write_classifier_folder(
+    state: Mapping[str, Tensor], config: VideoMAEConfig, folder: Path, source: str, class_names: Sequence[str] | None
+) -> Path:
+    """Write a classifier that transformers loads.
+
+    Args:
+        state: weights in the published layout.
+        config: the model of these weights.
+        folder: a folder that does not exist; made whole or not at all.
+        source: name of the file that the weights came from, for the model card.
+        class_names: a name for each class; None names them LABEL_0, LABEL_1, … as transformers does.
+
+    Returns:
+        The file of the weights.
+
+    Raises:
+        CheckpointError: `state` does not fit `config`.
+        ValueError: the clips are not square.
+    """
+    classes = len(state["head.weight"])
+    values = {"architectures": ["VideoMAEForVideoClassification"], "model_type": "videomae"}
+    values |= classifier_config(config, class_names or [f"LABEL_{i}" for i in range(classes)])
+    parameters = sum(tensor.numel() for tensor in state.values())
+    card = classifier_card(config, parameters, folder.name, source, class_names, classes)
+    return _write(state, config, folder, values, card)
+
+
+def _write(
+    state: Mapping[str, Tensor], config: VideoMAEConfig, folder: Path, values: Mapping[str, Any], card: str
+) -> Path:
+    weights = to_huggingface(state, "q_bias")  # which transformers reads up to 5.4, and renames from 5.18 on
     texts = {
-        "config.json": _json(model),
+        "config.json": _json(values),
         "preprocessor_config.json": _json(preprocessor_config(config)),
-        "README.md": model_card(config, parameters, folder.name, source, settings),
+        "README.md": card,
     }
     with atomic_folder(folder) as partial:
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         write_safetensors(weights, partial / "model.safetensors")
     return folder / "model.safetensors"
-
-
-def model_card(config: VideoMAEConfig, parameters: int, folder: str, source: str, settings: Mapping[str, Any]) -> str:
-    """Write the model card, from the weights and their configuration alone.
-
-    Args:
-        config: the model.
-        parameters: number of its parameters.
-        folder: name of the folder, for the examples.
-        source: name of the file that the weights came from.
-        settings: settings of the training run; the masks are named if all of MASKS are given.
-
-    Returns:
-        Markdown with a YAML header.
-    """
-    masks = UNKNOWN_MASKS
-    if all(name in settings for name in MASKS):
-        masks = (
-            f"The model was trained with `{settings['mask']}` masks that hide {settings['mask_ratio']} of the tokens "
-            f"from the encoder. The decoder's masks were `{settings['decoder_mask']}`"
-        )
-        masks += "." if settings["decoder_mask"] == "none" else f", ratio {settings['decoder_mask_ratio']}."
-    values = {field.name: getattr(config, field.name) for field in fields(config)}
-    values |= {"image_size": config.image_size[0], "tokens": config.num_tokens, "masks": masks}
-    made = _constructor(config)
-    maker = made.partition("(")[0]
-    return CARD.format(**values, parameters=parameters, folder=folder, source=source, config=made, maker=maker)
-
-
-def _constructor(config: VideoMAEConfig) -> str:
-    """The shortest Python expression that makes `config`."""
-    clip = ("num_frames", "image_size")
-    for size, known in CONFIGS.items():
-        if all(getattr(config, f.name) == getattr(known, f.name) for f in fields(config) if f.name not in clip):
-            return f'get_config("{size}", num_frames={config.num_frames}, image_size={config.image_size})'
-    values = ((field, getattr(config, field.name)) for field in fields(config))
-    return f"VideoMAEConfig({', '.join(f'{f.name}={value!r}' for f, value in values if value != f.default)})"
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -20,7 +20,8 @@ def load_huggingface(model: nn.Module, source: Source, strict: bool = True) -> t
     Args:
         model: a VideoMAEForPreTraining, VideoMAEModel or VideoMAEForVideoClassification.
         source: a folder that `save_pretrained` wrote, a file or a state dict; in any bias layout, or, for a
-            VideoMAEForPreTraining with `use_mean_pooling=False`, in the published layout.
+            VideoMAEForPreTraining with `use_mean_pooling=False` and a VideoMAEForVideoClassification with
+            `use_mean_pooling=True`, in the published layout.
         strict: as for `load_weights`; a classifier takes a pre-trained checkpoint with strict=False.
 
     Returns:

@@ -1,4 +1,6 @@
-"""Weights of Hugging Face's `VideoMAEForPreTraining` in the published layout, and back.
+"""Weights of Hugging Face's VideoMAE models in the published layout, and back.
+
+`VideoMAEForPreTraining` is the published pre-training model, `VideoMAEForVideoClassification` the published classifier.
 
 transformers has stored the biases of q, k and v in three ways ("bias layouts"):
 
@@ -8,11 +10,12 @@ transformers has stored the biases of q, k and v in three ways ("bias layouts"):
 
 The published model has one `qkv` Linear without bias, which stacks the rows of q, k and v, and `q_bias` and
 `v_bias`. Weights alone do not make the outputs equal: transformers' LayerNorms have other epsilons by default (1e-12,
-and 1e-5 in `decoder.norm`) than the published 1e-6.
+and 1e-5 in `decoder.norm` and in the classifier's `fc_norm`) than the published 1e-6.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -31,9 +34,7 @@ _BIASES: dict[BiasLayout, tuple[str, str | None, str]] = {
 _QKV = ("query.weight", "key.weight", "value.weight")
 _ATTENTION = "attention.attention."
 
-# (published, Hugging Face) names: the stacks of blocks, the modules inside a block, the modules outside; then names
-# that are the same in both.
-_STACKS = (("encoder.blocks", "videomae.encoder.layer"), ("decoder.blocks", "decoder.decoder_layers"))
+# (published, Hugging Face) names of the modules inside a block.
 _BLOCK = (
     ("norm1", "layernorm_before"),
     ("attn.proj", "attention.output.dense"),
@@ -41,23 +42,51 @@ _BLOCK = (
     ("mlp.fc1", "intermediate.dense"),
     ("mlp.fc2", "output.dense"),
 )
-_MODULES = (
-    ("encoder.patch_embed.proj", "videomae.embeddings.patch_embeddings.projection"),
-    ("encoder.norm", "videomae.layernorm"),
-    ("decoder.norm", "decoder.norm"),
-    ("decoder.head", "decoder.head"),
+_PATCHES = "videomae.embeddings.patch_embeddings.projection"
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A kind of model. Pairs are (published, Hugging Face) names."""
+
+    name: str  # of the class in transformers
+    published: str  # what the published weights are called in messages
+    stacks: tuple[tuple[str, str], ...]
+    modules: tuple[tuple[str, str], ...]
+    same: tuple[str, ...] = ()  # names that are the same in both
+    extra: tuple[tuple[str, str], ...] = ()  # modules that are renamed where names need not all be there
+
+
+_PRETRAINING = _Model(
+    "VideoMAEForPreTraining",
+    "pre-training",
+    (("encoder.blocks", "videomae.encoder.layer"), ("decoder.blocks", "decoder.decoder_layers")),
+    (
+        ("encoder.patch_embed.proj", _PATCHES),
+        ("encoder.norm", "videomae.layernorm"),
+        ("decoder.norm", "decoder.norm"),
+        ("decoder.head", "decoder.head"),
+    ),
+    ("mask_token", "encoder_to_decoder.weight"),
 )
-_SAME = ("mask_token", "encoder_to_decoder.weight")
+_CLASSIFIER = _Model(
+    "VideoMAEForVideoClassification",
+    "classification",
+    (("blocks", "videomae.encoder.layer"),),
+    (("patch_embed.proj", _PATCHES), ("fc_norm", "fc_norm"), ("head", "classifier")),
+    extra=(("norm", "videomae.layernorm"),),
+)
 
 
 def from_huggingface(state: Mapping[str, Tensor], strict: bool = True) -> State:
-    """The published layout of the weights of a `VideoMAEForPreTraining`.
+    """The published layout of the weights of a `VideoMAEForPreTraining` or a `VideoMAEForVideoClassification`.
 
     `key.bias` of the "qkv" bias layout is dropped whatever its values are: it adds q·b to all scores of a query alike,
     and softmax does not change when a constant is added to its row.
 
     Args:
-        state: state dict of a `VideoMAEForPreTraining` with `use_mean_pooling=False`, in any bias layout.
+        state: state dict of a `VideoMAEForPreTraining` with `use_mean_pooling=False`, or of a
+            `VideoMAEForVideoClassification` with `use_mean_pooling=True`, in any bias layout.
         strict: whether `state` must have every name of the model and no other. If not, `state` may be of any of
             transformers' VideoMAE models: known names are renamed, and unknown names stay.
 
@@ -65,23 +94,20 @@ def from_huggingface(state: Mapping[str, Tensor], strict: bool = True) -> State:
         {published name: tensor}. Tensors are not copied, except `qkv`, which joins three.
 
     Raises:
-        CheckpointError: names are missing or not known; or the model was built with `use_mean_pooling=True` and has
-            no final encoder LayerNorm, which the published model needs.
+        CheckpointError: names are missing or not known; or `use_mean_pooling` was the other value, with which the
+            model has another norm than the published one.
     """
-    if strict and "videomae.layernorm.weight" not in state and any(k.startswith("videomae.encoder.") for k in state):
-        raise CheckpointError(
-            "state has no 'videomae.layernorm': the model was built with use_mean_pooling=True and has no final "
-            "encoder LayerNorm, which the published pre-training model has (encoder.norm); only a model with "
-            "use_mean_pooling=False can be converted"
-        )
-    blocks = _blocks(state, hf=True)
-    renames = _renames(blocks)
+    model = _model_of(state, "classifier.weight")
+    if strict:
+        _check_pooling(state, model)
+    blocks = _blocks(state, model, hf=True)
+    renames = _renames(blocks, model, extra=not strict)
     q_bias, k_bias, v_bias = _BIASES[bias_layout(state)]
     attention = {hf + _ATTENTION + name for _, hf in blocks for name in filter(None, (*_QKV, q_bias, k_bias, v_bias))}
     known = attention | {hf for _, hf in renames}
     other = state.keys() - known
     if strict:
-        _check_names(known - state.keys(), other, "a VideoMAEForPreTraining state dict")
+        _check_names(known - state.keys(), other, f"a {model.name} state dict")
     _check_names(attention - state.keys(), (), "a VideoMAE state dict")
     result = {published: state[hf] for published, hf in renames if hf in state}
     for published, hf in blocks:
@@ -93,10 +119,12 @@ def from_huggingface(state: Mapping[str, Tensor], strict: bool = True) -> State:
 
 
 def to_huggingface(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
-    """The weights of a `VideoMAEForPreTraining` with `use_mean_pooling=False`, from the published layout.
+    """The weights of a `VideoMAEForPreTraining` or a `VideoMAEForVideoClassification`, from the published layout.
+
+    `use_mean_pooling` is False in the configuration of the first, and True in that of the second.
 
     Args:
-        state: published pre-training weights.
+        state: published pre-training or classification weights.
         layout: where the biases of q, k and v go. "qv" is what transformers reads from 5.18 on, which reads "q_bias"
             too; 5.5 to 5.16 need "qkv", whose `key.bias` becomes zeros, the published model's constant.
 
@@ -110,11 +138,12 @@ def to_huggingface(state: Mapping[str, Tensor], layout: BiasLayout) -> State:
     if layout not in _BIASES:
         raise ValueError(f"layout is {layout!r}; allowed: {', '.join(map(repr, get_args(BiasLayout)))}")
     q_bias, k_bias, v_bias = _BIASES[layout]
-    blocks = _blocks(state, hf=False)
-    renames = _renames(blocks)
+    model = _model_of(state, "head.weight")
+    blocks = _blocks(state, model, hf=False)
+    renames = _renames(blocks, model)
     attention = ("attn.qkv.weight", "attn.q_bias", "attn.v_bias")
     expected = {name for name, _ in renames} | {block + name for block, _ in blocks for name in attention}
-    _check_names(expected - state.keys(), state.keys() - expected, "a published pre-training state dict")
+    _check_names(expected - state.keys(), state.keys() - expected, f"a published {model.published} state dict")
     result = {hf: state[published] for published, hf in renames}
     for published, hf in blocks:
         hf += _ATTENTION
@@ -171,20 +200,41 @@ def is_huggingface(state: Iterable[str]) -> bool:
     return any(_ATTENTION in name for name in state)
 
 
-def _blocks(state: Iterable[str], hf: bool) -> list[tuple[str, str]]:
+def _model_of(state: Iterable[str], head: str) -> _Model:
+    return _CLASSIFIER if head in state and "mask_token" not in state else _PRETRAINING
+
+
+def _check_pooling(state: Mapping[str, Tensor], model: _Model) -> None:
+    """Whether the model has the norm that the published one has."""
+    has_norm = "videomae.layernorm.weight" in state
+    if model is _CLASSIFIER and has_norm and "fc_norm.weight" not in state:
+        raise CheckpointError(
+            "state has 'videomae.layernorm' and no 'fc_norm': the model was built with use_mean_pooling=False, and its "
+            "classifier reads the first token; the published classifier reads the mean of all tokens"
+        )
+    if model is _PRETRAINING and not has_norm and any(name.startswith("videomae.encoder.") for name in state):
+        raise CheckpointError(
+            "state has no 'videomae.layernorm': the model was built with use_mean_pooling=True and has no final "
+            "encoder LayerNorm, which the published pre-training model has (encoder.norm); only a model with "
+            "use_mean_pooling=False can be converted"
+        )
+
+
+def _blocks(state: Iterable[str], model: _Model, hf: bool) -> list[tuple[str, str]]:
     """(published, Hugging Face) name prefixes of all blocks that `state` has, numbered from 0."""
     pairs = []
-    for published_stack, hf_stack in _STACKS:
+    for published_stack, hf_stack in model.stacks:
         pattern = re.compile(re.escape(hf_stack if hf else published_stack) + r"\.(\d+)\.")
         depth = len({match[1] for key in state if (match := pattern.match(key))})
         pairs += [(f"{published_stack}.{i}.", f"{hf_stack}.{i}.") for i in range(depth)]
     return pairs
 
 
-def _renames(blocks: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _renames(blocks: list[tuple[str, str]], model: _Model, extra: bool = False) -> list[tuple[str, str]]:
     """(published, Hugging Face) names of all tensors that differ in the name only."""
-    modules = [*_MODULES, *((published + p, hf + h) for published, hf in blocks for p, h in _BLOCK)]
-    return [(name, name) for name in _SAME] + [
+    modules = [*model.modules, *((published + p, hf + h) for published, hf in blocks for p, h in _BLOCK)]
+    modules += model.extra if extra else ()
+    return [(name, name) for name in model.same] + [
         (f"{p}.{kind}", f"{h}.{kind}") for p, h in modules for kind in ("weight", "bias")
     ]
 

@@ -5,6 +5,7 @@ and `args`; DeepSpeed puts the weights under `module`. The models here have the 
 a checkpoint only unwraps it and renames nothing.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -115,11 +116,11 @@ def config_of(state: Mapping[str, Tensor], num_frames: int, image_size: int) -> 
         )
     return VideoMAEConfig(
         encoder_dim=width,
-        encoder_depth=_depth(shapes, "encoder"),
+        encoder_depth=_depth(shapes, "encoder.blocks."),
         encoder_heads=heads[width],
         decoder_dim=decoder_width,
         decoder_heads=decoder_heads[decoder_width],
-        decoder_depth=_depth(shapes, "decoder"),
+        decoder_depth=_depth(shapes, "decoder.blocks."),
         mlp_ratio=ratio,
         patch_size=patch,
         tubelet_size=tubelet,
@@ -128,5 +129,54 @@ def config_of(state: Mapping[str, Tensor], num_frames: int, image_size: int) -> 
     )
 
 
-def _depth(names: Mapping[str, Any], part: str) -> int:
-    return len({name.split(".")[2] for name in names if name.startswith(f"{part}.blocks.")})
+def classifier_config(
+    state: Mapping[str, Tensor], num_frames: int, image_size: tuple[int, int], heads: int | None = None
+) -> VideoMAEConfig:
+    """Find the configuration of published classification weights.
+
+    Args:
+        state: weights of a classifier, at any depth.
+        num_frames: frames of a clip.
+        image_size: (height, width) of a clip in pixels.
+        heads: attention heads, if known; None: as the published size of this width has.
+
+    Returns:
+        The configuration; settings that do not show in weights are the defaults, and so is the decoder, which a
+        classifier does not have.
+
+    Raises:
+        CheckpointError: `state` has no classification weights, or its width is of no published size and `heads` is
+            None.
+        ValueError: the clip does not divide into patches.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    try:
+        width, channels, tubelet, patch, _ = shapes["patch_embed.proj.weight"]
+        hidden, _ = shapes["blocks.0.mlp.fc1.weight"]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"not a published classification checkpoint: {error} is missing or misshapen") from error
+    known = {config.encoder_dim: config for config in CONFIGS.values()}
+    if width not in known and heads is None:
+        raise CheckpointError(
+            f"the model is {width} wide, which tells no number of attention heads: known are "
+            f"{', '.join(map(str, known))}"
+        )
+    if channels != 3:
+        raise CheckpointError(f"the model takes {channels} channels: published models take 3")
+    like, ratio = known.get(width), hidden / width
+    return VideoMAEConfig(
+        encoder_dim=width,
+        encoder_depth=_depth(shapes, "blocks."),
+        encoder_heads=heads or known[width].encoder_heads,
+        decoder_dim=like.decoder_dim if like else width,
+        decoder_heads=like.decoder_heads if like else 1,
+        mlp_ratio=ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf),
+        patch_size=patch,
+        tubelet_size=tubelet,
+        num_frames=num_frames,
+        image_size=image_size,
+    )
+
+
+def _depth(names: Mapping[str, Any], stack: str) -> int:
+    return len({name.removeprefix(stack).partition(".")[0] for name in names if name.startswith(stack)})

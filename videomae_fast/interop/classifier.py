@@ -1,0 +1,230 @@
+"""Read a classifier of any layout: its weights, its sizes, the clips it takes, and the names of its classes."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..models.classify import POSITIONS, PUBLISHED_CLIP, VideoMAEForClassification
+from ..models.config import VideoMAEConfig
+from .checkpoint import CheckpointError, State, load_weights, read_weights
+from .huggingface.config import check_huggingface_config, check_preprocessor
+from .huggingface.weights import from_huggingface, is_huggingface
+from .labels import read_class_names
+from .official.weights import classifier_config
+from .settings import PathLike, clip_size, settings_beside
+
+CLASSES_FILE = "classes.txt"  # beside weights: the names of the classes, one per line
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier as it was read.
+
+    Attributes:
+        state: weights with the names of `VideoMAEForClassification`, in the dtype of the file.
+        config: its sizes, and the size of its clips; settings that do not show in weights are the defaults.
+        class_names: names of its classes, in the order of its logits; None if nothing beside the weights tells them.
+        positions: how its position table is made; see `VideoMAEForClassification`.
+        trained_clip: (frames, height, width) of the clips whose positions are interpolated.
+        origin: where the clip size comes from, as a phrase for the user.
+    """
+
+    state: State
+    config: VideoMAEConfig
+    class_names: tuple[str, ...] | None
+    positions: str
+    trained_clip: tuple[int, int, int]
+    origin: str
+
+    @property
+    def num_classes(self) -> int:
+        """C, the rows of the head."""
+        return self.state["head.weight"].shape[0]
+
+    def build(self, **changes: Any) -> VideoMAEForClassification:
+        """Make the model, with its weights, in float32.
+
+        Args:
+            **changes: fields of the configuration that differ, such as `attention="flash-attn"`.
+
+        Returns:
+            The model, in training mode as every new module.
+
+        Raises:
+            ValueError: the changes do not fit together.
+            CheckpointError: weights are missing, unexpected or of another shape.
+        """
+        model = VideoMAEForClassification(
+            replace(self.config, **changes),
+            self.num_classes,
+            positions=self.positions,
+            trained_clip=self.trained_clip,
+        )
+        load_weights(model, self.state)
+        return model
+
+
+def read_classifier(
+    path: PathLike, *, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None
+) -> Classifier:
+    """Read a classifier of the published layout (also of VideoMAE V1) or of transformers, whatever wraps it.
+
+    Names lose the prefixes `_orig_mod.`, `module.`, `backbone.` and `encoder.`. Beside the weights, `config.json` of a
+    run or of transformers tells the clip size and how positions are made; its `id2label`, or else a CLASSES_FILE, names
+    the classes. Without it the clip is that of the published models, 16 frames of 224x224 pixels.
+
+    transformers numbers the tokens of any grid, so positions are "sinusoid" there. Its `fc_norm` has an epsilon of
+    1e-5 and its blocks 1e-12, where this library has 1e-6: logits differ by about 1e-5 of their size.
+
+    Args:
+        path: a file of weights, or a folder that holds one.
+        num_frames: frames of a clip, if another number than the file's settings say.
+        image_size: height and width, or (height, width), in pixels, likewise.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        FileNotFoundError: `path` does not exist.
+        CheckpointError: the file cannot be read, holds no classifier (pre-training weights, say), is of no known size,
+            has a head of another number of classes than there are names, or a configuration that this library's models
+            do not have.
+        ValueError: the clip does not divide into patches.
+
+    Warns:
+        UserWarning: the `preprocessor_config.json` beside the weights normalises by other numbers than ImageNet's.
+    """
+    return as_classifier(read_weights(path), path, num_frames=num_frames, image_size=image_size)
+
+
+def as_classifier(
+    state: Mapping[str, Tensor],
+    path: PathLike,
+    *,
+    num_frames: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> Classifier:
+    """`read_classifier`, of weights that `read_weights` has read from `path`."""
+    settings = settings_beside(path)
+    theirs = is_huggingface(state)
+    try:
+        state = classifier_state(state)
+        if theirs:
+            check_huggingface_config(settings, state["fc_norm.weight"].shape[0])
+        clip, origin = _clip(path, num_frames, image_size)
+        heads = settings.get("num_attention_heads") if theirs else None
+        config = classifier_config(state, *clip, heads=heads)
+        names = _class_names(path, settings, state["head.weight"].shape[0])
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(path)!r}: {error}") from error
+    if problem := check_preprocessor(settings_beside(path, "preprocessor_config.json")):
+        warnings.warn(f"{str(path)!r}: {problem}", stacklevel=3)
+    positions, trained = settings.get("positions"), settings.get("trained_clip")
+    return Classifier(
+        state,
+        config,
+        names,
+        "sinusoid" if theirs else positions if positions in POSITIONS else POSITIONS[0],
+        tuple(trained) if isinstance(trained, list) and len(trained) == 3 else PUBLISHED_CLIP,
+        origin,
+    )
+
+
+def classifier_state(state: Mapping[str, Tensor]) -> State:
+    """The weights of a classifier with the names of `VideoMAEForClassification`.
+
+    Args:
+        state: as `read_weights` returns it, in the published layout or that of transformers.
+
+    Returns:
+        {name: tensor}.
+
+    Raises:
+        CheckpointError: `state` holds no classifier with mean pooling, or, in the layout of transformers, names are
+            missing or unexpected.
+    """
+    if is_pretraining(state):
+        raise CheckpointError(
+            "it holds pre-training weights (mask_token, decoder), and a classifier is needed: fine-tune from it first"
+        )
+    if is_huggingface(state):
+        return from_huggingface(state)
+    state = without_encoder(state)
+    if "head.weight" not in state or "blocks.0.norm1.weight" not in state:
+        raise CheckpointError(
+            f"it holds no classifier (blocks and head): its names are {min(state)!r} … {max(state)!r}"
+        )
+    if "fc_norm.weight" not in state:
+        raise CheckpointError(
+            "it has no fc_norm: its head reads one token, and the head of this library's classifier the mean of all"
+        )
+    return state
+
+
+def is_pretraining(state: Mapping[str, Tensor]) -> bool:
+    """Whether weights, of any layout, are those of a pre-training model.
+
+    Args:
+        state: as `read_weights` returns it.
+
+    Returns:
+        True for those with a mask token or a decoder.
+    """
+    return any(name == "mask_token" or name.startswith(("decoder.", "encoder_to_decoder.")) for name in state)
+
+
+def without_encoder(state: Mapping[str, Tensor]) -> State:
+    """The names of a state dict without the prefix `encoder.`.
+
+    Args:
+        state: weights in the published layout.
+
+    Returns:
+        {name: tensor}.
+
+    Raises:
+        CheckpointError: a name is there twice, with and without the prefix.
+    """
+    result = {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
+    if len(result) < len(state):
+        raise CheckpointError("it holds some names twice, with and without the prefix 'encoder.'")
+    return result
+
+
+def _clip(
+    path: PathLike, num_frames: int | None, image_size: int | tuple[int, int] | None
+) -> tuple[tuple[int, tuple[int, int]], str]:
+    """((frames, (height, width)), origin)."""
+    size = image_size[0] if isinstance(image_size, tuple) else image_size
+    try:
+        clip = clip_size(path, num_frames, size)
+        frames, side, origin = clip.num_frames, clip.image_size, clip.origin
+    except CheckpointError:
+        raise
+    except ValueError:
+        frames, side = num_frames or PUBLISHED_CLIP[0], size or PUBLISHED_CLIP[1]
+        origin = "as the published models have it: nothing beside the weights tells it"
+    return (frames, image_size if isinstance(image_size, tuple) else (side, side)), origin
+
+
+def _class_names(path: PathLike, settings: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    labels = settings.get("id2label")
+    if isinstance(labels, dict):
+        where = "id2label of config.json"
+        names = [labels.get(str(i)) for i in range(max(classes, len(labels)))]
+        if names == [f"LABEL_{i}" for i in range(classes)]:
+            return None
+        if not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"{where} does not name classes 0 to {classes - 1}, one each")
+    elif (folder / CLASSES_FILE).is_file():
+        where, names = CLASSES_FILE, list(read_class_names(folder / CLASSES_FILE))
+    else:
+        return None
+    if len(names) != classes:
+        raise CheckpointError(f"{where} names {len(names)} classes, the head has {classes}")
+    return tuple(map(str, names))

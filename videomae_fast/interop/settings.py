@@ -1,0 +1,82 @@
+"""What a `config.json` beside weights tells of their model: the size of its clips, and what else weights do not."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._json import parse_json, read_text
+from .checkpoint import CheckpointError
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """The size of the clips that a model takes, and its origin.
+
+    Attributes:
+        num_frames: frames of a clip.
+        image_size: height and width in pixels.
+        origin: where the numbers come from, as a phrase for the user.
+    """
+
+    num_frames: int
+    image_size: int
+    origin: str
+
+
+def clip_size(source: PathLike, num_frames: int | None = None, image_size: int | None = None) -> ClipSize:
+    """The clip size of published weights. The weights do not tell it, because their position tables are fixed.
+
+    Args:
+        source: file of weights, or folder that holds one. A `config.json` in the same folder, which training writes
+            into every checkpoint, gives the numbers that the arguments leave out.
+        num_frames: frames of a clip, if known.
+        image_size: height and width in pixels, if known.
+
+    Returns:
+        The size.
+
+    Raises:
+        ValueError: nothing tells the size.
+        CheckpointError: `config.json` is not JSON.
+    """
+    if num_frames is not None and image_size is not None:
+        return ClipSize(num_frames, image_size, "as given")
+    settings = settings_beside(source)
+    frames = settings.get("num_frames") if num_frames is None else num_frames
+    side = settings.get("image_size") if image_size is None else image_size
+    if type(frames) is not int or type(side) is not int:
+        raise ValueError(
+            f"weights do not tell the clip size of their model, and no config.json beside {str(source)!r} does: give "
+            "--num-frames and --image-size (num_frames and image_size); published pre-training weights have 16 and 224"
+        )
+    return ClipSize(frames, side, "from the config.json beside the weights")
+
+
+def settings_beside(source: PathLike, name: str = "config.json") -> dict[str, Any]:
+    """The values in a JSON file beside weights.
+
+    Args:
+        source: file of weights, or folder that holds one.
+        name: of the JSON file.
+
+    Returns:
+        The values, those of sections (objects) also by their own names; {} if there is no such file, or no object in
+        it.
+
+    Raises:
+        CheckpointError: the file is not JSON.
+    """
+    path = (Path(source) if Path(source).is_dir() else Path(source).parent) / name
+    if not path.is_file():
+        return {}
+    try:
+        settings = parse_json(read_text(path))
+    except ValueError as error:
+        raise CheckpointError(f"{str(path)!r}, beside the weights, is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        return {}
+    sections = [value for value in settings.values() if isinstance(value, dict)]
+    return {key: value for section in (*sections, settings) for key, value in section.items()}
