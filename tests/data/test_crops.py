@@ -75,6 +75,24 @@ def test_random_resized_boxes(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(np.mean(spare, axis=0), 0.5, atol=0.05)
 
 
+def test_random_resized_boxes_of_fine_tuning() -> None:
+    drawn = [random_resized_crop_box(240, 320, (224, 224), sample_rng(0, n), (0.08, 1)) for n in range(4000)]
+    areas = np.array([box.height * box.width / (240 * 320) for box in drawn])
+    assert 0.078 < areas.min() < 0.09 and areas.max() > 0.95
+    aspects = np.log([box.width / box.height for box in drawn if box.height * box.width < 0.5 * 240 * 320])
+    np.testing.assert_allclose(
+        np.histogram(aspects, 4, (-math.log(4 / 3), math.log(4 / 3)))[0] / len(aspects), 0.25, atol=0.04
+    )
+
+
+@pytest.mark.parametrize("areas", [(0, 1), (0.5, 0.4), (0.5, 1.1), (0.5,)])
+def test_crop_areas_that_cannot_be(areas: tuple[float, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=r"crop areas must be \(smallest, largest\) with 0 < smallest <= largest <= 1, got"
+    ):
+        random_resized_crop_box(10, 10, (4, 4), sample_rng(0, 0), areas)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
     [(10, 1000, CropBox(0, 493, 10, 13)), (1000, 10, CropBox(493, 0, 13, 10)), (1, 1, CropBox(0, 0, 1, 1))],

@@ -55,6 +55,37 @@ def test_frames_are_the_sampled_ones(clips: Path, stamp: Callable) -> None:
     assert len(starts) > 10
 
 
+@pytest.mark.parametrize(
+    ("sampling", "distances"),
+    [
+        ("strided", {8}),
+        ("dense", {8, 9, 10, 11}),
+        ("uniform", set(range(1, 30))),
+    ],  # of 4 frames at a stride of 8, out of 60
+)
+def test_sampling_rules(sampling: str, distances: set[int], clips: Path, stamp: Callable) -> None:
+    dataset = dataset_of(clips, sampling=sampling, frame_stride=8)
+    index = [Path(entry.path).name for entry in dataset.annotations].index("h264.mkv")
+    found: set[int] = set()
+    for number in range(20):
+        drawn = dataset.draw(index, number)
+        stamps = [stamp(frame.numpy()) for frame in drawn.frames]
+        assert drawn.frame_numbers.tolist() == stamps == dataset.draw(index, number).frame_numbers.tolist()
+        found |= set(np.diff(stamps).tolist())
+        if sampling == "uniform":
+            assert [stamp // 15 for stamp in stamps] == [0, 1, 2, 3]
+    assert found <= distances and len(found) >= min(len(distances), 2)
+
+
+def test_fine_tuning_clips_share_frames_and_have_their_own_crops(clips: Path) -> None:
+    """`num_sample` 2: one decoded clip, two crops and flips, with the label of its video."""
+    options = {"sampling": "dense", "crop": "random-resized", "crop_areas": (0.08, 1), "hflip": True}
+    drawn = [dataset_of(clips, **options).draw(0, number) for number in range(60)]
+    areas = np.array([crop.box.height * crop.box.width for one in drawn for crop in one.crops]) / (96 * 128)
+    assert areas.min() < 0.15 and areas.max() > 0.9 and all(len(set(one.crops)) == 2 for one in drawn)
+    assert 30 < sum(crop.flipped for one in drawn for crop in one.crops) < 90
+
+
 @pytest.mark.parametrize("resize", ["antialias", "pillow"])
 @pytest.mark.parametrize("size", [(32, 32), (96, 96)])  # smaller than the frames, so resized when decoded; and not
 def test_clips_are_the_crops_of_the_decoded_frames(size: tuple[int, int], resize: str, clips: Path) -> None:
@@ -163,6 +194,9 @@ def test_missing_package_is_fatal(clips: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"size": (0, 32)}, r"size must be \(height, width\)"),
         ({"max_replacements": -1}, "max_replacements must be at least 0"),
         ({"crop": "center"}, r"crop must be one of \('multi-scale', 'random-resized'\), got 'center'"),
+        ({"sampling": "random"}, r"sampling must be one of \('strided', 'dense', 'uniform'\), got 'random'"),
+        ({"crop_areas": (0.08, 1)}, r"crop_areas \(0.08, 1\) needs crop 'random-resized', got 'multi-scale'"),
+        ({"crop_areas": (0, 1), "crop": "random-resized"}, "crop areas must be"),
         ({"resize": "bicubic"}, r"resize must be one of \('bilinear', 'antialias', 'pillow'\), got 'bicubic'"),
         ({"reader": "opencv"}, r"reader must be one of \['av', 'decord', 'torchcodec'\]"),
         ({"short_side": -1}, "short_side must not be negative"),

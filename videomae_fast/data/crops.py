@@ -18,7 +18,7 @@ MAX_DISTORTION = 1  # largest difference of the scale indices of height and widt
 SNAP = 3  # a side closer than this to the wanted size snaps to it (published: abs(x - size) < 3)
 # Positions (down, right) in quarters of the free space: corners, centre, edge centres, quarter points.
 OFFSETS = (*product((0, 2, 4), repeat=2), *product((1, 3), repeat=2))
-AREAS = (0.5, 1.0)  # of a random-resized crop, as fractions of the frame
+AREAS = (0.5, 1.0)  # of a random-resized crop, as fractions of the frame, in pre-training
 ASPECTS = (3 / 4, 4 / 3)  # of a random-resized crop, relative to the aspect ratio of the clip
 TRIES = 10
 
@@ -89,34 +89,38 @@ def _side(base: int, scale: float, wanted: int, limit: int) -> int:
     return wanted if abs(side - wanted) < SNAP and wanted <= limit else side
 
 
-def random_resized_crop_box(height: int, width: int, size: tuple[int, int], rng: np.random.Generator) -> CropBox:
+def random_resized_crop_box(
+    height: int, width: int, size: tuple[int, int], rng: np.random.Generator, areas: tuple[float, float] = AREAS
+) -> CropBox:
     """Draw a box of random area, aspect ratio and position.
 
-    The area is uniform in [0.5, 1] of the frame's area. The aspect ratio (width / height), relative to the aspect ratio
-    of `size`, is log-uniform in [3/4, 4/3]. If none of 10 draws fits the frame, the box is the largest one at the
-    centre with an allowed aspect ratio.
+    The area is uniform in `areas`, as a fraction of the frame's area. The aspect ratio (width / height), relative to
+    the aspect ratio of `size`, is log-uniform in [3/4, 4/3]. If none of 10 draws fits the frame, the box is the largest
+    one at the centre with an allowed aspect ratio.
 
     Args:
         height: of the frames, in pixels.
         width: of the frames, in pixels.
         size: (H, W) of the clip, in pixels.
         rng: draws area and aspect ratio until they fit, then the position.
+        areas: smallest and largest area, in (0, 1]. Published fine-tuning has (0.08, 1).
 
     Returns:
         A box inside the frames.
 
     Raises:
-        ValueError: a side is not positive.
+        ValueError: a side is not positive, or `areas` are out of range.
 
     References:
-        RandomResizedCrop of torchvision; areas as in Feichtenhofer et al., Masked autoencoders as spatiotemporal
-        learners, NeurIPS 2022, appendix A.
+        RandomResizedCrop of torchvision; the default areas as in Feichtenhofer et al., Masked autoencoders as
+        spatiotemporal learners, NeurIPS 2022, appendix A; fine-tuning as in dataset/datasets.py of VideoMAE V2.
     """
+    check_areas(areas)
     if min(height, width, *size) < 1:
         raise ValueError(f"sides must be at least 1, got frames of {height} x {width} and size {tuple(size)}")
     low, high = (aspect * size[1] / size[0] for aspect in ASPECTS)
     for _ in range(TRIES):
-        area = height * width * rng.uniform(*AREAS)
+        area = height * width * rng.uniform(*areas)
         aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
         box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 1 <= box_height <= height and 1 <= box_width <= width:
@@ -127,8 +131,21 @@ def random_resized_crop_box(height: int, width: int, size: tuple[int, int], rng:
     return CropBox((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
+def check_areas(areas: tuple[float, float]) -> None:
+    """Check the areas of a random-resized crop.
+
+    Args:
+        areas: smallest and largest area, as fractions of the frame.
+
+    Raises:
+        ValueError: they are out of range.
+    """
+    if len(areas) != 2 or not 0 < areas[0] <= areas[1] <= 1:
+        raise ValueError(f"crop areas must be (smallest, largest) with 0 < smallest <= largest <= 1, got {areas}")
+
+
 # By the names of the option `crop`; each is a function of (height, width, size, rng).
-CROP_BOXES: dict[str, Callable[[int, int, tuple[int, int], np.random.Generator], CropBox]] = {
+CROP_BOXES: dict[str, Callable[..., CropBox]] = {
     "multi-scale": multi_scale_crop_box,
     "random-resized": random_resized_crop_box,
 }

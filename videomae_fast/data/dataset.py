@@ -16,9 +16,9 @@ from .._text import printable
 from .augment.clips import ClipAugmentation
 from .bad_videos import BadVideo, UnreadableVideosError
 from .batch import ClipBatch
-from .crops import CROP_BOXES, Crop, cut_clips
+from .crops import AREAS, CROP_BOXES, Crop, check_areas, cut_clips
 from .readers import DEFAULT_READER, MAX_DECODED_BYTES, VideoError, check_reader, open_entry
-from .sampling import frame_indices
+from .sampling import SAMPLINGS
 from .seeding import sample_rng
 from .sources.annotations import Annotations
 from .sources.mixture import Mixture, VideoSource
@@ -46,7 +46,7 @@ class Draw:
 class ClipDataset(Dataset[ClipBatch]):
     """`dataset[(index, sample_number)]` is a `ClipBatch` of the R = `crops_per_video` clips of video `index`.
 
-    Everything random (start frame, crops, replacement of a bad video) is a function of (seed, sample_number) alone,
+    Everything random (frames, crops, replacement of a bad video) is a function of (seed, sample_number) alone,
     for any number of workers and ranks. The clips have the sample numbers sample_number · R + r, r in [0, R); masks
     are a function of these. A video that cannot be read is replaced by another, and listed in `bad_videos` of the
     sample. `len(dataset)` is the number of samples of an epoch.
@@ -54,11 +54,15 @@ class ClipDataset(Dataset[ClipBatch]):
     Args:
         annotations: the videos, as `read_annotations` or `read_mixture` returns them.
         num_frames: T, the frames of a clip.
-        frame_stride: frames from one frame of a clip to the next, unless the source of the video says otherwise.
+        frame_stride: frames from one frame of a clip to the next, unless the source of the video says otherwise. Not
+            used by `sampling` "uniform".
         size: (H, W) of the clips, in pixels.
         crops_per_video: R, the clips of each decoded video (repeated augmentation).
         seed: in [0, 2**64).
+        sampling: which frames make a clip: "strided" is the published rule of pre-training (`frame_indices`), "dense"
+            and "uniform" are those of fine-tuning (`dense_frames`, `uniform_frames`).
         crop: how crop boxes are drawn: "multi-scale" or "random-resized".
+        crop_areas: smallest and largest area of a "random-resized" crop, as fractions of the frame; only for that crop.
         hflip: flip half of the crops horizontally.
         resize: how a crop becomes a clip: "bilinear", "antialias" or "pillow", as in `CroppedClips`.
         reader: a key of READERS: "av", "decord" or "torchcodec".
@@ -73,7 +77,8 @@ class ClipDataset(Dataset[ClipBatch]):
         UnreadableVideosError: from `dataset[...]`, if the video and `max_replacements` others (or all) are unreadable.
 
     References:
-        HybridVideoMAE in datasets/pretrain_datasets.py of VideoMAE V2, which replaces bad videos without a report.
+        HybridVideoMAE in datasets/pretrain_datasets.py and VideoClsDataset in dataset/datasets.py of VideoMAE V2, which
+        replace bad videos without a report.
     """
 
     def __init__(
@@ -85,7 +90,9 @@ class ClipDataset(Dataset[ClipBatch]):
         size: tuple[int, int],
         crops_per_video: int,
         seed: int,
+        sampling: str = "strided",
         crop: str = "multi-scale",
+        crop_areas: tuple[float, float] = AREAS,
         hflip: bool = False,
         resize: str = "antialias",
         reader: str = DEFAULT_READER,
@@ -105,15 +112,23 @@ class ClipDataset(Dataset[ClipBatch]):
             raise ValueError(f"size must be (height, width), both at least 1, got {size}")
         if max_replacements < 0:
             raise ValueError(f"max_replacements must be at least 0, got {max_replacements}")
-        for name, choice, known in (("crop", crop, tuple(CROP_BOXES)), ("resize", resize, RESIZES)):
+        for name, choice, known in (
+            ("sampling", sampling, tuple(SAMPLINGS)),
+            ("crop", crop, tuple(CROP_BOXES)),
+            ("resize", resize, RESIZES),
+        ):
             if choice not in known:
                 raise ValueError(f"{name} must be one of {known}, got {choice!r}")
+        check_areas(crop_areas)
+        if crop != "random-resized" and tuple(crop_areas) != AREAS:
+            raise ValueError(f"crop_areas {crop_areas} needs crop 'random-resized', got {crop!r}")
         check_reader(reader, short_side, max_decoded_bytes)
         sample_rng(seed, 0)  # raises for a seed out of range here, not in a worker
         self.annotations = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
         self.num_frames, self.frame_stride, self.size = num_frames, frame_stride, (int(size[0]), int(size[1]))
         self.crops_per_video, self.seed = crops_per_video, seed
-        self.crop, self.hflip, self.resize = crop, hflip, resize
+        self.sampling, self.crop, self.hflip, self.resize = sampling, crop, hflip, resize
+        self.crop_areas = float(crop_areas[0]), float(crop_areas[1])
         self.reader, self.short_side, self.max_decoded_bytes = reader, short_side, max_decoded_bytes
         self.max_replacements, self.augmentation = max_replacements, augmentation
 
@@ -170,7 +185,7 @@ class ClipDataset(Dataset[ClipBatch]):
 
         Args:
             index: number of the video.
-            rng: draws the first frame.
+            rng: draws the frames.
 
         Returns:
             The numbers (T,) int64 of the frames, and their pixels uint8 (T, height, width, 3).
@@ -181,14 +196,16 @@ class ClipDataset(Dataset[ClipBatch]):
         source = self.annotations.source(index)
         entry, limit = self.annotations[index], self.max_decoded_bytes
         with closing(open_entry(entry, self.reader, self.short_side, source.template, limit)) as video:
-            numbers = frame_indices(video.num_frames, self.num_frames, source.frame_stride or self.frame_stride, rng)
+            frame_stride = source.frame_stride or self.frame_stride
+            numbers = SAMPLINGS[self.sampling](video.num_frames, self.num_frames, frame_stride, rng)
             return numbers, torch.from_numpy(video.frames(numbers))
 
     def _draw_crops(self, frames: torch.Tensor, rng: np.random.Generator) -> list[Crop]:
         _, height, width, _ = frames.shape
+        areas = (self.crop_areas,) if self.crop == "random-resized" else ()
         box = CROP_BOXES[self.crop]
         return [
-            Crop(box(height, width, self.size, rng), self.hflip and bool(rng.integers(2)))
+            Crop(box(height, width, self.size, rng, *areas), self.hflip and bool(rng.integers(2)))
             for _ in range(self.crops_per_video)
         ]
 
