@@ -74,6 +74,13 @@ def test_statistics_are_of_each_frame() -> None:
     assert done.min() == 0 and done[:, :, :, -1, -1].min() >= 254
 
 
+def test_no_value_is_read_back() -> None:
+    """A meta tensor has no values: whatever would make the host wait for a GPU raises."""
+    draws: list[RandAugmentDraw] = [(AppliedOp(op, op_value(op, 7, False)),) for op in COLOR]
+    done = apply_color(torch.empty(len(COLOR), 3, 2, 8, 8, device="meta"), draws)
+    assert done.device.type == "meta" and done.shape == (len(COLOR), 3, 2, 8, 8)
+
+
 def test_bad_clips_are_errors() -> None:
     clips = torch.zeros(2, 3, 1, 4, 4)
     with pytest.raises(TypeError, match=r"clips must be float32, got torch.uint8"):

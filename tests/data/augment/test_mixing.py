@@ -131,6 +131,15 @@ def test_lone_videos_are_not_mixed() -> None:
     assert torch.equal(mixed, source) and torch.equal(soft, torch.tensor([[0.0, 1.0]] * 2))
 
 
+def test_no_value_is_read_back() -> None:
+    """A meta tensor has no values: whatever would make the host wait for a GPU raises."""
+    mixer = Mixer(classes=5, mixup=0.8, cutmix=1.0, smoothing=0.1)
+    for first in range(6):
+        labels = torch.empty(3, dtype=torch.int64, device="meta")
+        mixed, soft = mixer(clips(3).to("meta"), labels, torch.arange(first, first + 3))
+        assert mixed.shape == (3, 3, 2, *SIZE) and soft.shape == (3, 5)
+
+
 def test_without_mixing_only_targets_are_made() -> None:
     mixer = Mixer(classes=2, smoothing=0.1)
     assert not mixer.mixes and not Mixer(classes=2, mixup=1, probability=0).mixes and Mixer(classes=2, cutmix=1).mixes
