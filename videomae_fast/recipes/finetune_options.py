@@ -15,6 +15,7 @@ from videomae_kernels import RESIZES, random_mask_index
 from ..data import ClipDataset, Mixture, number_classes, read_classes, read_mixture
 from ..data.augment import BACKENDS, ClipAugmentation, Mixer, parse_rand_augment
 from ..data.crops import CROP_BOXES
+from ..data.sampling import SAMPLINGS
 from ..data.sources.classes import CLASSES_HELP
 from ..models import VideoMAEForClassification
 from ..models.classify import POSITIONS
@@ -22,7 +23,6 @@ from ..models.config import VideoMAEConfig
 from .config import Section, option
 from .options import BackboneOptions, DataOptions, OptimizerOptions
 
-SAMPLINGS = ("dense", "uniform")
 _DROP_STREAM = 4  # of random_mask_index: token dropping draws apart from masks and stochastic depth
 
 
@@ -33,8 +33,8 @@ class LabelledData(DataOptions):
     classes: str = option("", CLASSES_HELP, free=True)  # free: a checkpoint holds the names of its classes
     sampling: str = option(
         "dense",
-        "frames of a clip; dense: frame_stride apart, as published for Kinetics; uniform: spread over the whole video, "
-        "as published for Something-Something",
+        "frames of a clip; dense: about frame_stride apart, as published for Kinetics; uniform: spread over the video, "
+        "as published for Something-Something; strided: as in pre-training",
         choices=SAMPLINGS,
     )
     crops_per_video: int = option(2, "clips cut from each decoded video (published num_sample)", least=1)
@@ -72,13 +72,14 @@ class LabelledData(DataOptions):
         Raises:
             ValueError: options do not fit together; see `ClipDataset`.
         """
+        areas = {"crop_areas": (self.crop_area, 1.0)} if self.crop == "random-resized" else {}
         return ClipDataset(
             videos,
             crops_per_video=self.crops_per_video,
             hflip=self.hflip,
             sampling=self.sampling,
-            crop_area=self.crop_area,
             augmentation=augmentation,
+            **areas,
             **self._clips(seed),
         )
 
