@@ -15,9 +15,9 @@ from .huggingface.config import check_huggingface_config, check_preprocessor
 from .huggingface.weights import from_huggingface, is_huggingface
 from .labels import read_class_names
 from .official.weights import classifier_config
-from .settings import PathLike, clip_size, settings_beside
+from .settings import PathLike, clip_size, settings_beside, trained_clip
 
-CLASSES_FILE = "classes.txt"  # beside weights: the names of the classes, one per line
+CLASSES_FILE = "classes.json"  # beside weights: a list of the names of the classes
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,13 @@ def as_classifier(
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     if problem := check_preprocessor(settings_beside(path, "preprocessor_config.json")):
         warnings.warn(f"{str(path)!r}: {problem}", stacklevel=3)
-    positions, trained = settings.get("positions"), settings.get("trained_clip")
+    positions = settings.get("positions")
     return Classifier(
         state,
         config,
         names,
         "sinusoid" if theirs else positions if positions in POSITIONS else POSITIONS[0],
-        tuple(trained) if isinstance(trained, list) and len(trained) == 3 else PUBLISHED_CLIP,
+        trained_clip(path),
         origin,
     )
 

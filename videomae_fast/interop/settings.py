@@ -1,11 +1,13 @@
 """What a `config.json` beside weights tells of their model: the size of its clips, and what else weights do not."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .._json import parse_json, read_text
+from ..models.classify import PUBLISHED_CLIP
 from .checkpoint import CheckpointError
 
 PathLike = str | os.PathLike[str]
@@ -80,3 +82,27 @@ def settings_beside(source: PathLike, name: str = "config.json") -> dict[str, An
         return {}
     sections = [value for value in settings.values() if isinstance(value, dict)]
     return {key: value for section in (*sections, settings) for key, value in section.items()}
+
+
+def trained_clip(source: PathLike | None) -> tuple[int, int, int]:
+    """The clips whose positions weights were trained with; positions of other clips are interpolated from them.
+
+    Args:
+        source: file of weights, or the folder that holds one; None for new weights.
+
+    Returns:
+        (frames, height, width): what `config.json` beside the weights says, or else the published clip.
+
+    Raises:
+        CheckpointError: `config.json` is not JSON, or its `trained_clip` is no size such as 16x224x224.
+    """
+    settings = settings_beside(source) if source is not None else {}
+    if isinstance(given := settings.get("trained_clip"), str) and given:
+        if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){2}", given):
+            raise CheckpointError(f"trained_clip in the config.json beside {str(source)!r} is no clip: {given!r}")
+        frames, height, width = map(int, given.split("x"))
+        return frames, height, width
+    frames, side = settings.get("num_frames"), settings.get("image_size")
+    if type(frames) is int and type(side) is int:
+        return frames, side, side
+    return PUBLISHED_CLIP

@@ -157,6 +157,11 @@ class ClassifierOptions(BackboneOptions):
         "table of positions for clips of another size than 16x224x224; sinusoid: as the published code",
         choices=POSITIONS,
     )
+    trained_clip: str = option(
+        "",
+        "clip whose positions are interpolated, as 16x224x224; empty: the one of --init, or of the published models",
+        free=True,  # a run saves what it found
+    )
     train: str = option("all", "what is trained: all, head, or last:K for the last K blocks and the head")
     drop_tokens: str = option(
         "", "random:R leaves out a share R of the tokens in training, which changes results; empty: none"
@@ -166,12 +171,15 @@ class ClassifierOptions(BackboneOptions):
         super().__post_init__()
         self.dropped_share()
 
-    def classifier(self, config: VideoMAEConfig, num_classes: int) -> VideoMAEForClassification:
+    def classifier(
+        self, config: VideoMAEConfig, num_classes: int, trained_clip: tuple[int, int, int]
+    ) -> VideoMAEForClassification:
         """Build the classifier, with random weights.
 
         Args:
             config: of `config`.
             num_classes: C.
+            trained_clip: (frames, height, width) of the clips whose positions are interpolated.
 
         Returns:
             The model; every parameter is trained.
@@ -182,6 +190,7 @@ class ClassifierOptions(BackboneOptions):
             head_dropout=self.head_dropout,
             init_scale=self.init_scale,
             positions=self.positions,
+            trained_clip=trained_clip,
         )
 
     def dropped_share(self) -> float:

@@ -8,7 +8,7 @@ File structure:
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +22,11 @@ from .._text import printable_lines
 from ..data import ClipBatch
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
-from ..engine.precision import resolve_precision
 from ..engine.recipe import Recipe
 from ..masks import MaskPlan
-from ..models import VideoMAEConfig, VideoMAEForPretraining, choose_recompute, stochastic_depth
-from ..models.attention import activate_flash_attention
+from ..models import VideoMAEConfig, VideoMAEForPretraining, stochastic_depth
 from .config import Config
+from .fit import fit_to_device
 from .options import DataOptions, MaskOptions, ModelOptions, OptimizerOptions, RunOptions
 from .videos import CHEAPER_VIDEOS, EvaluationVideos, TrainingVideos
 
@@ -94,32 +93,22 @@ class Pretraining(Recipe):
         if config.run.eval_every:
             eval_dataset = config.data.eval_dataset(config.run.seed)
             self.eval_videos = EvaluationVideos(eval_dataset, config.optimizer.batch_size, config.data.workers)
-        model = VideoMAEForPretraining(self._fit(config.model_config(), device, say))
+        model_config = config.model_config()
+        model_config = fit_to_device(
+            model_config,
+            config.masks.plan(torch.zeros(1, dtype=torch.int64), model_config.grid, seed=0),
+            clips=config.optimizer.batch_size * config.data.crops_per_video,
+            precision=config.run.precision,
+            device=device,
+            say=say,
+        )
+        model = VideoMAEForPretraining(model_config)
         if note := config.run.initialize(model):
             say(printable_lines(note))
         self.grid = model.config.grid
         if config.model.compile:
             model.compile(fullgraph=True)
         return model, make_optimizer(model, config.optimizer, undecayed={"mask_token"})
-
-    def _fit(self, model: VideoMAEConfig, device: torch.device, say: Callable[[str], None]) -> VideoMAEConfig:
-        """Adapt to the GPU: activate its fastest flash attention, and recompute only where memory is short."""
-        if device.type != "cuda":
-            return model
-        if model.attention == "sdpa" and (found := activate_flash_attention(device)):
-            say(f"attention runs on {found}")
-        if model.recompute != "auto":
-            return model
-        return replace(
-            model,
-            recompute=choose_recompute(
-                model,
-                self.config.masks.plan(torch.zeros(1, dtype=torch.int64), model.grid, seed=0),
-                clips=self.config.optimizer.batch_size * self.config.data.crops_per_video,
-                precision=resolve_precision(self.config.run.precision),
-                capacity_bytes=torch.cuda.get_device_properties(device).total_memory,
-            ),
-        )
 
     def order(self, samples_per_step: int) -> dict[str, Any]:
         """See `TrainingVideos.order`."""

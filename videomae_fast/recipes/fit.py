@@ -1,0 +1,45 @@
+"""Adapt a model to the device of a run, before it is built."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from ..engine.precision import resolve_precision
+from ..masks import MaskPlan
+from ..models import VideoMAEConfig, choose_recompute
+from ..models.attention import activate_flash_attention
+
+
+def fit_to_device(
+    config: VideoMAEConfig,
+    tokens: MaskPlan | int,
+    *,
+    clips: int,
+    precision: str,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> VideoMAEConfig:
+    """On a GPU, activate its fastest flash attention, and recompute only where memory is short.
+
+    Args:
+        config: the model of the run.
+        tokens: as `choose_recompute` takes them.
+        clips: clips of one forward pass on this device.
+        precision: of the run, one of `PRECISIONS`.
+        device: of the run.
+        say: prints a line.
+
+    Returns:
+        The configuration, with another `recompute` if that was "auto".
+    """
+    if device.type != "cuda":
+        return config
+    if config.attention == "sdpa" and (found := activate_flash_attention(device)):
+        say(f"attention runs on {found}")
+    if config.recompute != "auto":
+        return config
+    capacity = torch.cuda.get_device_properties(device).total_memory
+    precision = resolve_precision(precision)
+    recompute = choose_recompute(config, tokens, clips=clips, precision=precision, capacity_bytes=capacity)
+    return replace(config, recompute=recompute)
