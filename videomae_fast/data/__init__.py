@@ -17,6 +17,7 @@ from .sources.demo import demo_folder
 from .sources.labelled import number_classes
 from .sources.lists import read_annotations
 from .sources.mixture import Mixture, VideoSource, read_mixture
+from .views import MissingVideo, ViewBatch, ViewDataset, collate_views
 
 __all__ = [
     "DEFAULT_READER",
@@ -29,6 +30,7 @@ __all__ = [
     "CropBox",
     "Draw",
     "FrameFolder",
+    "MissingVideo",
     "Mixture",
     "TarMember",
     "UnreadableVideosError",
@@ -37,7 +39,10 @@ __all__ = [
     "VideoFile",
     "VideoReader",
     "VideoSource",
+    "ViewBatch",
+    "ViewDataset",
     "collate",
+    "collate_views",
     "cut_clips",
     "demo_folder",
     "dense_frames",
