@@ -1,11 +1,12 @@
 """Read a classifier of any layout: its weights, its sizes, the clips it takes, and the names of its classes."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..models.classify import POSITIONS, PUBLISHED_CLIP, VideoMAEForClassification
@@ -44,6 +45,20 @@ class Classifier:
     def num_classes(self) -> int:
         """C, the rows of the head."""
         return self.state["head.weight"].shape[0]
+
+    def with_rows(self, rows: Sequence[int], class_names: Sequence[str]) -> "Classifier":
+        """The classifier with other rows of its head, in their order.
+
+        Args:
+            rows: a row in [0, C) for each class.
+            class_names: names of the classes.
+
+        Returns:
+            The new classifier; all other weights are shared.
+        """
+        picked = torch.tensor(rows)
+        head = {name: self.state[name][picked] for name in ("head.weight", "head.bias")}
+        return replace(self, state=self.state | head, class_names=tuple(class_names))
 
     def build(self, **changes: Any) -> VideoMAEForClassification:
         """Make the model, with its weights, in float32.

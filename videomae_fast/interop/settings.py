@@ -100,8 +100,8 @@ def trained_clip(source: PathLike | None) -> tuple[int, int, int]:
     if isinstance(given := settings.get("trained_clip"), str) and given:
         if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){2}", given):
             raise CheckpointError(f"trained_clip in the config.json beside {str(source)!r} is no clip: {given!r}")
-        frames, height, width = map(int, given.split("x"))
-        return frames, height, width
+        first, height, width = map(int, given.split("x"))
+        return first, height, width
     frames, side = settings.get("num_frames"), settings.get("image_size")
     if type(frames) is int and type(side) is int:
         return frames, side, side

@@ -59,7 +59,8 @@ def peak_bytes(config: VideoMAEConfig, tokens: MaskPlan | int, clips: int, preci
         The predicted `torch.cuda.max_memory_allocated`, in bytes.
     """
     size = BYTES[precision]
-    kept, matrices = _classifier(config, tokens, size) if isinstance(tokens, int) else _pretraining(config, tokens, size)
+    of_kind = _classifier if isinstance(tokens, int) else _pretraining
+    kept, matrices = of_kind(config, tokens, size)  # type: ignore[arg-type]
     casts = size * matrices if precision == "bf16" else 0  # autocast's copies of weights, kept for backward
     forward = 12 * matrices + casts + clips * kept  # weights, two moments
     return max(forward, 20 * matrices)  # gradients, and one temporary of the optimizer

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from .._text import printable_lines
 from ..data import ClipBatch
+from ..data.augment import smooth_targets
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
@@ -27,11 +28,11 @@ from ..interop.settings import trained_clip
 from ..models import VideoMAEConfig, stochastic_depth
 from ..models.encoder import Clip
 from .config import Config
-from .evaluate import LabelledViews
 from .finetune_options import AugmentOptions, ClassifierOptions, LabelledData, LayerwiseOptimizer, labels_digest
 from .fit import fit_to_device
 from .start import CLASSES_FILE, ClassifierRun
 from .videos import CHEAPER_VIDEOS, TrainingVideos
+from .views import training_figures
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Part(NamedTuple):
     """A share of a batch: clips, the tokens to compute (None: all), soft targets, and sample numbers on the host."""
 
     clips: Clip
-    index: Tensor | None
+    tokens: Tensor | None
     targets: Tensor
     numbers: Tensor
     share: float
@@ -86,7 +87,7 @@ class Finetuning(Recipe):
         self.samples_per_epoch = len(dataset)
         self.videos, self.labels = TrainingVideos(dataset, config.data, Path(config.run.output)), labels_digest(videos)
         if config.run.eval_every:
-            self.views = LabelledViews.for_training(config.data, self.class_names, config.optimizer.batch_size)
+            self.views = config.data.evaluation_views(self.class_names)
         tokens = round(model_config.num_tokens * (1 - config.model.dropped_share()))
         model_config = fit_to_device(
             model_config,
@@ -128,26 +129,29 @@ class Finetuning(Recipe):
         assert batch.label is not None
         clips: Clip = batch.clips
         if self.augmentation.needs_tensor or self.mixer.mixes:
-            clips = self.augmentation(batch.clips, numbers, batch.matrix)
-        clips, targets = self.mixer(clips, batch.label, numbers, crops)
-        index = self.config.model.kept_tokens(batch.sample, self.model_config, self.config.run.seed)
+            augmented = self.augmentation(batch.clips, numbers, batch.matrix)
+            clips, targets = self.mixer(augmented, batch.label, numbers, crops)
+        else:
+            targets = smooth_targets(batch.label, len(self.class_names), self.config.augmentation.smoothing)
+        tokens = self.config.model.kept_tokens(batch.sample, self.model_config, self.config.run.seed)
         if count == 1:
-            return [Part(clips, index, targets, numbers, 1.0)]
+            return [Part(clips, tokens, targets, numbers, 1.0)]
         pieces = clips.chunk(count) if isinstance(clips, Tensor) else [part.clips for part in batch.split(count)]
-        indices = index.chunk(count) if index is not None else [None] * count
+        kept = tokens.chunk(count) if tokens is not None else [None] * count
         rest = targets.chunk(count), numbers.chunk(count), [1 / count] * count
-        return [Part(*part) for part in zip(pieces, indices, *rest, strict=True)]
+        return [Part(*part) for part in zip(pieces, kept, *rest, strict=True)]
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a part: cross-entropy of the logits and the soft targets, times the part's share of the batch."""
         draws = stochastic_depth(seed=self.config.run.seed, step=number, sample=part.numbers)
         with draws if self.config.model.drop_path else nullcontext():
-            logits = model(part.clips, part.index)
+            logits = model(part.clips, part.tokens)
         return F.cross_entropy(logits.float(), part.targets) * part.share, {}
 
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
         """Loss, top-1 and top-5 accuracy over `eval_data`: one centre view of each video."""
-        return self.views.figures(model, rank, world_size)
+        batch_size, workers = self.config.optimizer.batch_size, self.config.data.workers
+        return training_figures(model, self.views, batch_size, workers, rank, world_size)
 
     def files(self) -> dict[str, str]:
         """The names of the classes."""

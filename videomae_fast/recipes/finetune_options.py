@@ -5,6 +5,7 @@ Defaults are the published fine-tuning of ViT-B on Kinetics-400 (scripts/finetun
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from videomae_kernels import RESIZES, random_mask_index
 
 from ..data import ClipDataset, Mixture, number_classes, read_classes, read_mixture
 from ..data.augment import BACKENDS, ClipAugmentation, Mixer, parse_rand_augment
-from ..data.crops import CROP_BOXES
+from ..data.crops import AREAS, CROP_BOXES
 from ..data.sampling import SAMPLINGS
 from ..data.sources.classes import CLASSES_HELP
+from ..data.views import VIEW_SAMPLINGS, ViewDataset
 from ..models import VideoMAEForClassification
 from ..models.classify import POSITIONS
 from ..models.config import VideoMAEConfig
@@ -54,7 +56,9 @@ class LabelledData(DataOptions):
             ValueError: `data` is empty, a video has no class, or classes do not fit; see `number_classes`.
         """
         if not self.data:
-            raise ValueError("data is empty: name a list of videos with labels, or a folder with a folder for each class")
+            raise ValueError(
+                "data is empty: name a list of videos with labels, or a folder of class folders"
+            )
         videos = read_mixture(self.data, self.root or None, self.list_format, labelled=True)
         return number_classes(videos, read_classes(self.classes) if self.classes else (), self.allow_empty_classes)
 
@@ -72,15 +76,40 @@ class LabelledData(DataOptions):
         Raises:
             ValueError: options do not fit together; see `ClipDataset`.
         """
-        areas = {"crop_areas": (self.crop_area, 1.0)} if self.crop == "random-resized" else {}
         return ClipDataset(
             videos,
             crops_per_video=self.crops_per_video,
             hflip=self.hflip,
             sampling=self.sampling,
             augmentation=augmentation,
-            **areas,
+            crop_areas=(self.crop_area, 1.0) if self.crop == "random-resized" else AREAS,
             **self._clips(seed),
+        )
+
+    def evaluation_views(self, class_names: Sequence[str]) -> ViewDataset:
+        """The centre view of each video of `eval_data`.
+
+        Args:
+            class_names: of the training videos.
+
+        Returns:
+            The data set.
+
+        Raises:
+            ValueError: a video has no class, or one that is not among `class_names`.
+        """
+        videos = number_classes(read_mixture(self.eval_data, labelled=True), class_names, allow_empty=True)
+        return ViewDataset(
+            videos,
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            size=(self.image_size, self.image_size),
+            short_side=self.image_size,
+            segments=1,
+            crops=1,
+            sampling=self.sampling if self.sampling in VIEW_SAMPLINGS else "dense",
+            reader=self.reader,
+            max_decoded_bytes=self.max_decoded_bytes,
         )
 
 
@@ -118,9 +147,7 @@ class AugmentOptions(Section):
             The augmentation.
         """
         mean, std = config.pixel_mean, config.pixel_std
-        return ClipAugmentation(
-            self.rand_augment, self.erasing, mean=mean, std=std, seed=seed, backend=self.augment
-        )
+        return ClipAugmentation(self.rand_augment, self.erasing, mean=mean, std=std, seed=seed, backend=self.augment)
 
     def mixer(self, num_classes: int, seed: int) -> Mixer:
         """The mixtures of clips of a batch, and soft targets.
@@ -148,7 +175,10 @@ class ClassifierOptions(BackboneOptions):
     """The classifier, and which part of it is trained."""
 
     drop_path: float = option(
-        0.1, "stochastic depth of the last block; rises linearly over depth; dropped branches are skipped", least=0, below=1
+        0.1,
+        "stochastic depth of the last block; rises linearly over depth",
+        least=0,
+        below=1,
     )
     head_dropout: float = option(0.0, "dropout before the head", least=0, below=1)
     init_scale: float = option(0.001, "factor of the new head's weights", least=0)

@@ -1,13 +1,13 @@
 """Start a classifier from weights: the source of `--init`, the rows of its head, and how its positions are made."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .._json import parse_json, read_text
 from ..data import read_classes
 from ..engine.checkpoint import list_checkpoints
-from ..interop import head_rows, init_weights, read_merged_names
+from ..interop import Classifier, head_rows, init_weights, read_merged_names
 from ..models import VideoMAEForClassification
 from .config import option
 from .options import RunOptions
@@ -20,11 +20,13 @@ class ClassifierRun(RunOptions):
     """The output, start, end and reports of a run that trains a classifier."""
 
     init: str = option(
-        "", "weights to start from: of pre-training or of a classifier, published or Hugging Face's, or a run", free=True
+        "",
+        "weights to start from: of pre-training or a classifier, published or Hugging Face's, or a run",
+        free=True,
     )
     init_classes: str = option(
         "",
-        "classes of the head of --init: a file of names, one a line or a JSON list, from which ours are picked by name; "
+        "classes of the head of --init: a file of names, a line each or a JSON list, from which ours are picked by name; "
         "or a JSON list with the row of each of our classes",
         free=True,
     )
@@ -93,6 +95,49 @@ class ClassifierRun(RunOptions):
         if set(class_names) <= set(theirs):
             return head_rows(theirs, class_names), "the head has the rows of classes with our names"
         return None, _OTHER_CLASSES
+
+
+def with_classes(
+    classifier: Classifier, class_names: Sequence[str], init_classes: str = "", init_merged: str = ""
+) -> Classifier:
+    """A classifier of some of its classes, in another order: its head has their rows.
+
+    Args:
+        classifier: as it was read.
+        class_names: the wanted classes; empty for its own, or, if it has no names, its numbers.
+        init_classes: the option of that name: a file that tells the classes of its head, or the wanted rows; "" for the
+            names beside its weights.
+        init_merged: the option of that name.
+
+    Returns:
+        The classifier, with `class_names`.
+
+    Raises:
+        ValueError: the head has no row of a class, or not as many rows as there are names; the message says which.
+    """
+    count = classifier.num_classes
+    rows = _listed_rows(Path(init_classes)) if init_classes else None
+    if rows is not None:
+        if max(rows) >= count or min(rows) < 0 or (class_names and len(class_names) != len(rows)):
+            raise ValueError(
+                f"{init_classes} lists {len(rows)} rows from {min(rows)} to {max(rows)}: expected rows in [0, {count})"
+                + (f", one for each of {len(class_names)} classes" if class_names else "")
+            )
+        return classifier.with_rows(rows, class_names or tuple(map(str, range(len(rows)))))
+    theirs = read_classes(init_classes) if init_classes else classifier.class_names or ()
+    if init_classes and len(theirs) != count:
+        raise ValueError(f"{init_classes} names {len(theirs)} classes, the head has {count}")
+    if not theirs:
+        if class_names and len(class_names) != count:
+            raise ValueError(
+                f"there are {len(class_names)} class names, and the head has {count} classes without names: name them "
+                "with init_classes"
+            )
+        return replace(classifier, class_names=tuple(class_names) or tuple(map(str, range(count))))
+    if not class_names or tuple(class_names) == tuple(theirs):
+        return replace(classifier, class_names=tuple(theirs))
+    merged = read_merged_names(init_merged) if init_merged else None
+    return classifier.with_rows(head_rows(theirs, class_names, merged), class_names)
 
 
 _OTHER_CLASSES = "the head is new: the weights are of other classes"

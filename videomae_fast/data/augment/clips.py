@@ -154,7 +154,7 @@ class ClipAugmentation:
         if matrix is None:
             values = normalized_clips(clips, self.mean, self.std, dtype)
         else:
-            pixels = videomae_kernels.warp_clips(clips, matrix, fill=FILL)  # type: ignore[attr-defined]
+            pixels = videomae_kernels.warp_clips(clips, matrix, fill=FILL)
             apply_color(pixels, [self.draw(number) for number in numbers])
             values = normalize(pixels, self.mean, self.std, dtype)
         if self.erasing:

@@ -1,0 +1,132 @@
+"""The logits of the views of labelled videos, divided among processes. A video is never replaced by another."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from .._text import printable
+from ..data.loader import leave_process_group, load
+from ..data.views import MissingVideo, ViewBatch, ViewDataset, collate_views
+from ..engine.log import say
+from .scores import TOP
+
+
+@dataclass(frozen=True)
+class ViewLogits:
+    """The logits of the views of n videos, and the videos that could not be read.
+
+    Attributes:
+        index: (n,) int64, numbers of the videos, on the device of the model.
+        label: (n,) int64, their classes, likewise.
+        logits: (n, views, C), as the model returned them.
+        missing: the videos that could not be read.
+    """
+
+    index: Tensor
+    label: Tensor
+    logits: Tensor
+    missing: list[MissingVideo]
+
+
+def view_logits(
+    model: nn.Module, dataset: ViewDataset, batch_size: int, workers: int, rank: int, world_size: int
+) -> Iterator[ViewLogits]:
+    """Run a classifier on all views of the videos of a process.
+
+    Process r has the videos r, r + world_size, and so on, each once. All processes run the model equally often, which a
+    sharded model needs: where a process has no video left, the model sees a black clip that counts nowhere.
+
+    Args:
+        model: a classifier, in evaluation mode; the caller chooses autocast.
+        dataset: the views.
+        batch_size: videos of a forward pass.
+        workers: data-loading processes; 0 loads in this process.
+        rank: number of this process, in [0, world_size).
+        world_size: number of processes.
+
+    Yields:
+        The logits of a batch.
+
+    Raises:
+        ChildProcessError: a data-loading process died.
+        TimeoutError: one takes too long.
+    """
+    device = next(model.parameters()).device
+    views = dataset.segments * dataset.crops
+    for batch in _batches(dataset, batch_size, workers, rank, world_size):
+        moved = batch.to(device, non_blocking=True)
+        clips = _black_clip(dataset, device) if moved.clips is None else moved.clips
+        logits = model(clips)[: views * len(moved.index)]
+        logits = logits.view(len(moved.index), views, logits.shape[1])
+        yield ViewLogits(moved.index, moved.label, logits, batch.missing)
+
+
+def training_figures(
+    model: nn.Module, dataset: ViewDataset, batch_size: int, workers: int, rank: int, world_size: int
+) -> dict[str, Tensor]:
+    """Loss and accuracies of a classifier on the videos of a process, as `Recipe.evaluate` returns them.
+
+    Args:
+        model: as `view_logits` takes it.
+        dataset: the videos, one view of each.
+        batch_size: as `view_logits`.
+        workers: as `view_logits`.
+        rank: as `view_logits`.
+        world_size: as `view_logits`.
+
+    Returns:
+        For "loss", "top1" and "top5": the sum over the videos and their number, (2,) float64.
+    """
+    total = torch.zeros(4, dtype=torch.float64, device=next(model.parameters()).device)
+    for found in view_logits(model, dataset, batch_size, workers, rank, world_size):
+        for missing in found.missing:
+            say(f"unreadable video left out of the evaluation: {printable(missing.path)}: {missing.reason}")
+        logits = found.logits.float().mean(1)
+        place = (logits > logits.gather(1, found.label[:, None])).sum(1)
+        loss = F.cross_entropy(logits, found.label, reduction="sum")
+        hits = [(place < top).sum() for top in (1, TOP)]
+        total += torch.stack([loss.double(), *(hit.double() for hit in hits), total.new_tensor(len(place))])
+    return {name: torch.stack([total[i], total[3]]) for i, name in enumerate(("loss", "top1", f"top{TOP}"))}
+
+
+def _batches(dataset: ViewDataset, batch_size: int, workers: int, rank: int, world_size: int) -> Iterator[ViewBatch]:
+    own = range(rank, len(dataset), world_size)
+    num_batches = ceil(ceil(len(dataset) / world_size) / batch_size)
+    return load(
+        DataLoader(
+            _Batches(dataset),
+            batch_size=None,
+            sampler=[own[first * batch_size :][:batch_size] for first in range(num_batches)],
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=leave_process_group,
+            generator=torch.Generator(),  # leaves the generator that training draws from alone
+        )
+    )
+
+
+class _Batches(Dataset[ViewBatch]):
+    """`dataset[videos]`: the views of some videos; of none, an empty batch."""
+
+    def __init__(self, dataset: ViewDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, videos: Sequence[int]) -> ViewBatch:
+        if not videos:
+            none = torch.empty(0, dtype=torch.int64)
+            return ViewBatch(None, none, none)
+        return collate_views([self.dataset[video] for video in videos])
+
+
+def _as_it_is(item: object) -> object:
+    return item
+
+
+def _black_clip(dataset: ViewDataset, device: torch.device) -> Tensor:
+    return torch.zeros(1, 3, dataset.num_frames, *dataset.size, dtype=torch.uint8, device=device)
