@@ -12,9 +12,8 @@ from .._values import check_sources
 from .crops import GEOMETRY, CroppedClips
 from .resize import source_frames
 
-# The reference copies frames as floats: as many at a time as fit in a cache, but at least so many that a row of its
-# table is worth a look-up.
-TABLE_NUMBERS, TABLE_FRAMES = 1 << 20, 4
+# The reference copies this many pixel values as floats at a time, of whole frames, so that they stay in a cache.
+TABLE_NUMBERS = 1 << 18
 
 
 def _reference(frames: Tensor, geometry: Tensor, matrix: Tensor, shape: Sequence[int], fill: int) -> Tensor:
@@ -55,16 +54,18 @@ def _warp_one(source: Tensor, matrix: Tensor, fill: int, out: Tensor) -> None:
     (left, top), (right, bottom) = low.tolist(), high.tolist()
     window = source[:, top : bottom + 2, left : right + 2].permute(1, 2, 3, 0)  # slices end with the source
     height, width = window.shape[:2]
-    rows = torch.where(inside, (first[1] - top) * width + (first[0] - left), height * width)
+    pixels = height * width
+    rows = torch.where(inside, (first[1] - top) * width + (first[0] - left), pixels)
     rows = rows.view(-1, 1) + torch.tensor([0, 1, width, width + 1], dtype=torch.int32)
     weights = torch.stack([1 - second, second])
     weights = (weights[:, None, 1] * weights[:, 0]).view(4, -1).T.contiguous()
-    at_once = max(TABLE_FRAMES, TABLE_NUMBERS // (height * width * channels))
+    at_once = min(num_frames, max(1, TABLE_NUMBERS // (pixels * channels)))
+    numbers = out.new_empty(at_once * channels * (pixels + width + 2))  # once: fresh memory is slow
     for begin in range(0, num_frames, at_once):
         part = window[..., begin : begin + at_once]
-        table = out.new_empty(height * width + width + 2, channels * part.shape[3])
-        table[: height * width].view(part.shape).copy_(part)
-        table[height * width :] = fill
+        table = numbers[: part.shape[3] * channels * (pixels + width + 2)].view(pixels + width + 2, -1)
+        table[:pixels].view(part.shape).copy_(part)
+        table[pixels:] = fill
         sums = torch.nn.functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
         out[:, begin : begin + at_once].flatten(2).copy_(sums.view(-1, channels, part.shape[3]).permute(1, 2, 0))
 
