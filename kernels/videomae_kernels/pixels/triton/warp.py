@@ -51,7 +51,7 @@ def _warp_kernel(
             value += tl.load(top_right + c).to(tl.float32) * (top_weight * right_weight)
             value += tl.load(bottom_left + c).to(tl.float32) * (bottom_weight * left_weight)
             value += tl.load(bottom_right + c).to(tl.float32) * (bottom_weight * right_weight)
-            tl.store(store + c * (num_frames * COUNT).to(tl.int64), value, mask=pixel < COUNT)
+            tl.store(store + num_frames.to(tl.int64) * (c * COUNT), value, mask=pixel < COUNT)
         top_left += height * width * CHANNELS
         top_right += height * width * CHANNELS
         bottom_left += height * width * CHANNELS
