@@ -125,7 +125,9 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
             f"masked_patch_loss bfloat16 {of}",
             lambda p=pred, c=cropped: backward(vk.masked_patch_loss(p, c, decode, patch)),
         )
-    whole = vk.crop_clips([torch.zeros(16, 256, 340, 3, dtype=torch.uint8)], [0], [(0, 0, 256, 340)], [False], shape[2:4])
+    whole = vk.crop_clips(
+        [torch.zeros(16, 256, 340, 3, dtype=torch.uint8)], [0], [(0, 0, 256, 340)], [False], shape[2:4]
+    )
     yield "warp_clips", lambda: vk.warp_clips(whole, torch.zeros(1, 2, 3))
     yield "patch_targets uint8 BTHWC", lambda: vk.patch_targets(uint8, decode, patch, layout="BTHWC")
 

@@ -71,9 +71,10 @@ def _warp_one(source: Tensor, matrix: Tensor, fill: int, out: Tensor) -> None:
 
 
 def _points(matrix: Tensor, size: Sequence[int], sides: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """For every output pixel: whether its point lies in the source (H, W), the column and row (2, H, W) int32 of its
-    first tap, and the weights (2, H, W) of its last, 0 outside. A point beyond the outermost centres takes their pixels,
-    so that it is moved there.
+    """For every output pixel: whether its point lies in the source (H, W), the column and row (2, H, W) of its first
+    tap, int32, and the weights (2, H, W) of its last, 0 outside.
+
+    A point beyond the outermost centres takes their pixels alone, so that it is moved there.
     """
     x, y = torch.arange(0.5, size[1]), torch.arange(0.5, size[0])[:, None]
     along_x, along_y, begin = matrix[:, :, None, None].unbind(1)
