@@ -126,8 +126,7 @@ def warp_clips(clips: CroppedClips, matrix: Tensor, fill: int = 128) -> Tensor:
         `rotate`, `shear_x`, `translate_x_rel` of VideoMAE V2, dataset/rand_augment.py (OpenGVLab/VideoMAEv2), which
         resample once each, before the crop does again.
     """
-    if not isinstance(clips, CroppedClips):
-        raise TypeError(f"clips must be CroppedClips, got {describe(clips)}")
+    _check_clips(clips)
     check_tensor(matrix, "matrix", FLOAT32, (clips.shape[0], 2, 3), clips.frames)
     fill = check_count(fill, "fill", 0, 255)
     return _op(clips.frames.contiguous(), clips.geometry.contiguous(), matrix.contiguous(), list(clips.shape), fill)
@@ -152,8 +151,7 @@ def crop_matrix(clips: CroppedClips) -> Tensor:
     Raises:
         TypeError: `clips` are no `CroppedClips`.
     """
-    if not isinstance(clips, CroppedClips):
-        raise TypeError(f"clips must be CroppedClips, got {describe(clips)}")
+    _check_clips(clips)
     top, left, height, width, flipped = clips.geometry[:, GEOMETRY.index("top") :].float().unbind(1)
     across = width / clips.size[1]
     nothing = torch.zeros_like(top)
@@ -162,3 +160,8 @@ def crop_matrix(clips: CroppedClips) -> Tensor:
         [nothing, height / clips.size[0], top],
     ]
     return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+
+
+def _check_clips(clips: CroppedClips) -> None:
+    if not isinstance(clips, CroppedClips):
+        raise TypeError(f"clips must be CroppedClips, got {describe(clips)}")
