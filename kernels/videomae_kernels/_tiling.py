@@ -171,7 +171,7 @@ def crop_tile(channels: int, frames: int, height: int, width: int, device: torch
 
 @lru_cache
 def pixel_tile(device: torch.device) -> Mapping[str, int]:
-    """Launch options for pixels that lie side by side: one for each thread, so that a warp's accesses are neighbours."""
+    """Launch options for pixels side by side: one for each thread, so that a warp's accesses are neighbours."""
     return {"PIXELS": PIXEL_WARPS * warp_threads(device), "num_warps": PIXEL_WARPS}
 
 

@@ -14,11 +14,12 @@ import videomae_kernels as vk
 from tests.fuzz import examples
 from tests.kernels import truth
 from tests.kernels.test_errors import good
+from videomae_kernels import CroppedClips
 
 OPS = (
     *("tube_mask_index", "random_mask_index", "mask_to_index", "running_cell_select", "gather_tokens", "patch_targets"),
     *("masked_token_scatter", "assemble_decoder_tokens", "tube_mask_gather", "embed_tokens", "masked_patch_loss"),
-    *("layer_norm", "add_layer_norm", "bias_gelu"),
+    *("layer_norm", "add_layer_norm", "bias_gelu", "warp_clips"),
 )
 HUGE = (2**31, 2**63 - 1, 2**63, 10**400, -1, -(2**63))
 STATS = [((0.5,) * 3, (0.2,) * 3), ((0.5,) * 3, (0.0,) * 3), ((float("nan"),) * 3, (1.0,) * 3), (0.5, 0.5)]
@@ -132,6 +133,13 @@ def added_and_normalized(x: Tensor, branch: Tensor, **norm: Any) -> Tensor:
     return torch.cat((total.double(), normalized_rows(total, **norm)), -1)
 
 
+def warped(clips: CroppedClips, matrix: Tensor, fill: Any) -> Tensor:
+    """Of sources of one size, as `good` has them. Its matrix has few bits, and so have NUMBERS: positions are exact."""
+    sources = clips.frames.view(len(matrix), clips.num_frames, *clips.geometry[0, 1:3].tolist(), clips.channels)
+    pairs = zip(sources, matrix, strict=True)
+    return torch.stack([truth.warped(source, one, clips.size, int(fill))[0] for source, one in pairs])
+
+
 def one_tensor(found: Any) -> Tensor:
     """Two tensors of numbers side by side; of an index and what comes with it, the index."""
     if not isinstance(found, tuple):
@@ -150,6 +158,7 @@ EXPECTED: dict[str, Callable[..., Tensor]] = {
     "bias_gelu": truth.bias_gelu,
     "patch_targets": targets,
     "masked_patch_loss": loss,
+    "warp_clips": warped,
     "mask_to_index": lambda mask, count: torch.stack([row.nonzero().flatten() for row in mask]).double(),
 }
 

@@ -102,5 +102,5 @@ def test_what_a_file_may_import(path):
 
 def test_the_kind_of_a_clip_is_asked_once():
     """By `open_clip`; below it, both kinds are lists of tensors."""
-    asked = [path.name for path in PACKAGE.rglob("*.py") if "isinstance(clip" in path.read_text(encoding="utf-8")]
+    asked = [path.name for path in PACKAGE.rglob("*.py") if "isinstance(clip," in path.read_text(encoding="utf-8")]
     assert asked == ["clip.py"]

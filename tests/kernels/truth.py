@@ -78,7 +78,8 @@ def warped(source: Tensor, matrix: Tensor, size: Sequence[int], fill: float) -> 
     y, x = (torch.arange(side).double() + 0.5 for side in size)
     points = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x)), torch.ones(len(y), len(x))])
     u, v = torch.einsum("ij,jyx->iyx", matrix.double(), points.double())
-    beyond = torch.stack([-u, u - width, -v, v - height]).amax(0)
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    distance = torch.stack([-u, u - width, -v, v - height]).amax(0).abs()
     left, top = (u - 0.5).floor(), (v - 0.5).floor()
     total = torch.zeros(source.shape[3], source.shape[0], *size, dtype=torch.float64)
     for line in (top, top + 1):
@@ -86,4 +87,4 @@ def warped(source: Tensor, matrix: Tensor, size: Sequence[int], fill: float) -> 
             weight = (1 - (v - 0.5 - line).abs()) * (1 - (u - 0.5 - column).abs())
             pixel = source[:, line.clamp(0, height - 1).long(), column.clamp(0, width - 1).long()]
             total += pixel.permute(3, 0, 1, 2) * weight
-    return torch.where(beyond < 0, total, fill), beyond.abs()
+    return torch.where(inside, total, fill), distance

@@ -12,9 +12,8 @@ from .._values import check_sources
 from .crops import GEOMETRY, CroppedClips
 from .resize import source_frames
 
-# The reference copies frames as floats: as many at a time as fit in a cache, but at least so many that a row of its
-# table is worth a look-up.
-TABLE_NUMBERS, TABLE_FRAMES = 1 << 20, 4
+# The reference copies this many pixel values as floats at a time, of whole frames, so that they stay in a cache.
+TABLE_NUMBERS = 1 << 18
 
 
 def _reference(frames: Tensor, geometry: Tensor, matrix: Tensor, shape: Sequence[int], fill: int) -> Tensor:
@@ -55,24 +54,27 @@ def _warp_one(source: Tensor, matrix: Tensor, fill: int, out: Tensor) -> None:
     (left, top), (right, bottom) = low.tolist(), high.tolist()
     window = source[:, top : bottom + 2, left : right + 2].permute(1, 2, 3, 0)  # slices end with the source
     height, width = window.shape[:2]
-    rows = torch.where(inside, (first[1] - top) * width + (first[0] - left), height * width)
+    pixels = height * width
+    rows = torch.where(inside, (first[1] - top) * width + (first[0] - left), pixels)
     rows = rows.view(-1, 1) + torch.tensor([0, 1, width, width + 1], dtype=torch.int32)
     weights = torch.stack([1 - second, second])
     weights = (weights[:, None, 1] * weights[:, 0]).view(4, -1).T.contiguous()
-    at_once = max(TABLE_FRAMES, TABLE_NUMBERS // (height * width * channels))
+    at_once = min(num_frames, max(1, TABLE_NUMBERS // (pixels * channels)))
+    numbers = out.new_empty(at_once * channels * (pixels + width + 2))  # once: fresh memory is slow
     for begin in range(0, num_frames, at_once):
         part = window[..., begin : begin + at_once]
-        table = out.new_empty(height * width + width + 2, channels * part.shape[3])
-        table[: height * width].view(part.shape).copy_(part)
-        table[height * width :] = fill
+        table = numbers[: part.shape[3] * channels * (pixels + width + 2)].view(pixels + width + 2, -1)
+        table[:pixels].view(part.shape).copy_(part)
+        table[pixels:] = fill
         sums = torch.nn.functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
         out[:, begin : begin + at_once].flatten(2).copy_(sums.view(-1, channels, part.shape[3]).permute(1, 2, 0))
 
 
 def _points(matrix: Tensor, size: Sequence[int], sides: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """For every output pixel: whether its point lies in the source (H, W), the column and row (2, H, W) int32 of its
-    first tap, and the weights (2, H, W) of its last, 0 outside. A point beyond the outermost centres takes their pixels,
-    so that it is moved there.
+    """For every output pixel: whether its point lies in the source (H, W), the column and row (2, H, W) of its first
+    tap, int32, and the weights (2, H, W) of its last, 0 outside.
+
+    A point beyond the outermost centres takes their pixels alone, so that it is moved there.
     """
     x, y = torch.arange(0.5, size[1]), torch.arange(0.5, size[0])[:, None]
     along_x, along_y, begin = matrix[:, :, None, None].unbind(1)
@@ -124,8 +126,7 @@ def warp_clips(clips: CroppedClips, matrix: Tensor, fill: int = 128) -> Tensor:
         `rotate`, `shear_x`, `translate_x_rel` of VideoMAE V2, dataset/rand_augment.py (OpenGVLab/VideoMAEv2), which
         resample once each, before the crop does again.
     """
-    if not isinstance(clips, CroppedClips):
-        raise TypeError(f"clips must be CroppedClips, got {describe(clips)}")
+    _check_clips(clips)
     check_tensor(matrix, "matrix", FLOAT32, (clips.shape[0], 2, 3), clips.frames)
     fill = check_count(fill, "fill", 0, 255)
     return _op(clips.frames.contiguous(), clips.geometry.contiguous(), matrix.contiguous(), list(clips.shape), fill)
@@ -150,8 +151,7 @@ def crop_matrix(clips: CroppedClips) -> Tensor:
     Raises:
         TypeError: `clips` are no `CroppedClips`.
     """
-    if not isinstance(clips, CroppedClips):
-        raise TypeError(f"clips must be CroppedClips, got {describe(clips)}")
+    _check_clips(clips)
     top, left, height, width, flipped = clips.geometry[:, GEOMETRY.index("top") :].float().unbind(1)
     across = width / clips.size[1]
     nothing = torch.zeros_like(top)
@@ -160,3 +160,8 @@ def crop_matrix(clips: CroppedClips) -> Tensor:
         [nothing, height / clips.size[0], top],
     ]
     return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+
+
+def _check_clips(clips: CroppedClips) -> None:
+    if not isinstance(clips, CroppedClips):
+        raise TypeError(f"clips must be CroppedClips, got {describe(clips)}")

@@ -1,4 +1,4 @@
-"""Clips sampled at affine positions: equal to the definition in float64, to torch's resize, and to Pillow's transform."""
+"""Clips sampled at affine positions: equal to the definition in float64, torch's resize and Pillow's transform."""
 
 import math
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ def test_pixels_follow_their_definition(channels: int, backend: Backend) -> None
 
 
 def test_no_error_but_rounding_where_positions_are_exact(backend: Backend) -> None:
-    """Numbers of few bits: points on the edge belong to the source on the left and above, not on the right and below."""
+    """Numbers of few bits: a point on the left or upper edge is in the source, one on the right or lower is not."""
     frames = sources()
     matrix = matrices([[[1.5, 0.25, -3.125], [-0.5, 1, 9.75]], [[1, 0, -0.5], [0, 1, -0.5]], [[2, 0, 12], [0, 2, -2]]])
     ours = warp_clips(whole(frames, [0, 0, 0], backend.device), matrix.to(backend.device), FILL).cpu()
@@ -227,7 +227,7 @@ def test_values_that_are_not_allowed(backend: Backend) -> None:
             warp_clips(clips, wrong)
     geometry = clips.geometry.clone()
     geometry[1, 1] = 10**6
-    with check_indices(), pytest.raises(ValueError, match="clip.geometry has sources"):
+    with check_indices(), pytest.raises(ValueError, match=r"clip\.geometry has sources"):
         warp_clips(replace(clips, geometry=geometry), matrix)
 
 
@@ -235,3 +235,21 @@ def test_a_gradient_is_refused_not_zero() -> None:
     clips, matrix = whole(sources(), [0]), matrices([MATRICES["moved"]]).requires_grad_()
     with pytest.raises(NotImplementedError, match="warp_clips has no derivative"):
         warp_clips(clips, matrix).sum().backward()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the kernels are not emulated")
+@pytest.mark.parametrize("frames", [1, 16])
+def test_a_pixel_costs_its_taps_once_and_no_warp_waits(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 instructions of PTX for a value of 16 frames, 25 load, convert, sum and store; of one frame they are 73."""
+    emulation = pytest.importorskip("tests.kernels.emulation")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    source = torch.randint(0, 256, (frames, *SHAPES[0], 3), dtype=torch.uint8)
+    clips = crop_clips([source], [0], [(0, 0, *SHAPES[0])], [False], (8, 32))
+    with emulation.emulated("sm_90") as launches:
+        warp_clips(clips, crop_matrix(clips))
+    (launch,) = launches
+    assert launch.barriers == 0
+    values = frames * 3 * 8 * 32 / 32
+    assert launch.global_stores.requests == values
+    assert launch.global_loads.requests - 4 * values == 8 * 9  # of each of 8 warps, what is the same for a clip
+    assert launch.warp_instructions / values < {1: 90, 16: 36}[frames]  # whatever the version of Triton

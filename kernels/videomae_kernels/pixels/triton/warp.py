@@ -40,7 +40,7 @@ def _warp_kernel(
     top, top_weight, bottom, bottom_weight = _two_taps(tl.where(inside, down, 0.5), height)
     top_weight, bottom_weight = tl.where(inside, top_weight, 0.0), tl.where(inside, bottom_weight, 0.0)
     background = tl.where(inside, 0.0, fill.to(tl.float32))
-    # int64, since clips and their frames pass 2³¹ elements.
+    # With int64 sides, since clips and their frames pass 2³¹ elements.
     at = frames + tl.load(of_clip)
     top_left, top_right = at + (top * width + left) * CHANNELS, at + (top * width + right) * CHANNELS
     bottom_left, bottom_right = at + (bottom * width + left) * CHANNELS, at + (bottom * width + right) * CHANNELS
@@ -51,7 +51,7 @@ def _warp_kernel(
             value += tl.load(top_right + c).to(tl.float32) * (top_weight * right_weight)
             value += tl.load(bottom_left + c).to(tl.float32) * (bottom_weight * left_weight)
             value += tl.load(bottom_right + c).to(tl.float32) * (bottom_weight * right_weight)
-            tl.store(store + c * (num_frames * COUNT).to(tl.int64), value, mask=pixel < COUNT)
+            tl.store(store + num_frames.to(tl.int64) * (c * COUNT), value, mask=pixel < COUNT)
         top_left += height * width * CHANNELS
         top_right += height * width * CHANNELS
         bottom_left += height * width * CHANNELS
@@ -61,14 +61,14 @@ def _warp_kernel(
 
 @triton.jit
 def _two_taps(position, side):
-    """Source lines around a position in pixel-edge coordinates, int64, and their weights.
+    """Source lines around a position in pixel-edge coordinates, int32, and their weights.
 
     A position beyond the outermost centres takes their lines alone, so that it is moved there.
     """
     position = tl.minimum(tl.maximum(position - 0.5, 0.0), (side - 1).to(tl.float32))
-    first = position.to(tl.int64)
+    first = position.to(tl.int32)
     weight = position - first.to(tl.float32)
-    return first, 1.0 - weight, tl.minimum(first + 1, side - 1), weight
+    return first, 1.0 - weight, tl.minimum(first + 1, (side - 1).to(tl.int32)), weight
 
 
 def launch_warp(frames: Tensor, geometry: Tensor, matrix: Tensor, fill: int, out: Tensor) -> None:
