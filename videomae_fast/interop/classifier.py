@@ -15,7 +15,7 @@ from .huggingface.config import check_huggingface_config, check_preprocessor
 from .huggingface.weights import from_huggingface, is_huggingface
 from .labels import read_class_names
 from .official.weights import classifier_config
-from .settings import PathLike, clip_size, settings_beside
+from .settings import PathLike, clip_size, settings_beside, trained_clip
 
 CLASSES_FILE = "classes.txt"  # beside weights: the names of the classes, one per line
 
@@ -75,7 +75,7 @@ def read_classifier(
 
     Names lose the prefixes `_orig_mod.`, `module.`, `backbone.` and `encoder.`. Beside the weights, `config.json` of a
     run or of transformers tells the clip size and how positions are made; its `id2label`, or else a CLASSES_FILE, names
-    the classes. Without it the clip is that of the published models, 16 frames of 224x224 pixels.
+    the classes. Without `config.json` the clip is that of the published models, 16 frames of 224x224 pixels.
 
     transformers numbers the tokens of any grid, so positions are "sinusoid" there. Its `fc_norm` has an epsilon of
     1e-5 and its blocks 1e-12, where this library has 1e-6: logits differ by about 1e-5 of their size.
@@ -123,13 +123,13 @@ def as_classifier(
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     if problem := check_preprocessor(settings_beside(path, "preprocessor_config.json")):
         warnings.warn(f"{str(path)!r}: {problem}", stacklevel=3)
-    positions, trained = settings.get("positions"), settings.get("trained_clip")
+    positions = settings.get("positions")
     return Classifier(
         state,
         config,
         names,
         "sinusoid" if theirs else positions if positions in POSITIONS else POSITIONS[0],
-        tuple(trained) if isinstance(trained, list) and len(trained) == 3 else PUBLISHED_CLIP,
+        trained_clip(path),
         origin,
     )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .._json import parse_json, read_text
+from ..models.classify import PUBLISHED_CLIP
 from .checkpoint import CheckpointError
 
 PathLike = str | os.PathLike[str]
@@ -80,3 +81,30 @@ def settings_beside(source: PathLike, name: str = "config.json") -> dict[str, An
         return {}
     sections = [value for value in settings.values() if isinstance(value, dict)]
     return {key: value for section in (*sections, settings) for key, value in section.items()}
+
+
+def trained_clip(source: PathLike) -> tuple[int, int, int]:
+    """The clips whose tokens the positions of weights number, as `VideoMAEForClassification` takes it.
+
+    Pre-training, the published code and transformers number the tokens of their own clips, whose size the `config.json`
+    beside the weights tells. A classifier whose `positions` are "interpolate" keeps those of earlier clips, its
+    `trained_clip`.
+
+    Args:
+        source: file of weights, or folder that holds one.
+
+    Returns:
+        (frames, height, width); those of the published models, 16 frames of 224x224 pixels, if nothing tells it.
+
+    Raises:
+        CheckpointError: `config.json` is not JSON.
+    """
+    settings = settings_beside(source)
+    given = settings.get("trained_clip")
+    if isinstance(given, list) and len(given) == 3 and all(type(size) is int for size in given):
+        frames, height, width = given
+        return frames, height, width
+    frames, side = settings.get("num_frames"), settings.get("image_size")
+    if settings.get("positions") == "interpolate" or type(frames) is not int or type(side) is not int:
+        return PUBLISHED_CLIP
+    return frames, side, side
