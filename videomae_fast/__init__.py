@@ -2,12 +2,13 @@
 
 from .interop import fuse, pretrain_loss, unfuse
 from .masks import MaskPlan, make_masks, masks_from_bool
-from .models import CONFIGS, VideoMAEConfig, VideoMAEForPretraining, get_config
+from .models import CONFIGS, VideoMAEConfig, VideoMAEForClassification, VideoMAEForPretraining, get_config
 
 __all__ = [
     "CONFIGS",
     "MaskPlan",
     "VideoMAEConfig",
+    "VideoMAEForClassification",
     "VideoMAEForPretraining",
     "fuse",
     "get_config",

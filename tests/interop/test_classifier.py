@@ -14,6 +14,7 @@ from torch import Tensor
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining
 from videomae_fast.interop import CheckpointError, init_weights, read_classifier, save_published, to_huggingface
 from videomae_fast.interop.checkpoint import write_safetensors
+from videomae_fast.interop.settings import trained_clip
 from videomae_fast.models import CONFIGS, VideoMAEForClassification
 from videomae_fast.models.constants import IMAGENET_MEAN, IMAGENET_STD
 
@@ -99,12 +100,31 @@ def test_facts_beside_the_weights(tmp_path: Path) -> None:
     found = read_classifier(path)
     assert (found.config.num_frames, found.config.image_size, found.positions) == (4, (16, 16), "sinusoid")
     assert found.class_names == tuple("abcde") and "config.json" in found.origin
-    (tmp_path / "config.json").write_text(json.dumps({"trained_clip": [4, 16, 16], "num_frames": 8, "image_size": 16}))
+    (tmp_path / "config.json").write_text(json.dumps({"trained_clip": "4x16x16", "num_frames": 8, "image_size": 16}))
     model = read_classifier(path).build()
     assert torch.equal(model.position, VideoMAEForClassification(model.config, 5, trained_clip=(4, 16, 16)).position)
     (tmp_path / "classes.txt").write_text("a\nb\n")
     with pytest.raises(CheckpointError, match=r"checkpoint.pth': classes.txt names 2 classes, the head has 5"):
         read_classifier(path)
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        (None, (16, 224, 224)),
+        ({}, (16, 224, 224)),
+        ({"num_frames": 8}, (16, 224, 224)),
+        ({"num_frames": 8, "image_size": 112}, (8, 112, 112)),  # as pre-training and transformers number tokens
+        ({"data": {"num_frames": 8, "image_size": 112}, "model": {"positions": "sinusoid"}}, (8, 112, 112)),
+        ({"data": {"num_frames": 8, "image_size": 112}, "model": {"positions": "interpolate"}}, (16, 224, 224)),
+        ({"num_frames": 8, "image_size": 112, "positions": "interpolate", "trained_clip": "4x16x24"}, (4, 16, 24)),
+    ],
+)
+def test_whose_positions(settings: Any, expected: tuple[int, int, int], tmp_path: Path) -> None:
+    path = write(weights(), tmp_path)
+    if settings is not None:
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert trained_clip(path) == read_classifier(path, num_frames=8, image_size=112).trained_clip == expected
 
 
 @pytest.mark.parametrize("huggingface", [False, True])

@@ -10,6 +10,7 @@ from .initialization import init_weights
 from .labels import head_rows, read_class_names, read_head_rows, read_merged_names
 from .official.model import pretrain_loss
 from .official.weights import load_published, save_published
+from .settings import trained_clip
 
 __all__ = [
     "CheckpointError",
@@ -30,5 +31,6 @@ __all__ = [
     "read_merged_names",
     "save_published",
     "to_huggingface",
+    "trained_clip",
     "unfuse",
 ]

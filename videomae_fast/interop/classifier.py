@@ -90,7 +90,7 @@ def read_classifier(
 
     Names lose the prefixes `_orig_mod.`, `module.`, `backbone.` and `encoder.`. Beside the weights, `config.json` of a
     run or of transformers tells the clip size and how positions are made; its `id2label`, or else a CLASSES_FILE, names
-    the classes. Without it the clip is that of the published models, 16 frames of 224x224 pixels.
+    the classes. Without `config.json` the clip is that of the published models, 16 frames of 224x224 pixels.
 
     transformers numbers the tokens of any grid, so positions are "sinusoid" there. Its `fc_norm` has an epsilon of
     1e-5 and its blocks 1e-12, where this library has 1e-6: logits differ by about 1e-5 of their size.

@@ -85,24 +85,29 @@ def settings_beside(source: PathLike, name: str = "config.json") -> dict[str, An
 
 
 def trained_clip(source: PathLike | None) -> tuple[int, int, int]:
-    """The clips whose positions weights were trained with; positions of other clips are interpolated from them.
+    """The clips whose tokens the positions of weights number, as `VideoMAEForClassification` takes it.
+
+    Pre-training, the published code and transformers number the tokens of their own clips, whose size the `config.json`
+    beside the weights tells. A classifier whose `positions` are "interpolate" keeps those of earlier clips, its
+    `trained_clip`.
 
     Args:
-        source: file of weights, or the folder that holds one; None for new weights.
+        source: file of weights, or folder that holds one; None for new weights.
 
     Returns:
-        (frames, height, width): what `config.json` beside the weights says, or else the published clip.
+        (frames, height, width); those of the published models, 16 frames of 224x224 pixels, if nothing tells it.
 
     Raises:
         CheckpointError: `config.json` is not JSON, or its `trained_clip` is no size such as 16x224x224.
     """
     settings = settings_beside(source) if source is not None else {}
-    if isinstance(given := settings.get("trained_clip"), str) and given:
+    given = settings.get("trained_clip")
+    if isinstance(given, str) and given and settings.get("positions") != "sinusoid":
         if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){2}", given):
             raise CheckpointError(f"trained_clip in the config.json beside {str(source)!r} is no clip: {given!r}")
         first, height, width = map(int, given.split("x"))
         return first, height, width
     frames, side = settings.get("num_frames"), settings.get("image_size")
-    if type(frames) is int and type(side) is int:
-        return frames, side, side
-    return PUBLISHED_CLIP
+    if settings.get("positions") == "interpolate" or type(frames) is not int or type(side) is not int:
+        return PUBLISHED_CLIP
+    return frames, side, side

@@ -89,9 +89,7 @@ class ViewOptions(Section):
 class EvaluationOptions(Section):
     """The classifier, how it is run, and where the results go."""
 
-    init: str = option(
-        "", "the classifier: published or Hugging Face weights, or a run"
-    )
+    init: str = option("", "the classifier: published or Hugging Face weights, or a run")
     init_classes: str = option(
         "", "classes of the head of --init, of which --classes are some: a file of names, or a JSON list of rows"
     )

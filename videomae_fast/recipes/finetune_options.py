@@ -56,9 +56,7 @@ class LabelledData(DataOptions):
             ValueError: `data` is empty, a video has no class, or classes do not fit; see `number_classes`.
         """
         if not self.data:
-            raise ValueError(
-                "data is empty: name a list of videos with labels, or a folder of class folders"
-            )
+            raise ValueError("data is empty: name a list of videos with labels, or a folder of class folders")
         videos = read_mixture(self.data, self.root or None, self.list_format, labelled=True)
         return number_classes(videos, read_classes(self.classes) if self.classes else (), self.allow_empty_classes)
 
