@@ -96,7 +96,7 @@ def test_facts_beside_the_weights(tmp_path: Path) -> None:
     assert published.origin.startswith("as the published models have it")
     settings = {"data": {"num_frames": 4, "image_size": 16}, "model": {"positions": "sinusoid"}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    (tmp_path / "classes.json").write_text(json.dumps(list("abcde")))
     found = read_classifier(path)
     assert (found.config.num_frames, found.config.image_size, found.positions) == (4, (16, 16), "sinusoid")
     assert found.class_names == tuple("abcde") and "config.json" in found.origin

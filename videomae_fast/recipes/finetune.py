@@ -137,9 +137,10 @@ class Finetuning(Recipe):
         if count == 1:
             return [Part(clips, tokens, targets, numbers, 1.0)]
         pieces = clips.chunk(count) if isinstance(clips, Tensor) else [part.clips for part in batch.split(count)]
-        kept = tokens.chunk(count) if tokens is not None else [None] * count
-        rest = targets.chunk(count), numbers.chunk(count), [1 / count] * count
-        return [Part(*part) for part in zip(pieces, kept, *rest, strict=True)]
+        kept = [None] * count if tokens is None else tokens.chunk(count)
+        return [
+            Part(pieces[k], kept[k], targets.chunk(count)[k], numbers.chunk(count)[k], 1 / count) for k in range(count)
+        ]
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a part: cross-entropy of the logits and the soft targets, times the part's share of the batch."""

@@ -26,7 +26,7 @@ class ClassifierRun(RunOptions):
     )
     init_classes: str = option(
         "",
-        "classes of the head of --init: a file of names, a line each or a JSON list, from which ours are picked by name; "
+        "classes of the head of --init, from which ours are picked by name: a file of names, a line each or a JSON list; "
         "or a JSON list with the row of each of our classes",
         free=True,
     )

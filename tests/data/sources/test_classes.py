@@ -134,7 +134,9 @@ def test_folders_in_tar_files_are_classes(tmp_path: Path) -> None:
         ("a.mp4\n", r"list.csv:1: 'a.mp4' has no label"),
         ("a.mp4 0 -1\n", r"list.csv:1: 'a.mp4 0 -1' has no label"),
         ("a.mp4 0 -1 5\na.mp4 0 -1\n", r"list.csv:2: 'a.mp4 0 -1' has no label"),
-        ("path\na.mp4\n", "none of the first 2 entries|has no label"),
+        ("path\na.mp4\n", r"list.csv:1: 'path' has no label"),
+        ("frames 1 40\n", r"list.csv:1: 'frames 1 40' has no label"),  # of pre-training: 40 images from number 1
+        ("frames 0 40\n", r"list.csv:1: 'frames 0 40' has no label"),
         ("a.mp4 3\na.mp4 archery\n", r"all numbers or all names, got both: .*a.mp4 has 3 and .*a.mp4 has 'archery'"),
         ("a.mp4 archery\na.mp4 3\n", r"got both: .*a.mp4 has 'archery' and .*a.mp4 has 3"),
     ],

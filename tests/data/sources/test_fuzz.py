@@ -90,6 +90,23 @@ def test_any_bytes_are_a_list_or_an_error(folder: Path, text: bytes, list_format
     assert list(read_annotations(path, list_format=list_format)) == entries
 
 
+@examples(300, 5000)
+@given(text=TEXTS, list_format=st.sampled_from(["auto", "auto", "v2", "v1", "frames", "csv"]))
+def test_any_bytes_have_labels_or_are_an_error(folder: Path, text: bytes, list_format: str) -> None:
+    path = folder / "list.csv"
+    path.write_bytes(text)
+    try:
+        read = read_annotations(path, list_format=list_format, labelled=True)
+    except (ValueError, FileNotFoundError) as error:
+        named = "list.csv" in str(error) or "x.tar" in str(error) or str(folder) in str(error)
+        assert type(error) in (ValueError, FileNotFoundError) and named and str(error).isprintable()
+        return
+    assert read.labels.min() >= 0 and all(entry.label is not None for entry in read)
+    if read.class_names:
+        assert sorted(set(read.labels.tolist())) == [*range(len(read.class_names))]
+        assert sorted(set(read.class_names)) == list(read.class_names) and all(read.class_names)
+
+
 @examples(200, 5000)
 @given(names=st.lists(NAMES, min_size=1, max_size=5), numbers=st.tuples(NUMBERS, st.integers(1, 10**18 - 1), NUMBERS))
 def test_any_names_come_back_from_a_written_list(

@@ -25,7 +25,7 @@ def guess_format(line: str, labelled: bool = False) -> str:
     Args:
         line: the line, without white space at its ends.
         labelled: whether every line has a label. Two integers and nothing else after a path are then the number of
-            images and the label, and not a first image and the number of images.
+            images and the label, and not a first image and the number of images, if the first integer is 2 or more.
 
     Returns:
         "v2", "v1", "frames", "csv" or "paths".
@@ -39,7 +39,8 @@ def guess_format(line: str, labelled: bool = False) -> str:
     if len(fields) > 1 and INTEGER.fullmatch(fields[1]):
         if len(fields) == 2 or not INTEGER.fullmatch(fields[2]):
             return "v1"
-        return "frames" if labelled and len(fields) == 3 and not fields[2].startswith("-") else "v2"
+        is_first_image = fields[1].lstrip("+-0") in ("", "1")  # and no number of images
+        return "frames" if labelled and len(fields) == 3 and not is_first_image and fields[2][0] != "-" else "v2"
     if is_csv(line):
         return "csv"
     if len(fields) == 1:
