@@ -40,6 +40,27 @@ def _inner_parts(name: PurePath) -> list[str]:
     return [part for part in name.relative_to(name.anchor).parts if part != ".."]
 
 
+def writable_folder(output: str | os.PathLike[str]) -> Path:
+    """Make a folder for results, and check that a file can be made in it.
+
+    Args:
+        output: the folder; this makes it if it does not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: it cannot be made or written.
+    """
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ValueError(f"output folder {folder} cannot be written: {error}") from error
+    return folder
+
+
 def partial_path(path: Path) -> Path:
     """Where `atomic_write` and `atomic_folder` write before `path` is complete.
 

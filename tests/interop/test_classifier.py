@@ -103,8 +103,8 @@ def test_facts_beside_the_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"trained_clip": "4x16x16", "num_frames": 8, "image_size": 16}))
     model = read_classifier(path).build()
     assert torch.equal(model.position, VideoMAEForClassification(model.config, 5, trained_clip=(4, 16, 16)).position)
-    (tmp_path / "classes.txt").write_text("a\nb\n")
-    with pytest.raises(CheckpointError, match=r"checkpoint.pth': classes.txt names 2 classes, the head has 5"):
+    (tmp_path / "classes.json").write_text('["a", "b"]')
+    with pytest.raises(CheckpointError, match=r"checkpoint.pth': classes.json names 2 classes, the head has 5"):
         read_classifier(path)
 
 

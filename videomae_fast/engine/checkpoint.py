@@ -9,12 +9,11 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .._files import disk_errors
+from .._files import disk_errors, writable_folder
 from .manifest import find_damage, make_manifest
 
 _NAME = re.compile(r"step-(\d{8,})$")
@@ -36,12 +35,7 @@ def prepare_output(output: str, resume: bool) -> Path:
     """
     if not output:
         raise ValueError("output is empty: name a folder for the run")
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ValueError(f"output folder {folder} cannot be written: {error}") from error
+    folder = writable_folder(output)
     if list_checkpoints(folder) and not resume:
         raise ValueError(f"output folder {folder} holds checkpoints: continue with --resume or choose another folder")
     return folder

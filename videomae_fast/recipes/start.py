@@ -26,8 +26,8 @@ class ClassifierRun(RunOptions):
     )
     init_classes: str = option(
         "",
-        "classes of the head of --init, from which ours are picked by name: a file of names, a line each or a JSON list; "
-        "or a JSON list with the row of each of our classes",
+        "classes of the head of --init, from which ours are picked by name: a file of names, one a line or a JSON "
+        "list; or a JSON list with the row of each of our classes",
         free=True,
     )
     init_merged: str = option(

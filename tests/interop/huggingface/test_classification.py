@@ -178,7 +178,7 @@ def test_a_folder_that_transformers_saved(tmp_path: Path) -> None:
 def test_names_and_positions_beside_the_weights(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """No warning where transformers computes the positions that the classifier has."""
     path = published(tmp_path)
-    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    (tmp_path / "classes.json").write_text(json.dumps(list(NAMES)))
     settings = {"data": {"num_frames": 4, "image_size": 32}, "model": {"positions": "sinusoid"}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     convert(path, tmp_path / "hf", "huggingface")
