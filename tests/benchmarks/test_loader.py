@@ -102,7 +102,7 @@ def test_bytes(case: LoaderCase, tmp_path: Path) -> None:
     found = {name: loader.figures(case.clips)["bytes_to_device_per_clip"] for name, loader in loaders.items()}
     assert found[PUBLISHED] == PUBLISHED_BYTES
     taps = batch.clips.weights.shape[1]
-    assert found[OURS] == batch.clips.frames.numel() / 4 + 5 * 8 + 2 * 224 * (1 + taps) * 4 + 8 and taps == 3
+    assert found[OURS] == batch.clips.frames.numel() / 4 + 10 * 8 + 2 * 224 * (1 + taps) * 4 + 8 and taps == 3
     assert found[OURS] < PUBLISHED_BYTES / 4
 
 

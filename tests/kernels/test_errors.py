@@ -45,13 +45,15 @@ def good(name):
             "normalize": None,
         },
         "patch_targets": {**pixel, "denormalize": None},
-        "warp_clips": {
-            "clips": vk.crop_clips(list(clip.movedim(1, 4)), [0, 1], [(0, 0, 16, 24)] * 2, [False, True], (16, 24)),
-            "matrix": torch.tensor([[-1.0, 0.5, 20.25], [0.125, 0.75, 1.5]]).repeat(2, 1, 1),
-            "fill": 93,
-        },
         "masked_patch_loss": {"pred": torch.randn(2, KEPT, PIXELS), **pixel, "weight": None, "denormalize": None},
     }
+    if name == "warp_clips":  # made only then: `crop_clips` computes with the values of tables
+        boxes = [(0, 0, *clip.shape[3:])] * 2
+        arguments["warp_clips"] = {
+            "clips": vk.crop_clips(list(clip.movedim(1, 4)), [0, 1], boxes, [False, True], clip.shape[3:]),
+            "matrix": torch.tensor([[-1.0, 0.5, 20.25], [0.125, 0.75, 1.5]]).repeat(2, 1, 1),
+            "fill": 93,
+        }
     return getattr(vk, name), arguments[name]
 
 

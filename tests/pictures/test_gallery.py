@@ -205,9 +205,9 @@ def test_lines_under_the_picture() -> None:
     sample = _made()
     assert describe(sample)[1:] == [
         "one.mp4: 100 x 60, frames 0, 2, 4, 6, 8, 10, 12, 14",
-        # What is around boxes of 48 x 32, 9 and 3 pixels further in all, in 8 frames of 3 bytes; where they begin, and
-        # of 64 rows and columns the first tap and 2 weights.
-        f"resize antialias, to 64 x 64; {51 * 41 * 8 * 3 // 4 + 5 * 8 + 2 * 64 * 3 * 4:,} bytes sent per clip",
+        # What is around boxes of 48 x 32, 9 and 3 pixels further in all, in 8 frames of 3 bytes; where they begin
+        # and lie, and of 64 rows and columns the first tap and 2 weights.
+        f"resize antialias, to 64 x 64; {51 * 41 * 8 * 3 // 4 + 10 * 8 + 2 * 64 * 3 * 4:,} bytes sent per clip",
     ]
 
 

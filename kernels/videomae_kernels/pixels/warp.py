@@ -67,7 +67,8 @@ def _warp_one(source: Tensor, matrix: Tensor, fill: int, out: Tensor) -> None:
         table[:pixels].view(part.shape).copy_(part)
         table[pixels:] = fill
         sums = torch.nn.functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
-        out[:, begin : begin + at_once].flatten(2).copy_(sums.view(-1, channels, part.shape[3]).permute(1, 2, 0))
+        written = out[:, begin : begin + at_once].view(channels, part.shape[3], -1)
+        written.copy_(sums.view(-1, channels, part.shape[3]).permute(1, 2, 0))
 
 
 def _points(matrix: Tensor, size: Sequence[int], sides: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,9 +77,10 @@ def _points(matrix: Tensor, size: Sequence[int], sides: Sequence[int]) -> tuple[
 
     A point beyond the outermost centres takes their pixels alone, so that it is moved there.
     """
-    x, y = torch.arange(0.5, size[1]), torch.arange(0.5, size[0])[:, None]
+    y, x = (torch.arange(0.5, side, dtype=matrix.dtype) for side in size)
     along_x, along_y, begin = matrix[:, :, None, None].unbind(1)
-    points, ends = along_x * x + (along_y * y + begin), torch.tensor([[[sides[1]]], [[sides[0]]]])
+    points = along_x * x + (along_y * y[:, None] + begin)
+    ends = torch.tensor([[[sides[1]]], [[sides[0]]]], dtype=matrix.dtype)
     inside = ((points >= 0) & (points < ends)).all(0)
     points.nan_to_num_(0)  # infinities of opposite signs, which are outside
     points = torch.minimum(points.sub_(0.5).clamp_(min=0), ends - 1)

@@ -171,6 +171,17 @@ def test_matrices_of_any_strides(backend: Backend) -> None:
     assert torch.equal(warp_clips(clips, expanded), warp_clips(clips, expanded.contiguous()))
 
 
+def test_the_default_dtype_does_not_count(backend: Backend) -> None:
+    clips, matrix = whole(sources(), [0, 1], backend.device), matrices([MATRICES["sheared"]] * 2, backend.device)
+    expected = warp_clips(clips, matrix), crop_matrix(clips)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = warp_clips(clips, matrix), crop_matrix(clips)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of Triton's interpreter
 def test_positions_beyond_all_numbers_are_outside(backend: Backend) -> None:
     """Infinite, or infinity minus infinity: what a finite matrix can still give."""
