@@ -27,7 +27,8 @@ def roi_align(tokens: Tensor, boxes: Tensor, clip: Tensor, *, output_size: int =
         sampling: points of a bin in height and in width; it is the same for every box, so that shapes are fixed.
 
     Returns:
-        (R, output_size, output_size, D) in the dtype of the tokens, or of autocast. The head of the AVA code takes `.amax((1, 2))`.
+        (R, output_size, output_size, D) in the dtype of the tokens, or of autocast. The head of the AVA code takes the
+        largest of each channel, `.amax((1, 2))`.
 
     Raises:
         TypeError: an argument has another dtype.
