@@ -145,16 +145,16 @@ def linear_probe(
     decays = sorted(set(weight_decays), reverse=True)
     if not decays or not all(0 < decay < float("inf") for decay in decays):
         raise ValueError(f"weight_decays must be one or more positive, finite numbers, got {tuple(weight_decays)}")
-    classes, labels = labels.unique(return_inverse=True)
+    classes, numbers = labels.unique(return_inverse=True)
     held_out: dict[float, float] = {}
     best = decays[0]
     if len(decays) > 1:
-        held = _hold_out(labels, seed)
-        figures = _try(train, labels, held, decays)
+        held = _hold_out(numbers, seed)
+        figures = _try(train, numbers, held, decays)
         held_out = {decay: accuracy for decay, (accuracy, _) in figures.items()}
         best = max(figures, key=lambda decay: (figures[decay][0], -figures[decay][1]))
     train, test = _standardise(train, test)
-    weight, converged = _fit(train, labels, best, train.new_zeros(train.shape[1] + 1, len(classes)))
+    weight, converged = _fit(train, numbers, best, train.new_zeros(train.shape[1] + 1, len(classes)))
     if not converged:
         warnings.warn(f"the fit at weight decay {best:g} has not converged in {MAX_STEPS} steps", stacklevel=2)
     scores = torch.zeros(len(test), num_classes)
