@@ -33,8 +33,8 @@ def knn(
         score[i, c] = Σ_j softmax_j(s_ij / temperature) · [labels_j = c],    j over the k largest s_ij
 
     The softmax divides the votes exp(s / temperature) of a row by their sum, which changes no order of classes. The
-    search is exact. It goes over blocks of both sets, so memory besides the features does not grow with them. Of equal
-    similarities at place k, any may count.
+    search is exact. It goes over blocks of both sets, so only normalised copies of the features and the scores grow
+    with them. Of equal similarities at place k, any may count.
 
     Args:
         train: (n, D) floating features.
