@@ -3,6 +3,7 @@
 from .checkpoint import CheckpointError, load_weights
 from .classifier import Classifier, read_classifier
 from .conversion import convert
+from .features import read_feature_model
 from .fusion import FusionError, fuse, unfuse
 from .huggingface.loading import load_huggingface
 from .huggingface.weights import from_huggingface, to_huggingface
@@ -27,6 +28,7 @@ __all__ = [
     "pretrain_loss",
     "read_class_names",
     "read_classifier",
+    "read_feature_model",
     "read_head_rows",
     "read_merged_names",
     "save_published",

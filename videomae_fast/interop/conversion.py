@@ -95,7 +95,7 @@ def _to_huggingface(
     if is_pretraining(state) or not {"head.weight", "encoder.head.weight"} & state.keys():
         if classes is not None:
             raise ValueError(f"classes is {str(classes)!r}, and {str(source)!r} is no classifier")
-        config = config_of(state, clip.num_frames, clip.image_size)
+        config = config_of(state, clip.num_frames, (clip.image_size, clip.image_size))
         return write_folder(state, config, target, _name(source), settings_beside(source))
     found = as_classifier(state, source, num_frames=clip.num_frames, image_size=clip.image_size)
     names = found.class_names if classes is None else read_class_names(classes)
