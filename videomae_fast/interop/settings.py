@@ -104,7 +104,26 @@ def trained_clip(source: PathLike) -> tuple[int, int, int]:
     if isinstance(given, list) and len(given) == 3 and all(type(size) is int for size in given):
         frames, height, width = given
         return frames, height, width
-    frames, side = settings.get("num_frames"), settings.get("image_size")
-    if settings.get("positions") == "interpolate" or type(frames) is not int or type(side) is not int:
+    frames, size = clip_beside(source)
+    if settings.get("positions") == "interpolate" or frames is None or size is None:
         return PUBLISHED_CLIP
-    return frames, side, side
+    return frames, *size
+
+
+def clip_beside(source: PathLike) -> tuple[int | None, tuple[int, int] | None]:
+    """The clip size that the `config.json` beside weights tells.
+
+    Args:
+        source: file of weights, or folder that holds one.
+
+    Returns:
+        Frames, and (height, width) in pixels; None for what it does not tell.
+
+    Raises:
+        CheckpointError: `config.json` is not JSON.
+    """
+    settings = settings_beside(source)
+    frames, size = settings.get("num_frames"), settings.get("image_size")
+    sides = size if isinstance(size, list) else [size, size]
+    square = (sides[0], sides[1]) if len(sides) == 2 and all(type(side) is int for side in sides) else None
+    return frames if type(frames) is int else None, square
