@@ -124,6 +124,7 @@ def clip_beside(source: PathLike) -> tuple[int | None, tuple[int, int] | None]:
     """
     settings = settings_beside(source)
     frames, size = settings.get("num_frames"), settings.get("image_size")
-    sides = size if isinstance(size, list) else [size, size]
-    square = (sides[0], sides[1]) if len(sides) == 2 and all(type(side) is int for side in sides) else None
-    return frames if type(frames) is int else None, square
+    found = [size, size] if type(size) is int else size
+    if not (isinstance(found, list) and len(found) == 2 and all(type(side) is int for side in found)):
+        found = None
+    return frames if type(frames) is int else None, (found[0], found[1]) if found else None
