@@ -16,7 +16,7 @@ from .huggingface.config import check_huggingface_config, check_preprocessor
 from .huggingface.weights import from_huggingface, is_huggingface
 from .labels import read_class_names
 from .official.weights import classifier_config
-from .settings import PathLike, clip_size, settings_beside, trained_clip
+from .settings import PathLike, clip_beside, settings_beside, trained_clip
 
 CLASSES_FILE = "classes.json"  # beside weights: a list of the names of the classes
 
@@ -129,15 +129,13 @@ def as_classifier(
     try:
         state = classifier_state(state)
         if theirs:
-            check_huggingface_config(settings, state["fc_norm.weight"].shape[0])
+            check_files_of_transformers(path, state["fc_norm.weight"].shape[0])
         clip, origin = _clip(path, num_frames, image_size)
         heads = settings.get("num_attention_heads") if theirs else None
         config = classifier_config(state, *clip, heads=heads)
         names = _class_names(path, settings, state["head.weight"].shape[0])
     except CheckpointError as error:
         raise CheckpointError(f"{str(path)!r}: {error}") from error
-    if problem := check_preprocessor(settings_beside(path, "preprocessor_config.json")):
-        warnings.warn(f"{str(path)!r}: {problem}", stacklevel=3)
     positions = settings.get("positions")
     return Classifier(
         state,
@@ -147,6 +145,24 @@ def as_classifier(
         trained_clip(path),
         origin,
     )
+
+
+def check_files_of_transformers(path: PathLike, width: int) -> None:
+    """Make sure that the files beside weights of transformers describe a model and clips that this library has.
+
+    Args:
+        path: file of weights, or folder that holds one.
+        width: D of the weights.
+
+    Raises:
+        CheckpointError: `config.json` is of another model; see `check_huggingface_config`.
+
+    Warns:
+        UserWarning: `preprocessor_config.json` normalises otherwise; see `check_preprocessor`.
+    """
+    check_huggingface_config(settings_beside(path), width)
+    if problem := check_preprocessor(settings_beside(path, "preprocessor_config.json")):
+        warnings.warn(f"{str(path)!r}: {problem}", stacklevel=4)
 
 
 def classifier_state(state: Mapping[str, Tensor]) -> State:
@@ -214,16 +230,18 @@ def _clip(
     path: PathLike, num_frames: int | None, image_size: int | tuple[int, int] | None
 ) -> tuple[tuple[int, tuple[int, int]], str]:
     """((frames, (height, width)), origin)."""
-    size = image_size[0] if isinstance(image_size, tuple) else image_size
-    try:
-        clip = clip_size(path, num_frames, size)
-        frames, side, origin = clip.num_frames, clip.image_size, clip.origin
-    except CheckpointError:
-        raise
-    except ValueError:
-        frames, side = num_frames or PUBLISHED_CLIP[0], size or PUBLISHED_CLIP[1]
-        origin = "as the published models have it: nothing beside the weights tells it"
-    return (frames, image_size if isinstance(image_size, tuple) else (side, side)), origin
+    if num_frames is not None and image_size is not None:
+        return (num_frames, _square(image_size)), "as given"
+    frames, side = clip_beside(path)
+    frames, size = num_frames or frames, image_size or side
+    if frames is not None and size is not None:
+        return (frames, _square(size)), "from the config.json beside the weights"
+    missing = "as the published models have it: nothing beside the weights tells it"
+    return (frames or PUBLISHED_CLIP[0], _square(size or PUBLISHED_CLIP[1])), missing
+
+
+def _square(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def _class_names(path: PathLike, settings: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from .checkpoint import CheckpointError, load_weights, read_weights
 from .classifier import as_classifier, is_pretraining
 from .huggingface.weights import from_huggingface, is_huggingface
 from .official.weights import config_of
-from .settings import PathLike, settings_beside, trained_clip
+from .settings import PathLike, clip_beside, trained_clip
 
 
 def read_feature_model(
@@ -38,12 +38,11 @@ def read_feature_model(
     if not is_pretraining(state):
         return as_classifier(state, path, num_frames=num_frames, image_size=image_size).build().eval()
     state = from_huggingface(state, strict=False) if is_huggingface(state) else state
-    settings, trained = settings_beside(path), trained_clip(path)
-    frames = num_frames or settings.get("num_frames") or trained[0]
-    size = image_size or settings.get("image_size") or trained[1]
-    height, width = size if isinstance(size, tuple) else (size, size)
+    trained, (frames, size) = trained_clip(path), clip_beside(path)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size or size or trained[1:]
+    frames = num_frames or frames or trained[0]
     try:
-        config = config_of(state, frames, (height, width))
+        config = config_of(state, frames, size)
     except CheckpointError as error:
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     first, rows, columns = (side // patch for side, patch in zip(trained, config.patch, strict=True))

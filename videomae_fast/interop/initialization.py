@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ..models.classify import VideoMAEForClassification
 from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights
-from .classifier import classifier_state, is_pretraining, without_encoder
-from .huggingface.config import check_huggingface_config
+from .classifier import check_files_of_transformers, classifier_state, is_pretraining, without_encoder
 from .huggingface.weights import from_huggingface, is_huggingface
 from .settings import settings_beside
 
@@ -53,6 +52,10 @@ def init_weights(
             model; or, if `strict`, names are missing or unexpected.
         ValueError: `rows` is given for another model, is not one row for each class, or names a row that the head of
             the file does not have.
+
+    Warns:
+        UserWarning: for a `VideoMAEForClassification` and weights of transformers: the `preprocessor_config.json`
+            beside them normalises by other numbers than ImageNet's.
 
     References:
         run_class_finetuning.py (`--finetune`) of OpenGVLab/VideoMAEv2@29eab1e.
@@ -111,10 +114,9 @@ def _init_classifier(
 
 
 def _check_heads(model: VideoMAEForClassification, path: str | os.PathLike[str]) -> None:
-    """Of weights of transformers: the number of attention heads, which no shape tells."""
-    settings = settings_beside(path)
-    check_huggingface_config(settings, model.config.encoder_dim)
-    heads = settings.get("num_attention_heads", model.config.encoder_heads)
+    """Of weights of transformers: the files beside them, and the number of attention heads, which no shape tells."""
+    check_files_of_transformers(path, model.config.encoder_dim)
+    heads = settings_beside(path).get("num_attention_heads", model.config.encoder_heads)
     if heads != model.config.encoder_heads:
         raise CheckpointError(f"config.json has {heads} attention heads, the model {model.config.encoder_heads}")
 
