@@ -1,6 +1,7 @@
-"""`videomae-fast pretrain`, `finetune`, `evaluate` and `gallery`: the options of a recipe on the command line."""
+"""`videomae-fast pretrain`, `finetune`, `evaluate`, `features`, `gallery`: options of a recipe on the command line."""
 
 import argparse
+import sys
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 from .._files import writable_folder
 from .._text import printable, printable_lines
 from ..recipes import evaluate as evaluating
+from ..recipes import features as extracting
 from ..recipes import finetune as finetuning
 from ..recipes import pretrain as pretraining
 from ..recipes.config import Config
@@ -49,6 +51,14 @@ def add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help=help, **_ONLY_GIVEN)
     add_options(evaluate, evaluating.EvaluateConfig)
     evaluate.set_defaults(run=_evaluate)
+
+
+def add_features(commands: Any) -> None:
+    """Add `features` to the commands; its options are the options of FeaturesConfig."""
+    help = "extract features of sliding windows, a file for each video"
+    features = commands.add_parser("features", help=help, **_ONLY_GIVEN)
+    add_options(features, extracting.FeaturesConfig)
+    features.set_defaults(run=_features)
 
 
 def add_options(parser: argparse.ArgumentParser, config: type[Config], **changed: str) -> None:
@@ -164,3 +174,11 @@ def _evaluate(args: argparse.Namespace) -> None:
         result.write(folder)
         save_confusion(result.evaluation.confusion(), result.evaluation.class_names, folder / "confusion.png")
         print(f"figures, predictions, classes, confusion: {printable(folder)}")
+
+
+def _features(args: argparse.Namespace) -> None:
+    config = read_config(args, extracting.FeaturesConfig)
+    missing = extracting.write_features(config, lambda line: print(line, file=sys.stderr))
+    print(f"features: {printable(config.features.output)}")
+    if missing:
+        print(f"{missing} videos cannot be read: {printable(Path(config.features.output) / 'missing.tsv')}")
