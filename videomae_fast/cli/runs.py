@@ -163,10 +163,11 @@ def _finetune(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from ..pictures.confusion import save_confusion
+    from ..recipes.evaluate_probe import evaluate_probe
 
     config = read_config(args, evaluating.EvaluateConfig)
     folder = writable_folder(config.evaluation.output) if config.evaluation.output else None
-    result = evaluating.evaluate(config)
+    result = evaluate_probe(config) if config.evaluation.probe else evaluating.evaluate(config)
     if not result.is_main_process:
         return
     print(printable_lines("\n".join(result.lines())))

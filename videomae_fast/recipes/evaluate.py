@@ -27,6 +27,7 @@ from ..interop import Classifier, read_classifier
 from ..models.attention import BACKENDS
 from ..models.norms import IMPLEMENTATIONS
 from .config import Config, Section, option
+from .probe import PROBES
 from .scores import AVERAGES, TOP, ClassScores, Evaluation
 from .start import last_checkpoint, with_classes
 from .views import view_logits
@@ -102,9 +103,18 @@ class EvaluationOptions(Section):
     precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
     attention: str = option("sdpa", "attention backend", choices=BACKENDS)
     elementwise: str = option("triton", "what computes norms, residual additions and GELUs", choices=IMPLEMENTATIONS)
+    probe: str = option(
+        "", "judge features of --init, also of pre-training, instead of its head: knn or linear", choices=("", *PROBES)
+    )
+    train_data: str = option("", "labelled videos that --probe learns from, in one of the forms of --data")
+    neighbours: int = option(20, "neighbours of --probe knn, at most the training videos", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if bool(self.probe) != bool(self.train_data):
+            raise ValueError(f"probe '{self.probe}' and train_data '{self.train_data}' go together")
+        if self.probe and self.init_classes:
+            raise ValueError("probe judges features, init_classes a head: give one of them")
         if self.init_merged and not self.init_classes:
             raise ValueError(f"init_merged '{self.init_merged}' goes with --init-classes, which is empty")
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Array = Tensor | np.ndarray
+PROBES = ("knn", "linear")
 TEST_ROWS, TRAIN_ROWS = 1024, 16384  # of a block of similarities: 64 MiB
 HELD_OUT = 0.2  # share of each class of the training set that chooses the weight decay
 MAX_STEPS = 1000
