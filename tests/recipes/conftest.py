@@ -8,6 +8,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from tests.recipes import tiny
+from tests.recipes.brightness import write_brightness
 from videomae_fast.models import get_config
 from videomae_fast.models.config import CONFIGS
 
@@ -15,6 +16,12 @@ from videomae_fast.models.config import CONFIGS
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_videos(tmp_path_factory.mktemp("training") / "videos")
+
+
+@pytest.fixture(scope="session")
+def brightness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled videos; see `write_brightness`."""
+    return write_brightness(tmp_path_factory.mktemp("brightness"))
 
 
 @pytest.fixture(autouse=True)

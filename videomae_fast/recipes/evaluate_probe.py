@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from .._optional import require
 from .._text import printable
@@ -15,23 +14,12 @@ from ..engine.log import say
 from ..engine.parallel import make_accelerator
 from ..interop import read_feature_model
 from ..models import VideoMAEForClassification
-from ..models.encoder import Clip, Encoder
+from ..models.encoder import Encoder
 from .evaluate import EvaluateConfig, EvaluationOptions, Result
 from .probe import knn, linear_probe
 from .scores import Evaluation
 from .start import last_checkpoint
-from .views import view_logits
-
-
-class _Features(nn.Module):
-    """The features of a model as its forward pass."""
-
-    def __init__(self, model: Encoder | VideoMAEForClassification) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, clip: Clip) -> Tensor:
-        return self.model.features(clip)
+from .views import FeaturesAsForward, view_logits
 
 
 @torch.no_grad()
@@ -107,7 +95,7 @@ def _video_features(
     rank, world_size = accelerator.process_index, accelerator.num_processes
     batch_size, workers = config.evaluation.batch_size, config.views.workers
     with accelerator.autocast():
-        for found in view_logits(_Features(model), dataset, batch_size, workers, rank, world_size):
+        for found in view_logits(FeaturesAsForward(model), dataset, batch_size, workers, rank, world_size):
             values.index_copy_(0, found.index, found.logits.float().mean(1))
             read.index_fill_(0, found.index, 1.0)
             missing += found.missing

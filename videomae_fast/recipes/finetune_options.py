@@ -97,18 +97,7 @@ class LabelledData(DataOptions):
             ValueError: a video has no class, or one that is not among `class_names`.
         """
         videos = number_classes(read_mixture(self.eval_data, labelled=True), class_names, allow_empty=True)
-        return ViewDataset(
-            videos,
-            num_frames=self.num_frames,
-            frame_stride=self.frame_stride,
-            size=(self.image_size, self.image_size),
-            short_side=self.image_size,
-            segments=1,
-            crops=1,
-            sampling=self.sampling if self.sampling in VIEW_SAMPLINGS else "dense",
-            reader=self.reader,
-            max_decoded_bytes=self.max_decoded_bytes,
-        )
+        return self.centre_views(videos, self.sampling if self.sampling in VIEW_SAMPLINGS else "dense")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from .._text import printable
 from ..data.loader import leave_process_group, load
 from ..data.views import MissingVideo, ViewBatch, ViewDataset, collate_views
 from ..engine.log import say
+from ..models import VideoMAEForClassification
+from ..models.encoder import Clip, Encoder
 from .scores import TOP
 
 
@@ -31,6 +33,18 @@ class ViewLogits:
     label: Tensor
     logits: Tensor
     missing: list[MissingVideo]
+
+
+class FeaturesAsForward(nn.Module):
+    """`features` of an encoder or a classifier as its forward pass: (B, D) in the place of logits."""
+
+    def __init__(self, model: Encoder | VideoMAEForClassification) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clip: Clip) -> Tensor:
+        """The features of clips."""
+        return self.model.features(clip)
 
 
 def view_logits(
