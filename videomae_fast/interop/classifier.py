@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +13,9 @@ from ..models.config import VideoMAEConfig
 from .checkpoint import CheckpointError, State, load_weights, read_weights
 from .huggingface.config import check_huggingface_config, check_preprocessor
 from .huggingface.weights import from_huggingface, is_huggingface
-from .labels import read_class_names
+from .labels import class_names_beside
 from .official.weights import classifier_config
 from .settings import PathLike, clip_size, settings_beside, trained_clip
-
-CLASSES_FILE = "classes.json"  # beside weights: a list of the names of the classes
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def as_classifier(
         clip, origin = _clip(path, num_frames, image_size)
         heads = settings.get("num_attention_heads") if theirs else None
         config = classifier_config(state, *clip, heads=heads)
-        names = _class_names(path, settings, state["head.weight"].shape[0])
+        names = _class_names(path, state["head.weight"].shape[0])
     except CheckpointError as error:
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     if problem := check_preprocessor(settings_beside(path, "preprocessor_config.json")):
@@ -226,20 +223,8 @@ def _clip(
     return (frames, image_size if isinstance(image_size, tuple) else (side, side)), origin
 
 
-def _class_names(path: PathLike, settings: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    labels = settings.get("id2label")
-    if isinstance(labels, dict):
-        where = "id2label of config.json"
-        names = [labels.get(str(i)) for i in range(max(classes, len(labels)))]
-        if names == [f"LABEL_{i}" for i in range(classes)]:
-            return None
-        if not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"{where} does not name classes 0 to {classes - 1}, one each")
-    elif (folder / CLASSES_FILE).is_file():
-        where, names = CLASSES_FILE, list(read_class_names(folder / CLASSES_FILE))
-    else:
-        return None
-    if len(names) != classes:
-        raise CheckpointError(f"{where} names {len(names)} classes, the head has {classes}")
-    return tuple(map(str, names))
+def _class_names(path: PathLike, classes: int) -> tuple[str, ...] | None:
+    names = class_names_beside(path)
+    if names and len(names) != classes:
+        raise CheckpointError(f"the files beside it name {len(names)} classes, the head has {classes}")
+    return names or None
