@@ -10,7 +10,7 @@ from .initialization import init_weights
 from .labels import CLASSES_FILE, class_names_beside, head_rows, lists_rows, read_head_rows, read_merged_names
 from .official.model import pretrain_loss
 from .official.weights import load_published, save_published
-from .settings import trained_clip
+from .settings import parse_clip, trained_clip
 
 __all__ = [
     "CLASSES_FILE",
@@ -27,6 +27,7 @@ __all__ = [
     "load_huggingface",
     "load_published",
     "load_weights",
+    "parse_clip",
     "pretrain_loss",
     "read_classifier",
     "read_head_rows",

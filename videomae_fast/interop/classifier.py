@@ -14,6 +14,7 @@ from .checkpoint import CheckpointError, State, load_weights, read_weights
 from .huggingface.config import check_huggingface_config, check_preprocessor
 from .huggingface.weights import from_huggingface, is_huggingface
 from .labels import class_names_beside
+from .lora import merged_lora
 from .official.weights import classifier_config
 from .settings import PathLike, clip_size, settings_beside, trained_clip
 
@@ -85,7 +86,8 @@ def read_classifier(
 ) -> Classifier:
     """Read a classifier of the published layout (also of VideoMAE V1) or of transformers, whatever wraps it.
 
-    Names lose the prefixes `_orig_mod.`, `module.`, `backbone.` and `encoder.`. Beside the weights, `config.json` of a
+    Names lose the prefixes `_orig_mod.`, `module.`, `backbone.` and `encoder.`. Adapters of a run with `--lora-rank`
+    are merged. Beside the weights, `config.json` of a
     run or of transformers tells the clip size and how positions are made; its `id2label`, or else a CLASSES_FILE, names
     the classes. Without `config.json` the clip is that of the published models, 16 frames of 224x224 pixels.
 
@@ -124,7 +126,7 @@ def as_classifier(
     settings = settings_beside(path)
     theirs = is_huggingface(state)
     try:
-        state = classifier_state(state)
+        state = classifier_state(merged_lora(state, path))
         if theirs:
             check_huggingface_config(settings, state["fc_norm.weight"].shape[0])
         clip, origin = _clip(path, num_frames, image_size)
