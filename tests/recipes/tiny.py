@@ -137,6 +137,18 @@ def start(command: list[str], variables: dict[str, str] | None = None) -> subpro
     )
 
 
+def launch(arguments: list[str]) -> str:
+    """Run the command line in two processes, started by torchrun; returns what they printed."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    process = start([*launcher, "tests.recipes.tiny", *arguments], variables={"ACCELERATE_USE_CPU": "true"})
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return out
+
+
 def losses(output: Path) -> list[float]:
     """Of every step that log.csv has, checked to be one row per step from 1."""
     rows = read_log(output)
