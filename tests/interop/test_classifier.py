@@ -112,7 +112,7 @@ def test_facts_beside_the_weights(tmp_path: Path) -> None:
         config = read_classifier(path, **options).config
         assert (config.num_frames, config.image_size) == expected
     (tmp_path / "classes.json").write_text('["a", "b"]')
-    with pytest.raises(CheckpointError, match=r"checkpoint.pth': classes.json names 2 classes, the head has 5"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.pth': the files beside it name 2 classes, the head has 5"):
         read_classifier(path)
 
 
@@ -360,8 +360,8 @@ def test_heads_of_a_width_that_is_not_published(monkeypatch: pytest.MonkeyPatch,
     [
         ({str(i): name for i, name in enumerate("edcba")}, tuple("edcba")),
         ({str(i): f"LABEL_{i}" for i in range(5)}, None),
-        ({"0": "a", "1": "b"}, "does not name classes 0 to 4, one each"),
-        ({str(i): f"class {i}" for i in range(7)}, "id2label of config.json names 7 classes, the head has 5"),
+        ({"0": "a", "1": "b"}, "the files beside it name 2 classes, the head has 5"),
+        ({str(i): f"class {i}" for i in range(7)}, "the files beside it name 7 classes, the head has 5"),
         ({"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}, "does not name classes 0 to 4, one each"),
     ],
 )

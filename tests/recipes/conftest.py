@@ -24,6 +24,18 @@ def brightness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_brightness(tmp_path_factory.mktemp("brightness"))
 
 
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of four classes, 12 videos to train on."""
+    return tiny.write_labelled(tmp_path_factory.mktemp("labelled") / "videos", 3)
+
+
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other videos of the same classes, 8 in all."""
+    return tiny.write_labelled(tmp_path_factory.mktemp("held_out") / "videos", 2, first_seed=100)
+
+
 @pytest.fixture(autouse=True)
 def tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adds the size "tiny" to the published ones."""

@@ -156,7 +156,8 @@ def _finetune(args: argparse.Namespace) -> None:
     result = finetuning.finetune(config)
     if result.is_main_process:
         output = Path(config.run.output)
-        print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
+        layout = "as peft names them" if config.model.lora_rank else "in the published layout"
+        print(f"weights, {layout}: {printable(result.checkpoint / 'model.safetensors')}")
         save_curves(output, output / "curves.png")
         print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
 

@@ -103,14 +103,32 @@ def trained_clip(source: PathLike | None) -> tuple[int, int, int]:
     settings = settings_beside(source) if source is not None else {}
     given = settings.get("trained_clip")
     if isinstance(given, str) and given and settings.get("positions") != "sinusoid":
-        if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){2}", given):
-            raise CheckpointError(f"trained_clip in the config.json beside {str(source)!r} is no clip: {given!r}")
-        first, height, width = map(int, given.split("x"))
-        return first, height, width
+        try:
+            return parse_clip(given)
+        except ValueError as error:
+            raise CheckpointError(f"config.json beside {str(source)!r}: {error}") from error
     frames, size = clip_beside(source) if source is not None else (None, None)
     if settings.get("positions") == "interpolate" or frames is None or size is None:
         return PUBLISHED_CLIP
     return frames, *size
+
+
+def parse_clip(text: str) -> tuple[int, int, int]:
+    """Read the size of a clip, as the option `trained_clip` has it.
+
+    Args:
+        text: such as 16x224x224.
+
+    Returns:
+        (frames, height, width).
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){2}", text):
+        raise ValueError(f"trained_clip must be frames, height and width, such as 16x224x224, got {text!r:.60}")
+    frames, height, width = map(int, text.split("x"))
+    return frames, height, width
 
 
 def clip_beside(source: PathLike) -> tuple[int | None, tuple[int, int] | None]:
