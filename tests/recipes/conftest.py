@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.recipes import tiny
+from tests.recipes import taught, tiny
 from videomae_fast.models import get_config
 from videomae_fast.models.config import CONFIGS
 
@@ -15,6 +15,18 @@ from videomae_fast.models.config import CONFIGS
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_videos(tmp_path_factory.mktemp("training") / "videos")
+
+
+@pytest.fixture(scope="session")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of 13 videos, each of one of three colours, its class."""
+    return taught.write_colors(tmp_path_factory.mktemp("colors") / "train", 13)
+
+
+@pytest.fixture
+def teacher(colors: Path, tmp_path: Path) -> Path:
+    """A folder of weights that tell the colours apart."""
+    return taught.make_teacher(tmp_path / "teacher", colors)
 
 
 @pytest.fixture(autouse=True)

@@ -78,7 +78,7 @@ class Teacher:
     """A classifier that computes logits and nothing else: in evaluation mode, without gradients, on all tokens.
 
     Its blocks run in the precision of the run, by autocast as in training and evaluation. The weights of linear maps
-    are kept in the autocast dtype, to which autocast would cast them in every call. The head runs in float32: the
+    are kept in the autocast dtype, to which autocast would cast them in every call, with the same result. The head runs in float32: the
     logits of a bf16 head have steps of 1/16 where they are above 8.
 
     Args:
@@ -110,7 +110,7 @@ class Teacher:
         if self.half:
             for module in model.blocks.modules():
                 if isinstance(module, Linear):
-                    module.to(torch.bfloat16)
+                    module.weight.data = module.weight.data.bfloat16()
         self.model.to(device)
         self._features = torch.compile(model.features, fullgraph=True) if compile else model.features
 
