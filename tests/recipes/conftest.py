@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.recipes import tiny
+from tests.recipes import taught, tiny
 from tests.recipes.brightness import write_brightness
 from videomae_fast.models import get_config
 from videomae_fast.models.config import CONFIGS
@@ -34,6 +34,18 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other videos of the same classes, 8 in all."""
     return tiny.write_labelled(tmp_path_factory.mktemp("held_out") / "videos", 2, first_seed=100)
+
+
+@pytest.fixture(scope="session")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of 13 videos, each of one of three colours, its class."""
+    return taught.write_colors(tmp_path_factory.mktemp("colors") / "train", 13)
+
+
+@pytest.fixture
+def teacher(colors: Path, tmp_path: Path) -> Path:
+    """A folder of weights that tell the colours apart."""
+    return taught.make_teacher(tmp_path / "teacher", colors)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""`videomae-fast pretrain`, `finetune`, `evaluate`, `features`, `gallery`: options of a recipe on the command line."""
+"""`videomae-fast pretrain`, `finetune`, `distil`, `evaluate`, `features`, `gallery`: options of recipes."""
 
 import argparse
 import sys
@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from .._files import writable_folder
 from .._text import printable, printable_lines
+from ..engine.loop import RunResult
+from ..recipes import distil as distilling
 from ..recipes import evaluate as evaluating
 from ..recipes import features as extracting
 from ..recipes import finetune as finetuning
@@ -43,6 +45,14 @@ def add_finetune(commands: Any) -> None:
     finetune = commands.add_parser("finetune", help=help, **_ONLY_GIVEN)
     add_options(finetune, finetuning.FinetuneConfig)
     finetune.set_defaults(run=_finetune)
+
+
+def add_distil(commands: Any) -> None:
+    """Add `distil` to the commands; its options are the options of DistilConfig."""
+    help = "train a small classifier to give the logits of a large one"
+    distil = commands.add_parser("distil", help=help, **_ONLY_GIVEN)
+    add_options(distil, distilling.DistilConfig)
+    distil.set_defaults(run=_distil)
 
 
 def add_evaluate(commands: Any) -> None:
@@ -150,10 +160,18 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 
 def _finetune(args: argparse.Namespace) -> None:
+    config = read_config(args, finetuning.FinetuneConfig)
+    _show_classifier(finetuning.finetune(config), config)
+
+
+def _distil(args: argparse.Namespace) -> None:
+    config = read_config(args, distilling.DistilConfig)
+    _show_classifier(distilling.distil(config), config)
+
+
+def _show_classifier(result: RunResult, config: finetuning.FinetuneConfig) -> None:
     from ..pictures.curves import save_curves
 
-    config = read_config(args, finetuning.FinetuneConfig)
-    result = finetuning.finetune(config)
     if result.is_main_process:
         output = Path(config.run.output)
         layout = "as peft names them" if config.model.lora_rank else "in the published layout"

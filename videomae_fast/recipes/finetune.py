@@ -143,12 +143,15 @@ class Finetuning(Recipe):
             Part(pieces[k], kept[k], targets.chunk(count)[k], numbers.chunk(count)[k], 1 / count) for k in range(count)
         ]
 
-    def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a part: cross-entropy of the logits and the soft targets, times the part's share of the batch."""
+    def logits(self, model: nn.Module, part: Part, number: int) -> Tensor:
+        """The model's logits (B, C) of a part in float32, with the stochastic depth of step `number`."""
         draws = stochastic_depth(seed=self.config.run.seed, step=number, sample=part.numbers)
         with draws if self.config.model.drop_path else nullcontext():
-            logits = model(part.clips, part.tokens)
-        return F.cross_entropy(logits.float(), part.targets) * part.share, {}
+            return model(part.clips, part.tokens).float()
+
+    def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a part: cross-entropy of the logits and the soft targets, times the part's share of the batch."""
+        return F.cross_entropy(self.logits(model, part, number), part.targets) * part.share, {}
 
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
         """Loss, top-1 and top-5 accuracy over `eval_data`: one centre view of each video."""
