@@ -23,5 +23,5 @@ def test_arguments() -> None:
     assert found["rotate"] == pytest.approx(-21) and found["translate_x"] == pytest.approx(-0.315)
     assert (found["posterize"], found["solarize"], found["solarize_add"], found["invert"]) == (2, 77, 77, 0)
     assert found["color"] == pytest.approx(0.37) and found["shear_y"] == pytest.approx(-0.21)
-    with pytest.raises(ValueError, match="op must be one of .*, got 'blur'"):
+    with pytest.raises(ValueError, match=r"op must be one of .*, got 'blur'"):
         op_argument("blur", 7.0, False)
