@@ -12,6 +12,7 @@
 
 from ._custom_op import runs_triton
 from ._values import check_indices
+from .masks.changed import changed_token_index
 from .masks.index import mask_to_index, random_mask_index, tube_mask_index
 from .masks.philox import philox_keys
 from .masks.running_cell import running_cell_select
@@ -33,6 +34,7 @@ __all__ = [
     "assemble_decoder_tokens",
     "bias_gelu",
     "cat_clips",
+    "changed_token_index",
     "check_indices",
     "crop_clips",
     "crop_matrix",

@@ -61,6 +61,7 @@ TILES: dict[str, Tile] = {
     "select_index": Tile(2048, num_warps=8),
     "mask_to_index": Tile(2048, num_warps=8),
     "running_cell_select": Tile(2048, num_warps=8),
+    "smallest_index": Tile(2048, num_warps=8),
 }
 # Where neighbours in a row are neighbours in the clip, a thread takes 16 bytes of the row. Else single elements, so
 # that the loads of a warp fall into few cache lines, and Triton regroups them in shared memory for wide row accesses.
@@ -75,6 +76,7 @@ TOKEN_TILES: dict[str, TokenTile] = {
     "loss_reordered": TokenTile(1, num_warps=1),
     "gradient": TokenTile(16, num_warps=1),
     "gradient_reordered": TokenTile(1, num_warps=1),
+    "changed": TokenTile(16, num_warps=1),  # sums of pixels, in the order of the clip
 }
 # Eight bfloat16 of four rows for each thread: loads of four times 16 bytes a tensor are under way while the warps of a
 # row meet. A thread has all rows of its columns, so sums over rows stay in its registers.

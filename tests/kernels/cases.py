@@ -112,6 +112,14 @@ def _weighted_loss(pred: Tensor, clip: Tensor, index: Tensor) -> Tensor:
     )
 
 
+def _changed(*tensors: Tensor) -> Tensor:
+    """Of a clip, or of the tensors of crops."""
+    count = TOKENS // 2
+    if len(tensors) == 1:
+        return vk.changed_token_index(tensors[0], count, PATCH, layout="BTHWC")
+    return vk.changed_token_index(_cropped(*tensors), count, PATCH)
+
+
 def _cropped(*tensors: Tensor) -> vk.CroppedClips:
     """Of "pillow", whose weights are integers: a case's floating inputs are differentiated, and weights are not."""
     return vk.CroppedClips(*tensors, GRID[0] * PATCH[0], (GRID[1] * PATCH[1], GRID[2] * PATCH[2]), "pillow")  # type: ignore[misc]
@@ -196,6 +204,18 @@ CASES = (
         differentiable=False,
     ),
     Case("mask_to_index", lambda mask: vk.mask_to_index(mask, KEPT), _mask_inputs, differentiable=False),
+    Case(
+        "changed_token_index",
+        _changed,
+        lambda batch, dtype, device: (_clip(batch, torch.float64 if dtype == torch.float64 else torch.uint8, device),),
+        differentiable=False,
+    ),
+    Case(
+        "changed_token_index_crops",
+        _changed,
+        lambda *made_for: _cropped_inputs(*made_for)[:-1],
+        differentiable=False,
+    ),
     Case(
         "running_cell_select",
         lambda v, phase: vk.running_cell_select(v, phase, GRID, 0.5),

@@ -265,3 +265,49 @@ def running_cell_select(
         BLOCK=min(tile.elements, next_power_of_2(tokens)),
         num_warps=tile.num_warps,
     )
+
+
+@triton.jit
+def _smallest_index_kernel(
+    keys,  # (B, LENGTH) int32: negative from token FIRST to token TOKENS; the others are written here
+    out,  # (B, KEEP) int64
+    FIRST: tl.constexpr,  # tokens that are kept whatever the keys of the others
+    TOKENS: tl.constexpr,
+    KEEP: tl.constexpr,
+    LENGTH: tl.constexpr,  # TOKENS in whole blocks
+    BLOCK: tl.constexpr,
+):
+    b = tl.program_id(0).to(tl.int64)
+    keys += b * LENGTH
+    low = tl.full((), -0x80000000, tl.int32)
+    for start in range(0, LENGTH, BLOCK):
+        position = start + tl.arange(0, BLOCK)
+        # What fills the last block is above `high` and so never counted.
+        given = tl.where(position < FIRST, low, 0x7FFFFFFF)
+        tl.store(keys + position, given, mask=(position < FIRST) | (position >= TOKENS))
+    tl.debug_barrier()  # a thread reads keys that others have written
+    _store_smallest(keys, out + b * KEEP, low, low * 0 - 1, TOKENS, KEEP, 1, LENGTH, BLOCK)
+
+
+def new_keys(out: Tensor, tokens: int) -> Tensor:
+    """(B, LENGTH) int32 of unwritten keys for `smallest_index`: `tokens` of each sample, in whole blocks."""
+    block = _smallest_block(tokens)
+    return out.new_empty((out.shape[0], cdiv(tokens, block) * block), dtype=torch.int32)
+
+
+def smallest_index(keys: Tensor, first: int, tokens: int, out: Tensor) -> None:
+    """Fill `out` (B, count) with tokens 0 … first − 1 and those of the smallest keys, which are negative; ascending."""
+    _smallest_index_kernel[(keys.shape[0],)](
+        keys,
+        out,
+        FIRST=first,
+        TOKENS=tokens,
+        KEEP=out.shape[1],
+        LENGTH=keys.shape[1],
+        BLOCK=_smallest_block(tokens),
+        num_warps=TILES["smallest_index"].num_warps,
+    )
+
+
+def _smallest_block(tokens: int) -> int:
+    return min(TILES["smallest_index"].elements, next_power_of_2(tokens))

@@ -59,6 +59,19 @@ def open_clip(
     Raises:
         ValueError, TypeError: an argument has another shape, dtype or device, or another value than is allowed.
     """
+    tensors, shape, sides = open_pixels(clip, patch, layout)
+    index = check_index(index, "index", batch=shape[0], limit=num_tokens(shape, sides), like=tensors[0])
+    if denormalize is not None:
+        scale, shift = _denormalizing(shape[1], tensors[0].dtype, denormalize)
+    else:
+        scale, shift = _normalizing(shape[1], tensors[0].dtype, normalize)
+    return OpenClip(tensors, shape, index, sides, scale, shift)
+
+
+def open_pixels(
+    clip: Tensor | CroppedClips, patch: Sequence[int], layout: str = DIMENSIONS
+) -> tuple[list[Tensor], list[int], list[int]]:
+    """Check a clip and its patch, for ops that list no tokens: `tensors`, `shape` and `patch` of `OpenClip`."""
     if isinstance(clip, CroppedClips):
         tensors, shape = [tensor.contiguous() for tensor in clip.tensors], list(clip.shape)
     else:
@@ -66,13 +79,7 @@ def open_clip(
         tensors, shape = [clip], list(clip.shape)
     if shape[1] < 1:
         raise ValueError(f"clip must have at least one channel, got (B, C, T, H, W) = {tuple(shape)}")
-    sides = _check_patch(patch, shape[2:])
-    index = check_index(index, "index", batch=shape[0], limit=num_tokens(shape, sides), like=tensors[0])
-    if denormalize is not None:
-        scale, shift = _denormalizing(shape[1], tensors[0].dtype, denormalize)
-    else:
-        scale, shift = _normalizing(shape[1], tensors[0].dtype, normalize)
-    return OpenClip(tensors, shape, index, sides, scale, shift)
+    return tensors, shape, _check_patch(patch, shape[2:])
 
 
 def _as_bcthw(clip: Tensor, layout: str) -> Tensor:
