@@ -41,6 +41,7 @@ SMALLER = "--model small --num-frames 4 --image-size 32 --frame-stride 1 --crops
 SHRUNK = {
     "pretrain": f"{SMALLER} --workers 0 --warmup-epochs 1 --max-steps 1",
     "finetune": f"{SMALLER} --workers 0 --max-steps 1",
+    "distil": f"{SMALLER} --workers 0 --max-steps 1",
     "evaluate": "--workers 0 --segments 1 --crops 1 --frame-stride 1 --sampling dense",
     "features": "--window-stride 64 --batch-size 1",
     "gallery": SMALLER,
