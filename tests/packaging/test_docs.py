@@ -191,7 +191,7 @@ def test_the_fine_tuning_page_has_every_option() -> None:
     known = {action.option_strings[0] for action in choices["pretrain"]._actions} | {"--precision"}
     options = {
         action.option_strings[0]
-        for command in ("finetune", "evaluate", "features")
+        for command in ("finetune", "distil", "evaluate", "features")
         for action in choices[command]._actions
     }
     assert options - known <= named <= options
