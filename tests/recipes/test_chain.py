@@ -1,4 +1,4 @@
-"""Three commands that chain: each begins with the run of the one before, and the last is right about other videos."""
+"""Three commands that chain: each begins with the run of the one before; the last is right about other videos."""
 
 import shutil
 from pathlib import Path
