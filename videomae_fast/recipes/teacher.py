@@ -78,8 +78,8 @@ class Teacher:
     """A classifier that computes logits and nothing else: in evaluation mode, without gradients, on all tokens.
 
     Its blocks run in the precision of the run, by autocast as in training and evaluation. The weights of linear maps
-    are kept in the autocast dtype, to which autocast would cast them in every call: the result is the same. The head
-    runs in float32, because the logits of a bf16 head have steps of 1/16 where they are above 8.
+    are kept in the autocast dtype, to which autocast would cast them in every call, with the same result. The head runs
+    in float32: the logits of a bf16 head have steps of 1/16 where they are above 8.
 
     Args:
         classifier: as `read_teacher` returns it.
