@@ -110,8 +110,10 @@ def test_classes_that_the_teacher_lacks(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"does not have the student's classes: .* do not have 'pink'"):
         read(teacher, ("red", "pink"))
     (tmp_path / "rows.json").write_text("[2, 3]")
-    with pytest.raises(ValueError, match=r"lists 2 rows from 2 to 3: expected rows in \[0, 3\)"):
+    with pytest.raises(ValueError, match=r"lists 2 rows from 2 to 3: expected .*\[0, 3\)"):
         read(teacher, ("red", "blue"), str(tmp_path / "rows.json"))
     (teacher / "classes.json").unlink()
-    with pytest.raises(ValueError, match="has 3 classes without names, the student 2: name the teacher's with teacher"):
-        read(teacher, ("red", "blue"))
+    for _ in range(2):  # nothing names them, or numbers do
+        with pytest.raises(ValueError, match="has 3 classes without names, the student 2: name the teacher's with tea"):
+            read(teacher, ("red", "blue"))
+        (teacher / "classes.json").write_text('["0", "1", "2"]')

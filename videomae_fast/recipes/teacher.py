@@ -43,9 +43,10 @@ def read_teacher(teacher: str, teacher_classes: str, class_names: Sequence[str],
             f"teacher {path} takes clips of {_times(clip)} ({classifier.origin}), the student {_times(ours)}: both see "
             "the same pixels, so set num_frames and image_size to the teacher's"
         )
-    if not teacher_classes and not classifier.class_names and classifier.num_classes != len(class_names):
+    count, names = classifier.num_classes, classifier.class_names
+    if not teacher_classes and names in (None, tuple(map(str, range(count)))) and count != len(class_names):
         raise ValueError(
-            f"teacher {path} has {classifier.num_classes} classes without names, the student {len(class_names)}: name "
+            f"teacher {path} has {count} classes without names, the student {len(class_names)}: name "
             "the teacher's with teacher_classes"
         )
     try:
