@@ -16,7 +16,7 @@ def main(
     """Run the published ViT-B fine-tuning with your options; return the scores of the test videos."""
     config = FinetuneConfig.from_options(data=train, init=weights, output=output, **options)
     finetune(config)
-    result = evaluate(EvaluateConfig.from_options(data=test, init=output, **(views or {})))
+    result = evaluate(EvaluateConfig.from_options(data=test, init=output, **views))
     print(*result.lines(), sep="\n")
     confusion = result.evaluation.confusion()
     for number, name in enumerate(result.evaluation.class_names):
@@ -27,4 +27,4 @@ def main(
 if __name__ == "__main__":
     if len(sys.argv) != 5:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], views={})
