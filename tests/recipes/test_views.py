@@ -27,7 +27,7 @@ class Brightness(nn.Module):
 
     def forward(self, clips: CroppedClips | Tensor) -> Tensor:
         self.calls += 1
-        pixels = clips if isinstance(clips, Tensor) else normalized_clips(clips, [0] * 3, [1] * 3, torch.float32)
+        pixels = clips / 255 if isinstance(clips, Tensor) else normalized_clips(clips, [0] * 3, [1] * 3, torch.float32)
         return 20 * pixels.flatten(1).mean(1)[:, None] * self.scale
 
 

@@ -64,8 +64,9 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
     """
     if rows is not None and not isinstance(model, VideoMAEForClassification):
         raise ValueError(f"rows are for a VideoMAEForClassification, not for a {type(model).__name__}")
-    state = merged_lora(read_weights(path), path)
+    state = read_weights(path)
     try:
+        state = merged_lora(state, path)
         if isinstance(model, VideoMAEForClassification):
             return _init_classifier(model, state, path, strict, rows)
         state = _pretraining_names(state, strict)

@@ -36,10 +36,10 @@ def merged_lora(state: Mapping[str, Tensor], source: PathLike) -> State:
     for layer in sorted({name.partition(".lora_")[0] for name in state if ".lora_" in name}):
         weight, a, b = merged.get(f"{layer}.weight"), state.get(layer + _A), state.get(layer + _B)
         if weight is None or a is None or b is None or (b.shape[0], a.shape[1]) != weight.shape or len(a) != b.shape[1]:
-            raise CheckpointError(f"{str(source)!r}: {layer} has adapters that do not fit a weight beside them")
+            raise CheckpointError(f"{layer} has adapters that do not fit a weight beside them")
         if len(a) != rank:
             raise CheckpointError(
-                f"{str(source)!r}: {layer} has adapters of rank {len(a)}, and no config.json of a run with --lora-rank "
+                f"{layer} has adapters of rank {len(a)}, and no config.json of a run with --lora-rank "
                 f"{len(a)} is beside the weights: their scale is not known, merge them with their own library"
             )
         merged[f"{layer}.weight"] = (weight.float() + b.float() @ a.float()).to(weight.dtype)
