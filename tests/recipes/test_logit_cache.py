@@ -38,7 +38,10 @@ def forbid_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_file, "Teacher", build)
 
 
-@pytest.mark.parametrize("options", [{}, {"label_weight": 0.5, "head_dropout": 0.3, "accumulate": 2}], ids=str)
+PLAIN = {"mixup": 0.0, "cutmix": 0.0, "rand_augment": "", "erasing": 0.0}  # clips stay boxes of frames
+
+
+@pytest.mark.parametrize("options", [{}, PLAIN, {"label_weight": 0.5, "head_dropout": 0.3, "accumulate": 2}], ids=str)
 def test_a_run_on_cached_logits_equals_the_live_run(
     options: dict[str, Any], colors: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +96,21 @@ def test_ranks_have_files_of_their_own(colors: Path, teacher: Path, tmp_path: Pa
         assert recipe.cache is not None and recipe.cache.open(recipe._first_samples(rank, 2, 1, 3), rank) == 0
         recipe.report()
     assert len(found[0]) == 3 and len(found[1]) == 6
+
+
+@pytest.mark.slow
+def test_two_processes_read_what_they_wrote(colors: Path, teacher: Path, tmp_path: Path) -> None:
+    config = taught.settings(colors, teacher, tmp_path, batch_size=2, cache_logits=str(tmp_path / "logits"))
+    config.save(tmp_path / "config.json")
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.recipes.tiny"]
+    for found, name in ((0, "writes"), (6, "reads")):
+        options = ["distil", "--config", str(tmp_path / "config.json"), "--output", str(tmp_path / name)]
+        process = tiny.start([*command, *options], {"ACCELERATE_USE_CPU": "true"})
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert f"teacher logits of {found} of 6 steps are in" in out
+    assert rows(tmp_path / "writes") == rows(tmp_path / "reads") and len(rows(tmp_path / "reads")) == 6
+    assert len(list((tmp_path / "logits").glob("*.safetensors"))) == 12
 
 
 DIFFERENT: dict[str, dict[str, Any]] = {

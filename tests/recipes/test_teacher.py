@@ -20,7 +20,7 @@ STUDENT = {"num_frames": 8, "image_size": (32, 32)}
 
 
 def read(teacher: Path | str, names: tuple[str, ...] = NAMES, classes: str = "", **changes: Any) -> Any:
-    return read_teacher(str(teacher), classes, names, get_config("tiny", **(STUDENT | changes)))
+    return read_teacher(str(teacher), classes, names, get_config("tiny", **(STUDENT | changes)), print)
 
 
 def clips() -> Tensor:
@@ -52,7 +52,7 @@ def test_building_a_teacher_draws_nothing(teacher: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_rows_are_picked_by_name(teacher: Path, tmp_path: Path) -> None:
+def test_rows_are_picked_by_name(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = Teacher(read(teacher), torch.device("cpu"), precision="fp32")(clips())
     (tmp_path / "rows.json").write_text("[2, 0]")
     for classes in ("", str(tmp_path / "rows.json")):
@@ -62,8 +62,11 @@ def test_rows_are_picked_by_name(teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("red\ngreen\nblue")
     named = Teacher(read(teacher, NAMES, str(tmp_path / "names.txt")), torch.device("cpu"), precision="fp32")
     assert torch.equal(named(clips()), whole[:, [2, 1, 0]])
+    assert capsys.readouterr().out == ""
     unnamed = Teacher(read(teacher), torch.device("cpu"), precision="fp32")
     assert torch.equal(unnamed(clips()), whole)
+    said = f"the 3 classes of teacher {teacher} have no names: they are taken as ours, in our order"
+    assert capsys.readouterr().out.strip() == said
 
 
 def test_a_digest_is_of_all_that_decides_logits(teacher: Path, tmp_path: Path) -> None:

@@ -116,7 +116,9 @@ class Distillation(Finetuning):
         """As fine-tuning, of the student; and read the teacher. `batches` puts it on the device if it is needed."""
         model, optimizer = super().build(device, say)
         options = self.config.distillation
-        self.classifier = read_teacher(options.teacher, options.teacher_classes, self.class_names, self.model_config)
+        self.classifier = read_teacher(
+            options.teacher, options.teacher_classes, self.class_names, self.model_config, say
+        )
         self.teacher_digest = weights_digest(self.classifier)
         self.device, self.say = device, say
         return model, optimizer

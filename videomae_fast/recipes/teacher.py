@@ -1,12 +1,13 @@
 """The teacher of a distillation: a frozen classifier of any size, read from any layout."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .._text import printable
 from ..engine.precision import resolve_precision
 from ..interop import CheckpointError, Classifier, read_classifier
 from ..models import VideoMAEConfig
@@ -15,7 +16,13 @@ from ..models.linear import Linear, linear
 from .start import last_checkpoint, with_classes
 
 
-def read_teacher(teacher: str, teacher_classes: str, class_names: Sequence[str], student: VideoMAEConfig) -> Classifier:
+def read_teacher(
+    teacher: str,
+    teacher_classes: str,
+    class_names: Sequence[str],
+    student: VideoMAEConfig,
+    say: Callable[[str], None],
+) -> Classifier:
     """Read the classifier that a student learns from, with a head of the student's classes.
 
     Args:
@@ -24,6 +31,7 @@ def read_teacher(teacher: str, teacher_classes: str, class_names: Sequence[str],
             weights, or, without names, for a head of our classes in our order.
         class_names: the student's classes.
         student: the student's configuration. Its clips are the teacher's; its patches need not be.
+        say: prints a line: the rows of a head without names are taken as ours.
 
     Returns:
         The classifier, with the rows of `class_names`.
@@ -44,11 +52,13 @@ def read_teacher(teacher: str, teacher_classes: str, class_names: Sequence[str],
             "the same pixels, so set num_frames and image_size to the teacher's"
         )
     count, names = classifier.num_classes, classifier.class_names
-    if not teacher_classes and names in (None, tuple(map(str, range(count)))) and count != len(class_names):
-        raise ValueError(
-            f"teacher {path} has {count} classes without names, the student {len(class_names)}: name "
-            "the teacher's with teacher_classes"
-        )
+    if not teacher_classes and names in (None, tuple(map(str, range(count)))):
+        if count != len(class_names):
+            raise ValueError(
+                f"teacher {path} has {count} classes without names, the student {len(class_names)}: name the teacher's "
+                "with teacher_classes"
+            )
+        say(f"the {count} classes of teacher {printable(path)} have no names: they are taken as ours, in our order")
     try:
         return with_classes(classifier, class_names, teacher_classes)
     except CheckpointError:
