@@ -5,7 +5,7 @@ its weights there; the others wait on the host, so each has the device's memory 
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -18,8 +18,9 @@ from benchmarks.harness.measure import peak_mib
 from benchmarks.inputs import Inputs
 from benchmarks.model.agreement import Outcome, check_same_gradients
 from benchmarks.model.steps import IMPLEMENTATIONS, ComparedStep, make_step
-from benchmarks.settings import SIZES
+from benchmarks.settings import SIZES, Settings
 
+ROUNDS = 3
 RESOLUTION = 32  # the largest batch is found to 1/32, because each try compiles again
 
 
@@ -118,6 +119,18 @@ class StepContenders:
             step.move(case.device)
         return step, record
 
+    def time(self, benchmark: Any, case: ComparedCase, name: str, samples: int) -> None:
+        """Take samples of the named implementation with pytest-benchmark."""
+        step, record = self.ready(case, name)
+        benchmark.group = f"ViT-{case.size}: {case}"
+        benchmark.extra_info["record"] = record
+        if step is None:
+            benchmark.pedantic(lambda: None)
+        else:
+            # A step nobody times moves a GPU's clocks up again and fills its allocator; a CPU needs none.
+            warmup = 1 if case.device.type == "cuda" else 0
+            benchmark.pedantic(step, setup=step.forget_gradients, rounds=samples, warmup_rounds=warmup)
+
     def close(self) -> None:
         """Forget the case."""
         self.case, self.reference = None, None
@@ -164,6 +177,25 @@ class StepContenders:
             return Outcome.of(case.make_step(case.reference, self.inputs))
         except torch.OutOfMemoryError as error:
             raise RuntimeError(f"'{case.reference}' needs more memory than there is: nothing can be checked") from error
+
+
+def in_turns(
+    cases: Sequence[tuple[ComparedCase, Sequence[str]]], settings: Settings
+) -> tuple[str, list[tuple[ComparedCase, str, int]], list[str]]:
+    """Parameters of a test: cases with their implementations, which take turns.
+
+    A sample is a step; rounds share the samples, and the first rounds take the remainder.
+    """
+    samples = settings.rounds(gpu=30, cpu=3)
+    shares = [share for number in range(ROUNDS) if (share := len(range(number, samples, ROUNDS)))]
+    found = [
+        (case, name, share, number)
+        for case, names in cases
+        for number, share in enumerate(shares, start=1)
+        for name in names
+    ]
+    ids = [f"{case.size}, {case}-{name}-round {number}" for case, name, _, number in found]
+    return "case, name, samples", [row[:3] for row in found], ids
 
 
 def largest_batch_within(step: ComparedStep, case: ComparedCase, gib: float) -> int:

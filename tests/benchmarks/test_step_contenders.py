@@ -10,9 +10,9 @@ import torch
 from benchmarks.harness.run import DisagreementError
 from benchmarks.inputs import Inputs
 from benchmarks.model import contenders as module
-from benchmarks.model.contenders import StepCase, StepContenders, search_largest
+from benchmarks.model.contenders import ROUNDS, StepCase, StepContenders, search_largest
 from benchmarks.model.steps import IMPLEMENTATIONS, Implementation
-from benchmarks.model.test_step import ROUNDS, parametrize
+from benchmarks.model.test_step import parametrize
 from benchmarks.settings import Settings
 from videomae_fast.models import CONFIGS
 
