@@ -38,6 +38,23 @@ def running_cell_select(visible: Tensor, phase: Tensor, grid: Sequence[int], hid
     return rank.argsort(dim=1, stable=True)[:, :count]
 
 
+def changed_token_index(clip: Tensor, count: int, patch: Sequence[int]) -> Tensor:
+    """(B, count) tokens of a (B, C, T, H, W) clip that change most since the token before, all first frames' included.
+
+    Of a uint8 clip in integers. Only the two frames of each token that are compared are read.
+    """
+    frames, height, width = patch
+    last, before = clip[:, :, 2 * frames - 1 :: frames], clip[:, :, :-frames:frames]
+    if clip.dtype == torch.uint8:
+        difference = torch.maximum(last, before) - torch.minimum(last, before)
+    else:
+        difference = (last - before).abs()
+    scores = difference.unflatten(4, (-1, width)).unflatten(3, (-1, height)).sum((1, 4, 6)).flatten(1)
+    first = clip.shape[3] // height * (clip.shape[4] // width)
+    most = scores.argsort(dim=1, descending=True, stable=True)[:, : count - first].sort(dim=1).values + first
+    return torch.cat([torch.arange(first, device=clip.device).expand(len(clip), -1), most], dim=1)
+
+
 @torch.compiler.disable  # unrolled over many sizes: 8 s of compiling for 16 clips, and on a CPU no faster afterwards
 def resize_crops(
     crops: Sequence[Tensor], size: tuple[int, int], resize: str, dtype: torch.dtype = torch.float32

@@ -1,6 +1,7 @@
 """Ops that make masks. The published code makes them in numpy, one clip at a time, and uploads them.
 
 On a GPU only the upload counts for the published code, because its loader processes make the masks in parallel.
+For changed_token_index, published is the code of run-length tokenization, on the device.
 """
 
 import numpy as np
@@ -10,9 +11,12 @@ from torch import Tensor
 import videomae_kernels as vk
 from benchmarks.baselines import rewrites
 from benchmarks.baselines.published.masks import running_cell_mask, tube_mask
-from benchmarks.ops.workload import COMPILED, OURS, PUBLISHED, REWRITE, Op, OpCase, Variant, Workload
+from benchmarks.baselines.published.static_tokens import token_changes
+from benchmarks.ops.clip import INDEX_BYTES, Pixels
+from benchmarks.ops.workload import CLIPS, COMPILED, OURS, PUBLISHED, REWRITE, Op, OpCase, Variant, Workload
 
-INDEX_BYTES, SEED = 8, 0
+SEED = 0
+SAME = 1e-6  # relative difference of scores that rounding can exchange
 
 
 def _tube_mask_index(case: OpCase) -> Workload:
@@ -103,9 +107,41 @@ def _running_cell_select(case: OpCase) -> Workload:
     )
 
 
+def _changed_token_index(case: OpCase) -> Workload:
+    """Half of the tokens, of clips whose pixels all change."""
+    pixels, config = Pixels(case, targets=False), case.inputs.config
+    clip, patch, count = pixels.clip, config.patch, config.num_tokens // 2
+    view = pixels.view()
+
+    def published() -> Tensor:
+        changes = token_changes(view, patch)
+        return changes.argsort(dim=1, descending=True, stable=True)[:, :count].sort(dim=1).values
+
+    changes = token_changes(view.double(), patch)
+
+    def check(found: Tensor) -> None:
+        assert (found.diff() > 0).all() and found.shape == (len(view), count)
+        kept = torch.zeros_like(changes, dtype=torch.bool).scatter(1, found, True)
+        least, most = changes.where(kept, torch.inf).amin(1), changes.where(~kept, 0).amax(1)
+        assert (least >= most * (1 - SAME)).all(), "a token that changes more is left out"
+
+    compared = 2 * (config.num_tokens - config.num_tokens // config.grid[0])  # pieces of one frame
+    values = len(view) * compared * config.patch_dim // config.patch[0]
+    return Workload(
+        {
+            PUBLISHED: Variant(published),
+            REWRITE: Variant(lambda: rewrites.changed_token_index(view, count, patch)),
+            OURS: Variant(lambda: vk.changed_token_index(clip, count, patch, layout=pixels.layout)),
+        },
+        values * view.element_size() + INDEX_BYTES * len(view) * count,
+        check=check,
+    )
+
+
 MASK_OPS = (
     Op("tube_mask_index", _tube_mask_index, floating=False),
     Op("random_mask_index", _random_mask_index, floating=False, variants=(REWRITE, COMPILED, OURS)),
     Op("mask_to_index", _mask_to_index, floating=False),
     Op("running_cell_select", _running_cell_select, floating=False),
+    Op("changed_token_index", _changed_token_index, clips=CLIPS, floating=False),
 )

@@ -57,6 +57,15 @@ def _pixels(arguments: Arguments, out: Any, crop_bytes: CropBytes) -> int:
     return crop_bytes[index.shape[1]]
 
 
+def _compared_frames(arguments: Arguments, out: Any, crop_bytes: CropBytes) -> int:
+    """Two frames of each two neighbouring tokens, of a tensor clip."""
+    clip, (batch, channels, frames, height, width) = arguments["clip"], arguments["shape"]
+    if is_cropped(clip):
+        raise NotImplementedError("the bytes of changed_token_index on crops are not counted: give it a tensor clip")
+    compared = 2 * (frames // arguments["patch"][0] - 1)
+    return batch * channels * compared * height * width * clip[0].element_size()
+
+
 def _as_returned(arguments: Arguments, out: Any, crop_bytes: CropBytes) -> int:
     return nbytes(out)
 
@@ -74,6 +83,7 @@ OURS = {
     "assemble_decoder_tokens": Own(),
     "bias_gelu": Own("GELU"),
     "bias_gelu_backward": Own("GELU"),
+    "changed_token_index": Own(partly={"clip": _compared_frames}),
     "gather_tokens": Own(partly={"x": _as_returned}),
     "layer_norm": Own("norms"),
     "layer_norm_backward": Own("norms"),

@@ -114,12 +114,15 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
             f"masked_patch_loss {of} {of} BCTHW",
             lambda p=pred, c=clip: backward(vk.masked_patch_loss(p, c, decode, patch, denormalize=STATS)),
         )
+        yield f"changed_token_index {of} BCTHW", lambda c=clip: vk.changed_token_index(c, tokens // 2, patch)
+    yield "changed_token_index uint8 BTHWC", lambda: vk.changed_token_index(uint8, tokens // 2, patch, layout="BTHWC")
     yield from layer_cases(model)
     for resize, side in CROPS:
         source = torch.zeros(16, side, side, 3, dtype=torch.uint8)
         cropped = vk.crop_clips([source], [0, 0], [(0, 0, side, side)] * 2, [True] * 2, shape[2:4], resize)
         of = f"{resize} crops, {cropped.weights.shape[1]} taps"
         yield f"tube_mask_gather {of}", lambda c=cropped: vk.tube_mask_gather(c, visible, patch, normalize=STATS)
+        yield f"changed_token_index {of}", lambda c=cropped: vk.changed_token_index(c, tokens // 2, patch)
         yield f"patch_targets {of}", lambda c=cropped: vk.patch_targets(c, decode, patch)
         yield (
             f"masked_patch_loss bfloat16 {of}",
@@ -166,6 +169,8 @@ def long_clips() -> Iterator[tuple[str, Callable[[], Any]]]:
         visible, mask = torch.arange(n).expand(2, -1)[:, ::10], torch.zeros(2, n, dtype=torch.bool)
         yield f"N = {n} random_mask_index", lambda n=n: vk.random_mask_index(sample, n, 0.9, seed=0)
         yield f"N = {n} mask_to_index", lambda n=n, m=mask: vk.mask_to_index(m, n // 10)
+        clip = torch.zeros(2, 1, frames, 16, 16, dtype=torch.uint8)
+        yield f"N = {n} changed_token_index", lambda c=clip, n=n: vk.changed_token_index(c, n // 2, (1, 1, 1))
         yield f"N = {n} running_cell_select", lambda v=visible, g=grid: vk.running_cell_select(v, sample, g, 0.5)
 
 

@@ -112,14 +112,6 @@ def _weighted_loss(pred: Tensor, clip: Tensor, index: Tensor) -> Tensor:
     )
 
 
-def _changed(*tensors: Tensor) -> Tensor:
-    """Of a clip, or of the tensors of crops."""
-    count = TOKENS // 2
-    if len(tensors) == 1:
-        return vk.changed_token_index(tensors[0], count, PATCH, layout="BTHWC")
-    return vk.changed_token_index(_cropped(*tensors), count, PATCH)
-
-
 def _cropped(*tensors: Tensor) -> vk.CroppedClips:
     """Of "pillow", whose weights are integers: a case's floating inputs are differentiated, and weights are not."""
     return vk.CroppedClips(*tensors, GRID[0] * PATCH[0], (GRID[1] * PATCH[1], GRID[2] * PATCH[2]), "pillow")  # type: ignore[misc]
@@ -136,6 +128,19 @@ def _cropped_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tup
     clips = vk.crop_clips([source], [0] * batch, boxes, [b % 2 == 1 for b in range(batch)], (16, 24), "pillow")
     index = make_index(batch, KEPT, TOKENS, device=device)
     return *(x.to(device) for x in (clips.frames, clips.geometry, clips.first, clips.weights)), index
+
+
+def _few_cropped_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Of 2 · 1 · 2 tokens, since the interpreter takes long to resize."""
+    source = torch.randint(0, 256, (2 * PATCH[0], 5, 11, 3), dtype=torch.uint8)
+    clips = vk.crop_clips(
+        [source], [0] * batch, [(0, b % 2, 5, 10) for b in range(batch)], [False] * batch, (4, 8), "pillow"
+    )
+    return tuple(x.to(device) for x in (clips.frames, clips.geometry, clips.first, clips.weights))
+
+
+def _changed_of_few(*tensors: Tensor) -> Tensor:
+    return vk.changed_token_index(vk.CroppedClips(*tensors, 2 * PATCH[0], (4, 8), "pillow"), 3, PATCH)  # type: ignore[misc]
 
 
 def _warp_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
@@ -206,16 +211,11 @@ CASES = (
     Case("mask_to_index", lambda mask: vk.mask_to_index(mask, KEPT), _mask_inputs, differentiable=False),
     Case(
         "changed_token_index",
-        _changed,
+        lambda clip: vk.changed_token_index(clip, TOKENS // 2, PATCH, layout="BTHWC"),
         lambda batch, dtype, device: (_clip(batch, torch.float64 if dtype == torch.float64 else torch.uint8, device),),
         differentiable=False,
     ),
-    Case(
-        "changed_token_index_crops",
-        _changed,
-        lambda *made_for: _cropped_inputs(*made_for)[:-1],
-        differentiable=False,
-    ),
+    Case("changed_token_index_crops", _changed_of_few, _few_cropped_inputs, differentiable=False),
     Case(
         "running_cell_select",
         lambda v, phase: vk.running_cell_select(v, phase, GRID, 0.5),

@@ -21,6 +21,7 @@ def good(name):
         "tube_mask_index": {"sample": torch.arange(2), "grid": GRID, "ratio": 0.5, "seed": 0},
         "random_mask_index": {"sample": torch.arange(2), "num_tokens": TOKENS, "ratio": 0.5, "seed": 0},
         "mask_to_index": {"mask": torch.eye(4, dtype=torch.bool), "count": 1},
+        "changed_token_index": {"clip": clip, "count": TOKENS // 2, "patch": PATCH, "layout": "BCTHW"},
         "running_cell_select": {"visible": index, "phase": torch.arange(2), "grid": GRID, "ratio": 0.5},
         "gather_tokens": {"x": torch.randn(2, TOKENS, WIDTH), "index": index},
         "masked_token_scatter": {"tokens": tokens, "index": index, "num_tokens": TOKENS, "mask_token": row},
@@ -79,7 +80,9 @@ INDEX_OPS = {
     "running_cell_select": "visible",
     "assemble_decoder_tokens": "decoded",
 }
+FIRST = GRID[1] * GRID[2]  # tokens of the first frames
 PIXEL_OPS = ("tube_mask_gather", "patch_targets", "masked_patch_loss")
+CHANGED = "changed_token_index"
 CLIP_OPS = (*PIXEL_OPS, "embed_tokens")
 NORM_OPS = ("layer_norm", "add_layer_norm")
 TWO_STATS = (MEAN_STD[0][:2], MEAN_STD[1][:2])
@@ -91,13 +94,13 @@ BAD = [  # op, argument, how to spoil it, error, words
     *((op, name, empty, ValueError, "empty") for op, name in INDEX_OPS.items()),
     *((op, name, on_meta, ValueError, "must be on cpu") for op, name in INDEX_OPS.items() if name != "visible"),
     *((op, name, one_sample, ValueError, "must have shape") for op, name in INDEX_OPS.items() if name != "visible"),
-    *((op, "clip", lambda x: x[..., :-1], ValueError, "patch") for op in CLIP_OPS),
-    *((op, "clip", lambda x: x[0], ValueError, r"shape \(B, C, T, H, W\)") for op in CLIP_OPS),
-    *((op, "clip", lambda x: x.int(), TypeError, "uint8 or floating") for op in CLIP_OPS),
-    *((op, "layout", lambda _: "BCHW", ValueError, "permutation") for op in CLIP_OPS),
-    *((op, "patch", lambda _: (2, 4), ValueError, "three positive") for op in PIXEL_OPS),
-    *((op, "patch", lambda _: (2, 0, 4), ValueError, "three positive") for op in PIXEL_OPS),
-    *((op, "patch", lambda _: (3, 4, 4), ValueError, "T=8") for op in PIXEL_OPS),
+    *((op, "clip", lambda x: x[..., :-1], ValueError, "patch") for op in (*CLIP_OPS, CHANGED)),
+    *((op, "clip", lambda x: x[0], ValueError, r"shape \(B, C, T, H, W\)") for op in (*CLIP_OPS, CHANGED)),
+    *((op, "clip", lambda x: x.int(), TypeError, "uint8 or floating") for op in (*CLIP_OPS, CHANGED)),
+    *((op, "layout", lambda _: "BCHW", ValueError, "permutation") for op in (*CLIP_OPS, CHANGED)),
+    *((op, "patch", lambda _: (2, 4), ValueError, "three positive") for op in (*PIXEL_OPS, CHANGED)),
+    *((op, "patch", lambda _: (2, 0, 4), ValueError, "three positive") for op in (*PIXEL_OPS, CHANGED)),
+    *((op, "patch", lambda _: (3, 4, 4), ValueError, "T=8") for op in (*PIXEL_OPS, CHANGED)),
     *((op, "normalize", lambda _: TWO_STATS, ValueError, "3 channels") for op in ("tube_mask_gather", "embed_tokens")),
     ("tube_mask_gather", "normalize", lambda _: ZERO_STD, ValueError, "positive"),
     ("tube_mask_gather", "dtype", lambda _: torch.uint8, TypeError, "floating"),
@@ -127,6 +130,17 @@ BAD = [  # op, argument, how to spoil it, error, words
     ("mask_to_index", "mask", lambda x: x[0], ValueError, r"shape \(B, N\)"),
     ("mask_to_index", "count", lambda _: 0, ValueError, r"count must be an integer in \[1, 4\]"),
     ("mask_to_index", "count", lambda _: 5, ValueError, r"count must be an integer in \[1, 4\]"),
+    (
+        CHANGED,
+        "count",
+        lambda _: FIRST - 1,
+        ValueError,
+        rf"count must be an integer in \[{FIRST}, {TOKENS}\], got {FIRST - 1}",
+    ),
+    (CHANGED, "count", lambda _: TOKENS + 1, ValueError, rf"count must be an integer in \[{FIRST}, {TOKENS}\]"),
+    (CHANGED, "count", lambda _: 48.0, TypeError, "count must be an integer"),
+    (CHANGED, "clip", lambda x: x.tolist(), TypeError, "a tensor or CroppedClips"),
+    (CHANGED, "clip", lambda x: x[:, :0], ValueError, "at least one channel"),
     ("running_cell_select", "phase", lambda x: x.float(), TypeError, "int32 or int64"),
     ("running_cell_select", "phase", one_sample, ValueError, "shape"),
     ("running_cell_select", "phase", on_meta, ValueError, "must be on cpu"),
@@ -194,6 +208,7 @@ def test_float64_is_refused_by_the_kernels(monkeypatch):
     monkeypatch.setitem(os.environ, "TRITON_INTERPRET", "1")
     for op, name in (
         ("tube_mask_gather", "clip"),
+        ("changed_token_index", "clip"),
         ("masked_patch_loss", "pred"),
         ("assemble_decoder_tokens", "tokens"),
         ("layer_norm", "x"),

@@ -19,7 +19,7 @@ from videomae_kernels import CroppedClips
 OPS = (
     *("tube_mask_index", "random_mask_index", "mask_to_index", "running_cell_select", "gather_tokens", "patch_targets"),
     *("masked_token_scatter", "assemble_decoder_tokens", "tube_mask_gather", "embed_tokens", "masked_patch_loss"),
-    *("layer_norm", "add_layer_norm", "bias_gelu", "warp_clips"),
+    *("layer_norm", "add_layer_norm", "bias_gelu", "warp_clips", "changed_token_index"),
 )
 HUGE = (2**31, 2**63 - 1, 2**63, 10**400, -1, -(2**63))
 STATS = [((0.5,) * 3, (0.2,) * 3), ((0.5,) * 3, (0.0,) * 3), ((float("nan"),) * 3, (1.0,) * 3), (0.5, 0.5)]
@@ -140,6 +140,10 @@ def warped(clips: CroppedClips, matrix: Tensor, fill: Any) -> Tensor:
     return torch.stack([truth.warped(source, one, clips.size, int(fill))[0] for source, one in pairs])
 
 
+def changed(clip: Tensor, count: Any, patch: Any, layout: str) -> Tensor:
+    return truth.changed_tokens(clip, int(count), [int(side) for side in patch], layout).double()
+
+
 def one_tensor(found: Any) -> Tensor:
     """Two tensors of numbers side by side; of an index and what comes with it, the index."""
     if not isinstance(found, tuple):
@@ -159,6 +163,7 @@ EXPECTED: dict[str, Callable[..., Tensor]] = {
     "patch_targets": targets,
     "masked_patch_loss": loss,
     "warp_clips": warped,
+    "changed_token_index": changed,
     "mask_to_index": lambda mask, count: torch.stack([row.nonzero().flatten() for row in mask]).double(),
 }
 

@@ -1,5 +1,6 @@
 """The mathematics of the ops in float64, written from their formulas and from nothing in the package."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,20 +31,20 @@ def pixels(clip: Tensor, index: Tensor, patch: Sequence[int], layout: str = "BCT
 
 
 def changed_tokens(clip: Tensor, count: int, patch: Sequence[int], layout: str = "BCTHW") -> Tensor:
-    """(B, count) tokens of the largest change since the token before, in float64, all of the first frames among them."""
+    """(B, count) tokens of the largest change since the token before, and all of the first frames, in float64."""
     video = torch.einsum(f"{layout.lower()}->bcthw", clip.double())
     grid = [size // side for size, side in zip(video.shape[2:], patch, strict=True)]
     index = torch.arange(grid[0] * grid[1] * grid[2])
     of_tokens = pixels(video, index.expand(len(video), -1), patch)  # B, N, C, τ, p, p
     kept = []
     for tokens in of_tokens:
-        scores = [float("inf")] * (grid[1] * grid[2])
+        scores = [math.inf] * (grid[1] * grid[2])
         for now in range(len(scores), len(tokens)):
             change = tokens[now, :, -1] - tokens[now - grid[1] * grid[2], :, 0]
             score = float(change.abs().mean())
-            scores.append(score if score == score else float("inf"))
+            scores.append(math.inf if math.isnan(score) else score)
+        first = grid[1] * grid[2]
         # Python's sort keeps the order of equal scores.
-        first = len(tokens) // grid[0]
         others = sorted(range(first, len(tokens)), key=lambda n: -scores[n])[: count - first]
         kept.append([*range(first), *sorted(others)])
     return torch.tensor(kept, dtype=torch.int64).view(len(video), count)

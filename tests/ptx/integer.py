@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .values import TYPES, UNSIGNED, Array, bits
+from .values import TYPES, UNSIGNED, Array, bits, packed
 
 Function = Callable[..., Array]
 
@@ -12,6 +12,9 @@ Function = Callable[..., Array]
 def integer(parts: tuple[str, ...]) -> tuple[Function, tuple[np.dtype, ...]] | None:
     """(function, types of the operands) of an instruction such as ("mad", "wide", "s32"), or None if it is not here."""
     head, kind = parts[0], parts[-1]
+    if kind in ("u16x2", "s16x2") and parts[:-1] in (("add",), ("min",), ("max",)):
+        function, count = _SIMPLE[head]
+        return packed(function, TYPES[kind.removesuffix("x2")]), (UNSIGNED[4],) * count
     if kind not in TYPES or TYPES[kind].kind not in "iu" or "x2" in kind or kind == "bf16":
         return None
     dtype = TYPES[kind]

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from .trap import Trap
 
 BYTES = {"b8": 1, "u8": 1, "s8": 1, "b16": 2, "u16": 2, "s16": 2, "f16": 2, "bf16": 2, "b32": 4, "u32": 4, "s32": 4}
-BYTES |= {"f32": 4, "f16x2": 4, "bf16x2": 4, "b64": 8, "u64": 8, "s64": 8, "f64": 8, "b128": 16, "pred": 0}
+BYTES |= {
+    "f32": 4,
+    **dict.fromkeys(("f16x2", "bf16x2", "u16x2", "s16x2"), 4),
+    "b64": 8,
+    "u64": 8,
+    "s64": 8,
+    "f64": 8,
+    "b128": 16,
+    "pred": 0,
+}
 SPECIAL = (*(f"%{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"), "%laneid")
 SINK = -1  # the number of the register `_`
 

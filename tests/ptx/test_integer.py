@@ -66,6 +66,15 @@ def test_binary(name, kind):
     check(f"{name}.{kind} %d, %a, %b;", BINARY[name], kind, *pairs(kind))
 
 
+@pytest.mark.parametrize("kind", ["s16", "u16"])
+@pytest.mark.parametrize("name", ["add", "min", "max"])
+def test_binary_of_both_halves(name, kind):
+    a, b = (np.array(x, DTYPES[kind]) for x in pairs(kind))
+    found = apply(f"{name}.{kind}x2 %d, %a, %b;", *(x.view(np.uint32) for x in (a, b)), out=np.uint32)
+    truth = [wrapped(BINARY[name](x, y), a.dtype) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    assert found.view(a.dtype).tolist() == truth
+
+
 @pytest.mark.parametrize("kind", DTYPES)
 def test_division(kind):
     a, b = zip(*[(x, y) for x, y in zip(*pairs(kind), strict=True) if y], strict=True)

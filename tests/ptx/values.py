@@ -20,7 +20,8 @@ TYPES: dict[str, np.dtype] = {
     f"{kind}{8 * size}": np.dtype(f"{code}{size}") for kind, code in ("bu", "uu", "si") for size in (1, 2, 4, 8)
 }
 TYPES |= {f"f{8 * size}": np.dtype(f"f{size}") for size in (2, 4, 8)}
-TYPES |= {"bf16": UNSIGNED[2], "f16x2": UNSIGNED[4], "bf16x2": UNSIGNED[4], "pred": np.dtype(bool)}
+TYPES |= {"bf16": UNSIGNED[2], "pred": np.dtype(bool)}
+TYPES |= dict.fromkeys(("f16x2", "bf16x2", "u16x2", "s16x2"), UNSIGNED[4])
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 NAN32 = np.uint32(0x7FFFFFFF).view(np.float32)  # what PTX calls the canonical NaN
 SMALLEST_NORMAL = np.float32(2.0**-126)

@@ -1,7 +1,6 @@
-"""changed_token_index: the tokens whose pixels differ most from those of the token before, a fixed number of each clip."""
+"""changed_token_index: a fixed number of tokens, whose pixels differ most from those of the tokens before."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,9 +84,9 @@ def changed_token_index(
         score(t, h, w) = mean over c, y, x of |last frame of token (t, h, w) − first frame of token (t − 1, h, w)|
         kept = tokens (0, h, w), and of the others the `count` − H'·W' of the highest scores
 
-    The two frames are the outermost of both tokens, 2·τ − 1 apart: what neither shows has not moved, or is back where it
-    was. Of equal scores the lower token number is kept. No other frame is read. `count` does not depend on the clip, so
-    shapes are fixed and there is no host sync.
+    The two frames are the outermost of both tokens, 2·τ − 1 apart, so that a slow movement counts. Of equal scores the
+    lower token number is kept. No other frame is read. `count` does not depend on the clip, so shapes are fixed and
+    there is no host sync.
 
     For uint8 clips and crops resized as "pillow" does, scores are exact integers, and the result is the same on every
     device. Otherwise sums are of float32 in the fixed order of each implementation: CPU and GPU can differ where scores
