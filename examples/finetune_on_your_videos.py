@@ -10,9 +10,7 @@ from videomae_fast.recipes.evaluate import EvaluateConfig, Result, evaluate
 from videomae_fast.recipes.finetune import FinetuneConfig, finetune
 
 
-def main(
-    train: str, test: str, weights: str, output: str, views: dict[str, Any] | None = None, **options: Any
-) -> Result:
+def main(train: str, test: str, weights: str, output: str, views: dict[str, Any], **options: Any) -> Result:
     """Run the published ViT-B fine-tuning with your options; return the scores of the test videos."""
     config = FinetuneConfig.from_options(data=train, init=weights, output=output, **options)
     finetune(config)
