@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +31,8 @@ def test_no_example_is_left_out() -> None:
         "your_own_mask",
         "crops_in_your_loader",
         "pretrain_on_your_videos",
+        "finetune_on_your_videos",
+        "features_of_a_long_video",
         "train_huggingface",
     }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
@@ -145,3 +148,39 @@ def test_pretrain_on_your_videos(tmp_path: Path) -> None:
     )
     assert model.config.image_size == (32, 32)
     assert (tmp_path / "log.csv").is_file()
+
+
+def small_weights(folder: Path) -> str:
+    """Pre-training weights of ViT-S, random, as a file."""
+    from videomae_fast import VideoMAEForPretraining, get_config
+    from videomae_fast.interop import save_published
+
+    save_published(VideoMAEForPretraining(get_config("small")), folder / "checkpoint.pth")
+    return str(folder / "checkpoint.pth")
+
+
+def test_finetune_on_your_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from videomae_fast.data import demo_folder
+
+    for number, file in enumerate(sorted(demo_folder().glob("*.mp4"))[:2]):
+        (tmp_path / "videos" / f"class {number}").mkdir(parents=True)
+        shutil.copy(file, tmp_path / "videos" / f"class {number}")
+    size = {"model": "small", "num_frames": 4, "image_size": 32, "workers": 0}
+    few = {"batch_size": 2, "epochs": 1, "warmup_epochs": 0, "track": "none"}
+    views = {"segments": 1, "crops": 1, "workers": 0}
+    videos = str(tmp_path / "videos")
+    result = load("finetune_on_your_videos").main(
+        videos, videos, small_weights(tmp_path), str(tmp_path / "run"), views, **size, **few
+    )
+    assert result.evaluation.summary()["videos"] == 2
+    assert "class 1: " in capsys.readouterr().out
+
+
+def test_features_of_a_long_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from videomae_fast.data import demo_folder
+
+    video = min(demo_folder().glob("*.mp4"))
+    found = load("features_of_a_long_video").main(str(video), small_weights(tmp_path), 1.0, num_frames=4, image_size=32)
+    assert found.values.shape == (len(found.starts), 384)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and lines[0].endswith(": 1.000")

@@ -18,6 +18,7 @@ EXTRAS = {
     "pytest_benchmark": "bench",
     "tqdm": "train",
     "transformers": "hf",
+    "peft": "lora",
     "deepspeed": "deepspeed",
     "flash_attn": "flash-attn",
     "xformers": "xformers",

@@ -1,4 +1,4 @@
-"""The two loaders that are compared: the same frames from the same reader, the same crop boxes, the same rounds."""
+"""The loaders that are compared: the same frames from the same reader, the same crop boxes, the same rounds."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.baselines.published.loader import PublishedSample, published_collate, published_samples
+from benchmarks.baselines.published.loader import published_collate, published_samples
 from benchmarks.harness.measure import device_name
 from benchmarks.loader.agreement import LIMITS, check_same_pixels
 from benchmarks.loader.videos import make_videos
@@ -27,9 +27,10 @@ Pair = tuple[int, int]  # (index of the video, sample number)
 
 
 class TimedDataset(ClipDataset):
-    """A ClipDataset that notes the processor time of decoding."""
+    """A ClipDataset that notes the processor time of decoding, and its published rival."""
 
     decode_seconds = 0.0
+    published_collate: Callable[[Any], Any] = staticmethod(published_collate)
 
     def decode(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, Tensor]:
         start = time.process_time()
@@ -37,7 +38,7 @@ class TimedDataset(ClipDataset):
         self.decode_seconds += time.process_time() - start
         return decoded
 
-    def published(self, pair: Pair) -> list[PublishedSample]:
+    def published(self, pair: Pair) -> Sequence[Any]:
         """What the published loader makes of the frames and boxes of `self[pair]`."""
         drawn = self.draw(*pair)
         boxes = [crop.box for crop in drawn.crops]
@@ -53,6 +54,11 @@ class LoaderCase:
     videos: int  # per batch
     crops_per_video: int  # clips of each video
     own: Path | None = None  # the user's own videos
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The names of the loaders, the published one first."""
+        return VARIANTS
 
     @property
     def clips(self) -> int:
@@ -71,6 +77,20 @@ class LoaderCase:
             resize=resize,
             max_replacements=0,  # an unreadable video is an error: a replacement would change the clips
         )
+
+    def loaders(self, folder: Path) -> "dict[str, Loader]":
+        """The loaders by name."""
+        dataset = self.dataset(folder, "antialias")
+        return {name: Loader(name, dataset) for name in VARIANTS}
+
+    def check(self, folder: Path) -> dict[str, float]:
+        """The largest differences of pixels by `resize`; DisagreementError if they are too large."""
+        return {resize: self._check(self.dataset(folder, resize)) for resize in LIMITS}
+
+    def _check(self, dataset: TimedDataset) -> float:
+        pairs = self.pairs(dataset, 0)[:CHECKED]
+        published, ours = (Loader(name, dataset)(pairs) for name in VARIANTS)
+        return check_same_pixels(ours.clips, published.clip, CONFIG.patch)
 
     def pairs(self, dataset: ClipDataset, round_number: int) -> list[Pair]:
         """The (video, sample number) pairs of a round's batch: new in each round, the same for both loaders."""
@@ -94,12 +114,12 @@ class Loader:
         self.dataset = dataset
         # `load` returns what `collate` takes; the types cannot express that the two belong together.
         self.load: Callable[[Pair], Any] = dataset.published if variant == PUBLISHED else dataset.__getitem__
-        self.collate: Callable[[Any], Any] = published_collate if variant == PUBLISHED else collate
+        self.collate: Callable[[Any], Any] = dataset.published_collate if variant == PUBLISHED else collate
         self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}  # of each batch
         self.sent: list[int] = []  # bytes that each batch brings to the GPU
 
     def __call__(self, pairs: Sequence[Pair]) -> Any:
-        """A batch: PublishedSample or ClipBatch."""
+        """A batch: ClipBatch, or what the published loader makes."""
         decoded, start = self.dataset.decode_seconds, time.process_time()
         videos = [self.load(pair) for pair in pairs]
         loaded, decode = time.process_time(), self.dataset.decode_seconds - decoded
@@ -125,9 +145,8 @@ class LoaderContenders:
     def ready(self, case: LoaderCase, variant: str) -> tuple[Loader, dict[str, Any]]:
         """The named loader, and what its record begins with."""
         if case != self.case:
-            self.error = {resize: self._check(case, resize) for resize in LIMITS}
-            dataset = case.dataset(self.folder, "antialias")
-            self.case, self.loaders = case, {name: Loader(name, dataset) for name in VARIANTS}
+            self.error = case.check(self.folder)
+            self.case, self.loaders = case, case.loaders(self.folder)
         record = {
             "suite": "loader",
             "name": case.name,
@@ -139,15 +158,9 @@ class LoaderContenders:
         }
         return self.loaders[variant], record | ({"error": self.error} if variant == OURS else {})
 
-    def _check(self, case: LoaderCase, resize: str) -> float:
-        dataset = case.dataset(self.folder, resize)
-        pairs = case.pairs(dataset, 0)[:CHECKED]
-        published, ours = (Loader(name, dataset)(pairs) for name in VARIANTS)
-        return check_same_pixels(ours.clips, published.clip, CONFIG.patch)
 
-
-def bytes_to_device(batch: PublishedSample | ClipBatch) -> int:
-    """All that a training step needs of a batch; our masks are made on the GPU from the sample numbers."""
+def bytes_to_device(batch: ClipBatch | Sequence[Tensor]) -> int:
+    """All that a training step needs of a batch but labels; our masks are made on the GPU from the sample numbers."""
     if isinstance(batch, ClipBatch):
-        return batch.clips.nbytes + batch.sample.nbytes
+        return batch.clips.nbytes + batch.sample.nbytes + (0 if batch.matrix is None else batch.matrix.nbytes)
     return sum(tensor.nbytes for tensor in batch)

@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks.baselines.published import sinusoid_table
 from benchmarks.inputs import Inputs
-from benchmarks.model.steps import IMPLEMENTATIONS, ComparedStep, make_loss, make_step
+from benchmarks.model.steps import ComparedStep, make_step
 from videomae_fast.memory.fake_cuda import DEVICE, known_true
 from videomae_fast.models import VideoMAEConfig
 from videomae_kernels import CroppedClips
@@ -62,8 +62,8 @@ class PredictableStep:
             raise ValueError("crops are predicted at one batch size only: make another step")
         self.batch = replace(self.batch, batch_size=batch_size)
         _declare_masks(self.batch)
-        self.step.loss = make_loss(self.name, self.batch, self.model, self.precision)
-        self.step.inputs = IMPLEMENTATIONS[self.name].inputs(self.batch)
+        self.step.loss = self.step.implementation.make_loss(self.batch, self.model, self.precision)
+        self.step.inputs = self.step.implementation.inputs(self.batch)
         _forget_forms(self.batch)
 
     @property

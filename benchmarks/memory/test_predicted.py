@@ -13,7 +13,7 @@ from benchmarks.harness.counts import count
 from benchmarks.memory.predictable import bytes_to_device_per_clip, make_predictable
 from benchmarks.model.contenders import StepCase
 from benchmarks.settings import SIZES, Settings
-from videomae_fast.memory import MemoryProfile
+from videomae_fast.memory import MemoryFigures, MemoryProfile
 from videomae_fast.memory.fake_cuda import DEVICE
 from videomae_fast.memory.predict import fake_step
 from videomae_fast.models import CONFIGS
@@ -65,19 +65,25 @@ def predict(case: StepCase, variant: str) -> dict[str, Any]:
             step()
         counts = count(step, DEVICE)
         to_device = bytes_to_device_per_clip(step)
-    figures = profile.figures
-    parts = {f"{category.split()[0]}_mib": size / 2**20 for category, size in figures.breakdown.items()}
     return {
         "suite": "memory",
         "name": case.size,
         "case": str(case),
         "variant": variant,
         "predicted": True,
+        **memory_fields(profile.figures),
+        "bytes_to_device_per_clip": to_device,
+        "kernel_launches": counts.kernel_launches,
+        "syncs": counts.syncs,
+    }
+
+
+def memory_fields(figures: MemoryFigures) -> dict[str, Any]:
+    """The fields of a record that say where the memory of a step goes."""
+    parts = {f"{category.split()[0]}_mib": size / 2**20 for category, size in figures.breakdown.items()}
+    return {
         "peak_mib": figures.step_bytes / 2**20,
         "total_mib": figures.peak_bytes / 2**20,
         **parts,
         "peak_in": f"{figures.peak.phase}: {figures.peak.module}",
-        "bytes_to_device_per_clip": to_device,
-        "kernel_launches": counts.kernel_launches,
-        "syncs": counts.syncs,
     }

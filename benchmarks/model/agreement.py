@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.harness.run import DisagreementError
-from benchmarks.model.steps import IMPLEMENTATIONS, ComparedStep, NamedTensors
+from benchmarks.model.steps import ComparedStep, NamedTensors
 
 LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # relative
 GRADIENT_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # relative norm of the difference, all parameters together
@@ -40,7 +40,7 @@ class Outcome:
             loss.backward()
         found = {name: p.grad.cpu() for name, p in step.model.named_parameters() if p.grad is not None}
         step.forget_gradients()
-        return cls(loss.item(), IMPLEMENTATIONS[step.name].published_names(found))
+        return cls(loss.item(), step.implementation.published_names(found))
 
 
 def check_same_gradients(name: str, found: Outcome, expected: Outcome, precision: str) -> dict[str, float]:

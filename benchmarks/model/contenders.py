@@ -5,10 +5,10 @@ its weights there; the others wait on the host, so each has the device's memory 
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -17,10 +17,39 @@ from benchmarks.harness.counts import count
 from benchmarks.harness.measure import peak_mib
 from benchmarks.inputs import Inputs
 from benchmarks.model.agreement import Outcome, check_same_gradients
-from benchmarks.model.steps import IMPLEMENTATIONS, ComparedStep, make_loss, make_step
-from benchmarks.settings import SIZES
+from benchmarks.model.steps import IMPLEMENTATIONS, ComparedStep, make_step
+from benchmarks.settings import SIZES, Settings
 
+ROUNDS = 3
 RESOLUTION = 32  # the largest batch is found to 1/32, because each try compiles again
+
+
+class ComparedCase(Protocol):
+    """What `StepContenders` needs of a case, which is a dataclass; its string is the case of the records."""
+
+    @property
+    def suite(self) -> str:
+        """The suite of the records."""
+
+    @property
+    def size(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def reference(self) -> str:
+        """The implementation that the others must agree with."""
+
+    def inputs(self) -> Any: ...
+
+    def make_step(self, name: str, inputs: Any) -> ComparedStep: ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +62,13 @@ class StepCase:
     decoder_mask_ratio: float
     batch_size: int
     device: torch.device
+
+    @property
+    def suite(self) -> str:
+        return "model"
+
+    def make_step(self, name: str, inputs: Inputs) -> ComparedStep:
+        return make_step(name, inputs, self.precision)
 
     def inputs(self) -> Inputs:
         return Inputs(SIZES[self.size], self.batch_size, self.device, self.mask_ratio, self.decoder_mask_ratio)
@@ -63,11 +99,11 @@ class StepContenders:
 
     def __init__(self, memory_budget: float | None) -> None:
         self.memory_budget = memory_budget  # GiB
-        self.case: StepCase | None = None
+        self.case: ComparedCase | None = None
         self.steps: dict[str, tuple[ComparedStep | None, dict[str, Any]]] = {}
         self.reference: Outcome | None = None
 
-    def ready(self, case: StepCase, name: str) -> tuple[ComparedStep | None, dict[str, Any]]:
+    def ready(self, case: ComparedCase, name: str) -> tuple[ComparedStep | None, dict[str, Any]]:
         """The named implementation, ready on the device, and its record; None if it cannot run here."""
         if case != self.case:
             self.close()
@@ -83,6 +119,18 @@ class StepContenders:
             step.move(case.device)
         return step, record
 
+    def time(self, benchmark: Any, case: ComparedCase, name: str, samples: int) -> None:
+        """Take samples of the named implementation with pytest-benchmark."""
+        step, record = self.ready(case, name)
+        benchmark.group = f"ViT-{case.size}: {case}"
+        benchmark.extra_info["record"] = record
+        if step is None:
+            benchmark.pedantic(lambda: None)
+        else:
+            # A step nobody times moves a GPU's clocks up again and fills its allocator; a CPU needs none.
+            warmup = 1 if case.device.type == "cuda" else 0
+            benchmark.pedantic(step, setup=step.forget_gradients, rounds=samples, warmup_rounds=warmup)
+
     def close(self) -> None:
         """Forget the case."""
         self.case, self.reference = None, None
@@ -90,9 +138,9 @@ class StepContenders:
         torch._dynamo.reset()
         gc.collect()
 
-    def _prepare(self, case: StepCase, name: str) -> tuple[ComparedStep | None, dict[str, Any]]:
+    def _prepare(self, case: ComparedCase, name: str) -> tuple[ComparedStep | None, dict[str, Any]]:
         record: dict[str, Any] = {
-            "suite": "model",
+            "suite": case.suite,
             "name": case.size,
             "case": str(case),
             "variant": name,
@@ -102,7 +150,7 @@ class StepContenders:
         if name == "Hugging Face" and find_spec("transformers") is None:
             return None, record | {"not_run": "not installed"}
         try:
-            step = make_step(name, self.inputs, case.precision)
+            step = case.make_step(name, self.inputs)
             agreement = self._check(case, step)
             step()  # makes optimizer state and compiles what is not compiled yet
             step.forget_gradients()
@@ -110,7 +158,7 @@ class StepContenders:
         except torch.OutOfMemoryError:
             return None, record | {"not_run": "out of memory"}
         record["total_mib"] = record["peak_mib"] + step.resident_mib()
-        if case.device.type == "cuda" or not IMPLEMENTATIONS[name].compiled:  # on a CPU nobody sees into compiled code
+        if case.device.type == "cuda" or not step.implementation.compiled:  # on a CPU nobody sees into compiled code
             counts = count(step, case.device)
             record |= {"kernel_launches": counts.kernel_launches, "syncs": counts.syncs}
         if self.memory_budget is not None:
@@ -118,29 +166,48 @@ class StepContenders:
             record["largest_batch"] = largest_batch_within(step, case, self.memory_budget)
         return step, record
 
-    def _check(self, case: StepCase, step: ComparedStep) -> dict[str, float]:
+    def _check(self, case: ComparedCase, step: ComparedStep) -> dict[str, float]:
         found = Outcome.of(step)
         if self.reference is None:
             self.reference = found if step.name == case.reference else self._run_reference(case)
         return check_same_gradients(step.name, found, self.reference, case.precision)
 
-    def _run_reference(self, case: StepCase) -> Outcome:
+    def _run_reference(self, case: ComparedCase) -> Outcome:
         try:
-            return Outcome.of(make_step(case.reference, self.inputs, case.precision))
+            return Outcome.of(case.make_step(case.reference, self.inputs))
         except torch.OutOfMemoryError as error:
             raise RuntimeError(f"'{case.reference}' needs more memory than there is: nothing can be checked") from error
 
 
-def largest_batch_within(step: ComparedStep, case: StepCase, gib: float) -> int:
+def in_turns(
+    cases: Sequence[tuple[ComparedCase, Sequence[str]]], settings: Settings
+) -> tuple[str, list[tuple[ComparedCase, str, int]], list[str]]:
+    """Parameters of a test: cases with their implementations, which take turns.
+
+    A sample is a step; rounds share the samples, and the first rounds take the remainder.
+    """
+    samples = settings.rounds(gpu=30, cpu=3)
+    shares = [share for number in range(ROUNDS) if (share := len(range(number, samples, ROUNDS)))]
+    found = [
+        (case, name, share, number)
+        for case, names in cases
+        for number, share in enumerate(shares, start=1)
+        for name in names
+    ]
+    ids = [f"{case.size}, {case}-{name}-round {number}" for case, name, _, number in found]
+    return "case, name, samples", [row[:3] for row in found], ids
+
+
+def largest_batch_within(step: ComparedStep, case: ComparedCase, gib: float) -> int:
     """Clips of the largest batch whose step a GPU can make within a budget of memory, by trying."""
     own_loss, own_inputs = step.loss, step.inputs
     total = torch.cuda.get_device_properties(case.device).total_memory
 
     def fits(batch_size: int) -> bool:
-        inputs = replace(case, batch_size=batch_size).inputs()
+        inputs = replace(case, batch_size=batch_size).inputs()  # type: ignore[type-var]
         torch._dynamo.reset()  # which otherwise stops compiling after a few batch sizes
         try:
-            step.loss = make_loss(step.name, inputs, step.model, case.precision)
+            step.loss = step.implementation.make_loss(inputs, step.model, case.precision)
             step()
             step.forget_gradients()
         except torch.OutOfMemoryError:

@@ -7,6 +7,7 @@ the device before its step begins; ours are made within the step, as in training
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class ComparedStep:
     """A training step of one implementation on fixed inputs: calling it once makes one."""
 
     name: str
+    implementation: "Implementation"
     model: nn.Module
     loss: Callable[[], Tensor]
     inputs: tuple[Tensor, ...] = ()  # what the implementation is handed, on the device before the step begins
@@ -130,12 +132,30 @@ def _our_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
 class Implementation:
     """How one implementation builds its model from ours (same weights) and its loss from the inputs."""
 
-    build: Callable[[VideoMAEForPretraining], nn.Module]
-    loss: Callable[[Inputs, nn.Module], Callable[[], Tensor]]
-    inputs: Callable[[Inputs], tuple[Tensor, ...]]
+    build: Callable[[Any], nn.Module]
+    loss: Callable[[Any, nn.Module], Callable[[], Tensor]]
+    inputs: Callable[[Any], tuple[Tensor, ...]]
     compiled: bool = False
     autocast_cache: bool = True  # PyTorch's default
     published_names: Callable[[NamedTensors], NamedTensors] = dict  # of parameters and gradients
+
+    def make_step(self, name: str, inputs: Any, ours: nn.Module, precision: str) -> ComparedStep:
+        """The step with the weights of `ours`, on the inputs' device."""
+        model = self.build(ours).to(inputs.device)
+        return ComparedStep(name, self, model, self.make_loss(inputs, model, precision), self.inputs(inputs))
+
+    def make_loss(self, inputs: Any, model: nn.Module, precision: str) -> Callable[[], Tensor]:
+        """Forward pass and loss, under autocast for bf16."""
+        loss, enabled = self.loss(inputs, model), precision == "bf16"
+        if self.compiled:
+            loss = torch.compile(loss)
+
+        def under_autocast() -> Tensor:
+            cache = self.autocast_cache
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache):
+                return loss()
+
+        return under_autocast
 
 
 def published_implementation(
@@ -185,21 +205,6 @@ IMPLEMENTATIONS = {
 }
 
 
-def make_loss(name: str, inputs: Inputs, model: nn.Module, precision: str) -> Callable[[], Tensor]:
-    """The named implementation's forward pass and loss, under autocast for bf16."""
-    implementation, enabled = IMPLEMENTATIONS[name], precision == "bf16"
-    loss = implementation.loss(inputs, model)
-    if implementation.compiled:
-        loss = torch.compile(loss)
-
-    def under_autocast() -> Tensor:
-        cache = implementation.autocast_cache
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache):
-            return loss()
-
-    return under_autocast
-
-
 def make_step(name: str, inputs: Inputs, precision: str = "fp32") -> ComparedStep:
     """The named implementation with the weights that seed 0 gives, on the inputs' device.
 
@@ -214,5 +219,4 @@ def make_step(name: str, inputs: Inputs, precision: str = "fp32") -> ComparedSte
             f"Hugging Face has no decoder mask: decoder_mask_ratio must be 0, got {inputs.decoder_mask_ratio}"
         )
     torch.manual_seed(0)
-    model = IMPLEMENTATIONS[name].build(VideoMAEForPretraining(inputs.config)).to(inputs.device)
-    return ComparedStep(name, model, make_loss(name, inputs, model, precision), IMPLEMENTATIONS[name].inputs(inputs))
+    return IMPLEMENTATIONS[name].make_step(name, inputs, VideoMAEForPretraining(inputs.config), precision)

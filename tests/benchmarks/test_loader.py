@@ -17,6 +17,7 @@ from benchmarks.harness.tables import format_results
 from benchmarks.loader import contenders as module
 from benchmarks.loader.agreement import LIMITS, check_same_pixels, pixels
 from benchmarks.loader.contenders import CONFIG, OURS, PARTS, PUBLISHED, VARIANTS, Loader, LoaderCase, LoaderContenders
+from benchmarks.loader.finetuning import PILLOW, FinetuningCase
 from benchmarks.loader.test_loader import parametrize
 from benchmarks.loader.videos import ORIGINAL, SIZES, encode, make_videos
 from benchmarks.settings import Settings
@@ -46,19 +47,27 @@ def settings(**options: object) -> Settings:
 
 def test_rows_go_round_by_round() -> None:
     _, rows, ids = parametrize(settings(rounds=3))
-    assert len(ids) == len(set(ids)) == len(rows) == 4 * 3 * len(VARIANTS)
+    assert len(ids) == len(set(ids)) == len(rows) == 4 * 3 * len(VARIANTS) + 2 * 3 * 3
     first = [row[1:] for row in rows[:6]]
     assert first == [(variant, number) for number in range(3) for variant in VARIANTS]
-    assert [(case.name, case.crops_per_video) for case, *_ in rows[::6]] == [
+    assert [(case.name, case.crops_per_video) for case in dict.fromkeys(row[0] for row in rows)] == [
         *((size, 4) for size in SIZES),
         ("340x256", 1),
+        ("340x256", 2),
+        (ORIGINAL, 2),
     ]
     assert str(rows[0][0]) == "3 batches of 8 videos, 4 crops per video, 16x224x224, av"
+    assert str(rows[-1][0]) == "fine-tuning, 3 batches of 4 videos, 2 crops per video, 16x224x224, av"
+    assert [row[1:] for row in rows[-3:]] == [("published", 2), ("videomae_fast", 2), ("videomae_fast, pillow", 2)]
 
 
 def test_own_videos_replace_the_others(own: Path) -> None:
     _, rows, _ = parametrize(settings(videos=own / "list.txt", batch_size=5))
-    assert {case for case, *_ in rows} == {LoaderCase("list.txt", 6, 5, 4, own / "list.txt")}
+    videos = own / "list.txt"
+    assert {case for case, *_ in rows} == {
+        LoaderCase("list.txt", 6, 5, 4, videos),
+        FinetuningCase("list.txt", 6, 5, 2, videos),
+    }
 
 
 def test_every_round_has_other_clips_and_all_videos_come(case: LoaderCase, tmp_path: Path) -> None:
@@ -197,7 +206,12 @@ def test_the_suite(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PYTEST_ADDOPTS", f"--videos={own}")
     results = run_suites(["loader"], batch_size=2, rounds=3, folder=tmp_path)
     records = results["records"]
-    assert [record["variant"] for record in records] == list(VARIANTS)
+    assert [record["variant"] for record in records] == [*VARIANTS, PUBLISHED, OURS, PILLOW]
+    assert [record["clips"] for record in records] == [8, 8, 4, 4, 4]
+    text = format_results(results)
+    assert f"Loading, videos of {own.name}, fine-tuning, 3 batches of 2 videos, 2 crops per video" in text
+    assert "with the same draws, pixels of `--augment pillow` equal the published ones" in text
+    records = records[:2]
     for record in records:
         assert (record["suite"], record["name"], record["rounds"], record["clips"]) == ("loader", own.name, 3, 8)
         assert record["case"] == "3 batches of 2 videos, 4 crops per video, 16x224x224, av"
@@ -208,4 +222,4 @@ def test_the_suite(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert published["bytes_to_device_per_clip"] == PUBLISHED_BYTES > ours["bytes_to_device_per_clip"]
     assert ours["error"]["pillow"] <= 1.001 and 0 < ours["error"]["antialias"] <= 1.501
     assert json.loads(json.dumps(results)) == results and compare(results, results) == []
-    assert f"Loading, videos of {own.name}, 3 batches of 2 videos, 4 crops per video" in format_results(results)
+    assert f"Loading, videos of {own.name}, 3 batches of 2 videos, 4 crops per video" in text

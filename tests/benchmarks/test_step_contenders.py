@@ -10,9 +10,9 @@ import torch
 from benchmarks.harness.run import DisagreementError
 from benchmarks.inputs import Inputs
 from benchmarks.model import contenders as module
-from benchmarks.model.contenders import StepCase, StepContenders, search_largest
-from benchmarks.model.steps import IMPLEMENTATIONS
-from benchmarks.model.test_step import ROUNDS, parametrize
+from benchmarks.model.contenders import ROUNDS, StepCase, StepContenders, search_largest
+from benchmarks.model.steps import IMPLEMENTATIONS, Implementation
+from benchmarks.model.test_step import parametrize
 from benchmarks.settings import Settings
 from videomae_fast.models import CONFIGS
 
@@ -103,7 +103,7 @@ def test_largest_batch_is_tried_and_leaves_the_step_as_it_was(monkeypatch: pytes
     assert step is not None
     before, fractions = step.loss, []
 
-    def make_loss(name: str, inputs: Inputs, *rest: object) -> Callable[[], torch.Tensor]:
+    def make_loss(self: Implementation, inputs: Inputs, *rest: object) -> Callable[[], torch.Tensor]:
         def loss() -> torch.Tensor:
             if inputs.batch_size > 5:
                 raise torch.OutOfMemoryError("no more memory")
@@ -111,7 +111,7 @@ def test_largest_batch_is_tried_and_leaves_the_step_as_it_was(monkeypatch: pytes
 
         return loss
 
-    monkeypatch.setattr(module, "make_loss", make_loss)
+    monkeypatch.setattr(Implementation, "make_loss", make_loss)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=8 * 2**30))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: fractions.append(share))
     assert module.largest_batch_within(step, CASE, gib=2.0) == 5

@@ -94,12 +94,23 @@ def test_figures_of_steps(results: Results) -> None:
     assert (ours["syncs"], first["syncs"] > 0) == (0, True)
 
 
+def test_figures_of_fine_tuning_steps(results: Results) -> None:
+    measured = {r["variant"]: r for r in of_suite(results, "finetune") if not r["predicted"]}
+    assert {"published", "videomae_fast"} <= measured.keys()
+    for record in measured.values():
+        assert record["rounds"] == ROUNDS and 0 < record["peak_mib"] < record["total_mib"]
+    assert 0 < measured["videomae_fast"]["error"]["gradient"] < 1e-5
+    predicted = {r["variant"]: r for r in of_suite(results, "finetune") if r["predicted"]}
+    assert predicted["videomae_fast"]["tflop_per_clip"] < predicted["published"]["tflop_per_clip"]
+
+
 def test_predicted_records_are_apart(results: Results, folder: Path) -> None:
     files = {path.parent.name: load(path) for path in folder.glob("*/*.json")}
     assert len(files) == 2
     predicted = files.pop("predicted")["records"]
-    assert {record["suite"] for record in predicted} == {"memory", "roofline"}
-    assert predicted == [*of_suite(results, "memory"), *of_suite(results, "roofline")]
+    assert {record["suite"] for record in predicted} == {"finetune", "memory", "roofline"}
+    of_finetuning = [record for record in of_suite(results, "finetune") if record["predicted"]]
+    assert predicted == [*of_finetuning, *of_suite(results, "memory"), *of_suite(results, "roofline")]
     assert all(record["predicted"] for record in predicted)
     (measured,) = files.values()
     assert not any(record["predicted"] for record in measured["records"])

@@ -103,8 +103,16 @@ def test_facts_beside_the_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"trained_clip": "4x16x16", "num_frames": 8, "image_size": 16}))
     model = read_classifier(path).build()
     assert torch.equal(model.position, VideoMAEForClassification(model.config, 5, trained_clip=(4, 16, 16)).position)
+    (tmp_path / "config.json").write_text('{"num_frames": 8, "image_size": [16, 24]}')
+    for options, expected in (
+        ({}, (8, (16, 24))),
+        ({"num_frames": 4}, (4, (16, 24))),
+        ({"image_size": 8}, (8, (8, 8))),
+    ):
+        config = read_classifier(path, **options).config
+        assert (config.num_frames, config.image_size) == expected
     (tmp_path / "classes.json").write_text('["a", "b"]')
-    with pytest.raises(CheckpointError, match=r"checkpoint.pth': classes.json names 2 classes, the head has 5"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.pth': the files beside it name 2 classes, the head has 5"):
         read_classifier(path)
 
 
@@ -115,6 +123,7 @@ def test_facts_beside_the_weights(tmp_path: Path) -> None:
         ({}, (16, 224, 224)),
         ({"num_frames": 8}, (16, 224, 224)),
         ({"num_frames": 8, "image_size": 112}, (8, 112, 112)),  # as pre-training and transformers number tokens
+        ({"num_frames": 8, "image_size": [112, 96]}, (8, 112, 96)),
         ({"data": {"num_frames": 8, "image_size": 112}, "model": {"positions": "sinusoid"}}, (8, 112, 112)),
         ({"data": {"num_frames": 8, "image_size": 112}, "model": {"positions": "interpolate"}}, (16, 224, 224)),
         ({"num_frames": 8, "image_size": 112, "positions": "interpolate", "trained_clip": "4x16x24"}, (4, 16, 24)),
@@ -351,8 +360,8 @@ def test_heads_of_a_width_that_is_not_published(monkeypatch: pytest.MonkeyPatch,
     [
         ({str(i): name for i, name in enumerate("edcba")}, tuple("edcba")),
         ({str(i): f"LABEL_{i}" for i in range(5)}, None),
-        ({"0": "a", "1": "b"}, "does not name classes 0 to 4, one each"),
-        ({str(i): f"class {i}" for i in range(7)}, "id2label of config.json names 7 classes, the head has 5"),
+        ({"0": "a", "1": "b"}, "the files beside it name 2 classes, the head has 5"),
+        ({str(i): f"class {i}" for i in range(7)}, "the files beside it name 7 classes, the head has 5"),
         ({"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}, "does not name classes 0 to 4, one each"),
     ],
 )
@@ -375,8 +384,9 @@ def test_normalisation_of_transformers(mean: Any, std: Any, warns: bool, tmp_pat
         if not warns:
             read_classifier(folder)
             return
-    with pytest.warns(UserWarning, match=r"image_mean \[0.5, 0.5, 0.5\] and image_std .*normalises by \(0.485, "):
-        read_classifier(folder)
+    for read in (read_classifier, lambda folder: init_weights(build(), folder)):
+        with pytest.warns(UserWarning, match=r"image_mean \[0.5, 0.5, 0.5\] and image_std .*normalises by \(0.485, "):
+            read(folder)
     (folder / "preprocessor_config.json").write_text('{"image_mean": 0.5}')
     with pytest.warns(UserWarning, match="image_mean 0.5 and image_std None"):
         read_classifier(folder)

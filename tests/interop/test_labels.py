@@ -6,44 +6,59 @@ from pathlib import Path
 
 import pytest
 
-from videomae_fast.interop import head_rows, read_class_names, read_head_rows, read_merged_names
+from videomae_fast.interop import (
+    CheckpointError,
+    class_names_beside,
+    head_rows,
+    lists_rows,
+    read_head_rows,
+    read_merged_names,
+)
 
 K710 = ["riding a bike", "hugging (not baby)", "picking apples", "yoga", "tai chi"]
 
 
-@pytest.mark.parametrize("text", ["yoga\ntai chi\n", "yoga\r\ntai chi", "\ufeffyoga\n tai chi \n\n"])
-def test_names_one_per_line(text: str, tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_bytes(text.encode())
-    assert read_class_names(tmp_path / "names.txt") == ["yoga", "tai chi"]
+def test_names_beside_weights(tmp_path: Path) -> None:
+    """Of transformers, or else of a run of ours; none that were made up."""
+    weights = tmp_path / "model.safetensors"
+    assert class_names_beside(weights) == class_names_beside(tmp_path) == ()
+    (tmp_path / "classes.json").write_text(json.dumps(K710))
+    assert class_names_beside(weights) == class_names_beside(tmp_path) == tuple(K710)
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"1": "b", "0": "a"}}))
+    assert class_names_beside(weights) == ("a", "b")
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}))
+    assert class_names_beside(weights) == ()
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"1": "a", "2": "b"}}))
+    with pytest.raises(CheckpointError, match="does not name classes 0 to 1, one each"):
+        class_names_beside(weights)
 
 
-def test_names_in_json(tmp_path: Path) -> None:
-    (tmp_path / "names.json").write_text(json.dumps(K710))
-    assert read_class_names(tmp_path / "names.json") == K710
+def test_damaged_names_beside_weights(tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text('["yoga", "yoga"]')
+    with pytest.raises(ValueError, match=r"classes.json:2: 'yoga' comes twice"):
+        class_names_beside(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "name, text, message",
+    "name, text, rows",
     [
-        ("a.txt", "", "line 1 is '', which is no name of a class"),
-        ("a.txt", "yoga\n\ntai chi\n", "line 2 is '', which"),
-        ("a.txt", "yoga\ntai chi\nyoga\n", "line 3 is 'yoga', as is line 1"),
-        ("a.txt", b"\xff\xfe", "cannot be read: 'utf-8' codec"),
-        ("a.json", "[]", "has no names of classes"),
-        ("a.json", '["yoga", 3]', "entry 2 is 3, which is no name"),
-        ("a.json", '["yoga", "tai chi", "yoga"]', "entry 3 is 'yoga', as is entry 1"),
-        ("a.json", '{"yoga": 1}', "must hold a list of names, got dict"),
-        ("a.json", "[", "must hold a list of names, and is not JSON"),
+        ("a.json", "[2, 0]", True),
+        ("a.json", "[1, -2.5]", True),
+        ("a.json", '["a", "b"]', False),
+        ("a.json", "[]", False),
+        ("a.json", "[", False),
+        ("a.txt", "1\n2\n", False),
+        ("gone.json", None, False),
     ],
 )
-def test_bad_names(name: str, text: str | bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=f"^class file '.*{name}'.*{re.escape(message)}"):
-        read_class_names(tmp_path / name)
+def test_rows_or_names(name: str, text: str | None, rows: bool, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    assert lists_rows(tmp_path / name) is rows
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    for read in (read_class_names, read_head_rows, read_merged_names):
+    for read in (read_head_rows, read_merged_names):
         with pytest.raises(FileNotFoundError, match=r"nowhere.json"):
             read(tmp_path / "nowhere.json")
 

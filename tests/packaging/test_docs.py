@@ -40,6 +40,10 @@ COVERED = {
 SMALLER = "--model small --num-frames 4 --image-size 32 --frame-stride 1 --crops-per-video 1 --batch-size 1"
 SHRUNK = {
     "pretrain": f"{SMALLER} --workers 0 --warmup-epochs 1 --max-steps 1",
+    "finetune": f"{SMALLER} --workers 0 --max-steps 1",
+    "distil": f"{SMALLER} --workers 0 --max-steps 1",
+    "evaluate": "--workers 0 --segments 1 --crops 1 --frame-stride 1 --sampling dense",
+    "features": "--window-stride 64 --batch-size 1",
     "gallery": SMALLER,
     "memory": "--model small --batch-size 2",
     "check-data": "--workers 0",
@@ -114,6 +118,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "videos").mkdir()
     files = [shutil.copy(file, tmp_path / "videos") for file in sorted(demo_folder().glob("*.mp4"))]
     (tmp_path / "videos" / "list.txt").write_text("".join(f"{Path(file).name}\n" for file in files))
+    for number, file in enumerate(files):
+        (tmp_path / "labelled" / f"class {number}").mkdir(parents=True)
+        shutil.copy(file, tmp_path / "labelled" / f"class {number}" / "clip.mp4")
+    rows = "".join(f"class {number}/clip.mp4,class {number}\n" for number in range(len(files)))
+    for name_of_list in ("train.csv", "val.csv"):
+        (tmp_path / "labelled" / name_of_list).write_text(rows)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     interop.save_published(VideoMAEForPretraining(get_config("small")), "checkpoint.pth")
@@ -169,6 +179,22 @@ def test_the_training_page_has_every_option() -> None:
     options = {action.option_strings[0] for action in parser._actions}  # not the --no-… of a switch
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(--[\w-]+)` \|", text, re.MULTILINE)) == options - {"-h"}
+
+
+def test_the_fine_tuning_page_has_every_option() -> None:
+    """But for those of pre-training, which the training page has, and the common ones of every command."""
+    from videomae_fast.cli import build_parser
+
+    choices = next(action.choices for action in build_parser()._actions if action.dest == "command")
+    text = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(--[\w-]+)`", "".join(re.findall(r"^\| `.*? \|", text, re.MULTILINE))))
+    known = {action.option_strings[0] for action in choices["pretrain"]._actions} | {"--precision"}
+    options = {
+        action.option_strings[0]
+        for command in ("finetune", "distil", "evaluate", "features")
+        for action in choices[command]._actions
+    }
+    assert options - known <= named <= options
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -74,7 +74,7 @@ def test_figures_of_the_bullets() -> None:
     small, base = steps("small", "videomae_fast"), steps("base", "videomae_fast")
     shown = [f"{value:.2f}x" for value in (small[0], base[0], small[1], base[1])]
     assert re.findall(r"[\d.]+x\b(?!\d)", speed) == shown
-    theirs, ours = (measured("loader", "340x256", "4 ", variant) for variant in ("published", "videomae_fast"))
+    theirs, ours = (measured("loader", "340x256", "4 crops", variant) for variant in ("published", "videomae_fast"))
     bytes_share = ours["bytes_to_device_per_clip"] / theirs["bytes_to_device_per_clip"]
     assert re.findall(r"[\d.]+x |[\d.]+ %", loading) == [
         f"{theirs['p50_ms'] / ours['p50_ms']:.2f}x ",

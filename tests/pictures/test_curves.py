@@ -34,6 +34,25 @@ def test_evaluations_are_dots_beside_the_loss() -> None:
     assert all(len(axes.get_lines()) == 1 for axes in others)
 
 
+def test_accuracies_of_evaluations_have_a_panel() -> None:
+    """Whatever names them; what else eval.csv holds is not drawn."""
+    first = {"step": "2", "loss": "0.75", "top1": "0.25", "top5": "0.5", "mean_class_accuracy": "nan", "videos": "9"}
+    last = {"step": "4", "loss": "0.5", "top1": "0.5", "top5": "1.0", "mean_class_accuracy": "0.75", "videos": "9"}
+    plain, figure = draw_curves(_steps(4), []), draw_curves(_steps(4), [first, last])
+    *others, panel = figure.axes
+    assert [axes.get_title() for axes in others] == [axes.get_title() for axes in plain.axes]
+    assert [line.get_label() for line in panel.get_lines()] == ["top1", "top5", "mean_class_accuracy"]
+    assert [list(line.get_xdata()) for line in panel.get_lines()] == [[2, 4]] * 3
+    top1, top5, mean = (list(line.get_ydata()) for line in panel.get_lines())
+    assert top1 == [0.25, 0.5] and top5 == [0.5, 1.0] and mean[1] == 0.75
+    assert panel.get_title() == "accuracy" and panel.get_ylim() == (0, 1) and panel.get_legend() is not None
+    probed = draw_curves(_steps(2), [{"step": "2", "knn_top1": "0.5"}]).axes
+    assert [line.get_label() for line in probed[-1].get_lines()] == ["knn_top1"]
+    places = [[axes.get_subplotspec().get_geometry()[:3] for axes in drawn.axes] for drawn in (plain, figure)]
+    assert places == [[(2, 2, place) for place in range(4)], [(2, 3, place) for place in (0, 1, 3, 4, 2)]]
+    assert plain.get_size_inches().tolist() == [11, 6]
+
+
 @pytest.mark.parametrize("count", [0, 1, 30])
 def test_the_files_of_a_run(count: int, tmp_path: Path) -> None:
     rows = "".join(",".join(row.values()) + "\n" for row in _steps(count))

@@ -7,14 +7,58 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.recipes import tiny
+from tests.recipes import taught, tiny
+from tests.recipes.brightness import write_brightness
 from videomae_fast.models import get_config
 from videomae_fast.models.config import CONFIGS
+from videomae_fast.recipes.finetune import finetune
 
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_videos(tmp_path_factory.mktemp("training") / "videos")
+
+
+@pytest.fixture(scope="session")
+def brightness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled videos; see `write_brightness`."""
+    return write_brightness(tmp_path_factory.mktemp("brightness"))
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of four classes, 12 videos to train on."""
+    return tiny.write_labelled(tmp_path_factory.mktemp("labelled") / "videos", 3)
+
+
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other videos of the same classes, 8 in all."""
+    return tiny.write_labelled(tmp_path_factory.mktemp("held_out") / "videos", 2, first_seed=100)
+
+
+@pytest.fixture(scope="session")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of 13 videos, each of one of three colours, its class."""
+    return taught.write_colors(tmp_path_factory.mktemp("colors") / "train", 13)
+
+
+@pytest.fixture
+def teacher(colors: Path, tmp_path: Path) -> Path:
+    """A folder of weights that tell the colours apart."""
+    return taught.make_teacher(tmp_path / "teacher", colors)
+
+
+@pytest.fixture(scope="session")
+def classifier_run(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuning run that learned a little, with an average of its weights. Its clips have 48 x 48 pixels, so that
+    the frames of the videos need no resize in evaluation; its positions are those of the published code."""
+    folder = tmp_path_factory.mktemp("classifier")
+    options = {"image_size": 48, "batch_size": 4, "epochs": 3, "lr": 0.3, "init_scale": 1.0, "ema_decay": 0.5}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONFIGS, "tiny", tiny.TINY)
+        finetune(tiny.finetuning(labelled, folder, positions="sinusoid", **options | tiny.PLAIN))
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 
 from videomae_fast.cli import build_parser
 from videomae_fast.cli.runs import read_config
-from videomae_fast.recipes.options import DataOptions, MaskOptions
-from videomae_fast.recipes.pretrain import DEMO, PretrainConfig
+from videomae_fast.recipes.options import MaskOptions
+from videomae_fast.recipes.pretrain import DEMO, PretrainConfig, PretrainData
 from videomae_kernels import RESIZES
 
 toml = pytest.mark.skipif(not (find_spec("tomllib") or find_spec("tomli")), reason="needs Python 3.11, or tomli")
@@ -22,7 +22,7 @@ def test_options_lie_in_sections() -> None:
     config = PretrainConfig.from_options(data="videos", lr=5e-4, seed=3)
     assert (config.data.data, config.optimizer.lr, config.run.seed) == ("videos", 5e-4, 3)
     assert config == PretrainConfig().with_options(seed=3).with_options(lr=5e-4, data="videos")
-    assert PretrainConfig(data=DataOptions(data="videos")) == PretrainConfig.from_options(data="videos")
+    assert PretrainConfig(data=PretrainData(data="videos")) == PretrainConfig.from_options(data="videos")
     assert config.flat()["lr"] == 5e-4 and config.flat().keys() == PretrainConfig().flat().keys()
 
 

@@ -2,9 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -141,38 +140,6 @@ def test_losses_of_other_ways_to_compute_the_same(
         load_published(result.checkpoint / "model.safetensors").keys()
         == VideoMAEForPretraining(tiny.TINY).state_dict().keys()
     )
-
-
-@pytest.mark.parametrize(
-    ("options", "device", "gibibytes", "expected"),
-    [
-        ({}, "cuda", 80, "never"),
-        ({}, "cuda", 2, "always"),
-        ({"batch_size": 4000000}, "cuda", 80, "always"),
-        ({"batch_size": 4, "accumulate": 1000000}, "cuda", 80, "never"),  # memory is that of one part
-        ({"recompute": "always"}, "cuda", 80, "always"),
-        ({"recompute": "never"}, "cuda", 2, "never"),
-        ({}, "cpu", 80, "auto"),
-    ],
-    ids=str,
-)
-def test_a_small_gpu_recomputes(
-    options: dict,
-    device: str,
-    gibibytes: int,
-    expected: str,
-    videos: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The GPU's memory decides about recomputation, and the run names an active FlashAttention."""
-    card = SimpleNamespace(total_memory=gibibytes * 2**30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    monkeypatch.setattr("videomae_fast.recipes.pretrain.activate_flash_attention", lambda device: "FA4")
-    settings, said = tiny.settings(videos, tmp_path, **options), []
-    found = Pretraining(settings)._fit(settings.model_config(), torch.device(device), said.append)
-    assert found == replace(settings.model_config(), recompute=expected)
-    assert said == ["attention runs on FA4"] * (device == "cuda")
 
 
 def test_the_mask_token_does_not_decay(videos: Path, tmp_path: Path) -> None:

@@ -12,18 +12,6 @@ from videomae_fast.interop import load_published
 from videomae_fast.recipes.pretrain import pretrain
 
 
-def _launch(arguments: list[str]) -> str:
-    """Run the command line in two processes, started by torchrun; returns what they printed."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    process = tiny.start([*launcher, "tests.recipes.tiny", *arguments], variables={"ACCELERATE_USE_CPU": "true"})
-    try:
-        out, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 0, err
-    return out
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one(videos: Path, tmp_path: Path) -> None:
     (videos.parent / "garbage.mp4").write_bytes(b"no video")
@@ -33,9 +21,9 @@ def test_two_processes_equal_one(videos: Path, tmp_path: Path) -> None:
     pretrain(tiny.settings(listed, tmp_path / "one", epochs=4, batch_size=4, max_steps=5))
     pretrain(tiny.settings(listed, tmp_path / "one", epochs=4, batch_size=4, resume=True))
     two = tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, max_steps=5)
-    out = _launch(tiny.arguments(two))
+    out = tiny.launch(tiny.arguments(two))
     assert out.count("weights, in the published layout") == 1  # one process speaks
-    _launch(tiny.arguments(tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, resume=True)))
+    tiny.launch(tiny.arguments(tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, resume=True)))
 
     one, two = tiny.losses(tmp_path / "one"), tiny.losses(tmp_path / "two")
     assert len(one) == len(two) == 8
@@ -65,7 +53,7 @@ def test_two_processes_accumulate_and_evaluate_as_one(videos: Path, tmp_path: Pa
     listed.write_text("".join(f"{videos.name}/video{number}.mp4\n" for number in range(7)))
     shared = {"epochs": 4, "eval_data": str(listed), "eval_every": 2, "mask": "random", "decoder_mask": "none"}
     pretrain(tiny.settings(videos, tmp_path / "one", batch_size=4, **shared))
-    _launch(tiny.arguments(tiny.settings(videos, tmp_path / "two", batch_size=1, accumulate=2, **shared)))
+    tiny.launch(tiny.arguments(tiny.settings(videos, tmp_path / "two", batch_size=1, accumulate=2, **shared)))
     one, two = (torch.tensor(tiny.losses(tmp_path / name)) for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
     evaluations = [read_log(tmp_path / name, EVALUATIONS) for name in ("one", "two")]

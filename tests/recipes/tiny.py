@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import numpy as np
 
 from videomae_fast.engine.log import read_log
 from videomae_fast.models.config import CONFIGS, VideoMAEConfig
+from videomae_fast.recipes.config import Config
+from videomae_fast.recipes.evaluate import EvaluateConfig
+from videomae_fast.recipes.finetune import FinetuneConfig
 from videomae_fast.recipes.pretrain import PretrainConfig
 
 TINY = VideoMAEConfig(48, 2, 2, 24, 1, decoder_depth=2)
@@ -43,14 +47,51 @@ def write_videos(folder: Path, count: int = 8) -> Path:
     for number in range(count):
         texture = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
         texture = texture.repeat(4, axis=0).repeat(4, axis=1)
-        with av.open(str(folder / f"video{number}.mp4"), "w") as container:
-            stream = container.add_stream("libx264", rate=25, options={"g": "4", "preset": "ultrafast"})
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            for shift in range(12):
-                frame = np.roll(texture, 2 * shift, axis=1)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-            container.mux(stream.encode())
+        frames = np.stack([np.roll(texture, 2 * shift, axis=1) for shift in range(12)])
+        write_video(folder / f"video{number}.mp4", frames)
     return folder
+
+
+FINETUNE: dict[str, Any] = SETTINGS | {"sampling": "strided", "crop_area": 0.5, "hflip": False}
+PLAIN: dict[str, Any] = {  # no augmentation but the crop
+    "rand_augment": "",
+    "erasing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "smoothing": 0.0,
+    "drop_path": 0.0,
+}
+CLASSES = ("columns", "columns fast", "rows", "rows fast")
+
+
+def write_labelled(folder: Path, per_class: int, first_seed: int = 0, classes: Sequence[str] = CLASSES) -> Path:
+    """A folder per class of videos of 12 frames of 64 x 48 pixels: stripes of any colour and phase, by direction and
+    speed. Other seeds make other videos of the same classes."""
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for seed in range(first_seed, first_seed + per_class):
+            write_video(folder / name / f"video{seed}.mp4", _stripes(name, np.random.default_rng([seed, len(name)])))
+    return folder
+
+
+def _stripes(name: str, rng: np.random.Generator) -> np.ndarray:
+    """(12, 48, 64, 3) uint8."""
+    speed, phase = (4 if name.endswith("fast") else 0), rng.integers(16)
+    place = np.arange(64)[None] + speed * np.arange(12)[:, None] + phase
+    wave = (place // 8 % 2)[:, None, :, None] if name.startswith("columns") else (place // 8 % 2)[:, :48, None, None]
+    dark, light = rng.integers(0, 80, 3), rng.integers(160, 256, 3)
+    frames = np.broadcast_to(dark + wave * (light - dark), (12, 48, 64, 3)) + rng.normal(0, 4, (12, 48, 64, 3))
+    return frames.clip(0, 255).astype(np.uint8)
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """Frames (T, H, W, 3) uint8 in H.264."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "4", "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
+        container.mux(stream.encode())
 
 
 def settings(data: Path, output: Path, /, **changes: Any) -> PretrainConfig:
@@ -58,13 +99,24 @@ def settings(data: Path, output: Path, /, **changes: Any) -> PretrainConfig:
     return PretrainConfig.from_options(**(SETTINGS | {"data": str(data), "output": str(output)} | changes))
 
 
-def arguments(config: PretrainConfig) -> list[str]:
+def finetuning(data: Path, output: Path, /, **changes: Any) -> FinetuneConfig:
+    """A run on `write_labelled`; what `changes` says is different."""
+    return FinetuneConfig.from_options(**(FINETUNE | {"data": str(data), "output": str(output)} | changes))
+
+
+def evaluation(data: Path, init: Path, /, **changes: Any) -> EvaluateConfig:
+    """An evaluation with 2 x 2 views; what `changes` says is different."""
+    options = {"frame_stride": 1, "segments": 2, "crops": 2, "workers": 0, "precision": "fp32"}
+    return EvaluateConfig.from_options(**(options | {"data": str(data), "init": str(init)} | changes))
+
+
+def arguments(config: Config, command: str = "pretrain") -> list[str]:
     """The command line of `config`."""
-    result = ["pretrain"]
+    result = [command]
     for name, value in config.flat().items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
-            result += [option] * value
+            result += [option if value else f"--no-{option[2:]}"]
         elif value != "":
             result += [option, str(value)]
     return result
@@ -83,6 +135,18 @@ def start(command: list[str], variables: dict[str, str] | None = None) -> subpro
         stderr=pipe,
         start_new_session=True,
     )
+
+
+def launch(arguments: list[str]) -> str:
+    """Run the command line in two processes, started by torchrun; returns what they printed."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    process = start([*launcher, "tests.recipes.tiny", *arguments], variables={"ACCELERATE_USE_CPU": "true"})
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return out
 
 
 def losses(output: Path) -> list[float]:

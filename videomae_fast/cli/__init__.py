@@ -1,4 +1,4 @@
-"""The `videomae-fast` command: pretrain, finetune, evaluate, gallery, convert, check-data, transcode, memory, env."""
+"""The `videomae-fast` command: train and evaluate models, extract features, convert weights, check videos."""
 
 import argparse
 import difflib
@@ -11,7 +11,7 @@ from ..data import UnreadableVideosError
 from ..engine import NonFiniteLossError
 from .data import add_check_data, add_transcode
 from .machine import add_env, add_memory
-from .runs import add_evaluate, add_finetune, add_gallery, add_pretrain
+from .runs import add_distil, add_evaluate, add_features, add_finetune, add_gallery, add_pretrain
 from .weights import add_convert
 
 
@@ -39,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     add_pretrain(commands)
     add_finetune(commands)
+    add_distil(commands)
     add_evaluate(commands)
+    add_features(commands)
     add_gallery(commands)
     add_memory(commands)
     add_convert(commands)

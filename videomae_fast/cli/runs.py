@@ -1,13 +1,17 @@
-"""`videomae-fast pretrain`, `finetune`, `evaluate` and `gallery`: the options of a recipe on the command line."""
+"""`videomae-fast pretrain`, `finetune`, `distil`, `evaluate`, `features`, `gallery`: options of recipes."""
 
 import argparse
+import sys
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .._files import writable_folder
 from .._text import printable, printable_lines
+from ..engine.loop import RunResult
+from ..recipes import distil as distilling
 from ..recipes import evaluate as evaluating
+from ..recipes import features as extracting
 from ..recipes import finetune as finetuning
 from ..recipes import pretrain as pretraining
 from ..recipes.config import Config
@@ -43,12 +47,28 @@ def add_finetune(commands: Any) -> None:
     finetune.set_defaults(run=_finetune)
 
 
+def add_distil(commands: Any) -> None:
+    """Add `distil` to the commands; its options are the options of DistilConfig."""
+    help = "train a small classifier to give the logits of a large one"
+    distil = commands.add_parser("distil", help=help, **_ONLY_GIVEN)
+    add_options(distil, distilling.DistilConfig)
+    distil.set_defaults(run=_distil)
+
+
 def add_evaluate(commands: Any) -> None:
     """Add `evaluate` to the commands; its options are the options of EvaluateConfig."""
     help = "evaluate a classifier on several views of each video"
     evaluate = commands.add_parser("evaluate", help=help, **_ONLY_GIVEN)
     add_options(evaluate, evaluating.EvaluateConfig)
     evaluate.set_defaults(run=_evaluate)
+
+
+def add_features(commands: Any) -> None:
+    """Add `features` to the commands; its options are the options of FeaturesConfig."""
+    help = "extract features of sliding windows, a file for each video"
+    features = commands.add_parser("features", help=help, **_ONLY_GIVEN)
+    add_options(features, extracting.FeaturesConfig)
+    features.set_defaults(run=_features)
 
 
 def add_options(parser: argparse.ArgumentParser, config: type[Config], **changed: str) -> None:
@@ -140,23 +160,33 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 
 def _finetune(args: argparse.Namespace) -> None:
+    config = read_config(args, finetuning.FinetuneConfig)
+    _show_classifier(finetuning.finetune(config), config)
+
+
+def _distil(args: argparse.Namespace) -> None:
+    config = read_config(args, distilling.DistilConfig)
+    _show_classifier(distilling.distil(config), config)
+
+
+def _show_classifier(result: RunResult, config: finetuning.FinetuneConfig) -> None:
     from ..pictures.curves import save_curves
 
-    config = read_config(args, finetuning.FinetuneConfig)
-    result = finetuning.finetune(config)
     if result.is_main_process:
         output = Path(config.run.output)
-        print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
+        layout = "as peft names them" if config.model.lora_rank else "in the published layout"
+        print(f"weights, {layout}: {printable(result.checkpoint / 'model.safetensors')}")
         save_curves(output, output / "curves.png")
         print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from ..pictures.confusion import save_confusion
+    from ..recipes.evaluate_probe import evaluate_probe
 
     config = read_config(args, evaluating.EvaluateConfig)
     folder = writable_folder(config.evaluation.output) if config.evaluation.output else None
-    result = evaluating.evaluate(config)
+    result = evaluate_probe(config) if config.evaluation.probe else evaluating.evaluate(config)
     if not result.is_main_process:
         return
     print(printable_lines("\n".join(result.lines())))
@@ -164,3 +194,11 @@ def _evaluate(args: argparse.Namespace) -> None:
         result.write(folder)
         save_confusion(result.evaluation.confusion(), result.evaluation.class_names, folder / "confusion.png")
         print(f"figures, predictions, classes, confusion: {printable(folder)}")
+
+
+def _features(args: argparse.Namespace) -> None:
+    config = read_config(args, extracting.FeaturesConfig)
+    missing = extracting.write_features(config, lambda line: print(line, file=sys.stderr))
+    print(f"features: {printable(config.features.output)}")
+    if missing:
+        print(f"{missing} videos cannot be read: {printable(Path(config.features.output) / 'missing.tsv')}")

@@ -68,13 +68,24 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         step, order_epoch = self.start_step, None
         while self.num_steps is None or step < self.start_step + self.num_steps:
-            epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+            epoch, length = step // self.steps_per_epoch, self.mixture.epoch_length
             if epoch != order_epoch:
                 order, order_epoch = self.mixture.order(self.seed, epoch), epoch
-            first = (step_in_epoch * self.world_size + self.rank) * self.batch_size
-            positions = range(first, first + self.batch_size)
-            yield [(int(order[position]), epoch * self.mixture.epoch_length + position) for position in positions]
+            numbers = range(self.first_sample(step), self.first_sample(step) + self.batch_size)
+            yield [(int(order[number - epoch * length]), number) for number in numbers]
             step += 1
+
+    def first_sample(self, step: int) -> int:
+        """The first sample number of this rank's batch; the others follow it.
+
+        Args:
+            step: number of the step, at least 0.
+
+        Returns:
+            epoch · L + (step_in_epoch · world_size + rank) · batch_size.
+        """
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        return epoch * self.mixture.epoch_length + (step_in_epoch * self.world_size + self.rank) * self.batch_size
 
 
 def make_loader(

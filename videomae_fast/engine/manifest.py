@@ -28,7 +28,7 @@ def make_manifest(folder: Path, mode: int) -> dict[str, list[int]]:
     manifest = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         path.chmod(mode)
-        manifest[path.relative_to(folder).as_posix()] = [path.stat().st_size, _checksum(path, flush=True)]
+        manifest[path.relative_to(folder).as_posix()] = [path.stat().st_size, checksum(path, flush=True)]
     return manifest
 
 
@@ -54,19 +54,31 @@ def find_damage(folder: Path, manifest: Any) -> str:
         if size != facts[0]:
             return f"{name}: it has {size} bytes, by state.json {facts[0]}"
         try:
-            checksum = _checksum(found[name])
+            computed = checksum(found[name])
         except OSError as error:  # of a disk that lost it
             return f"{name}: it cannot be read: {error.strerror}"
-        if checksum != facts[1]:
+        if computed != facts[1]:
             return f"{name}: its checksum is not the one in state.json"
     return ""
 
 
-def _checksum(path: Path, flush: bool = False) -> int:
-    checksum = 0
+def checksum(path: Path, flush: bool = False) -> int:
+    """The CRC-32 of a file.
+
+    Args:
+        path: the file.
+        flush: whether to push it to the disk first.
+
+    Returns:
+        The checksum, in [0, 2³²).
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = 0
     with path.open("r+b" if flush else "rb") as file:
         if flush:
             os.fsync(file.fileno())
         while chunk := file.read(_CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
+            found = zlib.crc32(chunk, found)
+    return found

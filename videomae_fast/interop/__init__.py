@@ -3,30 +3,35 @@
 from .checkpoint import CheckpointError, load_weights
 from .classifier import Classifier, read_classifier
 from .conversion import convert
+from .features import read_feature_model
 from .fusion import FusionError, fuse, unfuse
 from .huggingface.loading import load_huggingface
 from .huggingface.weights import from_huggingface, to_huggingface
 from .initialization import init_weights
-from .labels import head_rows, read_class_names, read_head_rows, read_merged_names
+from .labels import CLASSES_FILE, class_names_beside, head_rows, lists_rows, read_head_rows, read_merged_names
 from .official.model import pretrain_loss
 from .official.weights import load_published, save_published
-from .settings import trained_clip
+from .settings import parse_clip, trained_clip
 
 __all__ = [
+    "CLASSES_FILE",
     "CheckpointError",
     "Classifier",
     "FusionError",
+    "class_names_beside",
     "convert",
     "from_huggingface",
     "fuse",
     "head_rows",
     "init_weights",
+    "lists_rows",
     "load_huggingface",
     "load_published",
     "load_weights",
+    "parse_clip",
     "pretrain_loss",
-    "read_class_names",
     "read_classifier",
+    "read_feature_model",
     "read_head_rows",
     "read_merged_names",
     "save_published",

@@ -113,12 +113,13 @@ def unwrap(checkpoint: Any, what: str) -> State:
     return state
 
 
-def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights alone, whole or not at all, with the `format` entry that transformers requires.
+def write_safetensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors alone, whole or not at all, with the `format` entry that transformers requires.
 
     Args:
         state: {name: tensor}.
         path: the file to make or replace.
+        metadata: further entries of the header.
 
     Raises:
         ImportError: safetensors is missing.
@@ -127,7 +128,7 @@ def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
     with disk_errors(path), atomic_write(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode & 0o777  # as the umask wants it; safetensors 0.8 lets only the owner read
-        require("safetensors.torch").save_file(dict(state), partial, metadata={"format": "pt"})
+        require("safetensors.torch").save_file(dict(state), partial, metadata={"format": "pt", **(metadata or {})})
         partial.chmod(mode)
 
 

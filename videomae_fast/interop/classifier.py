@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +13,10 @@ from ..models.config import VideoMAEConfig
 from .checkpoint import CheckpointError, State, load_weights, read_weights
 from .huggingface.config import check_huggingface_config, check_preprocessor
 from .huggingface.weights import from_huggingface, is_huggingface
-from .labels import read_class_names
+from .labels import class_names_beside
+from .lora import merged_lora
 from .official.weights import classifier_config
-from .settings import PathLike, clip_size, settings_beside, trained_clip
-
-CLASSES_FILE = "classes.json"  # beside weights: a list of the names of the classes
+from .settings import PathLike, clip_beside, settings_beside, trained_clip
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,8 @@ def read_classifier(
 ) -> Classifier:
     """Read a classifier of the published layout (also of VideoMAE V1) or of transformers, whatever wraps it.
 
-    Names lose the prefixes `_orig_mod.`, `module.`, `backbone.` and `encoder.`. Beside the weights, `config.json` of a
+    Names lose the prefixes `_orig_mod.`, `module.`, `backbone.` and `encoder.`. Adapters of a run with `--lora-rank`
+    are merged. Beside the weights, `config.json` of a
     run or of transformers tells the clip size and how positions are made; its `id2label`, or else a CLASSES_FILE, names
     the classes. Without `config.json` the clip is that of the published models, 16 frames of 224x224 pixels.
 
@@ -127,17 +126,15 @@ def as_classifier(
     settings = settings_beside(path)
     theirs = is_huggingface(state)
     try:
-        state = classifier_state(state)
+        state = classifier_state(merged_lora(state, path))
         if theirs:
-            check_huggingface_config(settings, state["fc_norm.weight"].shape[0])
+            check_files_of_transformers(path, state["fc_norm.weight"].shape[0])
         clip, origin = _clip(path, num_frames, image_size)
         heads = settings.get("num_attention_heads") if theirs else None
         config = classifier_config(state, *clip, heads=heads)
-        names = _class_names(path, settings, state["head.weight"].shape[0])
+        names = _class_names(path, state["head.weight"].shape[0])
     except CheckpointError as error:
         raise CheckpointError(f"{str(path)!r}: {error}") from error
-    if problem := check_preprocessor(settings_beside(path, "preprocessor_config.json")):
-        warnings.warn(f"{str(path)!r}: {problem}", stacklevel=3)
     positions = settings.get("positions")
     return Classifier(
         state,
@@ -147,6 +144,24 @@ def as_classifier(
         trained_clip(path),
         origin,
     )
+
+
+def check_files_of_transformers(path: PathLike, width: int) -> None:
+    """Make sure that the files beside weights of transformers describe a model and clips that this library has.
+
+    Args:
+        path: file of weights, or folder that holds one.
+        width: D of the weights.
+
+    Raises:
+        CheckpointError: `config.json` is of another model; see `check_huggingface_config`.
+
+    Warns:
+        UserWarning: `preprocessor_config.json` normalises otherwise; see `check_preprocessor`.
+    """
+    check_huggingface_config(settings_beside(path), width)
+    if problem := check_preprocessor(settings_beside(path, "preprocessor_config.json")):
+        warnings.warn(f"{str(path)!r}: {problem}", stacklevel=4)
 
 
 def classifier_state(state: Mapping[str, Tensor]) -> State:
@@ -214,32 +229,22 @@ def _clip(
     path: PathLike, num_frames: int | None, image_size: int | tuple[int, int] | None
 ) -> tuple[tuple[int, tuple[int, int]], str]:
     """((frames, (height, width)), origin)."""
-    size = image_size[0] if isinstance(image_size, tuple) else image_size
-    try:
-        clip = clip_size(path, num_frames, size)
-        frames, side, origin = clip.num_frames, clip.image_size, clip.origin
-    except CheckpointError:
-        raise
-    except ValueError:
-        frames, side = num_frames or PUBLISHED_CLIP[0], size or PUBLISHED_CLIP[1]
-        origin = "as the published models have it: nothing beside the weights tells it"
-    return (frames, image_size if isinstance(image_size, tuple) else (side, side)), origin
+    if num_frames is not None and image_size is not None:
+        return (num_frames, _square(image_size)), "as given"
+    frames, side = clip_beside(path)
+    frames, size = num_frames or frames, image_size or side
+    if frames is not None and size is not None:
+        return (frames, _square(size)), "from the config.json beside the weights"
+    missing = "as the published models have it: nothing beside the weights tells it"
+    return (frames or PUBLISHED_CLIP[0], _square(size or PUBLISHED_CLIP[1])), missing
 
 
-def _class_names(path: PathLike, settings: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    labels = settings.get("id2label")
-    if isinstance(labels, dict):
-        where = "id2label of config.json"
-        names = [labels.get(str(i)) for i in range(max(classes, len(labels)))]
-        if names == [f"LABEL_{i}" for i in range(classes)]:
-            return None
-        if not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"{where} does not name classes 0 to {classes - 1}, one each")
-    elif (folder / CLASSES_FILE).is_file():
-        where, names = CLASSES_FILE, list(read_class_names(folder / CLASSES_FILE))
-    else:
-        return None
-    if len(names) != classes:
-        raise CheckpointError(f"{where} names {len(names)} classes, the head has {classes}")
-    return tuple(map(str, names))
+def _square(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _class_names(path: PathLike, classes: int) -> tuple[str, ...] | None:
+    names = class_names_beside(path)
+    if names and len(names) != classes:
+        raise CheckpointError(f"the files beside it name {len(names)} classes, the head has {classes}")
+    return names or None

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..data import read_classes
 from .checkpoint import read_weights, weights_file, write_safetensors
 from .classifier import as_classifier, is_pretraining
 from .huggingface.folder import write_classifier_folder, write_folder
 from .huggingface.weights import from_huggingface, is_huggingface
-from .labels import read_class_names
 from .official.weights import config_of, save_published
 from .settings import PathLike, clip_size, settings_beside
 
@@ -44,7 +44,7 @@ def convert(
         to: layout of the target, one of LAYOUTS.
         num_frames: frames of the model's clips, for "huggingface" only; by default see `clip_size`.
         image_size: height and width of the model's clips in pixels, for "huggingface" only; by default see `clip_size`.
-        classes: file of class names (see `read_class_names`) for a classifier's `config.json`, for "huggingface" only;
+        classes: file of class names (see `read_classes`) for a classifier's `config.json`, for "huggingface" only;
             by default the names beside the weights (see `read_classifier`), else LABEL_0, LABEL_1, …
 
     Returns:
@@ -95,10 +95,10 @@ def _to_huggingface(
     if is_pretraining(state) or not {"head.weight", "encoder.head.weight"} & state.keys():
         if classes is not None:
             raise ValueError(f"classes is {str(classes)!r}, and {str(source)!r} is no classifier")
-        config = config_of(state, clip.num_frames, clip.image_size)
+        config = config_of(state, clip.num_frames, (clip.image_size, clip.image_size))
         return write_folder(state, config, target, _name(source), settings_beside(source))
     found = as_classifier(state, source, num_frames=clip.num_frames, image_size=clip.image_size)
-    names = found.class_names if classes is None else read_class_names(classes)
+    names = found.class_names if classes is None else read_classes(classes)
     if names is not None and len(names) != found.num_classes:
         raise ValueError(
             f"classes {str(classes)!r} names {len(names)} classes, the head of {str(source)!r} has {found.num_classes}"

@@ -3,28 +3,27 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..models.classify import VideoMAEForClassification
 from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights
-from .classifier import classifier_state, is_pretraining, without_encoder
-from .huggingface.config import check_huggingface_config
+from .classifier import check_files_of_transformers, classifier_state, is_pretraining, without_encoder
 from .huggingface.weights import from_huggingface, is_huggingface
+from .lora import merged_lora
 from .settings import settings_beside
 
 _HEADS = {"classifier.weight", "head.weight", "encoder.head.weight"}  # names that only classifiers have
+Rows = Sequence[int] | Callable[[int], Sequence[int]] | None
 _HEAD = ("head.weight", "head.bias")
 _NEW = ("fc_norm.weight", "fc_norm.bias", *_HEAD)  # what a classifier has, and a pre-trained encoder has not
 # Names, or their beginnings, that a pre-trained model has, and a classifier has not.
 _PRETRAINING = ("decoder.", "encoder_to_decoder.", "mask_token", "encoder.norm.", "norm.")
 
 
-def init_weights(
-    model: nn.Module, path: str | os.PathLike[str], strict: bool = True, *, rows: Sequence[int] | None = None
-) -> str:
+def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = True, *, rows: Rows = None) -> str:
     """Initialise a model with weights of any known layout; the model stays untouched if they do not fit.
 
     Known layouts are the published one (`.pth` of the release, `.safetensors`, a training run's checkpoint folder or
@@ -40,7 +39,9 @@ def init_weights(
         model: a model of this library; its tensors keep their dtype and device, so float16 weights are cast.
         path: a file of weights, or a folder that holds one.
         strict: whether the file must hold every other tensor of the model and no other. Shapes must always be equal.
-        rows: for a `VideoMAEForClassification`: for each of its classes the row of the file's head; see `head_rows`.
+        rows: for a `VideoMAEForClassification`: for each of its classes the row of the file's head (see `head_rows`),
+            or a function that makes this list from the number of rows of the file's head. An empty list leaves the head
+            of the model new. None takes the head as it is.
 
     Returns:
         A report of the tensors that are new or missing in the file, which stay as they were, and of the tensors in the
@@ -54,6 +55,10 @@ def init_weights(
         ValueError: `rows` is given for another model, is not one row for each class, or names a row that the head of
             the file does not have.
 
+    Warns:
+        UserWarning: for a `VideoMAEForClassification` and weights of transformers: the `preprocessor_config.json`
+            beside them normalises by other numbers than ImageNet's.
+
     References:
         run_class_finetuning.py (`--finetune`) of OpenGVLab/VideoMAEv2@29eab1e.
     """
@@ -61,6 +66,7 @@ def init_weights(
         raise ValueError(f"rows are for a VideoMAEForClassification, not for a {type(model).__name__}")
     state = read_weights(path)
     try:
+        state = merged_lora(state, path)
         if isinstance(model, VideoMAEForClassification):
             return _init_classifier(model, state, path, strict, rows)
         state = _pretraining_names(state, strict)
@@ -91,10 +97,8 @@ def _init_classifier(
     state: State,
     path: str | os.PathLike[str],
     strict: bool,
-    rows: Sequence[int] | None,
+    rows: Rows,
 ) -> str:
-    if rows is not None and len(rows) != model.num_classes:
-        raise ValueError(f"rows has {len(rows)} rows, the model has {model.num_classes} classes")
     if is_huggingface(state):
         _check_heads(model, path)
     state, unused = _classifier_names(state)
@@ -111,10 +115,9 @@ def _init_classifier(
 
 
 def _check_heads(model: VideoMAEForClassification, path: str | os.PathLike[str]) -> None:
-    """Of weights of transformers: the number of attention heads, which no shape tells."""
-    settings = settings_beside(path)
-    check_huggingface_config(settings, model.config.encoder_dim)
-    heads = settings.get("num_attention_heads", model.config.encoder_heads)
+    """Of weights of transformers: the files beside them, and the number of attention heads, which no shape tells."""
+    check_files_of_transformers(path, model.config.encoder_dim)
+    heads = settings_beside(path).get("num_attention_heads", model.config.encoder_heads)
     if heads != model.config.encoder_heads:
         raise CheckpointError(f"config.json has {heads} attention heads, the model {model.config.encoder_heads}")
 
@@ -128,22 +131,32 @@ def _classifier_names(state: State) -> tuple[State, list[str]]:
     return without_encoder({name: tensor for name, tensor in state.items() if name not in unused}), unused
 
 
-def _with_head(state: State, classes: int, rows: Sequence[int] | None) -> tuple[State, str]:
+def _with_head(state: State, classes: int, rows: Rows) -> tuple[State, str]:
     """The weights with the head that the model needs, or without a head; and why they have none."""
     if "head.weight" not in state:
         if rows is not None:
-            raise ValueError("rows choose from the head of a classifier, and the file has no head")
+            raise ValueError(
+                "rows choose from the head of a classifier, and the file has no head (for --init-classes, too)"
+            )
         return state, ""
     found = len(state["head.weight"])
-    if rows is not None:
-        if not 0 <= min(rows) <= max(rows) < found:
-            raise ValueError(f"rows go from {min(rows)} to {max(rows)}, the head of the file has {found} rows")
-        picked = torch.tensor(rows, device=state["head.weight"].device)
-        return state | {name: state[name][picked] for name in _HEAD if name in state}, ""
-    if found == classes:
+    rows = rows(found) if callable(rows) else rows
+    if rows:
+        return state | _picked(state, rows, classes), ""
+    if rows is None and found == classes:
         return state, ""
     rest = {name: tensor for name, tensor in state.items() if name not in _HEAD}
-    return rest, f" (the head of the file has {found} classes, that of the model {classes})"
+    return rest, f" (the head of the file has {found} classes, that of the model {classes})" * (rows is None)
+
+
+def _picked(state: State, rows: Sequence[int], classes: int) -> State:
+    found = len(state["head.weight"])
+    if len(rows) != classes:
+        raise ValueError(f"rows has {len(rows)} rows, the model has {classes} classes")
+    if not 0 <= min(rows) <= max(rows) < found:
+        raise ValueError(f"rows go from {min(rows)} to {max(rows)}, the head of the file has {found} rows")
+    picked = torch.tensor(rows, device=state["head.weight"].device)
+    return {name: state[name][picked] for name in _HEAD if name in state}
 
 
 def _report(

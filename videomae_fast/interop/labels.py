@@ -10,39 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from .._json import parse_json, read_text
+from ..data import read_classes
+from .checkpoint import CheckpointError
+from .settings import PathLike, settings_beside
 
-PathLike = str | os.PathLike[str]
+CLASSES_FILE = "classes.json"  # beside weights: a list of the names of the classes
 
 
-def read_class_names(path: PathLike) -> list[str]:
-    """Read the names of classes.
+def class_names_beside(source: PathLike) -> tuple[str, ...]:
+    """The names of the classes of weights, as a file beside them tells them.
 
     Args:
-        path: UTF-8 text with one name per line, or a `.json` file with a list of names. Name i is class i.
+        source: file of weights, or folder that holds one. `id2label` in a `config.json` in the same folder names the
+            classes, or else CLASSES_FILE, which training writes into every checkpoint of a classifier.
 
     Returns:
-        The names, without white space around them.
+        The names; empty if nothing tells them, or if transformers made them up (LABEL_0, LABEL_1, ...).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not of these formats, is empty, or has an empty name or a name twice; the message
-            names the file, and the line or entry counted from 1.
+        CheckpointError: `config.json` is not JSON, or `id2label` is not one name for each of 0, 1, and so on.
+        ValueError: CLASSES_FILE is damaged; see `read_classes`.
     """
-    if Path(path).suffix == ".json":
-        names = _read_json(path, list, "a list of names")
-        word = "entry"
-    else:
-        names, word = _read_text(path).rstrip().split("\n"), "line"
-    first: dict[str, int] = {}
-    for number, name in enumerate(names, 1):
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{_name(path)}: {word} {number} is {name!r}, which is no name of a class")
-        if name.strip() in first:
-            raise ValueError(f"{_name(path)}: {word} {number} is {name!r}, as is {word} {first[name.strip()]}")
-        first[name.strip()] = number
-    if not first:
-        raise ValueError(f"{_name(path)} has no names of classes")
-    return list(first)
+    labels = settings_beside(source).get("id2label")
+    if isinstance(labels, dict):
+        names = [labels.get(str(number)) for number in range(len(labels))]
+        if not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"id2label of config.json does not name classes 0 to {len(labels) - 1}, one each")
+        return () if names == [f"LABEL_{number}" for number in range(len(names))] else tuple(map(str, names))
+    path = (Path(source) if Path(source).is_dir() else Path(source).parent) / CLASSES_FILE
+    return read_classes(path) if path.is_file() else ()
 
 
 def read_merged_names(path: PathLike) -> dict[str, str]:
@@ -62,6 +58,24 @@ def read_merged_names(path: PathLike) -> dict[str, str]:
     if not all(isinstance(new, str) for new in merged.values()):
         raise ValueError(f"{_name(path)} must hold an object of old and new names, a name is no text")
     return merged
+
+
+def lists_rows(path: PathLike) -> bool:
+    """Whether a file is meant as a list of rows, for `read_head_rows`, and not as one of names, for `read_classes`.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        True for a JSON list with a number in it. False also for a file that cannot be read: its reader says why.
+    """
+    if Path(path).suffix.lower() != ".json":
+        return False
+    try:
+        listed = parse_json(read_text(Path(path)))
+    except (OSError, ValueError):
+        return False
+    return isinstance(listed, list) and any(isinstance(item, int | float) for item in listed)
 
 
 def read_head_rows(path: PathLike) -> list[int]:
@@ -128,18 +142,11 @@ def _twice(values: Iterable[Any]) -> Any:
     return next(value for value in values if value in seen or seen.add(value))  # type: ignore[func-returns-value]
 
 
-def _read_text(path: PathLike) -> str:
-    try:
-        return read_text(Path(path)).removeprefix("\ufeff")
-    except ValueError as error:
-        raise ValueError(f"{_name(path)} cannot be read: {error}") from error
-
-
 def _read_json(path: PathLike, kind: type, what: str) -> Any:
     try:
-        value = parse_json(_read_text(path))
+        value = parse_json(read_text(Path(path)).removeprefix("\ufeff"))
     except ValueError as error:
-        raise ValueError(f"{_name(path)} must hold {what}, and is not JSON: {error}") from error
+        raise ValueError(f"{_name(path)} must hold {what}, and cannot be read: {error}") from error
     if not isinstance(value, kind):
         raise ValueError(f"{_name(path)} must hold {what}, got {type(value).__name__}")
     return value

@@ -103,11 +103,49 @@ def trained_clip(source: PathLike | None) -> tuple[int, int, int]:
     settings = settings_beside(source) if source is not None else {}
     given = settings.get("trained_clip")
     if isinstance(given, str) and given and settings.get("positions") != "sinusoid":
-        if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){2}", given):
-            raise CheckpointError(f"trained_clip in the config.json beside {str(source)!r} is no clip: {given!r}")
-        first, height, width = map(int, given.split("x"))
-        return first, height, width
-    frames, side = settings.get("num_frames"), settings.get("image_size")
-    if settings.get("positions") == "interpolate" or type(frames) is not int or type(side) is not int:
+        try:
+            return parse_clip(given)
+        except ValueError as error:
+            raise CheckpointError(f"config.json beside {str(source)!r}: {error}") from error
+    frames, size = clip_beside(source) if source is not None else (None, None)
+    if settings.get("positions") == "interpolate" or frames is None or size is None:
         return PUBLISHED_CLIP
-    return frames, side, side
+    return frames, *size
+
+
+def parse_clip(text: str) -> tuple[int, int, int]:
+    """Read the size of a clip, as the option `trained_clip` has it.
+
+    Args:
+        text: such as 16x224x224.
+
+    Returns:
+        (frames, height, width).
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){2}", text):
+        raise ValueError(f"trained_clip must be frames, height and width, such as 16x224x224, got {text!r:.60}")
+    frames, height, width = map(int, text.split("x"))
+    return frames, height, width
+
+
+def clip_beside(source: PathLike) -> tuple[int | None, tuple[int, int] | None]:
+    """The clip size that the `config.json` beside weights tells.
+
+    Args:
+        source: file of weights, or folder that holds one.
+
+    Returns:
+        Frames, and (height, width) in pixels; None for what it does not tell.
+
+    Raises:
+        CheckpointError: `config.json` is not JSON.
+    """
+    settings = settings_beside(source)
+    frames, size = settings.get("num_frames"), settings.get("image_size")
+    found = [size, size] if type(size) is int else size
+    if not (isinstance(found, list) and len(found) == 2 and all(type(side) is int for side in found)):
+        found = None
+    return frames if type(frames) is int else None, (found[0], found[1]) if found else None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import VideoMAEConfig
-from .encoder import DIMENSIONS, Clip, PatchEmbedding, make_blocks, open_clip
+from .encoder import DIMENSIONS, Clip, PatchEmbedding, every_token, make_blocks, open_clip
 from .layers import Block
 from .linear import Linear, linear
 from .norms import add_branch
@@ -189,7 +189,7 @@ class VideoMAEForClassification(FixedPositions):
         if index is not None and index.shape[-1:] == (0,):
             raise ValueError(f"index must list one token or more of each clip, got shape {tuple(index.shape)}")
         if index is None:
-            index = torch.arange(self.config.num_tokens, device=clip.device).expand(clip.shape[0], -1)
+            index = every_token(clip, self.config)
         *blocks, last = self.blocks
         x, branch = self.patch_embed(clip, index, self.position), None
         for block in blocks:

@@ -4,6 +4,7 @@ Parameters have the names of the published VideoMAE V2 checkpoints (models/model
 modeling_pretrain.py), so a state_dict is a published checkpoint.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -136,10 +137,16 @@ def init_transformer(module: nn.Module) -> None:
 
 
 class Encoder(FixedPositions):
-    """Embeds the visible tokens and runs the blocks on them alone."""
+    """Embeds the visible tokens and runs the blocks on them alone.
 
-    def __init__(self, config: VideoMAEConfig) -> None:
-        super().__init__(config.num_tokens, config.encoder_dim)
+    Args:
+        config: the model; its decoder fields are not used.
+        table: computes the table of positions; None is the sinusoid of the grid of `config`.
+    """
+
+    def __init__(self, config: VideoMAEConfig, table: Callable[[], Tensor] | None = None) -> None:
+        super().__init__(config.num_tokens, config.encoder_dim, table)
+        self.config = config
         self.patch_embed = PatchEmbedding(config)
         self.blocks = make_blocks(config, config.encoder_dim, config.encoder_depth, config.encoder_heads)
         self.norm = nn.LayerNorm(config.encoder_dim, eps=config.norm_eps)
@@ -163,3 +170,29 @@ class Encoder(FixedPositions):
         for block in self.blocks:
             x, branch = block(x, branch)
         return self.norm(add_branch(x, branch))
+
+    def tokens(self, clip: Clip, layout: str = DIMENSIONS) -> Tensor:
+        """Features of all tokens of whole clips.
+
+        Args:
+            clip: as `open_clip` takes it, of the size the model was built for.
+            layout: a permutation of "BCTHW".
+
+        Returns:
+            (B, N, D) in (t, h, w) order, after the last norm.
+
+        Raises:
+            ValueError: the clip has another size, or the layout is wrong.
+            TypeError: the clip is neither uint8 nor floating.
+        """
+        clip = open_clip(clip, self.config, layout)
+        return self(clip, every_token(clip, self.config))
+
+    def features(self, clip: Clip, layout: str = DIMENSIONS) -> Tensor:
+        """The mean of `tokens`: (B, D)."""
+        return self.tokens(clip, layout).mean(1)
+
+
+def every_token(clip: Clip, config: VideoMAEConfig) -> Tensor:
+    """The index (B, N) int64 of all tokens of each clip."""
+    return torch.arange(config.num_tokens, device=clip.device).expand(clip.shape[0], -1)

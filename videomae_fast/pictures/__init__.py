@@ -1,1 +1,1 @@
-"""Pictures of a run: its first clips and masks (gallery), a reconstruction, and the curves of its log."""
+"""Pictures of a run: first clips and masks (gallery), a reconstruction, the curves of its log, confusion, attention."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .._files import atomic_write, disk_errors
@@ -24,9 +25,10 @@ from ..data.views import VIEW_SAMPLINGS, MissingVideo, ViewDataset
 from ..engine.parallel import make_accelerator
 from ..engine.precision import PRECISIONS
 from ..interop import Classifier, read_classifier
-from ..models.attention import BACKENDS
+from ..models.attention import BACKENDS, activate_flash_attention
 from ..models.norms import IMPLEMENTATIONS
 from .config import Config, Section, option
+from .probe import PROBES
 from .scores import AVERAGES, TOP, ClassScores, Evaluation
 from .start import last_checkpoint, with_classes
 from .views import view_logits
@@ -102,9 +104,18 @@ class EvaluationOptions(Section):
     precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
     attention: str = option("sdpa", "attention backend", choices=BACKENDS)
     elementwise: str = option("triton", "what computes norms, residual additions and GELUs", choices=IMPLEMENTATIONS)
+    probe: str = option(
+        "", "judge features of --init, also of pre-training, instead of its head: knn or linear", choices=("", *PROBES)
+    )
+    train_data: str = option("", "labelled videos that --probe learns from, in one of the forms of --data")
+    neighbours: int = option(20, "neighbours of --probe knn, at most the training videos", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if bool(self.probe) != bool(self.train_data):
+            raise ValueError(f"probe '{self.probe}' and train_data '{self.train_data}' go together")
+        if self.probe and self.init_classes:
+            raise ValueError("probe judges features, init_classes a head: give one of them")
         if self.init_merged and not self.init_classes:
             raise ValueError(f"init_merged '{self.init_merged}' goes with --init-classes, which is empty")
 
@@ -198,18 +209,21 @@ def evaluate(config: EvaluateConfig) -> Result:
 
     Raises:
         FileNotFoundError: the weights or a list do not exist.
-        ValueError: the weights are of no classifier, classes or labels do not fit, views cannot be cut, or no video
-            can be read.
+        ValueError: the weights are of no classifier, classes or labels do not fit, views cannot be cut, no video can
+            be read, or scores are not finite.
         ChildProcessError: a data-loading process died.
 
     References:
         `final_test` and `merge` in engine_for_finetuning.py of VideoMAE V2.
     """
     views, options = config.views, config.evaluation
-    for name, value in (("data", views.data), ("init", options.init)):
-        if not value:
-            raise ValueError(f"{name} is empty: {'name the videos' if name == 'data' else 'name the classifier'}")
+    if not views.data:
+        raise ValueError("data is empty: name a list of videos with labels, or a folder of class folders")
+    if not options.init:
+        raise ValueError("init is empty: name the weights of a classifier, or a run")
     accelerator = make_accelerator(options.precision)
+    if options.attention == "sdpa":
+        activate_flash_attention(accelerator.device)
     classifier = read_classifier(
         last_checkpoint(Path(options.init)), num_frames=views.num_frames or None, image_size=views.image_size or None
     )
@@ -221,10 +235,14 @@ def evaluate(config: EvaluateConfig) -> Result:
     scores = ClassScores(len(videos), model.num_classes, options.average, accelerator.device)
     missing: list[MissingVideo] = []
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    with accelerator.autocast():
+    bar = require("tqdm").tqdm(
+        total=len(videos), desc="evaluate", unit="video", disable=not accelerator.is_main_process
+    )
+    with accelerator.autocast(), bar:
         for found in view_logits(model, dataset, options.batch_size, views.workers, rank, world_size):
             scores.add(found.index, found.logits)
             missing += found.missing
+            bar.update(min(world_size * (len(found.index) + len(found.missing)), len(videos) - bar.n))
     merged, read = scores.merged(accelerator)
     everywhere = sorted(require("accelerate.utils").gather_object(missing), key=lambda each: each.index)
     if not read.any():
@@ -232,6 +250,11 @@ def evaluate(config: EvaluateConfig) -> Result:
         raise ValueError(f"none of the {len(videos)} videos can be read:{shown}")
     evaluation = Evaluation(merged, videos.labels, read, videos.class_names)
     paths = [videos[number].name for number in range(len(videos))]
+    if wrong := [path for path, row in zip(paths, merged, strict=True) if not np.isfinite(row).all()]:
+        raise ValueError(
+            f"the scores of {len(wrong)} videos are NaN or infinite, first of {printable(wrong[0])}: the weights are "
+            f"damaged, or too large for precision {options.precision}"
+        )
     return Result(evaluation, paths, everywhere, accelerator.is_main_process)
 
 

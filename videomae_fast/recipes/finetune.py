@@ -24,15 +24,15 @@ from ..data.augment import smooth_targets
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
-from ..interop.settings import trained_clip
+from ..interop import CLASSES_FILE, trained_clip
 from ..models import VideoMAEConfig, stochastic_depth
 from ..models.encoder import Clip
 from .config import Config
 from .finetune_options import AugmentOptions, ClassifierOptions, LabelledData, LayerwiseOptimizer, labels_digest
 from .fit import fit_to_device
-from .start import CLASSES_FILE, ClassifierRun
+from .start import ClassifierRun
 from .videos import CHEAPER_VIDEOS, TrainingVideos
-from .views import training_figures
+from .views import EvaluationViews
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Finetuning(Recipe):
         self.samples_per_epoch = len(dataset)
         self.videos, self.labels = TrainingVideos(dataset, config.data, Path(config.run.output)), labels_digest(videos)
         if config.run.eval_every:
-            self.views = config.data.evaluation_views(self.class_names)
+            views = config.data.evaluation_views(self.class_names)
+            self.views = EvaluationViews(views, config.optimizer.batch_size, config.data.workers)
         tokens = round(model_config.num_tokens * (1 - config.model.dropped_share()))
         model_config = fit_to_device(
             model_config,
@@ -97,10 +98,10 @@ class Finetuning(Recipe):
             device=device,
             say=say,
         )
-        model = config.model.classifier(model_config, len(self.class_names), trained_clip(config.run.source))
+        model = config.model.classifier(model_config, len(self.class_names))
         if note := config.run.start(model, self.class_names):
             say(printable_lines(note))
-        model.freeze(config.model.train)
+        config.model.choose_trained(model)
         self.model_config = model_config
         if config.model.compile:
             model.compile(fullgraph=True)
@@ -142,17 +143,19 @@ class Finetuning(Recipe):
             Part(pieces[k], kept[k], targets.chunk(count)[k], numbers.chunk(count)[k], 1 / count) for k in range(count)
         ]
 
-    def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a part: cross-entropy of the logits and the soft targets, times the part's share of the batch."""
+    def logits(self, model: nn.Module, part: Part, number: int) -> Tensor:
+        """The model's logits (B, C) of a part in float32, with the stochastic depth of step `number`."""
         draws = stochastic_depth(seed=self.config.run.seed, step=number, sample=part.numbers)
         with draws if self.config.model.drop_path else nullcontext():
-            logits = model(part.clips, part.tokens)
-        return F.cross_entropy(logits.float(), part.targets) * part.share, {}
+            return model(part.clips, part.tokens).float()
+
+    def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a part: cross-entropy of the logits and the soft targets, times the part's share of the batch."""
+        return F.cross_entropy(self.logits(model, part, number), part.targets) * part.share, {}
 
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
         """Loss, top-1 and top-5 accuracy over `eval_data`: one centre view of each video."""
-        batch_size, workers = self.config.optimizer.batch_size, self.config.data.workers
-        return training_figures(model, self.views, batch_size, workers, rank, world_size)
+        return self.views.figures(model, rank, world_size)
 
     def files(self) -> dict[str, str]:
         """The names of the classes."""
@@ -170,8 +173,9 @@ def finetune(config: FinetuneConfig) -> RunResult:
         config: the run, for example `FinetuneConfig.from_options(data="list.csv", init="runs/mine", output="runs/ft")`.
 
     Returns:
-        The last checkpoint, whose model.safetensors is in the published layout, and its step. Beside it, classes.json
-        has the names of the classes, and with `ema_decay` model_ema.safetensors the averaged weights.
+        The last checkpoint and its step. Its model.safetensors is in the published layout; with `lora_rank` in that of
+        peft, which `read_classifier` merges. Beside it, classes.json has the names of the classes, and with `ema_decay`
+        model_ema.safetensors the averaged weights.
 
     Raises:
         ValueError: settings, data, labels, weights or output cannot work.

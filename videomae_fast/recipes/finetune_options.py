@@ -19,9 +19,11 @@ from ..data.crops import AREAS, CROP_BOXES
 from ..data.sampling import SAMPLINGS
 from ..data.sources.classes import CLASSES_HELP
 from ..data.views import VIEW_SAMPLINGS, ViewDataset
+from ..interop import parse_clip
 from ..models import VideoMAEForClassification
-from ..models.classify import POSITIONS
+from ..models.classify import POSITIONS, PUBLISHED_CLIP
 from ..models.config import VideoMAEConfig
+from ..models.lora import add_lora
 from .config import Section, option
 from .options import BackboneOptions, DataOptions, OptimizerOptions
 
@@ -97,18 +99,7 @@ class LabelledData(DataOptions):
             ValueError: a video has no class, or one that is not among `class_names`.
         """
         videos = number_classes(read_mixture(self.eval_data, labelled=True), class_names, allow_empty=True)
-        return ViewDataset(
-            videos,
-            num_frames=self.num_frames,
-            frame_stride=self.frame_stride,
-            size=(self.image_size, self.image_size),
-            short_side=self.image_size,
-            segments=1,
-            crops=1,
-            sampling=self.sampling if self.sampling in VIEW_SAMPLINGS else "dense",
-            reader=self.reader,
-            max_decoded_bytes=self.max_decoded_bytes,
-        )
+        return self.centre_views(videos, self.sampling if self.sampling in VIEW_SAMPLINGS else "dense")
 
 
 @dataclass(frozen=True)
@@ -188,9 +179,11 @@ class ClassifierOptions(BackboneOptions):
     trained_clip: str = option(
         "",
         "clip whose positions are interpolated, as 16x224x224; empty: the one of --init, or of the published models",
-        free=True,  # a run saves what it found
     )
     train: str = option("all", "what is trained: all, head, or last:K for the last K blocks and the head")
+    lora_rank: int = option(
+        0, "rank of adapters (LoRA, by peft) that are trained, with the head, instead of the matrices; 0: off", least=0
+    )
     drop_tokens: str = option(
         "", "random:R leaves out a share R of the tokens in training, which changes results; empty: none"
     )
@@ -198,19 +191,24 @@ class ClassifierOptions(BackboneOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.dropped_share()
+        if self.trained_clip:
+            parse_clip(self.trained_clip)
+        if self.lora_rank and self.train != "all":
+            raise ValueError(f"lora_rank {self.lora_rank} says what is trained: leave train at all, got '{self.train}'")
 
-    def classifier(
-        self, config: VideoMAEConfig, num_classes: int, trained_clip: tuple[int, int, int]
-    ) -> VideoMAEForClassification:
+    def classifier(self, config: VideoMAEConfig, num_classes: int) -> VideoMAEForClassification:
         """Build the classifier, with random weights.
 
         Args:
             config: of `config`.
             num_classes: C.
-            trained_clip: (frames, height, width) of the clips whose positions are interpolated.
 
         Returns:
-            The model; every parameter is trained.
+            The model; every parameter is trained. Without `trained_clip`, its positions are those of the published
+            clips.
+
+        Raises:
+            ValueError: `trained_clip` does not divide into the model's patches.
         """
         return VideoMAEForClassification(
             config,
@@ -218,8 +216,23 @@ class ClassifierOptions(BackboneOptions):
             head_dropout=self.head_dropout,
             init_scale=self.init_scale,
             positions=self.positions,
-            trained_clip=trained_clip,
+            trained_clip=parse_clip(self.trained_clip) if self.trained_clip else PUBLISHED_CLIP,
         )
+
+    def choose_trained(self, model: VideoMAEForClassification) -> None:
+        """Freeze what is not trained, and add adapters.
+
+        Args:
+            model: with the weights that training starts from; changed in place.
+
+        Raises:
+            ValueError: `train` is no part of the model.
+            ImportError: adapters are wanted, and peft is not installed.
+        """
+        if self.lora_rank:
+            add_lora(model, self.lora_rank)
+        else:
+            model.freeze(self.train)
 
     def dropped_share(self) -> float:
         """The share of tokens that training leaves out; 0 for none.

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from videomae_kernels import RESIZES
 
-from ..data import DEFAULT_READER, ClipDataset, read_mixture
+from ..data import DEFAULT_READER, ClipDataset, Mixture, read_mixture
 from ..data.crops import CROP_BOXES
 from ..data.readers import MAX_DECODED_BYTES, READERS
 from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
+from ..data.views import ViewDataset
 from ..engine.checkpoint import list_checkpoints
 from ..engine.log import tracker_names
 from ..engine.precision import PRECISIONS
@@ -84,6 +85,29 @@ class DataOptions(Section):
         """
         mixture = read_mixture(self.eval_data)
         return ClipDataset(mixture, crops_per_video=1, max_replacements=0, **self._clips(seed))
+
+    def centre_views(self, videos: Mixture, sampling: str = "dense") -> ViewDataset:
+        """The view of each video that evaluations during training take: in the middle of its time and frames.
+
+        Args:
+            videos: the videos.
+            sampling: a key of VIEW_SAMPLINGS.
+
+        Returns:
+            The data set.
+        """
+        return ViewDataset(
+            videos,
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            size=(self.image_size, self.image_size),
+            short_side=self.image_size,
+            segments=1,
+            crops=1,
+            sampling=sampling,
+            reader=self.reader,
+            max_decoded_bytes=self.max_decoded_bytes,
+        )
 
     def _clips(self, seed: int) -> dict[str, Any]:
         return {

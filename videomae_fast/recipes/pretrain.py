@@ -10,7 +10,7 @@ File structure:
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +19,51 @@ from torch.optim import Optimizer
 from videomae_kernels import CroppedClips
 
 from .._text import printable_lines
-from ..data import ClipBatch
+from ..data import ClipBatch, number_classes, read_mixture
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
 from ..masks import MaskPlan
 from ..models import VideoMAEConfig, VideoMAEForPretraining, stochastic_depth
-from .config import Config
+from ..models.encoder import Encoder
+from .config import Config, option
 from .fit import fit_to_device
+from .knn_monitor import KnnMonitor
 from .options import DataOptions, MaskOptions, ModelOptions, OptimizerOptions, RunOptions
 from .videos import CHEAPER_VIDEOS, EvaluationVideos, TrainingVideos
+
+
+@dataclass(frozen=True)
+class PretrainData(DataOptions):
+    """The videos, the clips cut from them, and the videos that evaluate what is learned."""
+
+    knn_data: str = option(
+        "", "labelled videos; evaluations then also report the kNN accuracy of --eval-data, labelled too", free=True
+    )
+
+    def knn_monitor(self, batch_size: int) -> KnnMonitor:
+        """The kNN evaluation of `eval_data` by `knn_data`.
+
+        Args:
+            batch_size: videos of a forward pass.
+
+        Returns:
+            The monitor.
+
+        Raises:
+            ValueError: a video has no class, or one of `eval_data` has a class that `knn_data` has not.
+        """
+        train = number_classes(read_mixture(self.knn_data, labelled=True))
+        test = number_classes(read_mixture(self.eval_data, labelled=True), train.class_names, allow_empty=True)
+        known, asked = (self.centre_views(videos) for videos in (train, test))
+        return KnnMonitor(known, asked, batch_size, self.workers)
 
 
 @dataclass(frozen=True)
 class PretrainConfig(Config):
     """The options of a pre-training run. Defaults are the published ViT-B pre-training (scripts/pretrain)."""
 
-    data: DataOptions = field(default_factory=DataOptions)
+    data: PretrainData = field(default_factory=PretrainData)
     masks: MaskOptions = field(default_factory=MaskOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -44,6 +72,8 @@ class PretrainConfig(Config):
     def __post_init__(self) -> None:
         if self.run.eval_every and not self.data.eval_data:
             raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the videos to evaluate on")
+        if self.data.knn_data and not self.run.eval_every:
+            raise ValueError(f"knn_data '{self.data.knn_data}' is for evaluations: give eval_every and eval_data")
 
     def model_config(self) -> VideoMAEConfig:
         """The configuration of the model. Sizes that do not fit together raise ValueError."""
@@ -93,6 +123,7 @@ class Pretraining(Recipe):
         if config.run.eval_every:
             eval_dataset = config.data.eval_dataset(config.run.seed)
             self.eval_videos = EvaluationVideos(eval_dataset, config.optimizer.batch_size, config.data.workers)
+        self.knn = config.data.knn_monitor(config.optimizer.batch_size) if config.data.knn_data else None
         model_config = config.model_config()
         model_config = fit_to_device(
             model_config,
@@ -137,7 +168,10 @@ class Pretraining(Recipe):
         return model(part.clips, part.plan), {}
 
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
-        """The mean loss over `eval_data`. Crops and masks depend on the seed and the video's place in the list only."""
+        """The mean loss over `eval_data`, and with `knn_data` its kNN accuracy.
+
+        Crops and masks depend on the seed and the video's place in the list only.
+        """
         device = next(model.parameters()).device
         total = torch.zeros(2, dtype=torch.float64, device=device)
         for batch, counts in self.eval_videos.batches(rank, world_size):
@@ -146,7 +180,7 @@ class Pretraining(Recipe):
             loss, weight = model(batch.clips, plan).double(), plan.loss_weight
             rows = torch.full_like(loss, plan.predicted.numel()) if weight is None else weight.double().sum()
             total += torch.stack([loss * rows, rows]) * counts
-        return {"loss": total}
+        return {"loss": total} | (self.knn.figures(_encoder(model), rank, world_size) if self.knn else {})
 
     def _masks(self, batch: ClipBatch) -> MaskPlan:
         return self.config.masks.plan(batch.sample, self.grid, self.config.run.seed)
@@ -154,6 +188,14 @@ class Pretraining(Recipe):
     def report(self) -> list[str]:
         """See `TrainingVideos.report`."""
         return self.videos.report()
+
+
+def _encoder(model: nn.Module) -> Encoder:
+    """The encoder inside a model as `accelerator.prepare` returned it."""
+    whole = getattr(model, "module", model)  # of DDP
+    if any(hasattr(parameter, "device_mesh") for parameter in whole.parameters()):
+        raise ValueError("knn_data needs whole weights in every process, and FSDP shards them: leave it out")
+    return cast(Encoder, whole.encoder)
 
 
 def pretrain(config: PretrainConfig) -> RunResult:

@@ -66,12 +66,29 @@ class ClassScores:
         return scores.numpy(), read.numpy() > 0
 
 
+def label_places(scores: Tensor, labels: Tensor) -> Tensor:
+    """The place of each label among the classes: how many have a higher score, or an equal one and a lower number.
+
+    So constant scores are right for one class, not for all, and an accuracy does not depend on how ties are sorted.
+
+    Args:
+        scores: (n, C) floating, finite.
+        labels: (n,) int64 class numbers.
+
+    Returns:
+        (n,) int64 in [0, C); a label is among the k best if its place is below k.
+    """
+    own = scores.gather(1, labels[:, None])
+    lower = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
+    return ((scores > own) | ((scores == own) & lower)).sum(1)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The scores of videos beside their labels. Accuracies are of the videos that were read.
 
     Attributes:
-        scores: (n, C) float32.
+        scores: (n, C) float32, finite.
         labels: (n,) int64 class numbers.
         read: (n,) bool; the others are missing and count nowhere.
         class_names: name of each class; empty if classes are only numbers.
@@ -83,10 +100,7 @@ class Evaluation:
     class_names: Sequence[str] = ()
 
     def accuracy(self, top: int = 1) -> float:
-        """The share of videos whose label is among the `top` highest scores; NaN if none was read.
-
-        A label's place counts the classes with a higher score, and of equal scores those with a lower number.
-        """
+        """The share of videos whose label is among the `top` highest scores (`label_places`); NaN if none was read."""
         return float(np.mean(self._places() < top)) if self.read.any() else float("nan")
 
     def per_class(self) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +134,4 @@ class Evaluation:
         }
 
     def _places(self) -> np.ndarray:
-        scores, labels = self.scores[self.read], self.labels[self.read]
-        own = scores[np.arange(len(labels)), labels][:, None]
-        before = np.arange(scores.shape[1]) < labels[:, None]
-        return ((scores > own) | ((scores == own) & before)).sum(1)
+        return label_places(torch.from_numpy(self.scores[self.read]), torch.from_numpy(self.labels[self.read])).numpy()

@@ -1,18 +1,24 @@
 """Start a classifier from weights: the source of `--init`, the rows of its head, and how its positions are made."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from .._json import parse_json, read_text
 from ..data import read_classes
 from ..engine.checkpoint import list_checkpoints
-from ..interop import Classifier, head_rows, init_weights, read_merged_names
+from ..interop import (
+    Classifier,
+    class_names_beside,
+    head_rows,
+    init_weights,
+    lists_rows,
+    read_head_rows,
+    read_merged_names,
+)
 from ..models import VideoMAEForClassification
 from .config import option
 from .options import RunOptions
-
-CLASSES_FILE = "classes.json"  # in a checkpoint: the names of the classes, in the order of the head's rows
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,9 @@ class ClassifierRun(RunOptions):
     def start(self, model: VideoMAEForClassification, class_names: Sequence[str]) -> str:
         """Load the weights that `init` names, unless the run continues from a checkpoint.
 
+        The head has the rows of our classes: those of `init_classes`, or else those that the names beside the weights
+        give. It is new if these are names of other classes, or if nothing names classes and their numbers differ.
+
         Args:
             model: a new model.
             class_names: names of its classes.
@@ -66,7 +75,8 @@ class ClassifierRun(RunOptions):
 
         Raises:
             FileNotFoundError: a file or folder does not exist.
-            ValueError: the weights cannot be read, or do not fit; a class is not among those of `init_classes`.
+            ValueError: the weights cannot be read, or do not fit; a class is not among those of `init_classes`, or
+                these are not the classes of the weights.
         """
         if not self.init:
             return ""
@@ -74,27 +84,27 @@ class ClassifierRun(RunOptions):
             return f"--resume continues from a checkpoint: --init {self.init} is not read"
         source = self.source
         assert source is not None
-        rows, how = self._rows(source, class_names)
-        fresh = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
+        rows, how = self._rows(source, tuple(class_names))
         note = init_weights(model, source, strict=not self.init_partial, rows=rows)
-        if how == _OTHER_CLASSES:
-            model.head.load_state_dict(fresh)
         return "\n".join(filter(None, [note or f"all weights are from {source}", how]))
 
-    def _rows(self, source: Path, class_names: Sequence[str]) -> tuple[list[int] | None, str]:
-        """The rows of the source's head that are our classes, None for the head as it is; and a line about it."""
+    def _rows(
+        self, source: Path, class_names: tuple[str, ...]
+    ) -> tuple[Sequence[int] | Callable[[int], Sequence[int]] | None, str]:
+        """The rows of the source's head that are our classes, as `init_weights` takes them; and a line about them."""
         if self.init_classes:
-            if (rows := _listed_rows(Path(self.init_classes))) is not None:
-                return rows, f"the head has the rows that {self.init_classes} lists"
-            merged = read_merged_names(self.init_merged) if self.init_merged else None
-            rows = head_rows(read_classes(self.init_classes), class_names, merged)
-            return rows, f"the head has the rows of {len(rows)} classes, found by name in {self.init_classes}"
+            pick = partial(self._picked, class_names)
+            return pick, f"the head has the rows of our {len(class_names)} classes, by {self.init_classes}"
         theirs = class_names_beside(source)
-        if not theirs or tuple(theirs) == tuple(class_names):
+        if theirs == class_names or not _have_names(theirs) or not _have_names(class_names):
             return None, ""
         if set(class_names) <= set(theirs):
-            return head_rows(theirs, class_names), "the head has the rows of classes with our names"
-        return None, _OTHER_CLASSES
+            return head_rows(theirs, class_names), f"the head has the rows of our {len(class_names)} classes, by name"
+        return (), "the head is new: the weights are of other classes"
+
+    def _picked(self, class_names: tuple[str, ...], count: int) -> list[int]:
+        """The rows of a head of `count` classes by `init_classes`."""
+        return pick_classes(count, class_names, self.init_classes, self.init_merged)[0]
 
 
 def with_classes(
@@ -115,32 +125,56 @@ def with_classes(
     Raises:
         ValueError: the head has no row of a class, or not as many rows as there are names; the message says which.
     """
-    count = classifier.num_classes
-    rows = _listed_rows(Path(init_classes)) if init_classes else None
-    if rows is not None:
-        if max(rows) >= count or min(rows) < 0 or (class_names and len(class_names) != len(rows)):
-            raise ValueError(
-                f"{init_classes} lists {len(rows)} rows from {min(rows)} to {max(rows)}: expected rows in [0, {count})"
-                + (f", one for each of {len(class_names)} classes" if class_names else "")
-            )
-        return classifier.with_rows(rows, class_names or tuple(map(str, range(len(rows)))))
-    theirs = read_classes(init_classes) if init_classes else classifier.class_names or ()
-    if init_classes and len(theirs) != count:
-        raise ValueError(f"{init_classes} names {len(theirs)} classes, the head has {count}")
-    if not theirs:
-        if class_names and len(class_names) != count:
-            raise ValueError(
-                f"there are {len(class_names)} class names, and the head has {count} classes without names: name them "
-                "with init_classes"
-            )
-        return replace(classifier, class_names=tuple(class_names) or tuple(map(str, range(count))))
-    if not class_names or tuple(class_names) == tuple(theirs):
-        return replace(classifier, class_names=tuple(theirs))
-    merged = read_merged_names(init_merged) if init_merged else None
-    return classifier.with_rows(head_rows(theirs, class_names, merged), class_names)
+    count, theirs = classifier.num_classes, classifier.class_names or ()
+    if init_classes:
+        rows, names = pick_classes(count, class_names, init_classes, init_merged)
+        return classifier.with_rows(rows, names)
+    if class_names and _have_names(theirs):
+        return classifier.with_rows(head_rows(theirs, class_names), class_names)
+    if class_names and len(class_names) != count:
+        raise ValueError(
+            f"there are {len(class_names)} class names, and the head has {count} classes without names: name them with "
+            "init_classes"
+        )
+    return replace(classifier, class_names=tuple(class_names) or theirs or _numbers(count))
 
 
-_OTHER_CLASSES = "the head is new: the weights are of other classes"
+def pick_classes(
+    count: int, class_names: Sequence[str], init_classes: str, init_merged: str = ""
+) -> tuple[list[int], tuple[str, ...]]:
+    """The rows of a head that are the wanted classes.
+
+    Args:
+        count: rows of the head.
+        class_names: the wanted classes; empty for all that `init_classes` lists.
+        init_classes: file of the names of the head's classes, or of the row of each wanted class.
+        init_merged: file of new names of classes that `init_classes` has renamed; "" for none.
+
+    Returns:
+        A row for each class, and the names of the classes.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a file has another form, or does not fit the head or the wanted classes; the message names it.
+    """
+    if lists_rows(init_classes):
+        rows = read_head_rows(init_classes)
+        names = tuple(class_names) or _numbers(len(rows))
+        if max(rows) >= count or len(names) != len(rows):
+            raise ValueError(
+                f"{init_classes} lists {len(rows)} rows from {min(rows)} to {max(rows)}: expected {len(names)} rows, "
+                f"one for each class, in [0, {count}), as the head has {count} rows"
+            )
+        return rows, names
+    theirs = read_classes(init_classes)
+    if len(theirs) != count:
+        raise ValueError(f"{init_classes} names {len(theirs)} classes, the head of --init has {count}")
+    names = tuple(class_names) or theirs
+    if not _have_names(names):
+        raise ValueError(
+            f"{init_classes} names the classes of the head, and ours have numbers only: name them in classes"
+        )
+    return head_rows(theirs, names, read_merged_names(init_merged) if init_merged else None), names
 
 
 def last_checkpoint(path: Path) -> Path:
@@ -148,27 +182,10 @@ def last_checkpoint(path: Path) -> Path:
     return (list_checkpoints(path) or [path])[-1]
 
 
-def _listed_rows(path: Path) -> list[int] | None:
-    """The numbers in a JSON list; None if the file holds anything else."""
-    if path.suffix.lower() != ".json":
-        return None
-    listed = parse_json(read_text(path))
-    if isinstance(listed, list) and listed and all(type(row) is int for row in listed):
-        return listed
-    return None
+def _have_names(class_names: Sequence[str]) -> bool:
+    """Whether classes are known by more than their numbers, which mean something else in each list."""
+    return tuple(class_names) != _numbers(len(class_names))
 
 
-def class_names_beside(source: Path) -> tuple[str, ...]:
-    """The names of the classes of weights, as a checkpoint of ours tells them; empty if none does.
-
-    Args:
-        source: file of weights, or the folder that holds one.
-
-    Returns:
-        The names.
-
-    Raises:
-        ValueError: the file of names is damaged.
-    """
-    folder = source if source.is_dir() else source.parent
-    return read_classes(folder / CLASSES_FILE) if (folder / CLASSES_FILE).is_file() else ()
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))

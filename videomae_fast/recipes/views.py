@@ -13,7 +13,9 @@ from .._text import printable
 from ..data.loader import leave_process_group, load
 from ..data.views import MissingVideo, ViewBatch, ViewDataset, collate_views
 from ..engine.log import say
-from .scores import TOP
+from ..models import VideoMAEForClassification
+from ..models.encoder import Clip, Encoder
+from .scores import TOP, label_places
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class ViewLogits:
     label: Tensor
     logits: Tensor
     missing: list[MissingVideo]
+
+
+class FeaturesAsForward(nn.Module):
+    """`features` of an encoder or a classifier as its forward pass: (B, D) in the place of logits."""
+
+    def __init__(self, model: Encoder | VideoMAEForClassification) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clip: Clip) -> Tensor:
+        """The features of clips."""
+        return self.model.features(clip)
 
 
 def view_logits(
@@ -66,32 +80,47 @@ def view_logits(
         yield ViewLogits(moved.index, moved.label, logits, batch.missing)
 
 
-def training_figures(
-    model: nn.Module, dataset: ViewDataset, batch_size: int, workers: int, rank: int, world_size: int
-) -> dict[str, Tensor]:
-    """Loss and accuracies of a classifier on the videos of a process, as `Recipe.evaluate` returns them.
+class EvaluationViews:
+    """The views that a training run evaluates its classifier on, and the report of unreadable videos.
 
     Args:
-        model: as `view_logits` takes it.
-        dataset: the videos, one view of each.
-        batch_size: as `view_logits`.
-        workers: as `view_logits`.
-        rank: as `view_logits`.
-        world_size: as `view_logits`.
-
-    Returns:
-        For "loss", "top1" and "top5": the sum over the videos and their number, (2,) float64.
+        dataset: the views.
+        batch_size: videos of a forward pass.
+        workers: data-loading processes; 0 loads in this process.
     """
-    total = torch.zeros(4, dtype=torch.float64, device=next(model.parameters()).device)
-    for found in view_logits(model, dataset, batch_size, workers, rank, world_size):
-        for missing in found.missing:
-            say(f"unreadable video left out of the evaluation: {printable(missing.path)}: {missing.reason}")
-        logits = found.logits.float().mean(1)
-        place = (logits > logits.gather(1, found.label[:, None])).sum(1)
-        loss = F.cross_entropy(logits, found.label, reduction="sum")
-        hits = [(place < top).sum() for top in (1, TOP)]
-        total += torch.stack([loss.double(), *(hit.double() for hit in hits), total.new_tensor(len(place))])
-    return {name: torch.stack([total[i], total[3]]) for i, name in enumerate(("loss", "top1", f"top{TOP}"))}
+
+    def __init__(self, dataset: ViewDataset, batch_size: int, workers: int) -> None:
+        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self.said: set[int] = set()
+
+    def figures(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
+        """Loss and accuracies on the videos of a process, as `Recipe.evaluate` returns them.
+
+        Logits are averaged over the views of a video. An unreadable video counts nowhere, and is reported once.
+
+        Args:
+            model: as `view_logits` takes it.
+            rank: as `view_logits` takes it.
+            world_size: as `view_logits` takes it.
+
+        Returns:
+            For "loss", "top1" and "top5": the sum over the videos and their number, (2,) float64.
+        """
+        total = torch.zeros(4, dtype=torch.float64, device=next(model.parameters()).device)
+        for found in view_logits(model, self.dataset, self.batch_size, self.workers, rank, world_size):
+            self._report(found.missing)
+            logits = found.logits.float().mean(1)
+            place = label_places(logits, found.label)
+            loss = F.cross_entropy(logits, found.label, reduction="sum")
+            hits = [(place < top).sum() for top in (1, TOP)]
+            total += torch.stack([loss.double(), *(hit.double() for hit in hits), total.new_tensor(len(place))])
+        return {name: torch.stack([total[i], total[3]]) for i, name in enumerate(("loss", "top1", f"top{TOP}"))}
+
+    def _report(self, missing: Sequence[MissingVideo]) -> None:
+        for each in missing:
+            if each.index not in self.said:
+                say(f"unreadable video left out of the evaluation: {printable(each.path)}: {each.reason}")
+            self.said.add(each.index)
 
 
 def _batches(dataset: ViewDataset, batch_size: int, workers: int, rank: int, world_size: int) -> Iterator[ViewBatch]:

@@ -89,6 +89,13 @@ def test_loading_shows_where_the_time_goes() -> None:
     )
 
 
+def test_what_is_equal_and_what_is_alike_in_fine_tuning() -> None:
+    error = {"pillow": 0.0023, "device": 6.74, "other draws": 51.2}
+    text = format_results({**GPU, "records": [LOADING[0], LOADING[1] | {"error": error}]})
+    assert "pixels of `--augment pillow` equal the published ones (at most 0.002 of 255)" in text
+    assert "6.7 of 255 in the mean, where published clips with other draws differ by 51.2" in text
+
+
 def test_ops_are_compared_with_every_rival() -> None:
     header, _, row = rows(format_results({**GPU, "records": OPS}))
     found = dict(zip(header, row, strict=True))
@@ -153,6 +160,35 @@ def test_predictions_are_called_so() -> None:
     text = format_results({"device": "predicted", **ORIGIN, "records": [record]})
     assert text.startswith("### Predicted\n\nNot measured") and "Predicted memory" in text
     assert "easured with" not in text
+
+
+def finetuning(variant: str, tflop: float, mib: float) -> dict[str, Any]:
+    figures = {f"{name}_mib": mib for name in ("peak", "total", "activations", "temporaries", "gradients", "inputs")}
+    record = {"suite": "finetune", "name": "base", "case": "32 clips, bf16", "variant": variant, "predicted": True}
+    return record | {"tflop_per_clip": tflop, "kernel_launches": 5, "syncs": 0, **figures}
+
+
+def test_fine_tuning_steps_are_compared_by_flops_and_memory() -> None:
+    records = [
+        finetuning("published", 1.0, 100.0),
+        finetuning("published + SDPA", 1.05, 50.0),
+        finetuning("videomae_fast", 0.945, 12.0),
+    ]
+    text = format_results(shown({"device": "predicted", **ORIGIN, "records": records}))
+    assert (
+        "Predicted fine-tuning step, ViT-base, 32 clips, bf16. Every branch keeps the expected number of clips" in text
+    )
+    header, _, *table = rows(text)
+    found = [dict(zip(header, row, strict=True)) for row in table]
+    assert [row["FLOPs"] for row in found] == ["1.000x", "1.050x", "0.945x"]
+    assert [row["against published + SDPA"] for row in found] == ["0.952x", "1.000x", "0.900x"]
+    assert [row["memory"] for row in found] == ["1.00x", "0.50x", "0.12x"]
+
+
+def test_measured_fine_tuning_steps() -> None:
+    records = [record | {"suite": "finetune", "name": "small"} for record in STEPS]
+    text = format_results(shown({**GPU, "records": records}))
+    assert "Fine-tuning step, ViT-small, 128 clips, bf16. Checked first" in text and "3.00x" in text
 
 
 def test_a_report_shows_chosen_sizes_and_a_run_all() -> None:

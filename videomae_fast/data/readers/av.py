@@ -119,6 +119,7 @@ class AvVideo:
         self._nal_length_bytes = nal_length_bytes(self.codec, self._decoder.extradata)
         self._index = PacketIndex(self._packet_infos(), has_hidden=self.codec == "vp8")
         self.seconds = (self._container.duration or 0) / 1e6
+        self.fps = float(self._stream.average_rate or 0)
         self.num_frames = len(self._index.times)
         if not self._index.times or (self._index.in_file_order and self._decoder.has_b_frames):
             self._open()

@@ -42,6 +42,11 @@ class VideoReader(Protocol):
         """The number of frames that a player shows."""
         ...
 
+    @property
+    def fps(self) -> float:
+        """Frames per second, on average, as the file states; 0 if it does not."""
+        ...
+
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """Decode frames.
 

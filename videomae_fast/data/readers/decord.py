@@ -28,6 +28,7 @@ class DecordVideo:
         with video_errors(path, "decord cannot open it"):
             self._video = decord.VideoReader(url, ctx=decord.cpu(0), num_threads=1)
             times = self._video.get_frame_timestamp(np.arange(len(self._video)))[:, 0]
+            self.fps = float(self._video.get_avg_fps())
         # decord counts packets, but some are not shown: a packet that an edit list cuts off has a negative time, and an
         # alternate reference has the time of its neighbour. Where packets have no times (AVI with B-frames), all count.
         timed = not np.any(times < _NO_TIME)

@@ -31,6 +31,7 @@ class ImageFolder:
     ) -> None:
         self.path, self.start, self.num_frames, self.template = path, start, num_frames, template
         self._max_decoded_bytes = max_decoded_bytes
+        self.fps = 0.0
         if not os.path.isdir(path):
             raise VideoError(path, "no such folder of frames")
 

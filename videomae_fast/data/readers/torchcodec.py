@@ -18,6 +18,7 @@ class TorchcodecVideo:
         with video_errors(path, "torchcodec cannot open it"):
             self._video = decoders.VideoDecoder(url, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
             self.num_frames = len(self._video)
+            self.fps = float(self._video.metadata.average_fps or 0)
         if self.num_frames == 0:
             raise VideoError(path, "has no frames")
 

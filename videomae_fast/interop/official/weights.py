@@ -78,13 +78,13 @@ def save_published(
     write_torch({"model": state} if epoch is None else {"model": state, "epoch": epoch}, path)
 
 
-def config_of(state: Mapping[str, Tensor], num_frames: int, image_size: int) -> VideoMAEConfig:
+def config_of(state: Mapping[str, Tensor], num_frames: int, image_size: tuple[int, int]) -> VideoMAEConfig:
     """Find the configuration of published pre-training weights.
 
     Args:
         state: weights of one of the published sizes, also of VideoMAE V1, at any depth.
         num_frames: frames of a clip; the weights do not tell them, because the position tables are fixed.
-        image_size: height and width of a clip in pixels, for the same reason.
+        image_size: (height, width) of a clip in pixels, which they do not tell either.
 
     Returns:
         The configuration; settings that do not show in weights (drop path, attention, …) are the defaults.
@@ -125,7 +125,7 @@ def config_of(state: Mapping[str, Tensor], num_frames: int, image_size: int) -> 
         patch_size=patch,
         tubelet_size=tubelet,
         num_frames=num_frames,
-        image_size=(image_size, image_size),
+        image_size=image_size,
     )
 
 
