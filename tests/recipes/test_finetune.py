@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.recipes import tiny
+from videomae_fast.data.augment import clean_clips
 from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop import load_published, read_classifier
 from videomae_fast.models import VideoMAEForClassification
 from videomae_fast.recipes.finetune import FinetuneConfig, Finetuning, Part, finetune
 from videomae_fast.recipes.views import EvaluationViews
+from videomae_kernels import changed_token_index
 
 CPU = torch.device("cpu")
 
@@ -41,7 +43,14 @@ def _loss_and_gradients(recipe: Finetuning, model: Any, parts: list[Part]) -> tu
 
 @pytest.mark.parametrize(
     "options",
-    [{}, tiny.PLAIN, {"drop_path": 0.4}, tiny.PLAIN | {"drop_tokens": "random:0.5"}, {"augment": "pillow"}],
+    [
+        {},
+        tiny.PLAIN,
+        {"drop_path": 0.4},
+        tiny.PLAIN | {"drop_tokens": "random:0.5"},
+        {"drop_tokens": "changed:0.5"},
+        {"augment": "pillow"},
+    ],
     ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items())[-30:],
 )
 @pytest.mark.parametrize("count", [2, 4])
@@ -91,6 +100,32 @@ def test_dropped_tokens_are_not_computed(labelled: Path, tmp_path: Path) -> None
     )
     again = recipe.parts(batch, 1, CPU)[0].tokens
     assert again is not None and torch.equal(again, part.tokens)
+
+
+def test_tokens_that_do_not_change_are_left_out(labelled: Path, tmp_path: Path) -> None:
+    """By the pixels of the clips as they are cut: all of the first frames, and of the others those that move."""
+    recipe, model, _ = _recipe(tiny.finetuning(labelled, tmp_path, drop_tokens="changed:0.5", **tiny.PLAIN))
+    batch = next(recipe.batches(0, 1, 0, 1))
+    (part,) = recipe.parts(batch, 1, CPU)
+    assert part.tokens is not None and part.tokens.shape == (4, 8)  # of 16
+    assert part.tokens[:, :4].tolist() == [[0, 1, 2, 3]] * 4
+    assert torch.equal(part.tokens, changed_token_index(batch.clips, 8, (2, 16, 16)))
+    torch.testing.assert_close(
+        recipe.step(model, part, 0)[0], F.cross_entropy(model(batch.clips, part.tokens), batch.label)
+    )
+
+
+@pytest.mark.parametrize("augment", ["device", "pillow"])
+def test_what_changes_is_decided_before_erasing_and_mixing(augment: str, labelled: Path, tmp_path: Path) -> None:
+    parts = []
+    for options in ({"erasing": 1.0}, {"erasing": 0.0, "mixup": 0.0, "cutmix": 0.0}):
+        config = tiny.finetuning(labelled, tmp_path, drop_tokens="changed:0.5", augment=augment, **options)
+        recipe, _, _ = _recipe(config)
+        batch = next(recipe.batches(0, 1, 0, 1))
+        parts += recipe.parts(batch, 1, CPU)
+        expected = changed_token_index(clean_clips(batch.clips, batch.matrix), 8, (2, 16, 16))
+        assert parts[-1].tokens is not None and torch.equal(parts[-1].tokens, expected)
+    assert torch.equal(parts[0].tokens, parts[1].tokens)
 
 
 def test_augmentation_in_the_workers_draws_the_same_ops(labelled: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ class Finetuning(Recipe):
             clips, targets = self.mixer(augmented, batch.label, numbers, crops)
         else:
             targets = smooth_targets(batch.label, len(self.class_names), self.config.augmentation.smoothing)
-        tokens = self.config.model.kept_tokens(batch.sample, self.model_config, self.config.run.seed)
+        tokens = self.config.model.kept_tokens(batch, self.model_config, self.config.run.seed)
         if count == 1:
             return [Part(clips, tokens, targets, numbers, 1.0)]
         pieces = clips.chunk(count) if isinstance(clips, Tensor) else [part.clips for part in batch.split(count)]

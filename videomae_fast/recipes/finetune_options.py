@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from videomae_kernels import RESIZES, random_mask_index
+from videomae_kernels import RESIZES, changed_token_index, random_mask_index
 
-from ..data import ClipDataset, Mixture, number_classes, read_classes, read_mixture
-from ..data.augment import BACKENDS, ClipAugmentation, Mixer, parse_rand_augment
+from ..data import ClipBatch, ClipDataset, Mixture, number_classes, read_classes, read_mixture
+from ..data.augment import BACKENDS, ClipAugmentation, Mixer, clean_clips, parse_rand_augment
 from ..data.crops import AREAS, CROP_BOXES
 from ..data.sampling import SAMPLINGS
 from ..data.sources.classes import CLASSES_HELP
@@ -185,7 +185,9 @@ class ClassifierOptions(BackboneOptions):
         0, "rank of adapters (LoRA, by peft) that are trained, with the head, instead of the matrices; 0: off", least=0
     )
     drop_tokens: str = option(
-        "", "random:R leaves out a share R of the tokens in training, which changes results; empty: none"
+        "",
+        "random:R leaves out a share R of the tokens in training, changed:R the share R that differs least from the "
+        "token before in the clip as it is cut, before colours, erasing and mixing; both change results; empty: none",
     )
 
     def __post_init__(self) -> None:
@@ -242,20 +244,44 @@ class ClassifierOptions(BackboneOptions):
         """
         if not self.drop_tokens:
             return 0.0
-        kind, _, share = self.drop_tokens.partition(":")
+        _, _, share = self.drop_tokens.partition(":")
         try:
             dropped = float(share)
         except ValueError:
             dropped = 0.0
-        if kind != "random" or not 0 < dropped < 1:
-            raise ValueError(f"drop_tokens must be random:R with R in (0, 1), or empty, got '{self.drop_tokens}'")
+        if self._drops not in ("random", "changed") or not 0 < dropped < 1:
+            raise ValueError(
+                f"drop_tokens must be random:R or changed:R with R in (0, 1), or empty, got '{self.drop_tokens}'"
+            )
         return dropped
 
-    def kept_tokens(self, sample: Tensor, config: VideoMAEConfig, seed: int) -> Tensor | None:
+    @property
+    def _drops(self) -> str:
+        """Which tokens are left out: "random", "changed" (those that do not change), or "" for none."""
+        return self.drop_tokens.partition(":")[0]
+
+    def config(self, data: DataOptions, **changes: Any) -> VideoMAEConfig:
+        """See `BackboneOptions.config`. It raises ValueError also where `drop_tokens` leaves too few tokens."""
+        config = super().config(data, **changes)
+        self._kept_count(config)
+        return config
+
+    def _kept_count(self, config: VideoMAEConfig) -> int:
+        """Tokens of each clip that training computes."""
+        count = config.num_tokens - int(self.dropped_share() * config.num_tokens)
+        first = config.num_tokens // config.grid[0]
+        if self._drops == "changed" and count < first:
+            raise ValueError(
+                f"drop_tokens {self.drop_tokens} would keep {count} of {config.num_tokens} tokens, "
+                f"fewer than the {first} of the first frames, which changed always keeps"
+            )
+        return count
+
+    def kept_tokens(self, batch: ClipBatch, config: VideoMAEConfig, seed: int) -> Tensor | None:
         """The tokens of each clip that training computes.
 
         Args:
-            sample: (B,) int64 sample numbers, on the device of the clips.
+            batch: as it is loaded, before augmentation, on the device where it is augmented.
             config: the model.
             seed: of the run.
 
@@ -265,7 +291,9 @@ class ClassifierOptions(BackboneOptions):
         share = self.dropped_share()
         if not share:
             return None
-        return random_mask_index(sample, config.num_tokens, share, seed=seed, stream=_DROP_STREAM)
+        if self._drops == "random":
+            return random_mask_index(batch.sample, config.num_tokens, share, seed=seed, stream=_DROP_STREAM)
+        return changed_token_index(clean_clips(batch.clips, batch.matrix), self._kept_count(config), config.patch)
 
 
 @dataclass(frozen=True)

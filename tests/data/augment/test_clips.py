@@ -10,7 +10,8 @@ from torch import Tensor
 import videomae_kernels
 from benchmarks.baselines.published.rand_augment import published_clip
 from videomae_fast.data import Crop, CropBox
-from videomae_fast.data.augment import ClipAugmentation, RandAugment
+from videomae_fast.data.augment import ClipAugmentation, RandAugment, clean_clips
+from videomae_fast.data.augment.policy import FILL
 from videomae_kernels import cat_clips
 
 STATS: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -113,6 +114,15 @@ def test_half_precision_is_rounded_last(frames: Tensor) -> None:
 def test_bad_settings_are_errors(bad: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ClipAugmentation(**{**STATS, **bad})
+
+
+def test_clean_clips_have_the_geometry_alone(frames: Tensor) -> None:
+    augmentation, plain = ClipAugmentation(POLICY, **STATS), ClipAugmentation(**STATS)
+    clips, matrix = augmentation.cut(frames, CROPS, [0, 1], SIZE)
+    assert matrix is not None
+    assert torch.equal(clean_clips(clips, matrix), videomae_kernels.warp_clips(clips, matrix, fill=FILL))
+    clips, matrix = plain.cut(frames, CROPS, [0, 1], SIZE)
+    assert matrix is None and clean_clips(clips) is clips
 
 
 def test_bad_calls_are_errors(frames: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

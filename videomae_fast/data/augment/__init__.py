@@ -7,10 +7,10 @@ pillow    the same draws on whole frames in the worker, as published
 erasing   a box of noise
 mixing    mixtures of clips, and soft targets
 normalize pixels to what a model takes
-clips     `ClipAugmentation`: worker and device side together
+clips     `ClipAugmentation`: worker and device side together; the clips before colours change
 """
 
-from .clips import BACKENDS, ClipAugmentation
+from .clips import BACKENDS, ClipAugmentation, clean_clips
 from .erasing import ErasingDraw, draw_erasing, erase
 from .mixing import MixDraw, Mixer, mix, mixing_partners, smooth_targets
 from .normalize import normalize, normalized_clips
@@ -25,6 +25,7 @@ __all__ = [
     "Mixer",
     "RandAugment",
     "RandAugmentDraw",
+    "clean_clips",
     "draw_erasing",
     "erase",
     "mix",

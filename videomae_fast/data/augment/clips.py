@@ -20,6 +20,20 @@ from .policy import FILL, RandAugmentDraw, parse_rand_augment
 BACKENDS = ("device", "pillow")
 
 
+def clean_clips(clips: CroppedClips, matrix: Tensor | None = None) -> CroppedClips | Tensor:
+    """The clips of a batch as they are cut: geometry alone, before the device changes colours, erases or mixes.
+
+    Args:
+        clips: of `ClipAugmentation.cut`, joined and moved.
+        matrix: (B, 2, 3) of `cut`, on the device of the clips; None without RandAugment on the device.
+
+    Returns:
+        `clips` without a matrix; what RandAugment did in the workers ("pillow") is in them. With one, (B, 3, T, H, W)
+        float32 in [0, 255] of `warp_clips`, which `ClipAugmentation` starts from, too.
+    """
+    return clips if matrix is None else videomae_kernels.warp_clips(clips, matrix, fill=FILL)
+
+
 class ClipAugmentation:
     """RandAugment and random erasing of clips.
 
