@@ -27,6 +27,11 @@ class CountedVideo:
         """As a VideoReader has it."""
         return len(self)
 
+    @property
+    def fps(self) -> float:
+        """As a VideoReader has it."""
+        return self.reader.fps
+
     def stream(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """As a VideoReader does."""
         for frame in self.reader.stream(indices):
