@@ -20,7 +20,7 @@ from benchmarks.harness.tables import format_report, shown
 from videomae_fast._optional import require
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout
-SUITES = ("ops", "model", "finetune", "loader", "memory", "roofline")
+SUITES = ("ops", "model", "finetune", "loader", "evaluate", "memory", "roofline")
 NO_TESTS = 5  # pytest's exit status
 START, END = "<!-- results -->", "<!-- end of results -->"
 

@@ -7,7 +7,8 @@ from benchmarks.harness.targets import PUBLISHED
 FUSED = "published + SDPA"
 EXPECTED = (
     "Every branch keeps the expected number of clips. FLOPs are those of matrix products and attention. Fused "
-    "attention repeats a product in backward, which counts: FLOPs are also compared with the published code on the same attention."
+    "attention repeats a product in backward, which counts: FLOPs are also compared with the published code on the "
+    "same attention."
 )
 
 

@@ -71,6 +71,11 @@ def test_sampler_resumes_exactly(start: int) -> None:
     assert list(StepSampler(videos(17), 3, 1, start_step=start, num_steps=20 - start)) == whole[start:]
 
 
+def test_the_first_sample_of_a_step_is_known_without_the_order() -> None:
+    sampler = StepSampler(videos(17), 3, seed=1, rank=1, world_size=2, start_step=4, num_steps=7)
+    assert [batch[0][1] for batch in sampler] == [sampler.first_sample(step) for step in range(4, 11)]
+
+
 def test_sampler_without_end() -> None:
     sampler = StepSampler(videos(4), 2, seed=0)
     assert list(islice(sampler, 7)) == list(StepSampler(videos(4), 2, seed=0, num_steps=7))

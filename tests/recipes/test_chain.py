@@ -19,6 +19,7 @@ def _some_classes(folder: Path, target: Path, names: tuple[str, ...]) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_from_pre_training_to_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Post-pre-training is fine-tuning on all classes; then two of them remain, with their rows of the head."""
     videos = tiny.write_labelled(tmp_path / "videos", 8)

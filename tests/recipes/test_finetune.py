@@ -75,6 +75,28 @@ def test_parts_are_one_batch(count: int, options: dict[str, Any], labelled: Path
         assert (mine - theirs).norm() <= 1e-5 * max(1e-3, float(theirs.norm()))
 
 
+def test_a_run_is_that_with_larger_batches(labelled: Path, tmp_path: Path) -> None:
+    """With all augmentation: a mixture is drawn for the whole batch."""
+    finetune(tiny.finetuning(labelled, tmp_path / "whole", batch_size=4, epochs=2))
+    finetune(tiny.finetuning(labelled, tmp_path / "parts", batch_size=1, accumulate=4, epochs=2))
+    assert tiny.losses(tmp_path / "parts") == pytest.approx(tiny.losses(tmp_path / "whole"), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one(labelled: Path, held_out: Path, tmp_path: Path) -> None:
+    """But for mixtures, which are drawn for the batch of each process."""
+    shared = {"epochs": 2, "eval_data": str(held_out), "eval_every": 3, "erasing": 0.5, "mixup": 0.0, "cutmix": 0.0}
+    finetune(tiny.finetuning(labelled, tmp_path / "one", batch_size=4, **shared))
+    tiny.launch(tiny.arguments(tiny.finetuning(labelled, tmp_path / "two", batch_size=2, **shared), "finetune"))
+    assert tiny.losses(tmp_path / "two") == pytest.approx(tiny.losses(tmp_path / "one"), rel=1e-4)
+    one, two = (read_log(tmp_path / name, EVALUATIONS) for name in ("one", "two"))
+    assert len(one) == len(two) == 2
+    for mine, theirs in zip(one, two, strict=True):
+        assert {key: float(value) for key, value in mine.items()} == pytest.approx(
+            {key: float(value) for key, value in theirs.items()}, rel=1e-4
+        )
+
+
 def test_the_loss_is_the_cross_entropy_of_soft_targets(labelled: Path, tmp_path: Path) -> None:
     """Without augmentation the clips stay as the worker cut them, and the targets are smoothed labels."""
     recipe, model, _ = _recipe(tiny.finetuning(labelled, tmp_path, **tiny.PLAIN | {"smoothing": 0.1}))
@@ -89,8 +111,9 @@ def test_the_loss_is_the_cross_entropy_of_soft_targets(labelled: Path, tmp_path:
     assert numbers == {} and loss.item() == pytest.approx(math.log(4), abs=1e-2)  # a new head knows nothing
 
 
-def test_dropped_tokens_are_not_computed(labelled: Path, tmp_path: Path) -> None:
+def test_dropped_tokens_are_not_computed(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, model, _ = _recipe(tiny.finetuning(labelled, tmp_path, drop_tokens="random:0.75", **tiny.PLAIN))
+    assert "drop_tokens random:0.75: tokens are left out in training" in capsys.readouterr().out
     batch = next(recipe.batches(0, 1, 0, 1))
     (part,) = recipe.parts(batch, 1, CPU)
     assert part.tokens is not None and part.tokens.shape == (4, 4)  # of 16

@@ -1,4 +1,4 @@
-"""Every file of examples/configs is what the release trains with, written down again from its scripts."""
+"""Every file of examples/configs is what the release pre-trains with, written down again from its scripts."""
 
 import re
 import sys

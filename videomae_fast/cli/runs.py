@@ -170,6 +170,7 @@ def _distil(args: argparse.Namespace) -> None:
 
 
 def _show_classifier(result: RunResult, config: finetuning.FinetuneConfig) -> None:
+    from ..pictures.attention import save_run_attention
     from ..pictures.curves import save_curves
 
     if result.is_main_process:
@@ -178,6 +179,8 @@ def _show_classifier(result: RunResult, config: finetuning.FinetuneConfig) -> No
         print(f"weights, {layout}: {printable(result.checkpoint / 'model.safetensors')}")
         save_curves(output, output / "curves.png")
         print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+        save_run_attention(config, result.checkpoint / "model.safetensors", output / "attention.png")
+        print(f"frames, and where the classifier looks: {printable(output / 'attention.png')}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from .._optional import require
+from ..data.augment import normalized_clips
+from ..interop import read_classifier
 from ..models import VideoMAEForClassification
 from ..models.layers import Block
 from ..models.norms import add_branch
+from ..recipes.finetune import FinetuneConfig
 from .canvas import below, save_picture, text, to_image
 
 FRAMES_SHOWN = 8
@@ -35,6 +38,29 @@ def save_attention(model: VideoMAEForClassification, clip: Tensor, path: Path) -
         OSError: the disk is full or broken.
     """
     save_picture(draw_attention(clip, attention_rollout(model, clip)), path)
+
+
+def save_run_attention(config: FinetuneConfig, weights: Path, path: Path) -> None:
+    """Draw where the classifier of a run looks in the first readable video of its training list, one centre view.
+
+    Args:
+        config: the run.
+        weights: file of its weights, in its checkpoint.
+        path: file of the picture; its suffix names the format, for example .png.
+
+    Raises:
+        ValueError: the weights do not fit the run, or none of the videos can be read.
+        ImportError: matplotlib or Pillow is missing.
+        OSError: the disk is full or broken.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = read_classifier(weights).build().eval().to(device)
+    views = config.data.centre_views(config.data.labelled_videos())
+    clips = next((clips for number in range(len(views)) if (clips := views[number].clips) is not None), None)
+    if clips is None:
+        raise ValueError(f"data: none of the {len(views)} videos can be read")
+    pixels = normalized_clips(clips, mean=(0.0,) * 3, std=(1 / 255,) * 3)[0]
+    save_attention(model, pixels.round().to(torch.uint8).permute(1, 2, 3, 0).to(device), path)
 
 
 def draw_attention(clip: Tensor, rollout: Tensor) -> Any:

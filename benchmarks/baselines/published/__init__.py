@@ -6,6 +6,7 @@ release_classes  its class names, attributes and calls, for `fuse`
 loss, masks      its target, loss and mask generators
 loader           what its data loader does with a decoded video
 rand_augment     what its fine-tuning loader does with one
+views, windows   what its evaluation and its feature extraction do with one
 checkout         a user's own checkout of the real thing
 """
 

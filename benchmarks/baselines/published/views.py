@@ -1,31 +1,41 @@
 """The evaluation views of VideoMAE V2, one by one, to compare with views that share their frames.
 
 For every view anew, as the test mode of `dataset/datasets.py` of https://github.com/OpenGVLab/VideoMAEv2 does
-(VideoClsDataset, RawFrameClsDataset): read the frames of the whole video, resize all of them, then cut the view out.
-Written from the specification.
+(VideoClsDataset, RawFrameClsDataset): read the frames of the whole video, resize all of them, cut the view out, and
+make a normalised tensor of it as `dataset/volume_transforms.py` (ClipToTensor) and `dataset/video_transforms.py`
+(Normalize) do. Written from the specification.
 
 OpenCV's bilinear resize of uint8 is written out, as OpenCV is not needed otherwise: two taps around
 (i + 1/2) · scale - 1/2 without antialiasing, weights rounded to 11 bits, and sums shifted right, so that a pixel can be
 1 below the rounded exact value.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.baselines.published.loss import IMAGENET_MEAN, IMAGENET_STD
 
 _BITS = 11
+Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]  # frames, (height, width)
 
 
 def published_dense_view(
-    video: np.ndarray,  # (n, height, width, 3) uint8, all frames
+    video: Any,  # (n, height, width, 3) uint8, all frames; or what has a length and is indexed by a list of numbers
     num_frames: int,
     frame_stride: int,
     short_side: int,
     view: tuple[int, int],  # numbers of the segment and the crop
     views: tuple[int, int],  # segments and crops, both more than 1
+    resize: Resize | None = None,  # opencv_bilinear
 ) -> np.ndarray:
     """(T, short_side, short_side, 3) uint8."""
     numbers = list(range(0, len(video), frame_stride))
     numbers += numbers[-1:] * (num_frames - len(numbers))
-    frames = resize_short_side(video[numbers], short_side)
+    frames = resize_short_side(video[numbers], short_side, resize)
     step = max((len(frames) - num_frames) / (views[0] - 1), 0)
     start = int(view[0] * step)
     return _crop(frames[start : start + num_frames], view[1], views[1])
@@ -41,13 +51,24 @@ def published_uniform_view(
     return _crop(frames[view[0] :: views[0]], view[1], views[1])
 
 
-def resize_short_side(frames: np.ndarray, short_side: int) -> np.ndarray:
+def published_tensor(view: np.ndarray) -> Tensor:
+    """(3, T, H, W) float32, normalised, of frames (T, H, W, 3) uint8; by way of float64, and with a copy."""
+    planes = np.zeros((3, *view.shape[:3]))
+    for number, frame in enumerate(view):
+        planes[:, number] = frame.transpose(2, 0, 1)
+    clip = torch.from_numpy(planes).float() / 255
+    mean, std = (torch.tensor(values)[:, None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return clip.clone().sub_(mean).div_(std)
+
+
+def resize_short_side(frames: np.ndarray, short_side: int, resize: Resize | None = None) -> np.ndarray:
     """Frames whose shorter side is `short_side`, and whose longer side is rounded down."""
     height, width = frames.shape[1:3]
     if min(height, width) == short_side:
         return frames
     long_side = int(short_side * max(height, width) / min(height, width))
-    return opencv_bilinear(frames, (long_side, short_side) if width < height else (short_side, long_side))
+    resize = resize or opencv_bilinear
+    return resize(frames, (long_side, short_side) if width < height else (short_side, long_side))
 
 
 def opencv_bilinear(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
