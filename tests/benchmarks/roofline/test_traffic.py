@@ -129,3 +129,10 @@ def test_crops_need_their_bytes() -> None:
     call = build(op, case).variants[VARIANT].prepare(case)
     with pytest.raises(ValueError, match="crop_bytes"), Traffic({}, NAMESPACE):
         call()
+
+
+def test_frames_of_crops_that_are_compared_are_not_counted() -> None:
+    source = torch.zeros(4, 8, 8, 3, dtype=torch.uint8)
+    clips = vk.crop_clips([source], [0], [(0, 0, 8, 8)], [False], (4, 4)).to(DEVICE)
+    with pytest.raises(NotImplementedError, match="changed_token_index on crops"), Traffic({}, NAMESPACE):
+        vk.changed_token_index(clips, 2, (2, 4, 4))
