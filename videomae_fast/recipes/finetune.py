@@ -55,7 +55,7 @@ class FinetuneConfig(Config):
 
 
 class Part(NamedTuple):
-    """A share of a batch: clips, the tokens to compute (None: all), soft targets, and sample numbers on the host."""
+    """Clips, the tokens to compute (None: all), soft targets, sample numbers on the host, and a share of the batch."""
 
     clips: Clip
     tokens: Tensor | None

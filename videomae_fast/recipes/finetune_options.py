@@ -87,7 +87,7 @@ class LabelledData(DataOptions):
         )
 
     def evaluation_views(self, class_names: Sequence[str]) -> ViewDataset:
-        """The centre view of each video of `eval_data`.
+        """The centre view of each video of `eval_data`: its frames are "uniform" or else "dense", as published.
 
         Args:
             class_names: of the training videos.
