@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure ops, training steps, loading and memory against plain implementations."""
+"""`python -m benchmarks`: measure ops, training steps, loading, evaluation and memory against plain implementations."""
 
 import argparse
 import sys

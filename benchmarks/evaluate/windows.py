@@ -47,7 +47,10 @@ class WindowCase:
         """Differences of pixels, of 255, in the first windows: "antialiased" the largest from the published procedure
         with antialiasing, "published" the mean from it as it is. DisagreementError if the first is beyond LIMIT."""
         videos, ours = self.videos(folder), OurWindows(self.videos(folder))
-        found = torch.stack(list(islice(ours.windows(0), CHECKED))).float()
+        windows = list(islice(ours.windows(0), CHECKED))
+        if not windows:
+            raise ValueError(f"{videos[0].path} is too short: windows have {LENGTH} frames")
+        found = torch.stack(windows).float()
 
         def difference(antialias: bool) -> Tensor:
             with opened(videos, 0) as video:

@@ -104,6 +104,16 @@ def test_figures_of_fine_tuning_steps(results: Results) -> None:
     assert predicted["videomae_fast"]["tflop_per_clip"] < predicted["published"]["tflop_per_clip"]
 
 
+def test_figures_of_evaluation(results: Results) -> None:
+    records = of_suite(results, "evaluate")
+    assert [record["variant"] for record in records] == ["published", "videomae_fast"] * 2
+    for published, ours in zip(records[::2], records[1::2], strict=True):
+        assert ours["rounds"] == published["rounds"] == ROUNDS and ours["clips"] == published["clips"] > 0
+        assert ours["frames_read"] < published["frames_read"]
+        assert ours["bytes_to_device_per_clip"] < published["bytes_to_device_per_clip"] / 4
+        assert ours["error"]
+
+
 def test_predicted_records_are_apart(results: Results, folder: Path) -> None:
     files = {path.parent.name: load(path) for path in folder.glob("*/*.json")}
     assert len(files) == 2

@@ -189,6 +189,35 @@ def test_measured_fine_tuning_steps() -> None:
     assert "Fine-tuning step, ViT-small, 128 clips, bf16. Checked first" in text and "3.00x" in text
 
 
+def evaluation(variant: str, ms: float, frames: int, sent: float, **more: Any) -> dict[str, Any]:
+    record = {"suite": "evaluate", "name": "340x256", "case": "5x3 views", "variant": variant, "predicted": False}
+    record |= {"p50_ms": ms, "clips": 30, "frames_read": frames, "bytes_to_device_per_clip": sent}
+    return record | {"processor": "Some processor"} | more
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ({"pixels": 1.0, "logits": 2e-7}, "by 2.0e-07 (relative), and pixels by at most 1.00 of 255 where OpenCV"),
+        ({"antialiased": 1.0, "published": 4.78}, "by 4.78 in the mean from published ones as they are"),
+    ],
+)
+def test_evaluation_counts_frames(error: dict[str, float], text: str) -> None:
+    records = [
+        evaluation("published", 1500.0, 1440, 9_633_792),
+        evaluation("videomae_fast", 90.0, 96, 963_379.2, error=error),
+    ]
+    report = format_results(shown({**CPU, "records": records}))
+    assert "Videos of 340x256, 5x3 views: processor time of one thread, Some processor. Checked first" in report
+    assert text in report
+    header, _, published, ours = rows(report)
+    table = [dict(zip(header, row, strict=True)) for row in (published, ours)]
+    assert [row["CPU ms per clip"] for row in table] == ["50.00", "3.00"]
+    assert [row["CPU time"] for row in table] == ["1.000x", "0.060x"]
+    assert [row["frames read"] for row in table] == ["1,440", "96"] and table[1]["frames"] == "0.067x"
+    assert table[1]["share of published"] == "10.0%"
+
+
 def test_a_report_shows_chosen_sizes_and_a_run_all() -> None:
     everything = {**GPU, "records": [*OPS, op("videomae_kernels", 1.0, "small"), *STEPS]}
     assert "shapes of ViT-small" in format_results(everything)
