@@ -61,7 +61,11 @@ def _another(field: Field) -> str | None:
     if choices:
         return next(choice for choice in choices if choice != default)
     return VALUES.get(field.name) or (
-        str(default + 1) if isinstance(default, int) else "0.375" if isinstance(default, float) else f"another {default}"
+        str(default + 1)
+        if isinstance(default, int)
+        else "0.375"
+        if isinstance(default, float)
+        else f"another {default}"
     )
 
 

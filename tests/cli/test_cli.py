@@ -55,7 +55,8 @@ def _another(field: Field) -> list[str]:
     if field.metadata["choices"]:
         value = next(choice for choice in field.metadata["choices"] if choice != default)
     arguments = [option, {"track": "none"}.get(field.name, str(value))]
-    return [*arguments, "--eval-data", "more"] if field.name == "eval_every" else arguments
+    needed = {"eval_every": ["--eval-data", "more"], "knn_data": ["--eval-data", "more", "--eval-every", "5"]}
+    return [*arguments, *needed.get(field.name, [])]
 
 
 def test_no_two_sections_have_an_option_of_the_same_name() -> None:
@@ -69,7 +70,7 @@ def test_every_setting_has_an_option(field: Field, command: str, configs: list[P
     changed = configs[0].flat()[field.name]
     assert changed != field.default
     assert type(changed) is type(field.default)
-    defaults = {field.name: field.default, "eval_data": ""}
+    defaults = {"eval_data": "", "eval_every": 0, field.name: field.default}
     assert configs[0].with_options(**defaults) == PretrainConfig()
 
 

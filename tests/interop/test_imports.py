@@ -10,12 +10,12 @@ ROOT = Path(__file__).parents[2]
 ROOM = "videomae_fast.interop."
 FILES = [path for path in sorted((ROOT / "videomae_fast/interop").rglob("*.py")) if path.name != "__init__.py"]
 LEVELS = (  # from the lowest up; modules of one level do not import each other
-    {"checkpoint", "labels", "seam"},
+    {"checkpoint", "seam"},
     {"settings", "official.weights", "official.model", "timm"}
     | {"huggingface.weights", "huggingface.model", "huggingface.config", "huggingface.card"},
-    {"huggingface.folder", "huggingface.loading", "fusion"},
+    {"labels", "lora", "huggingface.folder", "huggingface.loading", "fusion"},
     {"classifier"},
-    {"conversion", "initialization"},
+    {"conversion", "initialization", "features"},
 )
 LEVEL = {module: number for number, modules in enumerate(LEVELS) for module in modules}
 
