@@ -91,7 +91,7 @@ class Finetuning(Recipe):
             self.views = EvaluationViews(views, config.optimizer.batch_size, config.data.workers)
         if config.model.drop_tokens:
             say(f"drop_tokens {config.model.drop_tokens}: tokens are left out in training, which changes results")
-        tokens = round(model_config.num_tokens * (1 - config.model.dropped_share()))
+        tokens = model_config.num_tokens - int(model_config.num_tokens * config.model.dropped_share())
         model_config = fit_to_device(
             model_config,
             tokens,
