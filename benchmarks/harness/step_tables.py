@@ -44,8 +44,11 @@ def format_finetuning(records: list[Record]) -> str:
     """Measured steps, or predictions with ratios to the first row of a case."""
     measured = [record for record in records if not record["predicted"]]
     parts = [format_steps(measured, "Fine-tuning step")] if measured else []
-    for name, case, rows in by_case(record for record in records if record["predicted"]):
-        parts.append(f"Predicted fine-tuning step, ViT-{name}, {case}. {EXPECTED}\n\n{_finetuning_table(rows)}")
+    predicted = [record for record in records if record["predicted"]]
+    if predicted:
+        parts.append(f"Predicted fine-tuning steps. {EXPECTED}")
+    for name, case, rows in by_case(predicted):
+        parts.append(f"Predicted fine-tuning step, ViT-{name}, {case}, memory in MiB:\n\n{_finetuning_table(rows)}")
     return "\n\n".join(parts)
 
 
@@ -55,7 +58,7 @@ def _finetuning_table(rows: list[Record]) -> str:
         "predicted": lambda r: r["variant"],
         "TFLOP per clip": lambda r: f"{r['tflop_per_clip']:.3f}",
         "FLOPs": lambda r: f"{r['tflop_per_clip'] / flops[PUBLISHED]:.3f}x",
-        f"against {FUSED}": lambda r: f"{r['tflop_per_clip'] / flops[FUSED]:.3f}x",
+        f"FLOPs against {FUSED}": lambda r: f"{r['tflop_per_clip'] / flops[FUSED]:.3f}x",
         **_memory_columns(rows[0]),
         "kernel launches": lambda r: f"{r['kernel_launches']:,}",
         "host syncs": lambda r: f"{r['syncs']:,}",
