@@ -50,6 +50,18 @@ def test_all_agree_on_loss_and_gradients(name: str) -> None:
     assert error["gradient"] < 1e-5
 
 
+def test_a_branch_that_is_dropped_for_all_clips_has_no_gradient() -> None:
+    inputs = replace(CASE, batch_size=1).inputs()
+    assert not inputs.keep[1].all()
+    expected, found = (Outcome.of(make_finetuning_step(name, inputs)) for name in ("published", "videomae_fast"))
+    assert any(not gradient.any() for gradient in expected.gradients.values())
+    assert check_same_gradients("videomae_fast", found, expected, "fp32")["parameter"] < 1e-4
+    name = next(name for name, gradient in expected.gradients.items() if not gradient.any())
+    found.gradients[name] = torch.ones_like(found.gradients[name])
+    with pytest.raises(DisagreementError, match="'parameter': inf"):
+        check_same_gradients("videomae_fast", found, expected, "fp32")
+
+
 def test_another_draw_is_no_agreement() -> None:
     other = CASE.inputs()
     vars(other)["keep"] = other.keep.flip(2)
