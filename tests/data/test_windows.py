@@ -88,7 +88,8 @@ def test_frames_are_fitted(fit: str, size: tuple[int, int]) -> None:
         ("crop", (12, 6)): CropBox(0, 4, 10, 5),
         ("crop", (5, 9)): CropBox(1, 0, 8, 14),
     }[fit, size]
-    assert torch.equal(batch[0].permute(1, 2, 3, 0), crop_resize(frames, box, size))
+    resize = "bilinear" if fit == "squash" else "antialias"
+    assert torch.equal(batch[0].permute(1, 2, 3, 0), crop_resize(frames, box, size, resize))
 
 
 def test_errors() -> None:

@@ -85,8 +85,8 @@ def stream_windows(
         video: an open video.
         windows: which frames they show.
         size: (H, W) of the windows, in pixels.
-        fit: how a frame becomes H x W pixels. "crop": scaled to cover them, and the centre is cut out. "squash": both
-            sides are scaled, which changes the aspect ratio, as published.
+        fit: how a frame becomes H x W pixels. "crop": scaled to cover them, with antialiasing, and the centre is cut
+            out. "squash": both sides are scaled, which changes the aspect ratio, without antialiasing, as published.
         batch_size: windows of a batch.
         device: of the result.
 
@@ -157,4 +157,5 @@ def _fitted(frame: np.ndarray, size: tuple[int, int], fit: str) -> Tensor:
         scale = max(size[0] / height, size[1] / width)
         inner = min(height, max(1, round(size[0] / scale))), min(width, max(1, round(size[1] / scale)))
         box = CropBox((height - inner[0]) // 2, (width - inner[1]) // 2, *inner)
-    return crop_resize(torch.from_numpy(np.ascontiguousarray(frame))[None], box, size)[0]
+    resize = "bilinear" if fit == "squash" else "antialias"
+    return crop_resize(torch.from_numpy(np.ascontiguousarray(frame))[None], box, size, resize)[0]

@@ -18,11 +18,10 @@ def published_windows(
     length: int,
     stride: int,
     size: tuple[int, int],  # (H, W)
-    antialias: bool = False,  # True is not published: for comparison with windows that are antialiased
 ) -> Iterator[Tensor]:
     """(3, length, H, W) float32 in [0, 1], of each window."""
     for start in range(0, len(video) - length + 1, stride):
         frames = torch.from_numpy(video[list(range(start, start + length))])
         planes = frames.permute(0, 3, 1, 2).float() / 255
-        resized = functional.interpolate(planes, size=size, mode="bilinear", align_corners=False, antialias=antialias)
+        resized = functional.interpolate(planes, size=size, mode="bilinear", align_corners=False)
         yield resized.transpose(0, 1)
