@@ -16,14 +16,13 @@ from benchmarks.baselines.published.windows import published_windows
 from benchmarks.evaluate.videos import opened
 from benchmarks.evaluate.views import PUBLISHED
 from benchmarks.harness.run import DisagreementError
-from benchmarks.loader.agreement import FLOAT_ROUNDING
 from benchmarks.loader.videos import make_videos
 from videomae_fast.data import Mixture, read_mixture
 from videomae_fast.data.windows import Windows, stream_windows
 
 LENGTH, STRIDE, SIZE = 16, 4, (224, 224)  # published, of THUMOS14
 BATCH_SIZE = 8  # windows of a forward pass
-LIMIT = 1.0 + FLOAT_ROUNDING  # of 255
+LIMIT = 1.05  # of 255: weights of few bits, as PyTorch resizes uint8 with, and the rounding
 CHECKED = 6  # windows whose pixels are compared
 
 
