@@ -123,15 +123,21 @@ def load(path: Path) -> Results:
 def load_newest(folder: Path, besides: str = "") -> list[Results]:
     """The newest results of every device below `folder`, predictions last. Results of commit `besides` are left out.
 
-    Predictions depend on no machine, so each suite's newest stand together; `commits` has the commit of each.
+    Each suite's newest stand together, as figures are compared within a suite only; `commits` has the commit of each.
+    Measured ones do so only if packages, driver and threads are the same.
     """
     every = [load(path) for path in sorted(folder.glob("*/*.json"))]
     newest: dict[str, Results] = {}
     for results in sorted(every, key=lambda results: results["date"]):
         if results["commit"] != besides:
-            before = newest.get(results["device"]) if results["device"] == PREDICTED else None
-            newest[results["device"]] = _with_other_suites(results, before)
+            before = newest.get(results["device"])
+            alike = before is not None and (results["device"] == PREDICTED or _setting(before) == _setting(results))
+            newest[results["device"]] = _with_other_suites(results, before if alike else None)
     return sorted(newest.values(), key=lambda results: (results["device"] == PREDICTED, results["device"]))
+
+
+def _setting(results: Results) -> tuple[Any, ...]:
+    return results["versions"], results.get("driver"), results.get("threads")
 
 
 def _with_other_suites(results: Results, before: Results | None) -> Results:

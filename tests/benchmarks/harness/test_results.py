@@ -97,7 +97,7 @@ def test_newest_of_every_device(tmp_path: Path) -> None:
 
 
 def test_predictions_of_each_suite_are_its_newest(tmp_path: Path) -> None:
-    """A prediction of one suite does not hide those of another; a measurement stands alone."""
+    """A prediction of one suite does not hide those of another."""
     for suite, commit, date in (("memory", "a", "01"), ("roofline", "b", "02"), ("roofline", "c", "03")):
         entry = record(suite, "base", tflop=int(date)) | {"predicted": True}
         save(results(entry, commit=commit, date=f"2026-01-{date}"), tmp_path)
@@ -105,9 +105,15 @@ def test_predictions_of_each_suite_are_its_newest(tmp_path: Path) -> None:
     assert found["commit"] == "c" and found["commits"] == {"memory": "a"}
     assert [(r["suite"], r["tflop"]) for r in found["records"]] == [("roofline", 3), ("memory", 1)]
     assert "commit c, memory at a." in format_results({**found, "records": []})
+
+
+def test_measured_suites_stand_together_only_if_measured_alike(tmp_path: Path) -> None:
     for suite, commit in (("model", "a"), ("ops", "b")):
         save(results(record(suite, "base"), commit=commit, date=f"2026-01-0{ord(commit) - 96}"), tmp_path)
-    measured = load_newest(tmp_path)[0]
+    (measured,) = load_newest(tmp_path)
+    assert {r["suite"] for r in measured["records"]} == {"ops", "model"} and measured["commits"] == {"model": "a"}
+    save(results(record("ops", "base"), commit="c", date="2026-01-03", versions={"torch": "9"}), tmp_path)
+    (measured,) = load_newest(tmp_path)
     assert [r["suite"] for r in measured["records"]] == ["ops"] and "commits" not in measured
 
 
