@@ -1,4 +1,4 @@
-"""`finetune` and `evaluate` on the command line: every setting has an option, and a file may give them."""
+"""Commands after pre-training: every setting has an option, and a file may give them."""
 
 from dataclasses import Field
 from pathlib import Path
@@ -8,13 +8,22 @@ import pytest
 
 from videomae_fast.cli import main
 from videomae_fast.engine import RunResult
+from videomae_fast.recipes import distil as distilling
 from videomae_fast.recipes import evaluate as evaluating
+from videomae_fast.recipes import evaluate_probe, features
 from videomae_fast.recipes import finetune as finetuning
 from videomae_fast.recipes.config import Config
+from videomae_fast.recipes.distil import DistilConfig
 from videomae_fast.recipes.evaluate import EvaluateConfig
+from videomae_fast.recipes.features import FeaturesConfig
 from videomae_fast.recipes.finetune import FinetuneConfig
 
-CONFIGS: dict[str, type[Config]] = {"finetune": FinetuneConfig, "evaluate": EvaluateConfig}
+CONFIGS: dict[str, type[Config]] = {
+    "finetune": FinetuneConfig,
+    "distil": DistilConfig,
+    "evaluate": EvaluateConfig,
+    "features": FeaturesConfig,
+}
 OPTIONS = [(command, field) for command, config in CONFIGS.items() for _, field in config.options()]
 # What no rule about the default finds, and what another option needs.
 VALUES = {
@@ -28,6 +37,8 @@ NEEDS = {
     "eval_every": {"eval_data": "more"},
     "init_classes": {"init": "weights"},
     "init_merged": {"init": "weights", "init_classes": "names.txt"},
+    "probe": {"train_data": "more"},
+    "train_data": {"probe": "knn"},
 }
 
 
@@ -49,7 +60,10 @@ def configs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(finetuning, "finetune", finetune)
+    monkeypatch.setattr(distilling, "distil", finetune)
     monkeypatch.setattr(evaluating, "evaluate", evaluate)
+    monkeypatch.setattr(evaluate_probe, "evaluate_probe", evaluate)
+    monkeypatch.setattr(features, "write_features", lambda config, say: asked.append(config))
     return asked
 
 
@@ -83,8 +97,12 @@ def test_every_setting_has_an_option(command: str, field: Field, configs: list[C
 
 @pytest.mark.parametrize("command", CONFIGS)
 def test_options_of_a_file_give_way_to_the_command_line(command: str, configs: list[Config], tmp_path: Path) -> None:
-    section, name = ("model", "drop_path") if command == "finetune" else ("views", "segments")
-    values = (0.25, 0.5) if command == "finetune" else (4, 6)
+    section, name, values = {
+        "finetune": ("model", "drop_path", (0.25, 0.5)),
+        "distil": ("distillation", "temperature", (2.0, 3.0)),
+        "evaluate": ("views", "segments", (4, 6)),
+        "features": ("windows", "window_stride", (2, 8)),
+    }[command]
     (tmp_path / "options.json").write_text(f'{{"{section}": {{"{name}": {values[0]}}}}}')
     file = ["--config", str(tmp_path / "options.json")]
     assert main([command, *file]) == main([command, *file, f"--{name.replace('_', '-')}", str(values[1])]) == 0
