@@ -61,7 +61,7 @@ TILES: dict[str, Tile] = {
     "select_index": Tile(2048, num_warps=8),
     "mask_to_index": Tile(2048, num_warps=8),
     "running_cell_select": Tile(2048, num_warps=8),
-    "smallest_index": Tile(2048, num_warps=8),
+    "smallest_index": Tile(1024, num_warps=8),
 }
 # Where neighbours in a row are neighbours in the clip, a thread takes 16 bytes of the row. Else single elements, so
 # that the loads of a warp fall into few cache lines, and Triton regroups them in shared memory for wide row accesses.

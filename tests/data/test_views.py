@@ -27,9 +27,10 @@ from videomae_fast.data import (
     ViewDataset,
     collate_views,
     read_annotations,
+    uniform_frames,
 )
 from videomae_fast.data.readers import AvVideo
-from videomae_fast.data.views import crop_boxes, resized_sides
+from videomae_fast.data.views import VIEW_SAMPLINGS, crop_boxes, resized_sides
 from videomae_kernels import CroppedClips, patch_targets
 
 OPTIONS = {"num_frames": 4, "frame_stride": 3, "size": (32, 32), "short_side": 32, "segments": 5, "crops": 3}
@@ -223,3 +224,10 @@ def test_bad_arguments(change: dict, message: str, tmp_path: Path) -> None:
 def test_numbers_out_of_range(clips: Path) -> None:
     with pytest.raises(IndexError, match="index 1 is out of range for 1 videos"):
         views_of(clips / "h264.mp4")[1]
+
+
+@pytest.mark.parametrize("total", [5, 16, 47, 160])
+def test_a_single_uniform_view_is_that_of_validation(total: int) -> None:
+    """The middle frame of each part, not the first."""
+    found = VIEW_SAMPLINGS["uniform"](total, 16, 4, 1)
+    np.testing.assert_array_equal(found, uniform_frames(total, 16, None)[None])

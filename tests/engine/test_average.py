@@ -1,11 +1,14 @@
 """The average of the weights: its recurrence, its evaluation, its file and its continuation."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.engine.test_loop import Line, LineConfig, _config
 from videomae_fast.engine import run
@@ -55,6 +58,24 @@ def test_a_continued_run_averages_on(tmp_path: Path) -> None:
     run(Averaged(_config(parted, resume=True)))
     for name, tensor in weights(whole, last, FILE).items():
         assert torch.equal(tensor, weights(parted, last, FILE)[name])
+
+
+def test_the_average_never_waits_for_the_device() -> None:
+    class Reads(TorchDispatchMode):
+        """Counts the numbers that the host reads from tensors."""
+
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    accelerator = SimpleNamespace(device=torch.device("cpu"), distributed_type=SimpleNamespace(value="NO"))
+    average = AveragedWeights(accelerator, nn.Linear(2, 2), DECAY)
+    with Reads() as reads:
+        for _ in range(3):
+            average.update()
+    assert reads.count == 0
 
 
 def test_without_a_decay_there_is_no_file(tmp_path: Path) -> None:

@@ -77,5 +77,11 @@ def test_a_given_clip_wins_over_that_of_the_weights(labelled: Path, tmp_path: Pa
         finetune(config.with_options(trained_clip="8x32x32", resume=True))
 
 
+def test_a_run_with_positions_of_its_own_grid_continues(labelled: Path, tmp_path: Path) -> None:
+    config = tiny.finetuning(labelled, tmp_path / "run", positions="sinusoid", max_steps=1, **tiny.PLAIN)
+    finetune(config)
+    assert finetune(config.with_options(resume=True, max_steps=2)).step == 2
+
+
 def _last(run: Path) -> Path:
     return sorted((run / "checkpoints").iterdir())[-1]

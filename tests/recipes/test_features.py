@@ -148,6 +148,14 @@ def test_unreadable_videos_are_listed_and_the_others_written(models: dict[str, P
     assert sorted(path.name for path in (tmp_path / "out").glob("*.npy")) == ["video0.npy", "video1.npy"]
 
 
+def test_no_readable_video_is_an_error(models: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "bad.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"data: none of the 1 videos can be read, see .*missing\.tsv"):
+        write_features(config(tmp_path / "videos", models["classifier"], tmp_path / "out"))
+    assert "bad.mp4" in (tmp_path / "out" / "missing.tsv").read_text()
+
+
 def test_a_short_video_has_a_window_unless_the_tail_is_dropped(models: dict[str, Path], tmp_path: Path) -> None:
     data = tiny.write_videos(tmp_path / "videos", 1)
     long = {"num_frames": 16}
@@ -162,6 +170,16 @@ def test_two_videos_of_one_name_are_an_error(models: dict[str, Path], tmp_path: 
     (data / "video0.mkv").write_bytes((data / "video0.mp4").read_bytes())
     with pytest.raises(ValueError, match=r"the features of .*video0\.mkv and .*video0\.mp4 would have one file"):
         write_features(config(data, models["classifier"], tmp_path / "out"))
+
+
+def test_two_parts_of_one_folder_of_frames_are_an_error(models: dict[str, Path], tmp_path: Path) -> None:
+    images = pytest.importorskip("PIL.Image")
+    (tmp_path / "frames").mkdir()
+    for number in range(1, 33):
+        images.new("RGB", (32, 32)).save(tmp_path / "frames" / f"img_{number:05}.jpg")
+    (tmp_path / "list.txt").write_text("frames 1 16\nframes 17 16\n")
+    with pytest.raises(ValueError, match=r"frames from image 1 on and .*frames from image 17 on would have one file"):
+        write_features(config(tmp_path / "list.txt", models["classifier"], tmp_path / "out"))
 
 
 def test_names_with_dots_and_folders_are_kept(models: dict[str, Path], tmp_path: Path) -> None:

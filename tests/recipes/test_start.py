@@ -94,7 +94,7 @@ def test_rows_by_a_file(
 @pytest.mark.parametrize(
     "name, content, ours, message",
     [
-        ("all.txt", "archery\nyoga\n", ("yoga",), "names 2 classes, the head of --init has 4"),
+        ("all.txt", "archery\nyoga\n", ("yoga",), "names 2 classes, the head of the weights has 4"),
         ("all.txt", "\n".join(NAMES), ("skiing",), "the 4 classes of the head do not have 'skiing'"),
         ("all.txt", "\n".join(NAMES), ("0", "1"), "ours have numbers only: name them in classes"),
         ("rows.json", "[0, 4]", ("a", "b"), r"expected 2 rows, one for each class, in \[0, 4\)"),

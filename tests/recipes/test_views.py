@@ -116,3 +116,11 @@ def test_figures_of_constant_logits_are_those_of_chance(held_out: Path) -> None:
     figures = _figures(EvaluationViews(_dataset(held_out, segments=1, crops=1), 8, 0), model, 1)
     assert figures["top1"] == [2, 8]  # of 4 classes with 2 videos each
     assert len(tiny.CLASSES) == 4
+
+
+def test_logits_that_are_no_numbers_are_no_hits(held_out: Path) -> None:
+    model = Brightness()
+    with torch.no_grad():
+        model.scale.fill_(float("nan"))
+        found = EvaluationViews(_dataset(held_out, segments=1, crops=1), 4, 0).figures(model, 0, 1)
+    assert found["top1"].tolist() == [0, 8] == found["top5"].tolist()

@@ -204,4 +204,4 @@ def _features(args: argparse.Namespace) -> None:
     missing = extracting.write_features(config, lambda line: print(line, file=sys.stderr))
     print(f"features: {printable(config.features.output)}")
     if missing:
-        print(f"{missing} videos cannot be read: {printable(Path(config.features.output) / 'missing.tsv')}")
+        print(f"{missing} videos cannot be read: {printable(Path(config.features.output) / 'missing*.tsv')}")

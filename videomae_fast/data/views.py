@@ -15,15 +15,22 @@ from videomae_kernels.pixels.crops import GEOMETRY
 from .crops import CropBox, crop_resize
 from .readers import DEFAULT_READER, MAX_DECODED_BYTES, VideoError, check_reader, open_entry
 from .readers.frame_stack import check_decoded_bytes
-from .sampling import dense_views, spread_evenly, uniform_views
+from .sampling import dense_views, spread_evenly, uniform_frames, uniform_views
 from .sources.annotations import Annotations
 from .sources.mixture import Mixture, VideoSource
 
 # By the names of the option `sampling`; each is a function of (total, num_frames, frame_stride, segments).
 VIEW_SAMPLINGS: dict[str, Callable[[int, int, int, int], np.ndarray]] = {
     "dense": dense_views,
-    "uniform": lambda total, num_frames, frame_stride, segments: uniform_views(total, num_frames, segments),
+    "uniform": lambda total, num_frames, frame_stride, segments: _uniform(total, num_frames, segments),
 }
+
+
+def _uniform(total: int, num_frames: int, segments: int) -> np.ndarray:
+    """`uniform_views`; a single clip has the middle frame of each part, as published validation has."""
+    if segments == 1:
+        return uniform_frames(total, num_frames, None)[None]
+    return uniform_views(total, num_frames, segments)
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,21 @@ class AveragedWeights:
         if kind not in ("NO", "MULTI_GPU", "MULTI_CPU"):
             raise ValueError(f"ema_decay needs whole weights in every process, but {kind} shards them: leave it at 0")
         self.source = model
-        self.averaged = AveragedModel(model, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(decay))
-        self.model = self.averaged.module
+        self.model: nn.Module = AveragedModel(model, accelerator.device).module
+        self._average = get_ema_multi_avg_fn(decay)
+        self._begun = False  # AveragedModel counts on the device, and asks it in every step
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the weights of a step into the average."""
-        self.averaged.update_parameters(self.source)
+        average, weights = (
+            [parameter.detach() for parameter in model.parameters()] for model in (self.model, self.source)
+        )
+        if self._begun:
+            self._average(average, weights, 1)
+        else:
+            torch._foreach_copy_(average, weights)
+        self._begun = True
 
     def save(self, folder: Path) -> None:
         """Write the average into a checkpoint, in the layout of the model's own weights."""
@@ -54,4 +62,4 @@ class AveragedWeights:
             FileNotFoundError: the run of the checkpoint kept no average.
         """
         self.model.load_state_dict(require("safetensors.torch").load_file(folder / FILE))
-        self.averaged.n_averaged.fill_(1)  # the next step is averaged, not copied
+        self._begun = True  # the next step is averaged, not copied

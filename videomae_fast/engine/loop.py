@@ -61,6 +61,8 @@ def run(recipe: Recipe) -> RunResult:
     with lock_output(output) if accelerator.is_main_process else nullcontext():
         torch.manual_seed(options.seed)
         model, optimizer = recipe.build(accelerator.device, accelerator.print)
+        if accelerator.num_processes > 1:  # weights are equal; dropout must not be
+            torch.manual_seed((options.seed + accelerator.process_index) % 2**63)
         state = _Run(recipe, output, accelerator, model, optimizer)
         try:
             with state.stop:

@@ -116,6 +116,10 @@ class EvaluationOptions(Section):
             raise ValueError(f"probe '{self.probe}' and train_data '{self.train_data}' go together")
         if self.probe and self.init_classes:
             raise ValueError("probe judges features, init_classes a head: give one of them")
+        for name in ("average", "attention", "elementwise"):
+            default = type(self).__dataclass_fields__[name].default
+            if self.probe and getattr(self, name) != default:
+                raise ValueError(f"probe '{self.probe}' does not use {name}: leave it at {default}")
         if self.init_merged and not self.init_classes:
             raise ValueError(f"init_merged '{self.init_merged}' goes with --init-classes, which is empty")
 

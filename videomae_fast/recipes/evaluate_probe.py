@@ -51,7 +51,9 @@ def evaluate_probe(config: EvaluateConfig) -> Result:
         last_checkpoint(Path(options.init)), num_frames=views.num_frames or None, image_size=views.image_size or None
     ).to(accelerator.device)
     train = number_classes(
-        read_mixture(options.train_data, labelled=True), read_classes(views.classes) if views.classes else ()
+        read_mixture(options.train_data, labelled=True),
+        read_classes(views.classes) if views.classes else (),
+        allow_empty=True,
     )
     test = read_mixture(views.data, views.root or None, views.list_format, labelled=True)
     test = number_classes(test, train.class_names, allow_empty=True)
@@ -60,6 +62,8 @@ def evaluate_probe(config: EvaluateConfig) -> Result:
         if not found.read.any():
             unread = printable(found.missing[0].path)
             raise ValueError(f"{name}: none of the {len(videos)} videos can be read, such as {unread}")
+    if len(np.unique(train.labels[features[0].read])) < 2:
+        raise ValueError("train_data: the videos that can be read are all of one class")
     for each in features[0].missing:
         say(f"unreadable training video left out: {printable(each.path)}: {each.reason}")
     scores = np.zeros((len(test), len(train.class_names)), dtype=np.float32)

@@ -19,14 +19,15 @@ from torch import Tensor
 
 from .._files import atomic_write, disk_errors, path_inside, writable_folder
 from .._json import parse_json, read_text
+from .._optional import require
 from .._text import printable, write_table
-from ..data import Mixture, VideoError, open_entry, open_video, read_mixture
+from ..data import FrameFolder, Mixture, VideoEntry, VideoError, open_entry, open_video, read_mixture
 from ..data.readers import DEFAULT_READER, MAX_DECODED_BYTES, READERS, VideoReader
 from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
 from ..data.windows import FITS, Windows, stream_windows
 from ..engine.manifest import checksum
 from ..engine.parallel import make_accelerator
-from ..engine.precision import PRECISIONS
+from ..engine.precision import PRECISIONS, resolve_precision
 from ..interop import read_feature_model
 from ..interop.checkpoint import weights_file
 from ..models import VideoMAEForClassification
@@ -159,8 +160,8 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
 
     Raises:
         FileNotFoundError: the weights or a list do not exist.
-        ValueError: options are missing or do not fit, two videos would have one file, or the folder has features that
-            were made with other settings.
+        ValueError: options are missing or do not fit, two videos would have one file, the folder has features that were
+            made with other settings, or no video can be read.
         OSError: the disk is full or broken; what was written stays, and the same call continues.
 
     References:
@@ -181,6 +182,10 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
     files = _files(videos, folder)
     settings = _settings(config, model, source)
     missing: list[tuple[str, str]] = []
+    if accelerator.is_main_process:
+        for old in folder.glob("missing*.tsv"):
+            old.unlink()
+    accelerator.wait_for_everyone()
     rank, world_size = accelerator.process_index, accelerator.num_processes
     with torch.no_grad(), accelerator.autocast():
         for number in range(rank, len(videos), world_size):
@@ -193,11 +198,10 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
                 say(f"unreadable video left out: {printable(error.path)}: {error.reason}")
                 continue
             _write(files[number], found, settings, windows.windows(model.config.num_frames))
-    table = folder / (f"missing_rank{rank}.tsv" if rank else "missing.tsv")
-    table.unlink(missing_ok=True)
     if missing:
-        write_table(table, missing)
-    accelerator.wait_for_everyone()
+        write_table(folder / (f"missing_rank{rank}.tsv" if rank else "missing.tsv"), missing)
+    if sum(require("accelerate.utils").gather_object([len(missing)])) == len(videos):
+        raise ValueError(f"data: none of the {len(videos)} videos can be read, see {printable(folder / 'missing.tsv')}")
     return len(missing)
 
 
@@ -239,19 +243,24 @@ def _shape(model: Model, kind: str) -> tuple[int, ...]:
 
 def _files(videos: Mixture, folder: Path) -> list[Path]:
     """Where the features of each video go, without suffix: its path in the list, below the folder."""
-    first: dict[Path, str] = {}
+    first: dict[Path, VideoEntry] = {}
     files = []
     for number in range(len(videos)):
-        name, root = videos[number].name, videos.source(number).annotations.root
-        inside = path_inside(folder, name.removeprefix(root) if root else name)
+        entry, root = videos[number]._replace(label=None), videos.source(number).annotations.root
+        inside = path_inside(folder, entry.name.removeprefix(root) if root else entry.name)
         path = inside.with_suffix("")
-        if (other := first.setdefault(path, name)) != name:
+        if (other := first.setdefault(path, entry)) != entry:
             raise ValueError(
-                f"the features of {printable(other)} and {printable(name)} would have one file, {printable(path)}.npy: "
+                f"the features of {_shown(other)} and {_shown(entry)} would have one file, {printable(path)}.npy: "
                 "rename one of the videos, or extract them into two folders"
             )
         files.append(path)
     return files
+
+
+def _shown(entry: VideoEntry) -> str:
+    """A video in a message; two videos of one name are parts of a folder of frames."""
+    return printable(entry.name) + (f" from image {entry.start} on" if isinstance(entry, FrameFolder) else "")
 
 
 def _settings(config: FeaturesConfig, model: Model, source: Path) -> dict[str, Any]:
@@ -272,7 +281,7 @@ def _settings(config: FeaturesConfig, model: Model, source: Path) -> dict[str, A
         "reader": windows.reader,
         "pixel_mean": list(clip.pixel_mean),
         "pixel_std": list(clip.pixel_std),
-        "precision": config.features.precision,
+        "precision": resolve_precision(config.features.precision),
     }
 
 

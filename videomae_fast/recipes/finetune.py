@@ -25,6 +25,7 @@ from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
 from ..interop import CLASSES_FILE, trained_clip
+from ..interop.settings import settings_beside
 from ..models import VideoMAEConfig, stochastic_depth
 from ..models.encoder import Clip
 from .config import Config
@@ -112,8 +113,10 @@ class Finetuning(Recipe):
     def _with_positions(self) -> FinetuneConfig:
         """The configuration with the clip whose positions the weights were trained with, as checkpoints keep it."""
         if not self.config.model.trained_clip:
-            clip = trained_clip(self.config.run.source)
-            self.config = self.config.with_options(trained_clip="x".join(map(str, clip)))
+            run = self.config.run
+            saved = settings_beside(run.source).get("trained_clip") if run.continues and run.source else None
+            clip = saved if isinstance(saved, str) and saved else "x".join(map(str, trained_clip(run.source)))
+            self.config = self.config.with_options(trained_clip=clip)
         return self.config
 
     def order(self, samples_per_step: int) -> dict[str, Any]:

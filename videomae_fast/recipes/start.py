@@ -168,7 +168,7 @@ def pick_classes(
         return rows, names
     theirs = read_classes(init_classes)
     if len(theirs) != count:
-        raise ValueError(f"{init_classes} names {len(theirs)} classes, the head of --init has {count}")
+        raise ValueError(f"{init_classes} names {len(theirs)} classes, the head of the weights has {count}")
     names = tuple(class_names) or theirs
     if not _have_names(names):
         raise ValueError(

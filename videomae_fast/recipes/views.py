@@ -112,7 +112,7 @@ class EvaluationViews:
             logits = found.logits.float().mean(1)
             place = label_places(logits, found.label)
             loss = F.cross_entropy(logits, found.label, reduction="sum")
-            hits = [(place < top).sum() for top in (1, TOP)]
+            hits = [((place < top) & logits.isfinite().all(1)).sum() for top in (1, TOP)]  # NaN is no hit
             total += torch.stack([loss.double(), *(hit.double() for hit in hits), total.new_tensor(len(place))])
         return {name: torch.stack([total[i], total[3]]) for i, name in enumerate(("loss", "top1", f"top{TOP}"))}
 
