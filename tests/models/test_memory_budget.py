@@ -11,6 +11,7 @@ from benchmarks.memory.predictable import make_predictable
 from videomae_fast import CONFIGS, MaskPlan, VideoMAEConfig, get_config, make_masks
 from videomae_fast.memory.predict import predict_step
 from videomae_fast.models import choose_recompute
+from videomae_fast.models.encoder import Encoder
 from videomae_fast.models.memory_budget import peak_bytes
 
 SHALLOW = get_config("small", encoder_depth=3, decoder_depth=2)
@@ -90,3 +91,21 @@ def test_errors(change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"clips": 2, "precision": "bf16", "capacity_bytes": GIB, **change}
     with pytest.raises(ValueError, match=message):
         choose_recompute(SHALLOW, plan_of(SHALLOW), **arguments)
+
+
+def test_what_is_held_besides_the_step_counts() -> None:
+    """Gradients of earlier parts, an average of the weights, and fine-tuning's clips of all parts."""
+    config = get_config("base")
+    weights = 4 * sum(p.numel() for p in meta_blocks(config))
+    for tokens, waiting in ((plan_of(config), 0), (1568, 3 * 8 * 4 * 3 * 16 * 224 * 224)):
+        plain = peak_bytes(config, tokens, 8, "bf16")
+        parts = peak_bytes(config, tokens, 8, "bf16", accumulate=4)
+        assert parts - plain - waiting >= weights
+        assert peak_bytes(config, tokens, 8, "bf16", accumulate=4, copies=1) - parts >= weights
+
+
+def meta_blocks(config: VideoMAEConfig) -> list[torch.Tensor]:
+    """The matrices of the encoder's blocks, without memory."""
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    return [p for name, p in encoder.named_parameters() if p.ndim > 1 and name.startswith("blocks.")]

@@ -14,7 +14,14 @@ SLACK = 0.05
 
 
 def choose_recompute(
-    config: VideoMAEConfig, tokens: MaskPlan | int, *, clips: int, precision: str, capacity_bytes: int | None
+    config: VideoMAEConfig,
+    tokens: MaskPlan | int,
+    *,
+    clips: int,
+    precision: str,
+    capacity_bytes: int | None,
+    accumulate: int = 1,
+    copies: int = 0,
 ) -> str:
     """Choose `VideoMAEConfig.recompute` by predicted memory, where it is "auto".
 
@@ -26,6 +33,8 @@ def choose_recompute(
             read; of a fine-tuning step the tokens that the classifier computes for each clip.
         clips: clips of one forward pass on one device.
         precision: "bf16" (autocast, float32 weights) or "fp32".
+        accumulate: parts of a batch; their gradients, and fine-tuning's clips, are held from one part to the next.
+        copies: further float32 sets of the weights that are held all the time: an average of them, DDP's buckets.
         capacity_bytes: memory of the GPU (`torch.cuda.get_device_properties(device).total_memory`); None where it is
             not known, as on a CPU.
 
@@ -42,10 +51,13 @@ def choose_recompute(
     if capacity_bytes is None or config.activation_checkpointing:
         return "always"
     usable = (capacity_bytes - ALLOWANCE) * (1 - SLACK)
-    return "never" if peak_bytes(config, tokens, clips, precision) <= usable else "always"
+    peak = peak_bytes(config, tokens, clips, precision, accumulate, copies)
+    return "never" if peak <= usable else "always"
 
 
-def peak_bytes(config: VideoMAEConfig, tokens: MaskPlan | int, clips: int, precision: str) -> int:
+def peak_bytes(
+    config: VideoMAEConfig, tokens: MaskPlan | int, clips: int, precision: str, accumulate: int = 1, copies: int = 0
+) -> int:
     """Predict the peak of an AdamW step that recomputes nothing: in the loss's backward, or in the optimizer.
 
     Args:
@@ -54,6 +66,8 @@ def peak_bytes(config: VideoMAEConfig, tokens: MaskPlan | int, clips: int, preci
             read; of a fine-tuning step the tokens that the classifier computes for each clip.
         clips: clips of one forward pass on one device.
         precision: "bf16" (autocast, float32 weights) or "fp32".
+        accumulate: as `choose_recompute` takes it.
+        copies: as `choose_recompute` takes it.
 
     Returns:
         The predicted `torch.cuda.max_memory_allocated`, in bytes.
@@ -62,8 +76,10 @@ def peak_bytes(config: VideoMAEConfig, tokens: MaskPlan | int, clips: int, preci
     of_kind = _classifier if isinstance(tokens, int) else _pretraining
     kept, matrices = of_kind(config, tokens, size)  # type: ignore[arg-type]
     casts = size * matrices if precision == "bf16" else 0  # autocast's copies of weights, kept for backward
-    forward = 12 * matrices + casts + clips * kept  # weights, two moments
-    return max(forward, 20 * matrices)  # gradients, and one temporary of the optimizer
+    held = copies + (accumulate > 1)  # gradients of the parts before
+    waiting = (accumulate - 1) * clips * 4 * _pixels(config) if isinstance(tokens, int) else 0  # float32 clips
+    forward = (12 + 4 * held) * matrices + casts + clips * kept + waiting  # weights, two moments
+    return max(forward, (20 + 4 * copies) * matrices)  # gradients, and one temporary of the optimizer
 
 
 def _pretraining(config: VideoMAEConfig, plan: MaskPlan, size: int) -> tuple[int, int]:

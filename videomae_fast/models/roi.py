@@ -44,7 +44,7 @@ def roi_align(tokens: Tensor, boxes: Tensor, clip: Tensor, *, output_size: int =
     x1, y1, x2, y2 = boxes.unbind(1)
     rows = _weights(y1, y2, height, output_size, sampling).to(tokens.dtype)
     columns = _weights(x1, x2, width, output_size, sampling).to(tokens.dtype)
-    maps = tokens.mean(1).index_select(0, clip)
+    maps = tokens.mean(1)[clip]  # its backward sorts: that of index_select adds in any order on a GPU
     by_rows = torch.bmm(rows, maps.flatten(2)).view(len(boxes) * output_size, width, tokens.shape[4])
     return torch.bmm(columns.repeat_interleave(output_size, 0), by_rows).unflatten(0, (-1, output_size))
 

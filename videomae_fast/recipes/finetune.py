@@ -97,6 +97,8 @@ class Finetuning(Recipe):
             model_config,
             tokens,
             clips=config.optimizer.batch_size * config.data.crops_per_video,
+            accumulate=config.optimizer.accumulate,
+            averaged=config.optimizer.ema_decay > 0,
             precision=config.run.precision,
             device=device,
             say=say,

@@ -16,6 +16,8 @@ def fit_to_device(
     tokens: MaskPlan | int,
     *,
     clips: int,
+    accumulate: int,
+    averaged: bool = False,
     precision: str,
     device: torch.device,
     say: Callable[[str], None],
@@ -26,6 +28,8 @@ def fit_to_device(
         config: the model of the run.
         tokens: as `choose_recompute` takes them.
         clips: clips of one forward pass on this device.
+        accumulate: forward passes of a step.
+        averaged: whether the run keeps an average of the weights.
         precision: of the run, one of `PRECISIONS`.
         device: of the run.
         say: prints a line.
@@ -41,5 +45,13 @@ def fit_to_device(
         return config
     capacity = torch.cuda.get_device_properties(device).total_memory
     precision = resolve_precision(precision)
-    recompute = choose_recompute(config, tokens, clips=clips, precision=precision, capacity_bytes=capacity)
+    recompute = choose_recompute(
+        config,
+        tokens,
+        clips=clips,
+        precision=precision,
+        capacity_bytes=capacity,
+        accumulate=accumulate,
+        copies=averaged + (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1),
+    )
     return replace(config, recompute=recompute)

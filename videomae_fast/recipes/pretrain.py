@@ -129,6 +129,7 @@ class Pretraining(Recipe):
             model_config,
             config.masks.plan(torch.zeros(1, dtype=torch.int64), model_config.grid, seed=0),
             clips=config.optimizer.batch_size * config.data.crops_per_video,
+            accumulate=config.optimizer.accumulate,
             precision=config.run.precision,
             device=device,
             say=say,

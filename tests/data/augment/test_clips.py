@@ -11,7 +11,9 @@ import videomae_kernels
 from benchmarks.baselines.published.rand_augment import published_clip
 from videomae_fast.data import Crop, CropBox
 from videomae_fast.data.augment import ClipAugmentation, RandAugment, clean_clips
+from videomae_fast.data.augment.pillow import pillow_frames
 from videomae_fast.data.augment.policy import FILL
+from videomae_fast.data.crops import crop_resize
 from videomae_kernels import cat_clips
 
 STATS: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -143,3 +145,15 @@ def test_bad_calls_are_errors(frames: Tensor, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match="does not lie in frames"):
         augmentation.cut(frames, [Crop(CropBox(0, 0, 99, 9), False)], [0], SIZE)
     assert videomae_kernels.warp_clips(clips, matrix).shape == (2, 3, 3, *SIZE)
+
+
+def test_pillow_sends_no_more_than_twice_the_clip_of_large_frames() -> None:
+    """A large crop is resized in the worker; the pixels are those of the resize by the ops, rounded."""
+    large = torch.randint(0, 256, (2, 120, 160, 3), dtype=torch.uint8)
+    crop = Crop(CropBox(4, 6, 100, 140), False)
+    augmentation = ClipAugmentation("rand-m0-n1-inc1", mean=(0.0,) * 3, std=(1.0,) * 3, backend="pillow")
+    clips, _ = augmentation.cut(large, [crop], [0], (32, 32))
+    assert clips.frames.numel() == 2 * 32 * 32 * 3
+    frames = pillow_frames(large, augmentation.draw(0))
+    expected = crop_resize(frames, crop.box, (32, 32), "bilinear")
+    assert torch.equal(clips.frames.view(2, 32, 32, 3), expected)

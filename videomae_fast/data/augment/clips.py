@@ -8,11 +8,11 @@ from torch import Tensor
 import videomae_kernels
 from videomae_kernels import CroppedClips, crop_clips
 
-from ..crops import Crop, cut_clips
+from ..crops import Crop, CropBox, crop_resize, cut_clips
 from ..seeding import ERASING, RAND_AUGMENT, augmentation_rng
 from .color import apply_color
 from .erasing import draw_erasing, erase
-from .geometry import warped_clips
+from .geometry import MOST_AREA, warped_clips
 from .normalize import normalize, normalized_clips
 from .pillow import pillow_frames
 from .policy import FILL, RandAugmentDraw, parse_rand_augment
@@ -44,7 +44,7 @@ class ClipAugmentation:
     bilinear resampling, which comes first; the colour ops follow in their drawn order. So colour statistics are of the
     clip, not of the whole frame, fill is recoloured like the rest, and frames are resampled once, not once per op.
     With "pillow", the worker applies the same draws to whole frames before the crop: the published pixels, at about
-    the published cost.
+    the published cost. A crop of more than 2·H·W pixels is resized in the worker and rounded to uint8.
 
     Args:
         rand_augment: policy such as "rand-m7-n4-mstd0.5-inc1"; "" for none.
@@ -135,8 +135,14 @@ class ClipAugmentation:
         draws = [self.draw(number) for number in sample]
         if self._on_device:
             return warped_clips(frames, crops, draws, size, resize)
-        sources = [pillow_frames(frames, draw) for draw in draws]
-        boxes, flipped = [crop.box for crop in crops], [crop.flipped for crop in crops]
+        sources, boxes = [], []
+        for crop, draw in zip(crops, draws, strict=True):
+            shown, box = pillow_frames(frames, draw), crop.box
+            if box.height * box.width > MOST_AREA * size[0] * size[1]:
+                shown, box = crop_resize(shown, box, size, resize), CropBox(0, 0, *size)
+            sources.append(shown)
+            boxes.append(box)
+        flipped = [crop.flipped for crop in crops]
         return crop_clips(sources, range(len(sources)), boxes, flipped, size, resize), None
 
     def __call__(

@@ -59,8 +59,8 @@ def draw_erasing(size: tuple[int, int], probability: float, rng: np.random.Gener
 def erase(clips: Tensor, draws: list[ErasingDraw | None]) -> Tensor:
     """Fill the boxes of erased clips with noise from N(0, 1), new for every frame, channel and pixel.
 
-    PyTorch's generator makes the noise from the seed of the draw. It is the same for the same kind of device and
-    version of PyTorch, whatever else is in the batch; a CPU and a GPU make different noise.
+    PyTorch's generator makes the noise from the seed of the draw. It is the same for the same model of GPU, or for
+    CPUs, and version of PyTorch, whatever else is in the batch; a CPU and a GPU, or two models of GPU, differ.
 
     Args:
         clips: (B, C, T, H, W) floating and normalised; overwritten.

@@ -17,7 +17,7 @@ from ..crops import Crop, CropBox, crop_resize
 from .policy import GEOMETRIC, RandAugmentDraw
 
 _MARGIN = 1  # pixels that bilinear taps reach beyond a point, rounded up
-_MOST_AREA = 2  # a region of more than this times H·W pixels is shrunk before it leaves the worker
+MOST_AREA = 2  # a region of more than this times H·W pixels is shrunk before it leaves the worker
 
 
 def op_matrix(op: str, value: float, height: int, width: int) -> np.ndarray:
@@ -144,7 +144,7 @@ def _cut(
     frames: Tensor, window: CropBox, box: CropBox, size: tuple[int, int], resize: str
 ) -> tuple[Tensor, tuple[float, float]]:
     """The pixels of a window, shrunk by as much as the crop is if it is large, and (rows, columns) they shrank by."""
-    if window.height * window.width <= _MOST_AREA * size[0] * size[1]:
+    if window.height * window.width <= MOST_AREA * size[0] * size[1]:
         return frames.narrow(1, window.top, window.height).narrow(2, window.left, window.width), (1, 1)
     shrink = min(1.0, size[0] / box.height), min(1.0, size[1] / box.width)
     sides = max(1, round(window.height * shrink[0])), max(1, round(window.width * shrink[1]))

@@ -97,7 +97,7 @@ class RandAugment(NamedTuple):
         """Draw the ops of one clip.
 
         Args:
-            rng: takes the same number of draws whatever comes out.
+            rng: of this clip alone; how many numbers it gives depends on what comes out.
 
         Returns:
             The ops that are applied, between 0 and `num_ops`.
