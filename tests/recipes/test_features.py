@@ -182,6 +182,12 @@ def test_two_parts_of_one_folder_of_frames_are_an_error(models: dict[str, Path],
         write_features(config(tmp_path / "list.txt", models["classifier"], tmp_path / "out"))
 
 
+def test_a_mixture_has_no_frame_strides_of_its_own(models: dict[str, Path], videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mixture.json").write_text(json.dumps([{"data": str(videos), "frame_stride": 2}]))
+    with pytest.raises(ValueError, match="features have one --frame-stride for all videos"):
+        write_features(config(tmp_path / "mixture.json", models["classifier"], tmp_path / "out"))
+
+
 def test_names_with_dots_and_folders_are_kept(models: dict[str, Path], tmp_path: Path) -> None:
     data = tiny.write_videos(tmp_path / "videos" / "class one", 1).parent
     (data / "class one" / "video0.mp4").rename(data / "class one" / "v.1.2.mp4")

@@ -179,6 +179,8 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
         accelerator.device
     )
     videos = read_mixture(windows.data, windows.root or None, windows.list_format)
+    if any(source.frame_stride is not None for source in videos.sources):
+        raise ValueError("data: features have one --frame-stride for all videos: leave frame_stride out of the mixture")
     files = _files(videos, folder)
     settings = _settings(config, model, source)
     missing: list[tuple[str, str]] = []
