@@ -28,9 +28,10 @@ from ..interop import CLASSES_FILE, trained_clip
 from ..interop.settings import settings_beside
 from ..models import VideoMAEConfig, stochastic_depth
 from ..models.encoder import Clip
+from .classifier_options import ClassifierOptions, LayerwiseOptimizer
 from .config import Config
-from .finetune_options import AugmentOptions, ClassifierOptions, LabelledData, LayerwiseOptimizer, labels_digest
 from .fit import fit_to_device
+from .labelled_options import AugmentOptions, LabelledData, labels_digest
 from .start import ClassifierRun
 from .videos import CHEAPER_VIDEOS, TrainingVideos
 from .views import EvaluationViews
