@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all, where a stranger's name may go, and errors of the disk."""
 
+import errno
 import os
 import re
 import shutil
@@ -7,6 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
+
+# What the system says of a name that it cannot have, or that another file needs as a folder. All else is the disk's.
+NAME_ERRORS = (
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENOTEMPTY, errno.ELOOP, errno.EINVAL, errno.EILSEQ),
+)
 
 
 def path_inside(folder: Path, *names: str) -> Path:

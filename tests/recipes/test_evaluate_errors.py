@@ -1,5 +1,9 @@
 """Bad input of an evaluation, each an error that names it, before or instead of wrong figures."""
 
+import builtins
+import errno
+import io
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.locks import locked_elsewhere
 from tests.recipes import tiny
+from videomae_fast._files import partial_path
 from videomae_fast.cli import main
 from videomae_fast.interop import read_classifier, save_published
 from videomae_fast.models import VideoMAEForClassification, VideoMAEForPretraining
@@ -95,3 +101,41 @@ def test_unwritable_output(held_out: Path, tmp_path: Path, capsys: pytest.Captur
     output = str(tmp_path / "file" / "out")
     assert main(["evaluate", "--data", str(held_out), "--init", "/gone", "--output", output]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_second_evaluation_is_kept_out(held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is read."""
+    with locked_elsewhere(tmp_path):
+        assert main(["evaluate", "--data", str(held_out), "--init", "/gone", "--output", str(tmp_path)]) == 2
+    assert f"output folder {tmp_path} is in use by another run" in capsys.readouterr().err
+
+
+def test_a_full_disk(
+    held_out: Path,
+    classifier_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each file in turn cannot be written: one line that names it, and no part of it."""
+    command = tiny.arguments(tiny.evaluation(held_out, classifier_run, output=str(tmp_path)), "evaluate")
+    for name in ("metrics.json", "predictions.tsv", "classes.tsv", "confusion.png"):
+        with monkeypatch.context() as patch:
+            full_disk(patch, partial_path(tmp_path / name))
+            assert main(command) == 2
+        assert f"No space left on device: '{tmp_path / name}'" in capsys.readouterr().err
+        assert not (tmp_path / name).exists() and not partial_path(tmp_path / name).exists()
+    assert main(command) == 0
+
+
+def full_disk(patch: pytest.MonkeyPatch, path: Path) -> None:
+    """Nothing can be written to `path`."""
+    original = io.open
+
+    def opened(file: Any, *args: Any, **options: Any) -> Any:
+        if str(file) == str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(file, *args, **options)
+
+    patch.setattr(io, "open", opened)  # pathlib's
+    patch.setattr(builtins, "open", opened)

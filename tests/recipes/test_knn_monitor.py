@@ -1,5 +1,6 @@
 """kNN accuracy during pre-training: of labelled videos, for any number of processes, beside the loss."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,22 @@ def test_any_number_of_processes_counts_each_video_once(brightness: Path, tmp_pa
         for world_size in (1, 2, 4, 7):
             shares = [recipe.evaluate(model.eval(), rank, world_size)["knn_top1"] for rank in range(world_size)]
             assert torch.stack(shares).sum(0).tolist() == [6, 6]
+
+
+def test_an_unreadable_video_is_reported_once(
+    brightness: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once each of `knn_data` and `eval_data`, in two evaluations."""
+    shutil.copytree(brightness, tmp_path / "data")
+    for part in ("train", "test"):
+        folder = next(path for path in (tmp_path / "data" / part).iterdir() if path.is_dir())
+        (folder / "bad.mp4").write_bytes(b"no video")
+    recipe = Pretraining(config(tmp_path / "data", tmp_path / "run"))
+    model, _ = recipe.build(torch.device("cpu"), print)
+    with torch.no_grad():
+        figures = [recipe.evaluate(model.eval(), 0, 1)["knn_top1"].tolist() for _ in range(2)]
+    assert figures == [[6, 6], [6, 6]]
+    assert capsys.readouterr().out.count("unreadable video left out of kNN: ") == 2
 
 
 def test_errors(brightness: Path, tmp_path: Path) -> None:

@@ -268,6 +268,16 @@ def test_one_run_writes_at_a_time(tmp_path: Path) -> None:
     made.close()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_not_written(value: float, tmp_path: Path) -> None:
+    made = cache(tmp_path)
+    made.open([4])
+    with pytest.raises(ValueError, match=r"logits for 000000000004\.safetensors are NaN or infinite"):
+        made.write(batch(), torch.tensor([[0, 1, 2], [0, value, 2]]).half())
+    made.close()
+    assert not made.has(batch())
+
+
 def test_the_folder_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"folder .*file.* cannot be written"):

@@ -3,13 +3,16 @@
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .._files import writable_folder
+from .._lock import lock_output
 from .._text import printable, printable_lines
 from ..engine.loop import RunResult
+from ..engine.parallel import make_accelerator
 from ..recipes import distil as distilling
 from ..recipes import evaluate as evaluating
 from ..recipes import features as extracting
@@ -191,14 +194,21 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     config = read_config(args, evaluating.EvaluateConfig)
     folder = writable_folder(config.evaluation.output) if config.evaluation.output else None
-    result = evaluate_probe(config) if config.evaluation.probe else evaluating.evaluate(config)
-    if not result.is_main_process:
-        return
-    print(printable_lines("\n".join(result.lines())))
-    if folder is not None:
-        result.write(folder)
-        save_confusion(result.evaluation.confusion(), result.evaluation.class_names, folder / "confusion.png")
-        print(f"figures, predictions, classes, confusion: {printable(folder)}")
+    with _locked(folder, config.evaluation.precision):
+        result = evaluate_probe(config) if config.evaluation.probe else evaluating.evaluate(config)
+        if not result.is_main_process:
+            return
+        print(printable_lines("\n".join(result.lines())))
+        if folder is not None:
+            result.write(folder)
+            save_confusion(result.evaluation.confusion(), result.evaluation.class_names, folder / "confusion.png")
+            print(f"figures, predictions, classes, confusion: {printable(folder)}")
+
+
+def _locked(folder: Path | None, precision: str) -> AbstractContextManager[None]:
+    """Keep other runs out of a folder, in the process that writes to it."""
+    writes = folder is not None and make_accelerator(precision).is_main_process
+    return lock_output(folder) if folder is not None and writes else nullcontext()
 
 
 def _features(args: argparse.Namespace) -> None:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .._lock import lock_output
 from .._optional import require
 from .average import AveragedWeights
 from .checkpoint import list_checkpoints, load_checkpoint, prepare_output, save_checkpoint
 from .health import check_finite, check_finite_weights
-from .lock import lock_output
 from .log import RunLog, check_trackers, say, summary, tracker_names
 from .optim import learning_rate
 from .parallel import last_part, make_accelerator

@@ -6,7 +6,7 @@ from ..models.classify import VideoMAEForClassification
 from ..models.encoder import Encoder
 from ..models.positions import interpolated_sinusoid
 from .checkpoint import CheckpointError, load_weights, read_weights
-from .classifier import as_classifier, is_pretraining
+from .classifier import as_classifier, check_files_of_transformers, is_pretraining
 from .huggingface.weights import from_huggingface, is_huggingface
 from .official.weights import config_of
 from .settings import PathLike, clip_beside, trained_clip
@@ -31,18 +31,25 @@ def read_feature_model(
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        CheckpointError: the file cannot be read, or holds no such model.
+        CheckpointError: the file cannot be read, or holds no such model, or a `config.json` of transformers beside it
+            describes one that this library does not have.
         ValueError: the clip does not divide into patches.
+
+    Warns:
+        UserWarning: the `preprocessor_config.json` beside the weights normalises by other numbers than ImageNet's.
     """
     state = read_weights(path)
     if not is_pretraining(state):
         return as_classifier(state, path, num_frames=num_frames, image_size=image_size).build().eval()
-    state = from_huggingface(state, strict=False) if is_huggingface(state) else state
+    theirs = is_huggingface(state)
+    state = from_huggingface(state, strict=False) if theirs else state
     trained, (frames, size) = trained_clip(path), clip_beside(path)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size or size or trained[1:]
     frames = num_frames or frames or trained[0]
     try:
         config = config_of(state, frames, size)
+        if theirs:
+            check_files_of_transformers(path, config.encoder_dim)
     except CheckpointError as error:
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     first, rows, columns = (side // patch for side, patch in zip(trained, config.patch, strict=True))

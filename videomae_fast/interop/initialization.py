@@ -4,11 +4,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..models.classify import VideoMAEForClassification
+from ..models.config import VideoMAEConfig
 from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights
 from .classifier import check_files_of_transformers, classifier_state, is_pretraining, without_encoder
 from .huggingface.weights import from_huggingface, is_huggingface
@@ -56,8 +58,8 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
             the file does not have.
 
     Warns:
-        UserWarning: for a `VideoMAEForClassification` and weights of transformers: the `preprocessor_config.json`
-            beside them normalises by other numbers than ImageNet's.
+        UserWarning: the `preprocessor_config.json` beside weights of transformers normalises by other numbers than
+            ImageNet's.
 
     References:
         run_class_finetuning.py (`--finetune`) of OpenGVLab/VideoMAEv2@29eab1e.
@@ -67,6 +69,8 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
     state = read_weights(path)
     try:
         state = merged_lora(state, path)
+        if is_huggingface(state):
+            _check_heads(cast(VideoMAEConfig, model.config), path)
         if isinstance(model, VideoMAEForClassification):
             return _init_classifier(model, state, path, strict, rows)
         state = _pretraining_names(state, strict)
@@ -99,8 +103,6 @@ def _init_classifier(
     strict: bool,
     rows: Rows,
 ) -> str:
-    if is_huggingface(state):
-        _check_heads(model, path)
     state, unused = _classifier_names(state)
     state, why = _with_head(state, model.num_classes, rows)
     new = [name for name in _NEW if name not in state]
@@ -114,12 +116,12 @@ def _init_classifier(
     return _report(model, path, left, {"not used": [*unused, *unexpected]})
 
 
-def _check_heads(model: VideoMAEForClassification, path: str | os.PathLike[str]) -> None:
+def _check_heads(config: VideoMAEConfig, path: str | os.PathLike[str]) -> None:
     """Of weights of transformers: the files beside them, and the number of attention heads, which no shape tells."""
-    check_files_of_transformers(path, model.config.encoder_dim)
-    heads = settings_beside(path).get("num_attention_heads", model.config.encoder_heads)
-    if heads != model.config.encoder_heads:
-        raise CheckpointError(f"config.json has {heads} attention heads, the model {model.config.encoder_heads}")
+    check_files_of_transformers(path, config.encoder_dim)
+    heads = settings_beside(path).get("num_attention_heads", config.encoder_heads)
+    if heads != config.encoder_heads:
+        raise CheckpointError(f"config.json has {heads} attention heads, the model {config.encoder_heads}")
 
 
 def _classifier_names(state: State) -> tuple[State, list[str]]:

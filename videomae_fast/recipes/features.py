@@ -6,9 +6,8 @@ File structure:
     write_features   the features of a list of videos, a file for each
 """
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._files import atomic_write, disk_errors, path_inside, writable_folder
-from .._json import parse_json, read_text
+from .._files import writable_folder
+from .._lock import lock_output
 from .._optional import require
 from .._text import printable, write_table
-from ..data import FrameFolder, Mixture, VideoEntry, VideoError, open_entry, open_video, read_mixture
+from ..data import Mixture, VideoError, open_entry, open_video, read_mixture
 from ..data.readers import DEFAULT_READER, MAX_DECODED_BYTES, READERS, VideoReader
 from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
 from ..data.windows import FITS, Windows, stream_windows
@@ -33,6 +32,7 @@ from ..interop.checkpoint import weights_file
 from ..models import VideoMAEForClassification
 from ..models.encoder import Encoder
 from .config import Config, Section, option
+from .feature_files import FeatureFiles
 from .start import last_checkpoint
 
 Model = Encoder | VideoMAEForClassification
@@ -136,12 +136,12 @@ def extract(
         The features.
 
     Raises:
-        ValueError: an argument is unknown or out of range.
+        ValueError: an argument is unknown or out of range, or features are NaN or infinite.
         VideoError: the video cannot be read.
     """
     windows = Windows(model.config.num_frames, frame_stride, window_stride, keep_tail)
     with closing(open_video(path)) as video:
-        return _extract(model, video, windows, kind, fit, batch_size)
+        return _extract(model, video, str(path), windows, kind, fit, batch_size)
 
 
 def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -> int:
@@ -160,8 +160,9 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
 
     Raises:
         FileNotFoundError: the weights or a list do not exist.
-        ValueError: options are missing or do not fit, two videos would have one file, the folder has features that were
-            made with other settings, or no video can be read.
+        ValueError: options are missing or do not fit, two videos would have one file, another run has the folder, the
+            folder has features that are damaged, of other videos or made with other settings, features are NaN or
+            infinite, or no video can be read.
         OSError: the disk is full or broken; what was written stays, and the same call continues.
 
     References:
@@ -174,37 +175,46 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
             raise ValueError(f"{name} is empty")
     folder = writable_folder(options.output)
     accelerator = make_accelerator(options.precision)
-    source = last_checkpoint(Path(options.init))
-    model = read_feature_model(source, num_frames=windows.num_frames or None, image_size=windows.image_size or None).to(
-        accelerator.device
-    )
-    videos = read_mixture(windows.data, windows.root or None, windows.list_format)
-    if any(source.frame_stride is not None for source in videos.sources):
-        raise ValueError("data: features have one --frame-stride for all videos: leave frame_stride out of the mixture")
-    files = _files(videos, folder)
-    settings = _settings(config, model, source)
-    missing: list[tuple[str, str]] = []
-    if accelerator.is_main_process:
-        for old in folder.glob("missing*.tsv"):
-            old.unlink()
-    accelerator.wait_for_everyone()
-    rank, world_size = accelerator.process_index, accelerator.num_processes
-    with torch.no_grad(), accelerator.autocast():
-        for number in range(rank, len(videos), world_size):
-            if _is_done(files[number], settings):
-                continue
-            try:
-                found = _features_of(videos, number, model, config)
-            except VideoError as error:
-                missing.append((error.path, error.reason))
-                say(f"unreadable video left out: {printable(error.path)}: {error.reason}")
-                continue
-            _write(files[number], found, settings, windows.windows(model.config.num_frames))
-    if missing:
-        write_table(folder / (f"missing_rank{rank}.tsv" if rank else "missing.tsv"), missing)
-    if sum(require("accelerate.utils").gather_object([len(missing)])) == len(videos):
+    with lock_output(folder) if accelerator.is_main_process else nullcontext():
+        source = last_checkpoint(Path(options.init))
+        size = {"num_frames": windows.num_frames or None, "image_size": windows.image_size or None}
+        model = read_feature_model(source, **size).to(accelerator.device)
+        videos = read_mixture(windows.data, windows.root or None, windows.list_format)
+        if any(each.frame_stride is not None for each in videos.sources):
+            raise ValueError(
+                "data: features have one --frame-stride for all videos: leave frame_stride out of the mixture"
+            )
+        files = FeatureFiles(folder, videos, _settings(config, model, source))
+        if accelerator.is_main_process:
+            for old in folder.glob("missing*.tsv"):
+                old.unlink()
+        accelerator.wait_for_everyone()  # no process writes before the first one has the folder
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        with torch.no_grad(), accelerator.autocast():
+            missing = _write_all(files, range(rank, len(videos), world_size), model, config, say)
+        if missing:
+            write_table(folder / (f"missing_rank{rank}.tsv" if rank else "missing.tsv"), missing)
+        everywhere = sum(require("accelerate.utils").gather_object([len(missing)]))
+    if everywhere == len(videos):
         raise ValueError(f"data: none of the {len(videos)} videos can be read, see {printable(folder / 'missing.tsv')}")
     return len(missing)
+
+
+def _write_all(
+    files: FeatureFiles, numbers: Iterable[int], model: Model, config: FeaturesConfig, say: Callable[[str], None]
+) -> list[tuple[str, str]]:
+    """Write the features of the videos that have none; returns path and reason of those that cannot be read."""
+    windows = config.windows.windows(model.config.num_frames)
+    missing: list[tuple[str, str]] = []
+    for number in numbers:
+        try:
+            if not files.is_done(number):
+                found = _features_of(files.videos, number, model, config)
+                files.write(number, found.values, _facts(found, windows))
+        except VideoError as error:
+            missing.append((error.path, error.reason))
+            say(f"unreadable video left out: {printable(error.path)}: {error.reason}")
+    return missing
 
 
 def _features_of(videos: Mixture, number: int, model: Model, config: FeaturesConfig) -> Features:
@@ -214,10 +224,13 @@ def _features_of(videos: Mixture, number: int, model: Model, config: FeaturesCon
     )
     with closing(video):
         windows = options.windows(model.config.num_frames)
-        return _extract(model, video, windows, config.features.kind, options.fit, config.features.batch_size)
+        name, kind, batch_size = videos[number].name, config.features.kind, config.features.batch_size
+        return _extract(model, video, name, windows, kind, options.fit, batch_size)
 
 
-def _extract(model: Model, video: VideoReader, windows: Windows, kind: str, fit: str, batch_size: int) -> Features:
+def _extract(
+    model: Model, video: VideoReader, name: str, windows: Windows, kind: str, fit: str, batch_size: int
+) -> Features:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got '{kind}'")
     device = next(model.parameters()).device
@@ -225,6 +238,11 @@ def _extract(model: Model, video: VideoReader, windows: Windows, kind: str, fit:
     values = [found.float().cpu() for found in _forward(model, clips, kind)]
     shape = _shape(model, kind)
     whole = torch.cat(values) if values else torch.empty(0, *shape)
+    if not whole.isfinite().all():
+        raise ValueError(
+            f"the features of {printable(name)} are NaN or infinite: the weights are damaged, or too large for the "
+            "precision"
+        )
     return Features(whole.numpy(), windows.starts(video.num_frames), video.num_frames, video.fps)
 
 
@@ -241,28 +259,6 @@ def _shape(model: Model, kind: str) -> tuple[int, ...]:
     frames, height, width = model.config.grid
     sizes = {"mean": (), "tubelets": (frames,), "tokens": (frames, height, width)}
     return *sizes[kind], model.config.encoder_dim
-
-
-def _files(videos: Mixture, folder: Path) -> list[Path]:
-    """Where the features of each video go, without suffix: its path in the list, below the folder."""
-    first: dict[Path, VideoEntry] = {}
-    files = []
-    for number in range(len(videos)):
-        entry, root = videos[number]._replace(label=None), videos.source(number).annotations.root
-        inside = path_inside(folder, entry.name.removeprefix(root) if root else entry.name)
-        path = inside.with_suffix("")
-        if (other := first.setdefault(path, entry)) != entry:
-            raise ValueError(
-                f"the features of {_shown(other)} and {_shown(entry)} would have one file, {printable(path)}.npy: "
-                "rename one of the videos, or extract them into two folders"
-            )
-        files.append(path)
-    return files
-
-
-def _shown(entry: VideoEntry) -> str:
-    """A video in a message; two videos of one name are parts of a folder of frames."""
-    return printable(entry.name) + (f" from image {entry.start} on" if isinstance(entry, FrameFolder) else "")
 
 
 def _settings(config: FeaturesConfig, model: Model, source: Path) -> dict[str, Any]:
@@ -287,43 +283,13 @@ def _settings(config: FeaturesConfig, model: Model, source: Path) -> dict[str, A
     }
 
 
-def _is_done(file: Path, settings: dict[str, Any]) -> bool:
-    """Whether a video has its features, made with the same settings; with other ones, that is an error."""
-    values, facts = _beside(file, ".npy"), _beside(file, ".json")
-    if not (values.is_file() and facts.is_file()):
-        return False
-    try:
-        made = parse_json(read_text(facts))
-        made = made["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{printable(facts)} is damaged: delete it, and its video is read again ({error})") from error
-    differing = [name for name in settings if made.get(name) != settings[name]]
-    if differing:
-        raise ValueError(
-            f"{printable(values)} was made with other settings ({', '.join(differing)}): choose another output folder"
-        )
-    return True
-
-
-def _write(file: Path, found: Features, settings: dict[str, Any], windows: Windows) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    facts = {
+def _facts(found: Features, windows: Windows) -> dict[str, Any]:
+    """What detectors of actions ask for."""
+    return {
         "fps": found.fps,
         "frames": found.num_frames,
-        "shape": list(found.values.shape),
         "feature_stride": windows.stride,
         "window_frames": windows.span,
         "offset_frames": windows.span / 2,
         "starts": found.starts.tolist(),
-        "settings": settings,
     }
-    values = _beside(file, ".npy")
-    with disk_errors(values), atomic_write(values) as partial, open(partial, "wb") as stream:
-        np.save(stream, found.values)
-    with disk_errors(values), atomic_write(_beside(file, ".json")) as partial:
-        partial.write_text(json.dumps(facts) + "\n", encoding="utf-8")
-
-
-def _beside(file: Path, suffix: str) -> Path:
-    """The file with a suffix added: names of videos may have dots of their own."""
-    return file.with_name(file.name + suffix)

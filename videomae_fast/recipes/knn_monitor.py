@@ -31,9 +31,12 @@ class KnnMonitor:
     def __init__(self, train: ViewDataset, test: ViewDataset, batch_size: int, workers: int) -> None:
         self.train, self.test, self.batch_size, self.workers = train, test, batch_size, workers
         self.classes = len(train.annotations.class_names)
+        self.said: set[str] = set()
 
     def figures(self, encoder: Encoder, rank: int, world_size: int) -> dict[str, Tensor]:
         """The accuracy on the test videos of a process, as `Recipe.evaluate` returns it.
+
+        An unreadable video counts nowhere, and is reported once.
 
         Args:
             encoder: the encoder, whole, in evaluation mode. Each process computes all training features.
@@ -65,7 +68,9 @@ class KnnMonitor:
         labels: list[Tensor] = []
         for found in view_logits(FeaturesAsForward(encoder), dataset, self.batch_size, self.workers, rank, world_size):
             for missing in found.missing:
-                say(f"unreadable video left out of kNN: {printable(missing.path)}: {missing.reason}")
+                if missing.path not in self.said:
+                    say(f"unreadable video left out of kNN: {printable(missing.path)}: {missing.reason}")
+                self.said.add(missing.path)
             features.append(found.logits.float().mean(1).cpu())
             labels.append(found.label.cpu())
         return _whole(features), _whole(labels)

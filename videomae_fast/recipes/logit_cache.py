@@ -18,10 +18,10 @@ from torch import Tensor
 
 from .._files import atomic_write, disk_errors, writable_folder
 from .._json import parse_json, read_text
+from .._lock import lock_output
 from .._optional import require
 from .._text import printable
 from ..data import ClipBatch
-from ..engine.lock import lock_output
 from ..interop.checkpoint import write_safetensors
 
 KEY = "key.json"  # all that decides the logits, to be read by people too
@@ -127,6 +127,7 @@ class LogitCache:
 
         Raises:
             OSError: the disk is full or broken. Files that were complete stay so.
+            ValueError: logits are NaN or infinite.
         """
         self.flush()
         facts = {"key": self.digest, "clips": _checksum([batch.sample, batch.clips.frames, batch.clips.geometry])}
@@ -144,12 +145,18 @@ class LogitCache:
 
         Raises:
             OSError: as `write`.
+            ValueError: as `write`.
         """
         if self._pending is None:
             return
         (path, logits, facts, copied), self._pending = self._pending, None
         if copied is not None:
             copied.synchronize()
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"the teacher's logits for {path.name} are NaN or infinite: its weights are damaged, or too large for "
+                "the precision"
+            )
         write_safetensors({"logits": logits}, path, facts | {"logits": _checksum([logits])})
 
     def close(self) -> None:
@@ -157,6 +164,7 @@ class LogitCache:
 
         Raises:
             OSError: as `write`.
+            ValueError: as `write`.
         """
         with self._lock:
             self.flush()

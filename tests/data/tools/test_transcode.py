@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from tests.locks import locked_elsewhere
 from videomae_fast.cli import main
 from videomae_fast.data import UnreadableVideosError, VideoEntry, VideoError, VideoFile, open_video, read_annotations
 from videomae_fast.data.tools import encode
@@ -167,6 +168,15 @@ def test_no_good_video_is_an_error(bad_clips: Path, tmp_path: Path, capsys: pyte
     assert main(["transcode", str(bad_clips), str(tmp_path / "new"), "--workers", "0"]) == 2
     assert "error: none of 4 videos" in capsys.readouterr().err
     assert everything(tmp_path) == set()
+
+
+def test_a_second_call_is_kept_out(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "list.txt").write_text(f"{clips}/h264.mp4\n")
+    with locked_elsewhere(tmp_path / "new"), pytest.raises(ValueError, match="new is in use by another run"):
+        transcode(tmp_path / "list.txt", tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [".lock"]
+    assert transcode(tmp_path / "list.txt", tmp_path / "new").written == 1
 
 
 def test_what_a_killed_call_left_is_replaced(clips: Path, tmp_path: Path) -> None:

@@ -4,13 +4,12 @@ It uses PyAV, not the `ffmpeg` program: PyAV's wheels bring FFmpeg with x264, so
 frames are decoded and counted as by the readers.
 """
 
-import errno
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..._files import atomic_write
+from ..._files import NAME_ERRORS, atomic_write
 from ..._optional import require
 from ..readers import VideoError, locate, open_video
 from ..readers.base import video_errors
@@ -23,11 +22,6 @@ _CRF = "20"  # a little finer than x264's default of 23, because these pixels we
 _LIMITED = 1  # AVCOL_RANGE_MPEG: luma from 16 to 235
 _ANY_TYPE = 0  # AV_PICTURE_TYPE_NONE: the encoder chooses the frame type, not the source
 _TRANSPOSES = {90: ("cclock",), -90: ("clock",), 180: ("clock", "clock"), -180: ("clock", "clock")}  # by rotation
-# What the system says of a name that it cannot have, or that another video needs as a folder. All else is the disk's.
-_NAME_ERRORS = (
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-    *(errno.ENOTEMPTY, errno.ELOOP, errno.EINVAL, errno.EILSEQ),
-)
 
 
 def encode_video(entry: VideoFile | TarMember, target: Path, short_side: int, gop: int) -> None:
@@ -64,7 +58,7 @@ def encode_video(entry: VideoFile | TarMember, target: Path, short_side: int, go
             if frames != checked.frames:
                 raise VideoError(entry.name, f"{checked.frames} frames became {frames}")
     except OSError as error:
-        if error.errno in _NAME_ERRORS:
+        if error.errno in NAME_ERRORS:
             raise VideoError(entry.name, f"{target} cannot be the name of the new video ({error.strerror})") from error
         raise
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..._files import atomic_write, partial_path, path_inside
+from ..._files import atomic_write, partial_path, path_inside, writable_folder
+from ..._lock import lock_output
 from ..._text import printable
 from ..bad_videos import BadVideo, UnreadableVideosError
 from ..readers import VideoError
@@ -105,8 +106,8 @@ def transcode(
 
     Raises:
         FileNotFoundError: as `read_annotations`.
-        ValueError: as `read_lines`; also if a number is out of range, `output` holds the originals, or an entry is a
-            folder of frames.
+        ValueError: as `read_lines`; also if a number is out of range, `output` holds the originals or is in use by
+            another call, or an entry is a folder of frames.
         ImportError: PyAV is missing.
         OSError: `output` cannot be written, as on a full disk. The videos that are complete stay, and the same call
             continues.
@@ -120,24 +121,25 @@ def transcode(
     if output.resolve() == folder.resolve() or list_file.resolve() == Path(data).resolve():
         raise ValueError(f"output {output} holds the originals: name another folder")
     targets, jobs, bad_videos = _plan(output, lines, Annotations([entry for _, entry in lines], folder))
-    present = sum(os.path.isfile(target) for target in jobs)
     failed: set[Path] = set()
     encode = partial(_encode_job, short_side=short_side, gop=gop)
-    for done, (target, bad_video) in enumerate(_encoded(encode, jobs, workers), 1):
-        if bad_video is not None:
-            failed.add(target)
-            bad_videos.append(bad_video)
-        if progress is not None:
-            progress(done, len(jobs))
-    good = {target: entry for target, entry in jobs.items() if target not in failed}
-    if not good:
-        listed = "".join(f"\n  {printable(bad.path)}: {bad.reason}" for bad in bad_videos)
-        raise UnreadableVideosError(f"none of {len(bad_videos)} videos could be encoded again:{listed}")
-    placed = [(target, rest) for target, (rest, _) in zip(targets, lines, strict=True) if target is not None]
-    kept = [(str(target.relative_to(output)), rest) for target, rest in placed if target in good]
-    with atomic_write(list_file) as unfinished:
-        text = "".join(f"{format_line(path, rest)}\n" for path, rest in kept)
-        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+    with lock_output(writable_folder(output)):
+        present = sum(os.path.isfile(target) for target in jobs)
+        for done, (target, bad_video) in enumerate(_encoded(encode, jobs, workers), 1):
+            if bad_video is not None:
+                failed.add(target)
+                bad_videos.append(bad_video)
+            if progress is not None:
+                progress(done, len(jobs))
+        good = {target: entry for target, entry in jobs.items() if target not in failed}
+        if not good:
+            listed = "".join(f"\n  {printable(bad.path)}: {bad.reason}" for bad in bad_videos)
+            raise UnreadableVideosError(f"none of {len(bad_videos)} videos could be encoded again:{listed}")
+        placed = [(target, rest) for target, (rest, _) in zip(targets, lines, strict=True) if target is not None]
+        kept = [(str(target.relative_to(output)), rest) for target, rest in placed if target in good]
+        with atomic_write(list_file) as unfinished:
+            text = "".join(f"{format_line(path, rest)}\n" for path, rest in kept)
+            unfinished.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
     existing = [(target, entry) for target, entry in good.items() if os.path.exists(entry.path)]
     measured = existing[:: max(1, len(existing) // _MEASURED)]
     return Transcoding(
