@@ -11,6 +11,8 @@ from tests.data import files
 from tests.recipes import tiny
 from videomae_fast._text import read_table
 from videomae_fast.models.config import CONFIGS
+from videomae_fast.recipes.distil import DistilConfig
+from videomae_fast.recipes.finetune import FinetuneConfig
 
 CONTAINERS: dict[str, dict] = {
     "a.mp4": {},
@@ -42,11 +44,12 @@ print(json.dumps(statuses))
 
 
 class Outcome(NamedTuple):
-    """What the commands did: reasons by path, and the paths of the new list."""
+    """What the commands did: reasons by path."""
 
     checked: dict[str, str]
     transcoded: dict[str, str]
     replaced: dict[str, str]
+    labelled: dict[str, dict[str, str]]  # by command
 
 
 def flipped(whole: bytes, rng: np.random.Generator) -> bytes:
@@ -76,11 +79,20 @@ def run_commands(folder: Path, output: Path, timeout: float) -> Outcome:
     output.mkdir()
     options = {"epochs": 1, "warmup_epochs": 0, "batch_size": 4, "max_bad_share": 1.0, "log_every": 1000}
     config = tiny.settings(folder, output / "run", **options)
+    labelled, tuned = output / "labelled.csv", output / "tuned"
+    labelled.write_text("".join(f"{path},{number % 2}\n" for number, path in enumerate(sorted(folder.iterdir()))))
+    tuning = tiny.FINETUNE | options | {"data": str(labelled), "eval_data": str(labelled), "eval_every": 1000}
+    taught = {"output": str(output / "taught"), "teacher": str(tuned), "cache_logits": str(output / "cache")}
+    read = ["--data", str(labelled), "--init", str(tuned), "--precision", "fp32"]
     commands = {
         "check": ["check-data", str(folder), "--workers", "1", "--report", str(output / "report.tsv")],
         "transcode": ["transcode", str(folder), str(output / "new"), "--workers", "1"],
         "again": ["check-data", str(output / "new" / "list.txt"), "--workers", "1"],
         "pretrain": tiny.arguments(config),
+        "finetune": tiny.arguments(FinetuneConfig.from_options(**tuning, output=str(tuned)), "finetune"),
+        "distil": tiny.arguments(DistilConfig.from_options(**tuning, **taught), "distil"),
+        "evaluate": ["evaluate", *read, "--workers", "0", "--segments", "2", "--output", str(output / "evaluated")],
+        "features": ["features", *read, "--output", str(output / "features")],
         "gallery": ["gallery", *tiny.arguments(config)[1:], "--output", str(output / "picture.png")],
     }
     process = tiny.start(["-c", DRIVER, json.dumps(commands), str(output)])
@@ -94,10 +106,12 @@ def run_commands(folder: Path, output: Path, timeout: float) -> Outcome:
     rows = [row[:2] for row in read_table(output / "report.tsv")[1:]]
     told = (line[len("  bad: ") :] for line in (output / "transcode.txt").read_text().splitlines() if "  bad: " in line)
     replaced = read_table(output / "run" / "bad_videos.tsv")
+    reports = ["tuned/bad_videos.tsv", "taught/bad_videos.tsv", "evaluated/missing.tsv", "features/missing.tsv"]
     return Outcome(
         {path: reason for path, reason in rows},
         {path: reason for path, reason in (line.split(": ", 1) for line in told)},
         {row[0]: row[1] for row in replaced},
+        {Path(name).parts[0]: {row[0]: row[1] for row in read_table(output / name)} for name in reports},
     )
 
 
@@ -121,11 +135,14 @@ def test_every_flipped_video_is_read_or_named(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["output", "videos"]
     assert list(done.checked) == sorted(map(str, before))
     bad = {path: reason for path, reason in done.checked.items() if reason}
-    for reasons in (bad, done.transcoded, done.replaced):
+    for reasons in (bad, done.transcoded, done.replaced, *done.labelled.values()):
         assert all("flipped" in Path(path).name for path in reasons), reasons
         assert all(reason and reason.isprintable() and "died" not in reason for reason in reasons.values()), reasons
     assert bad.items() <= done.transcoded.items()  # with the same reasons
+    assert bad.keys() <= done.labelled["features"].keys()  # which reads every frame
+    features = {path.name for path in (tmp_path / "output" / "features").rglob("*.npy")}
+    assert features == {f"{path.stem}.npy" for path in before if str(path) not in done.labelled["features"]}
     new = tmp_path / "output" / "new"
     written = {path for path in before if str(path) not in done.transcoded}
     expected = {path.name if path.suffix == ".mp4" else f"{path.name}.mp4" for path in written}
-    assert {path.name for path in new.iterdir()} == expected | {"list.txt"}
+    assert {path.name for path in new.iterdir()} == expected | {".lock", "list.txt"}

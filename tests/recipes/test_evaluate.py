@@ -142,7 +142,7 @@ def test_files_of_results(
     out = capsys.readouterr().out
     assert "top-1" in out and f"figures, predictions, classes, confusion: {tmp_path / 'out'}" in out
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {"metrics.json", "predictions.tsv", "classes.tsv", "confusion.png"}
+    assert files == {".lock", "metrics.json", "predictions.tsv", "classes.tsv", "confusion.png"}
     result = evaluate(tiny.evaluation(held_out, classifier_run, crops=1))
     rows = [line.split("\t") for line in (tmp_path / "out" / "predictions.tsv").read_text().splitlines()]
     assert rows[0] == ["path", "label", "prediction", "score", "top1", "top2", "top3", "top4"]

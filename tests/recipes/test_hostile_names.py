@@ -11,6 +11,8 @@ from videomae_fast._text import read_table
 from videomae_fast.cli import main
 from videomae_fast.data import read_annotations
 from videomae_fast.data.bad_videos import BadVideoLog
+from videomae_fast.recipes.distil import DistilConfig
+from videomae_fast.recipes.finetune import FinetuneConfig
 
 NAMES = [
     "with space.mp4",
@@ -87,3 +89,36 @@ def test_a_run_of_bad_videos_names_them(folder: Path, tmp_path: Path, capsys: py
     assert main(tiny.arguments(config)) == 2
     error = capsys.readouterr().err
     assert "videos in a row could not be read" in error and r"bad\n/" in error and shows_only_lines(error)
+
+
+def test_hostile_names_of_classes(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders of classes with these names, through every command after pre-training."""
+    data, run, classes = tmp_path / "videos", tmp_path / "run", [name.removesuffix(".mp4") for name in NAMES]
+    for number, name in enumerate([*classes, "$x_{$"]):
+        try:
+            (data / name).mkdir(parents=True)
+            shutil.copy(videos / f"video{number % 8}.mp4", data / name / NAMES[number % 8])
+            (data / name / "bad\n.mp4").touch()
+        except OSError:
+            pytest.skip("this file system has no such names")
+    read = ["--data", str(data), "--init", str(run), "--precision", "fp32"]
+    changes = {"max_steps": 1, "max_bad_share": 1.0, "eval_data": str(data), "eval_every": 1, "data": str(data)}
+    taught = {"teacher": str(run), "output": str(tmp_path / "taught"), "cache_logits": str(tmp_path / "cache")}
+    commands = [
+        tiny.arguments(FinetuneConfig.from_options(**tiny.FINETUNE | changes, output=str(run)), "finetune"),
+        tiny.arguments(DistilConfig.from_options(**tiny.FINETUNE | changes | taught), "distil"),
+        ["evaluate", *read, "--workers", "0", "--segments", "1", "--output", str(tmp_path / "evaluated")],
+        ["features", *read, "--output", str(tmp_path / "features")],
+    ]
+    for command in commands:
+        assert main(command) == 0
+    printed = capsys.readouterr()
+    assert shows_only_lines(printed.out) and shows_only_lines(printed.err)
+    expected = sorted([*classes, "$x_{$"])
+    assert [row[1] for row in read_table(tmp_path / "evaluated" / "classes.tsv")][1:] == expected
+    assert len(read_table(tmp_path / "evaluated" / "predictions.tsv")) == 10
+    for folder in ("evaluated", "features"):
+        missing = {row[0] for row in read_table(tmp_path / folder / "missing.tsv")}
+        assert missing == {str(data / name / "bad\n.mp4") for name in expected}
+    found = {str(path.relative_to(tmp_path / "features")) for path in (tmp_path / "features").rglob("*.npy")}
+    assert len(found) == 9 and {os.path.dirname(path) for path in found} == set(expected)

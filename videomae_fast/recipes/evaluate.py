@@ -20,7 +20,7 @@ from .._text import printable, write_table
 from ..data import Mixture, number_classes, read_classes, read_mixture
 from ..data.readers import DEFAULT_READER, MAX_DECODED_BYTES, READERS
 from ..data.sources.classes import CLASSES_HELP
-from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
+from ..data.sources.lists import DATA_HELP, EVERY_LIST, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
 from ..data.views import VIEW_SAMPLINGS, MissingVideo, ViewDataset
 from ..engine.parallel import make_accelerator
 from ..engine.precision import PRECISIONS
@@ -39,8 +39,8 @@ class ViewOptions(Section):
     """The labelled videos, and the views of each."""
 
     data: str = option("", DATA_HELP)
-    root: str = option("", ROOT_HELP)
-    list_format: str = option("auto", LIST_FORMAT_HELP, choices=FORMATS)
+    root: str = option("", ROOT_HELP + EVERY_LIST)
+    list_format: str = option("auto", LIST_FORMAT_HELP + EVERY_LIST, choices=FORMATS)
     classes: str = option("", f"{CLASSES_HELP}; default: the names that --init has beside its weights")
     num_frames: int = option(0, "frames of a clip; 0: as the classifier was trained", least=0)
     image_size: int = option(0, "height and width of a view in pixels; 0: as the classifier was trained", least=0)

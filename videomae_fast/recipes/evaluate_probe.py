@@ -8,7 +8,7 @@ import torch
 
 from .._optional import require
 from .._text import printable
-from ..data import Mixture, number_classes, read_classes, read_mixture
+from ..data import Mixture, number_classes, read_classes
 from ..data.views import MissingVideo
 from ..engine.log import say
 from ..engine.parallel import make_accelerator
@@ -18,6 +18,7 @@ from ..models.encoder import Encoder
 from .evaluate import EvaluateConfig, EvaluationOptions, Result
 from .probe import knn, linear_probe
 from .scores import Evaluation
+from .sources import read_source
 from .start import last_checkpoint
 from .views import FeaturesAsForward, view_logits
 
@@ -50,12 +51,13 @@ def evaluate_probe(config: EvaluateConfig) -> Result:
     model = read_feature_model(
         last_checkpoint(Path(options.init)), num_frames=views.num_frames or None, image_size=views.image_size or None
     ).to(accelerator.device)
+    sources = (views.data, options.train_data)
     train = number_classes(
-        read_mixture(options.train_data, labelled=True),
+        read_source(options.train_data, sources, views.root, views.list_format, labelled=True),
         read_classes(views.classes) if views.classes else (),
         allow_empty=True,
     )
-    test = read_mixture(views.data, views.root or None, views.list_format, labelled=True)
+    test = read_source(views.data, sources, views.root, views.list_format, labelled=True)
     test = number_classes(test, train.class_names, allow_empty=True)
     features = [_video_features(model, videos, config, accelerator) for videos in (train, test)]
     for name, videos, found in zip(("train_data", "data"), (train, test), features, strict=True):

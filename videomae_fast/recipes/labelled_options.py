@@ -11,7 +11,7 @@ from typing import Any
 
 from videomae_kernels import RESIZES
 
-from ..data import ClipDataset, Mixture, number_classes, read_classes, read_mixture
+from ..data import ClipDataset, Mixture, number_classes, read_classes
 from ..data.augment import BACKENDS, ClipAugmentation, Mixer, parse_rand_augment
 from ..data.crops import AREAS, CROP_BOXES
 from ..data.sampling import SAMPLINGS
@@ -51,7 +51,7 @@ class LabelledData(DataOptions):
         """
         if not self.data:
             raise ValueError("data is empty: name a list of videos with labels, or a folder of class folders")
-        videos = read_mixture(self.data, self.root or None, self.list_format, labelled=True)
+        videos = self.read(self.data, labelled=True)
         return number_classes(videos, read_classes(self.classes) if self.classes else (), self.allow_empty_classes)
 
     def training_clips(self, videos: Mixture, seed: int, augmentation: ClipAugmentation) -> ClipDataset:
@@ -90,7 +90,7 @@ class LabelledData(DataOptions):
         Raises:
             ValueError: a video has no class, or one that is not among `class_names`.
         """
-        videos = number_classes(read_mixture(self.eval_data, labelled=True), class_names, allow_empty=True)
+        videos = number_classes(self.read(self.eval_data, labelled=True), class_names, allow_empty=True)
         return self.centre_views(videos, self.sampling if self.sampling in VIEW_SAMPLINGS else "dense")
 
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from videomae_kernels import RESIZES
 
-from ..data import DEFAULT_READER, ClipDataset, Mixture, read_mixture
+from ..data import DEFAULT_READER, ClipDataset, Mixture
 from ..data.crops import CROP_BOXES
 from ..data.readers import MAX_DECODED_BYTES, READERS
-from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
+from ..data.sources.lists import DATA_HELP, EVERY_LIST, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
 from ..data.views import ViewDataset
 from ..engine.checkpoint import list_checkpoints
 from ..engine.log import tracker_names
@@ -23,6 +23,7 @@ from ..models.attention import BACKENDS
 from ..models.config import DECODER_CONTEXTS, RECOMPUTE
 from ..models.norms import IMPLEMENTATIONS
 from .config import Section, option
+from .sources import read_source
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class DataOptions(Section):
     """The videos, and the clips cut from them."""
 
     data: str = option("", DATA_HELP, free=True)  # free: a checkpoint identifies its videos by `Mixture.fingerprint`
-    root: str = option("", ROOT_HELP, free=True)
-    list_format: str = option("auto", LIST_FORMAT_HELP, choices=FORMATS, free=True)
+    root: str = option("", ROOT_HELP + EVERY_LIST, free=True)
+    list_format: str = option("auto", LIST_FORMAT_HELP + EVERY_LIST, choices=FORMATS, free=True)
     eval_data: str = option("", "videos to evaluate on, in one of the forms of --data", free=True)
     num_frames: int = option(16, "frames of a clip", least=1)
     image_size: int = option(224, "height and width of a clip in pixels", least=1)
@@ -54,6 +55,26 @@ class DataOptions(Section):
     workers: int = option(8, "processes that decode videos; 0 decodes in the training process", least=0, free=True)
     max_bad_share: float = option(0.2, "stop if more than this share of the videos cannot be read", least=0, free=True)
 
+    def sources(self) -> tuple[str, ...]:
+        """All that names videos; "" for what is not given."""
+        return self.data, self.eval_data
+
+    def read(self, source: str, labelled: bool = False) -> Mixture:
+        """Read one of `sources`.
+
+        Args:
+            source: `data`, for example.
+            labelled: as in `read_mixture`.
+
+        Returns:
+            The videos.
+
+        Raises:
+            FileNotFoundError: as `read_source`.
+            ValueError: as `read_source`.
+        """
+        return read_source(source, self.sources(), self.root, self.list_format, labelled)
+
     def dataset(self, seed: int) -> ClipDataset:
         """Make the data set of training clips.
 
@@ -68,7 +89,7 @@ class DataOptions(Section):
         """
         if not self.data:
             raise ValueError("data is empty: name an annotation file or a folder of videos")
-        mixture = read_mixture(self.data, self.root or None, self.list_format)
+        mixture = self.read(self.data)
         return ClipDataset(mixture, crops_per_video=self.crops_per_video, hflip=self.hflip, **self._clips(seed))
 
     def eval_dataset(self, seed: int) -> ClipDataset:
@@ -83,7 +104,7 @@ class DataOptions(Section):
         Raises:
             ValueError: options do not fit together; see `read_mixture` and `ClipDataset`.
         """
-        mixture = read_mixture(self.eval_data)
+        mixture = self.read(self.eval_data)
         return ClipDataset(mixture, crops_per_video=1, max_replacements=0, **self._clips(seed))
 
     def centre_views(self, videos: Mixture, sampling: str = "dense") -> ViewDataset:

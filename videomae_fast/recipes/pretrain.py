@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from videomae_kernels import CroppedClips
 
 from .._text import printable_lines
-from ..data import ClipBatch, number_classes, read_mixture
+from ..data import ClipBatch, number_classes
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
@@ -41,6 +41,10 @@ class PretrainData(DataOptions):
         "", "labelled videos; evaluations then also report the kNN accuracy of --eval-data, labelled too", free=True
     )
 
+    def sources(self) -> tuple[str, ...]:
+        """See `DataOptions.sources`."""
+        return *super().sources(), self.knn_data
+
     def knn_monitor(self, batch_size: int) -> KnnMonitor:
         """The kNN evaluation of `eval_data` by `knn_data`.
 
@@ -53,8 +57,8 @@ class PretrainData(DataOptions):
         Raises:
             ValueError: a video has no class, or one of `eval_data` has a class that `knn_data` has not.
         """
-        train = number_classes(read_mixture(self.knn_data, labelled=True))
-        test = number_classes(read_mixture(self.eval_data, labelled=True), train.class_names, allow_empty=True)
+        train = number_classes(self.read(self.knn_data, labelled=True))
+        test = number_classes(self.read(self.eval_data, labelled=True), train.class_names, allow_empty=True)
         known, asked = (self.centre_views(videos) for videos in (train, test))
         return KnnMonitor(known, asked, batch_size, self.workers)
 

@@ -1,5 +1,6 @@
 """Class files, and the names of classes in lists, folders and tar files."""
 
+import json
 import pickle
 import tarfile
 from pathlib import Path
@@ -21,11 +22,16 @@ def write(path: Path, text: str) -> Path:
         ("classes.txt", "riding a bike\narchery\n\u00fcben\n"),
         ("classes.txt", "\ufeffriding a bike  \r\n archery\r\n\u00fcben"),
         ("classes.csv", "riding a bike\narchery\n\u00fcben\n\n"),
-        ("classes.json", '["riding a bike", "archery", " \u00fcben"]'),
+        ("classes.json", '["riding a bike", "archery", "\u00fcben"]'),
     ],
 )
 def test_class_files(tmp_path: Path, name: str, text: str) -> None:
     assert read_classes(write(tmp_path / name, text)) == ("riding a bike", "archery", "\u00fcben")
+
+
+def test_any_names_come_back_from_json(tmp_path: Path) -> None:
+    names = (" a", "a", "a ", " ", "b\n", "\x1b[2J", "\udcff", "\u2028")
+    assert read_classes(write(tmp_path / "classes.json", json.dumps(names))) == names
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,7 @@ def test_class_files(tmp_path: Path, name: str, text: str) -> None:
         ("c.json", "[]", r"expected a list of names, got list"),
         ("c.json", '["a", 3]', r"expected a list of names, got list \['a', 3\]"),
         ("c.json", "[", r"c.json is no file of class names"),
-        ("c.json", '["a", " "]', r"c.json:2: expected the name of class 1"),
+        ("c.json", '["a", ""]', r"c.json:2: expected the name of class 1"),
     ],
 )
 def test_bad_class_files(tmp_path: Path, name: str, text: str, message: str) -> None:

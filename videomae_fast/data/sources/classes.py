@@ -20,8 +20,8 @@ def read_classes(path: str | os.PathLike) -> tuple[str, ...]:
     """Read the names of classes.
 
     Args:
-        path: a JSON list of names (.json), or text in UTF-8 with one name a line, without a heading. White space at the
-            ends of a name does not count.
+        path: a JSON list of names (.json), which may have any characters, or text in UTF-8 with one name a line,
+            without a heading. There, white space at the ends of a name does not count.
 
     Returns:
         The names; class k is number k.
@@ -35,19 +35,22 @@ def read_classes(path: str | os.PathLike) -> tuple[str, ...]:
     shown = printable(path)
     try:
         text = read_text(path).removeprefix("\ufeff")
-        listed = _listed(text) if path.suffix.lower() == ".json" else text.rstrip().split("\n")
+        listed = _listed(text) if path.suffix.lower() == ".json" else _lines(text)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no class file at {shown}") from None
     except ValueError as error:
         raise ValueError(f"{shown} is no file of class names: {error}") from error
-    names = [name.strip() for name in listed]
     first: dict[str, int] = {}
-    for number, name in enumerate(names, 1):
+    for number, name in enumerate(listed, 1):
         if not name:
             raise ValueError(f"{shown}:{number}: expected the name of class {number - 1}, got a blank one")
         if first.setdefault(name, number) != number:
             raise ValueError(f"{shown}:{number}: '{printable(name)}' comes twice, first at {first[name]}")
-    return tuple(names)
+    return tuple(listed)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.rstrip().split("\n")]
 
 
 def _listed(text: str) -> list[str]:

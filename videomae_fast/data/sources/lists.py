@@ -23,6 +23,8 @@ ROOT_HELP = (
     "folder that relative paths in a list file are joined to (default: the folder that holds the list file; no other "
     "folder is tried)"
 )
+# Where a command reads several sources.
+EVERY_LIST = "; for every option that names a list file, and not for folders, tar files and mixtures beside them"
 LIST_FORMAT_HELP = (
     "format of a list file: v2 (path start total [label]), v1 (path label), frames (path total label, a folder of "
     "images from number 1), csv (path,label or the columns of the Kinetics files), paths (one path per line), or auto: "
@@ -100,6 +102,18 @@ def read_annotations(
     """
     folder, lines = _read(Path(source), root, list_format, labelled)
     return Annotations.from_rows((row for _, row in lines), folder, labelled)
+
+
+def is_list_file(source: str | os.PathLike) -> bool:
+    """Whether a source of videos is a list file, which `root` and `list_format` describe.
+
+    Args:
+        source: as in `read_annotations`, or a mixture.
+
+    Returns:
+        False for a folder, a tar file, a mixture, and for what does not exist.
+    """
+    return os.path.isfile(source) and Path(source).suffix.lower() not in (SHARD_SUFFIX, ".json")
 
 
 def read_lines(
