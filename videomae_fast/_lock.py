@@ -27,9 +27,9 @@ def lock_output(folder: Path) -> Iterator[None]:
 
     Raises:
         ValueError: another process holds the lock; the message says which.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or its lock is a link, which would lead to another file.
     """
-    with (folder / LOCK).open("a+", encoding="utf-8", errors="replace") as file:
+    with open(folder / LOCK, "a+", encoding="utf-8", errors="replace", opener=_open_no_link) as file:
         if fcntl is not None:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,3 +46,7 @@ def lock_output(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)

@@ -64,6 +64,15 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize("name", ["pipe.pth", "pipe.safetensors"])
+def test_a_pipe_is_not_opened(name: str, tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match=rf"{name}' is no regular file and no folder"):
+        read_weights(tmp_path / name)
+
+
 def test_modes_follow_the_umask(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     write_safetensors(STATE, tmp_path / "w.safetensors")

@@ -218,6 +218,19 @@ def test_the_lock_names_its_holder(tmp_path: Path) -> None:
     assert _end(tiny.start(["-c", code])) == ("", "")
 
 
+def test_the_lock_follows_no_link(tmp_path: Path) -> None:
+    """A folder from a stranger may hold one."""
+    if not hasattr(os, "O_NOFOLLOW"):
+        pytest.skip("this system opens links only")
+    (tmp_path / "victim").write_text("whole")
+    for target in ("victim", "new"):
+        (tmp_path / LOCK).unlink(missing_ok=True)
+        (tmp_path / LOCK).symlink_to(tmp_path / target)
+        with pytest.raises(OSError, match=LOCK), lock_output(tmp_path):
+            pass
+    assert (tmp_path / "victim").read_text() == "whole" and not (tmp_path / "new").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_second_run_and_a_killed_one(

@@ -69,12 +69,14 @@ def weights_file(path: Path) -> Path:
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        CheckpointError: the folder holds no weights.
+        CheckpointError: the folder holds no weights, or `path` is a pipe or a device.
     """
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist")
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.is_dir():  # a pipe would wait for its writer
+        raise CheckpointError(f"checkpoint {str(path)!r} is no regular file and no folder")
     found = [file for name in FOLDER_FILES if (file := path / name).is_file()]
     if not found:
         raise CheckpointError(f"folder {str(path)!r} has none of {', '.join(FOLDER_FILES)}")
