@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from tests.recipes import tiny
 from videomae_fast.cli import main
 from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.engine.manifest import make_manifest
+from videomae_fast.models.config import CONFIGS
+from videomae_fast.recipes.finetune import FinetuneConfig, finetune
 from videomae_fast.recipes.pretrain import pretrain
 
 FILES = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "config.json", "state.json")
@@ -71,6 +74,31 @@ def test_a_damaged_file(file: str, damage: str, run: Path, videos: Path, tmp_pat
         pytest.skip("it is the same file")
     _DAMAGES[damage](path)
     _refused(videos, tmp_path / "run", file)
+
+
+@pytest.fixture(scope="module")
+def tuned(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of fine-tuning, whose checkpoints have more files, and whose `build` reads some."""
+    output = tmp_path_factory.mktemp("tuned") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONFIGS, "tiny", tiny.TINY)
+        finetune(_tuning(labelled, output, max_steps=2))
+    return output
+
+
+def _tuning(data: Path, output: Path, **changes: Any) -> FinetuneConfig:
+    return tiny.finetuning(data, output, save_every=1, track="none", ema_decay=0.5, **changes)
+
+
+@pytest.mark.parametrize("damage", ["half", "emptied", "deleted"])
+@pytest.mark.parametrize("file", [*FILES, "classes.json", "model_ema.safetensors"])
+def test_a_damaged_file_of_a_classifier(file: str, damage: str, tuned: Path, labelled: Path, tmp_path: Path) -> None:
+    shutil.copytree(tuned, tmp_path / "run")
+    first, last = list_checkpoints(tmp_path / "run")
+    _DAMAGES[damage](last / file)
+    with pytest.raises(ValueError, match=rf"checkpoint .*{last.name} is damaged: .*{file}") as error:
+        finetune(_tuning(labelled, tmp_path / "run", max_steps=3, resume=True))
+    assert str(error.value).endswith(f"Delete or move that folder, and --resume continues from {first}")
 
 
 def _flip(folder: Path, file: str, draw: random.Random) -> None:

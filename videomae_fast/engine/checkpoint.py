@@ -116,6 +116,23 @@ def _write(
         (folder / "state.json").write_text(text + "\n", encoding="utf-8")
 
 
+def check_checkpoint(accelerator: Any, checkpoint: Path) -> None:
+    """Check the files of a checkpoint, before a recipe reads any of them. Every rank calls this.
+
+    Args:
+        accelerator: the `accelerate.Accelerator` of the run; the main process checks, and the others wait.
+        checkpoint: folder that `save_checkpoint` made.
+
+    Raises:
+        ValueError: a file is damaged or missing, which the message names with the checkpoint before.
+    """
+    if accelerator.is_main_process:
+        _, order = _read_state(checkpoint)
+        if damage := find_damage(checkpoint, order.get("files")):
+            raise _damaged(checkpoint, damage)
+    accelerator.wait_for_everyone()
+
+
 def load_checkpoint(
     accelerator: Any,
     checkpoint: Path,
@@ -123,7 +140,7 @@ def load_checkpoint(
     order: dict[str, Any],
     load_files: Callable[[Path], None] = lambda folder: None,
 ) -> int:
-    """Restore weights, optimizer and random states. Every rank calls this; nothing is loaded from damaged files.
+    """Restore weights, optimizer and random states, after `check_checkpoint`. Every rank calls this.
 
     Args:
         accelerator: `accelerate.Accelerator` that holds the prepared model and optimizer.
@@ -136,14 +153,11 @@ def load_checkpoint(
         The number of finished steps.
 
     Raises:
-        ValueError: a file is damaged or missing, which the message names with the checkpoint before; or settings,
-            data or samples per step differ from the checkpoint.
+        ValueError: settings, data or samples per step differ from the checkpoint, or a file does not load, which the
+            message names with the checkpoint before.
     """
     step, saved_order = _read_state(checkpoint)
-    if accelerator.is_main_process and (damage := find_damage(checkpoint, saved_order.pop("files", None))):
-        raise _damaged(checkpoint, damage)
     saved_order.pop("files", None)
-    accelerator.wait_for_everyone()  # the other ranks do not load what the main process has not checked
     config.check_continues(checkpoint / "config.json")
     if saved_order != order:
         raise ValueError(

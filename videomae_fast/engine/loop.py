@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from .._lock import lock_output
 from .._optional import require
 from .average import AveragedWeights
-from .checkpoint import list_checkpoints, load_checkpoint, prepare_output, save_checkpoint
+from .checkpoint import check_checkpoint, list_checkpoints, load_checkpoint, prepare_output, save_checkpoint
 from .health import check_finite, check_finite_weights
 from .log import RunLog, check_trackers, say, summary, tracker_names
 from .optim import learning_rate
@@ -59,6 +59,8 @@ def run(recipe: Recipe) -> RunResult:
     check_trackers(trackers)
     accelerator = make_accelerator(options.precision, trackers, output / "tensorboard")
     with lock_output(output) if accelerator.is_main_process else nullcontext():
+        if options.resume and (saved := list_checkpoints(output)):
+            check_checkpoint(accelerator, saved[-1])
         torch.manual_seed(options.seed)
         model, optimizer = recipe.build(accelerator.device, accelerator.print)
         if accelerator.num_processes > 1:  # weights are equal; dropout must not be
