@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.harness.profiler import profile
 
 aten = torch.ops.aten
 # The host needs the size or the value of the results of these operations.

@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity
+
+from benchmarks.harness.profiler import profile
 
 DEVICE_CYCLES_PER_SECOND = 2.2e9  # no GPU's clock is faster, so a sleep is never shorter than was asked for
 UNKNOWN_CACHE_BYTES = 64 * 2**20

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity
 
 from benchmarks.harness.counts import count
 from benchmarks.harness.markdown import markdown_table
 from benchmarks.harness.measure import host_seconds, machine, median_seconds
+from benchmarks.harness.profiler import profile
 from benchmarks.harness.run import ROOT
 from benchmarks.model.contenders import StepCase
 from benchmarks.model.steps import make_step

@@ -102,6 +102,14 @@ def test_names_of_frame_folders_have_no_suffix(model: Path, tmp_path: Path) -> N
     assert {path.name for path in (tmp_path / "out").glob("*.npy")} == {"v.1.npy", "v.2.npy"}
 
 
+def test_a_list_that_claims_many_images_takes_no_memory(model: Path, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    lines = [f"frames 1 {claimed}" for claimed in (10**17, 1 << 22)] + [f"{videos}/video0.mp4 0 -1"]
+    for line in lines[:2]:
+        (tmp_path / "list.txt").write_text(f"{line}\n{lines[2]}\n")
+        assert run(tmp_path / "list.txt", model, tmp_path / "out") == 1
+
+
 @pytest.fixture
 def done(model: Path, videos: Path, tmp_path: Path) -> Path:
     """A folder with the features of two videos."""

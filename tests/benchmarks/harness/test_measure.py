@@ -1,6 +1,8 @@
 """Time and memory of a callable."""
 
+import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks.harness import measure
+from benchmarks.harness.run import ROOT
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -140,3 +143,15 @@ def test_commit_tells_a_changed_checkout(tmp_path: Path) -> None:
     assert len(clean) == 12
     (tmp_path / "file").write_text("2")
     assert measure.commit(tmp_path) == f"{clean}-dirty"
+
+
+def test_the_profiler_prints_nothing() -> None:
+    """Kineto's lines go to the process's own stderr."""
+    code = (
+        "import torch\nfrom benchmarks.harness.measure import peak_mib\n"
+        "print(peak_mib(lambda: torch.zeros(1 << 18), torch.device('cpu')))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "kernels")))
+    process = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, text=True, capture_output=True)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "1.0\n", "")

@@ -46,6 +46,13 @@ def test_image_folder_errors(image_folder: Path) -> None:
         ImageFolder(str(image_folder), 5, 10).frames(np.array([2]))
 
 
+def test_no_list_claims_images_without_limit(image_folder: Path) -> None:
+    assert open_entry(FrameFolder(str(image_folder), 5, 1 << 22)).num_frames == 1 << 22
+    for claimed in ((1 << 22) + 1, 10**17):
+        with pytest.raises(VideoError, match=f"is said to have {claimed} images, more than 4194304"):
+            open_entry(FrameFolder(str(image_folder), 5, claimed))
+
+
 def test_images_that_are_no_regular_files_are_not_opened(image_folder: Path) -> None:
     (image_folder / "img_00005.jpg").unlink()
     os.mkfifo(image_folder / "img_00005.jpg")

@@ -12,6 +12,7 @@ from ..._optional import require
 from .base import TimeLimit, VideoError, check_indices, stream_singly, video_errors
 from .frame_stack import MAX_DECODED_BYTES, FrameStack
 from .local_file import file_size
+from .packets import MAX_PACKETS
 
 IMAGE_TEMPLATE = "img_{:05}.jpg"  # the published --fname_tmpl
 # Pillow looks at a file's first bytes, not at its name, and has formats that run other programs (EPS: Ghostscript).
@@ -32,6 +33,8 @@ class ImageFolder:
         self.path, self.start, self.num_frames, self.template = path, start, num_frames, template
         self._max_decoded_bytes = max_decoded_bytes
         self.fps = 0.0
+        if num_frames > MAX_PACKETS:  # a number in a list, which nothing else holds down
+            raise VideoError(path, f"is said to have {num_frames} images, more than {MAX_PACKETS}")
         if not os.path.isdir(path):
             raise VideoError(path, "no such folder of frames")
 
