@@ -104,10 +104,8 @@ def test_names_of_frame_folders_have_no_suffix(model: Path, tmp_path: Path) -> N
 
 def test_a_list_that_claims_many_images_takes_no_memory(model: Path, videos: Path, tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
-    lines = [f"frames 1 {claimed}" for claimed in (10**17, 1 << 22)] + [f"{videos}/video0.mp4 0 -1"]
-    for line in lines[:2]:
-        (tmp_path / "list.txt").write_text(f"{line}\n{lines[2]}\n")
-        assert run(tmp_path / "list.txt", model, tmp_path / "out") == 1
+    (tmp_path / "list.txt").write_text(f"frames 1 {10**17}\n{videos}/video0.mp4 0 -1\n")
+    assert run(tmp_path / "list.txt", model, tmp_path / "out") == 1
 
 
 @pytest.fixture
