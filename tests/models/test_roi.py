@@ -139,8 +139,8 @@ HALF = torch.tensor([[0.0, 0.0, 0.5, 0.5]] * 2)
         ),
         (dict(boxes=torch.cat([HALF, HALF[:1].flip(1)])), ValueError, r"x1 < x2 .*got \[0.5, 0.5, 0.0, 0.0\] in row 2"),
         (dict(boxes=torch.cat([HALF, HALF[:1] * math.nan])), ValueError, r"got \[nan, nan, nan, nan\] in row 2"),
-        (dict(output_size=0), ValueError, "output_size must be at least 1, got 0"),
-        (dict(sampling=-1), ValueError, "sampling must be at least 1, got -1"),
+        (dict(output_size=0), ValueError, r"output_size must be in \[1, 1024\], got 0"),
+        (dict(sampling=-1), ValueError, r"sampling must be in \[1, 1024\], got -1"),
     ],
     ids=str,
 )

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+_MOST = 1024  # bins of a box along one side, and points of a bin
+
 
 def roi_align(tokens: Tensor, boxes: Tensor, clip: Tensor, *, output_size: int = 7, sampling: int = 2) -> Tensor:
     """RoIAlign of boxes in the mean over time of a token map.
@@ -31,9 +33,10 @@ def roi_align(tokens: Tensor, boxes: Tensor, clip: Tensor, *, output_size: int =
         largest of each channel, `.amax((1, 2))`.
 
     Raises:
-        TypeError: an argument has another dtype.
-        ValueError: an argument has another shape or device, or is not positive. On a CPU also: a box is empty or
-            leaves [0, 1], or a clip does not exist. On a GPU values are not looked at, so the host does not wait.
+        TypeError: an argument has another type or dtype.
+        ValueError: an argument has another shape or device, or is no number from 1 to 1024. On a CPU also: a box is
+            empty or leaves [0, 1], or a clip does not exist. On a GPU values are not looked at, so the host does not
+            wait.
 
     References:
         Mask R-CNN, arXiv 1703.06870, section 3. `modeling_finetune.py` of MCG-NJU/VideoMAE-Action-Detection has size 7
@@ -60,8 +63,13 @@ def _weights(start: Tensor, end: Tensor, tokens: int, bins: int, sampling: int) 
 
 def _check(tokens: Tensor, boxes: Tensor, clip: Tensor, output_size: int, sampling: int) -> None:
     for name, value in (("output_size", output_size), ("sampling", sampling)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, got {value!r:.80}")
+        if not 1 <= value <= _MOST:
+            raise ValueError(f"{name} must be in [1, {_MOST}], got {value}")
+    for name, tensor in (("tokens", tokens), ("boxes", boxes), ("clip", clip)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tokens.ndim != 5 or 0 in tokens.shape[1:]:
         raise ValueError(f"tokens must have shape (B, T', H', W', D), got {tuple(tokens.shape)}")
     if boxes.ndim != 2 or boxes.shape[1] != 4:
