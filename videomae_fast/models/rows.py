@@ -1,6 +1,5 @@
 """Rows of a sample that somebody reads: the last ones, or listed ones."""
 
-import torch
 from torch import Tensor
 
 Rows = int | Tensor | None  # how many last rows, or which rows (B, R); None is all
@@ -24,6 +23,4 @@ def choose_rows(x: Tensor, rows: Rows) -> Tensor:
         return x
     if isinstance(rows, int):
         return x[:, -rows:]
-    batch, count, dim = x.shape
-    first = torch.arange(0, batch * count, count, device=x.device)[:, None]
-    return x.reshape(-1, dim).index_select(0, (rows + first).flatten()).unflatten(0, rows.shape)
+    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
