@@ -3,7 +3,7 @@
 from .checkpoint import CheckpointError, load_weights
 from .classifier import Classifier, read_classifier
 from .conversion import convert
-from .features import read_feature_model
+from .features import FeatureModel, read_feature_model
 from .fusion import FusionError, fuse, unfuse
 from .huggingface.loading import load_huggingface
 from .huggingface.weights import from_huggingface, to_huggingface
@@ -17,6 +17,7 @@ __all__ = [
     "CLASSES_FILE",
     "CheckpointError",
     "Classifier",
+    "FeatureModel",
     "FusionError",
     "class_names_beside",
     "convert",
