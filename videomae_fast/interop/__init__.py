@@ -8,6 +8,7 @@ from .fusion import FusionError, fuse, unfuse
 from .huggingface.loading import load_huggingface
 from .huggingface.weights import from_huggingface, to_huggingface
 from .initialization import init_weights
+from .internvideo2 import internvideo2_config_of
 from .labels import CLASSES_FILE, class_names_beside, head_rows, lists_rows, read_head_rows, read_merged_names
 from .official.model import pretrain_loss
 from .official.weights import load_published, save_published
@@ -25,6 +26,7 @@ __all__ = [
     "fuse",
     "head_rows",
     "init_weights",
+    "internvideo2_config_of",
     "lists_rows",
     "load_huggingface",
     "load_published",
