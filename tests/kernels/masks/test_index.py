@@ -256,7 +256,7 @@ def test_mask_to_index_checks_its_counts_in_two_launches(backend, monkeypatch):
             return function(*args, **(kwargs or {}))
 
     names = []
-    kernels = importlib.import_module("videomae_kernels.masks.triton")
+    kernels = importlib.import_module("videomae_kernels.masks.triton.index")
     mask, out = (torch.ones(2, 6, dtype=dtype, device=backend.device) for dtype in (torch.bool, torch.int64))
     with monkeypatch.context() as patch, Launches():  # undone before `backend` puts the interpreted kernels back
         patch.setattr(kernels, "_mask_to_index_kernel", Kernel())
