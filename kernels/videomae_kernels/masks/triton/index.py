@@ -49,7 +49,7 @@ def _select_index_kernel(
     tl.debug_barrier()  # a thread reads keys that others have written
     low = tl.zeros((), tl.int32)
     high = low + 0x7FFFFFFF
-    store_smallest(keys, out + b * (REPEATS * KEEP), low, high, POSITIONS, KEEP, REPEATS, LENGTH, BLOCK)
+    store_smallest(keys, out + b * (REPEATS * KEEP), 0, low, high, POSITIONS, KEEP, REPEATS, LENGTH, BLOCK)
 
 
 @triton.jit

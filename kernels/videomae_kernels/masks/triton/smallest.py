@@ -49,6 +49,7 @@ def _find_smallest(keys, low, high, KEEP: tl.constexpr, LENGTH: tl.constexpr, BL
 def store_smallest(
     keys,  # (LENGTH,) int32; floats in an order-preserving form are keys, too
     out,  # (REPEATS · KEEP,) int64
+    first,  # int32, what is added to every position
     low,  # int32, at or below all keys
     high,  # int32, at or above all keys
     POSITIONS: tl.constexpr,  # of one repeat
@@ -57,7 +58,7 @@ def store_smallest(
     LENGTH: tl.constexpr,  # a multiple of BLOCK
     BLOCK: tl.constexpr,
 ):
-    """Write the ascending positions of the KEEP smallest keys, the first of equal ones, REPEATS times."""
+    """Write `first` + the ascending positions of the KEEP smallest keys, the first of equal ones, REPEATS times."""
     threshold, fewer = _find_smallest(keys, low, high, KEEP, LENGTH, BLOCK)
     ties_kept = KEEP - fewer
     below_before = tl.zeros((1,), tl.int32)
@@ -72,7 +73,7 @@ def store_smallest(
         kept = below | (tie & (tie_rank < ties_kept))
         rank = below_before + first_of(before) + tl.minimum(tie_rank, ties_kept)
         for repeat in range(REPEATS):
-            tl.store(out + repeat * KEEP + rank, (position + repeat * POSITIONS).to(tl.int64), mask=kept)
+            tl.store(out + repeat * KEEP + rank, (first + position + repeat * POSITIONS).to(tl.int64), mask=kept)
         total = tl.sum(found, axis=0)
         below_before += first_of(total)
         ties_before += second_of(total)
@@ -97,7 +98,7 @@ def _smallest_index_kernel(
         given = tl.where(position < FIRST, low, 0x7FFFFFFF)
         tl.store(keys + position, given, mask=(position < FIRST) | (position >= TOKENS))
     tl.debug_barrier()  # a thread reads keys that others have written
-    store_smallest(keys, out + b * KEEP, low, low * 0 - 1, TOKENS, KEEP, 1, LENGTH, BLOCK)
+    store_smallest(keys, out + b * KEEP, 0, low, low * 0 - 1, TOKENS, KEEP, 1, LENGTH, BLOCK)
 
 
 def new_keys(out: Tensor, tokens: int) -> Tensor:
