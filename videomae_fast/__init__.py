@@ -1,7 +1,7 @@
 """VideoMAE V2 pre-training that only does work for the tokens it uses."""
 
 from .interop import fuse, pretrain_loss, unfuse
-from .masks import MaskPlan, make_masks, masks_from_bool
+from .masks import MaskPlan, guided_masks, make_masks, masks_from_bool
 from .models import CONFIGS, VideoMAEConfig, VideoMAEForClassification, VideoMAEForPretraining, get_config
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "VideoMAEForPretraining",
     "fuse",
     "get_config",
+    "guided_masks",
     "make_masks",
     "masks_from_bool",
     "pretrain_loss",
