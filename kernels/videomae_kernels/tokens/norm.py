@@ -238,14 +238,20 @@ def add_layer_norm(
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None) -> tuple[float, torch.dtype]:
+    checked = check_norm(x, weight, eps, dtype)
+    check_tensor(bias, "bias", FLOATING, tuple(x.shape[-1:]), x)
+    if bias.dtype != weight.dtype:
+        raise TypeError(f"bias must have the dtype of weight, {weight.dtype}, got {bias.dtype}")
+    return checked
+
+
+def check_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None) -> tuple[float, torch.dtype]:
+    """What every norm checks: rows x (…, D), weight (D,), eps and the dtype of the result; returns the last two."""
     rows = tuple(x.shape[:-1]) if isinstance(x, Tensor) else ()
     check_tensor(x, "x", FLOATING, (*rows, "D"))
     check_tensor(weight, "weight", FLOATING, tuple(x.shape[-1:]), x)
     if weight.numel() == 0:
         raise ValueError("weight must have at least one element, got shape (0,)")
-    check_tensor(bias, "bias", FLOATING, tuple(x.shape[-1:]), x)
-    if bias.dtype != weight.dtype:
-        raise TypeError(f"bias must have the dtype of weight, {weight.dtype}, got {bias.dtype}")
     eps = check_number(eps, "eps")
     if eps < 0:
         raise ValueError(f"eps must be at least 0, got {eps}")
