@@ -80,6 +80,7 @@ class Own:
 
 OURS = {
     "add_layer_norm": Own("norms"),
+    "add_rms_norm": Own("norms"),
     "assemble_decoder_tokens": Own(),
     "bias_gelu": Own("GELU"),
     "bias_gelu_backward": Own("GELU"),
@@ -92,6 +93,8 @@ OURS = {
     "masked_patch_loss_backward": Own(partly={"clip": _pixels}),
     "masked_token_scatter": Own(),
     "patch_targets": Own(partly={"clip": _pixels}),
+    "rms_norm": Own("norms"),
+    "rms_norm_backward": Own("norms"),
     "running_cell_select": Own(),
     "select_index": Own(),
     "tube_mask_gather": Own(partly={"clip": _pixels}),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videomae_fast import get_config
-from videomae_fast.models import layers
+from videomae_fast.models import mlp
 from videomae_fast.models.layers import Block, LayerScale
 from videomae_fast.models.norms import add_branch
 
@@ -74,14 +74,14 @@ def test_blocks_compute_a_multiple_of_eight_hidden_units(
     hidden: int, computed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths: list[int] = []
-    gelu, both = F.gelu, layers.bias_gelu
+    gelu, both = F.gelu, mlp.bias_gelu
 
     def record(x: Tensor, *bias: Tensor) -> Tensor:
         widths.append(x.shape[-1])
         return both(x, *bias) if bias else gelu(x)
 
     monkeypatch.setattr(F, "gelu", record)
-    monkeypatch.setattr(layers, "bias_gelu", record)
+    monkeypatch.setattr(mlp, "bias_gelu", record)
     for elementwise in ("torch", "triton"):
         run(Block(12, 3, hidden, elementwise=elementwise), torch.randn(1, 2, 12))
     assert widths == [computed] * 2
