@@ -15,9 +15,9 @@ Three = tuple[Tensor, Tensor, Tensor]
 
 def _reference(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Two:
     wide = arithmetic_dtype(x)
-    rows = x.to(wide)
+    rows = x.to(wide).contiguous()
     rstd = (rows.square().mean(-1) + eps).rsqrt()
-    return (rows * rstd.unsqueeze(-1)).mul_(weight.to(wide)).to(dtype).contiguous(), rstd
+    return (rows * rstd.unsqueeze(-1)).mul_(weight.to(wide)).to(dtype), rstd
 
 
 def _allocate(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Two:
@@ -71,7 +71,7 @@ def _backward_reference(
     of_weight: bool,
 ) -> Three:
     wide = rstd.dtype
-    unit, slope = total.to(wide) * rstd.unsqueeze(-1), grad.to(wide)
+    unit, slope = total.to(wide).contiguous() * rstd.unsqueeze(-1), grad.to(wide).contiguous()
     sums = [_over_rows(slope * unit)] if of_weight else []
     slope = slope * weight.to(wide)
     along = (slope * unit).mean(-1, keepdim=True)
@@ -82,8 +82,8 @@ def _backward_reference(
         sums.append(_over_rows(of_sum * branch.to(wide)))
     other = total.new_empty(0)
     if scale is not None or branch_dtype != total.dtype:
-        other = (of_sum if scale is None else of_sum * scale.to(wide)).to(branch_dtype).contiguous()
-    return of_sum.to(total.dtype).contiguous(), other, torch.stack(sums) if sums else rstd.new_empty(0)
+        other = (of_sum if scale is None else of_sum * scale.to(wide)).to(branch_dtype)
+    return of_sum.to(total.dtype), other, torch.stack(sums) if sums else rstd.new_empty(0)
 
 
 def _over_rows(x: Tensor) -> Tensor:
