@@ -56,7 +56,7 @@ def compare(inputs, dtype, *, ulps=1.0):
         assert_within_error_budget(ours, other, true.double(), ulps=ulps)
 
 
-@pytest.mark.parametrize("dtypes", list(itertools.product(FLOATS, FLOATS, FLOATS)))
+@pytest.mark.parametrize("dtypes", list(itertools.product(FLOATS[::2], FLOATS, FLOATS[::2])))
 @pytest.mark.parametrize("parameters", [torch.float32, torch.bfloat16])
 def test_results_and_gradients_in_every_precision(dtypes, parameters, backend):
     x, branch, y = dtypes
