@@ -40,12 +40,16 @@ def _rms_norm_kernel(
     in_rows, in_cols = row < num_rows, col < WIDTH
     inside = in_rows[:, None] & in_cols[None, :]
     place = row[:, None].to(tl.int64) * WIDTH + col[None, :]
+    if HAS_SCALE:
+        factor = tl.load(scale + col, mask=in_cols, other=0.0).to(tl.float32)
     value = load_rows(x, row, col, inside, sample_rows, x_stride_b, x_stride_n)
     if HAS_BRANCH:
         added = load_rows(branch, row, col, inside, sample_rows, branch_stride_b, branch_stride_n)
         if HAS_SCALE:
-            added *= tl.load(scale + col, mask=in_cols, other=0.0).to(tl.float32)[None, :]
-        rounded = (value + added).to(total.dtype.element_ty)
+            value = tl.fma(added, tl.broadcast_to(factor[None, :], added.shape), value)
+        else:
+            value += added
+        rounded = value.to(total.dtype.element_ty)
         tl.store(total + place, rounded, mask=inside)
         value = rounded.to(tl.float32)  # statistics of what backward will read
     inverse = tl.rsqrt(tl.sum(value * value, axis=1) / WIDTH + eps)
