@@ -79,7 +79,7 @@ def test_more_rows_than_programs_take_at_once(backend, monkeypatch):
     from videomae_kernels import _tiling
 
     monkeypatch.setitem(_tiling.SUMMING_WARPS, "rms_norm_backward", 3)
-    compare(make_inputs(backend.device, 3, 67, 300), torch.float32, ulps=4)
+    compare(make_inputs(backend.device, 3, 21, 64), torch.float32, ulps=4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -123,8 +123,8 @@ def test_the_norm_alone(backend):
         torch.testing.assert_close(ours.double(), true, rtol=1e-5, atol=1e-5)
 
 
-def test_results_have_the_dtype_of_x_unless_told(backend):
-    x, branch, weight, _ = make_inputs(backend.device, 2, 4, dtypes=(torch.bfloat16, *(torch.float32,) * 2))
+def test_results_have_the_dtype_of_x_unless_told():
+    x, branch, weight, _ = make_inputs("cpu", 2, 4, dtypes=(torch.bfloat16, *(torch.float32,) * 2))
     assert [out.dtype for out in add_rms_norm(x, branch, weight)] == [torch.bfloat16] * 2
     assert rms_norm(x, weight).dtype == torch.bfloat16
     assert rms_norm(x, weight, dtype=torch.float32).dtype == torch.float32
@@ -227,7 +227,7 @@ def test_sums_of_one_parameter_alone(trained, backend):
     assert torch.equal(found[0][trained[0]], found[1][trained[0]])
 
 
-def test_gradients_through_views(backend):
+def test_gradients_of_views_and_of_the_scale(backend):
     x, branch, weight, scale = (x.requires_grad_() for x in make_inputs(backend.device, 2, 6, 8))
     whole = lambda x, branch, weight, scale: add_rms_norm(x, branch, weight, EPS, None, scale)  # noqa: E731
     assert_strided_gradients(lambda x, branch: whole(x, branch, weight, scale)[0], (x, branch))
@@ -268,10 +268,10 @@ def test_backward_keeps_the_sum_and_for_a_trained_scale_the_branch(trained):
     assert rows == [total.data_ptr(), *[branch.data_ptr()] * trained]
 
 
-@pytest.mark.parametrize("width", [2, 5, 8, 31])
+@pytest.mark.parametrize("width", [2, 31])
 def test_the_lanes_of_a_short_row_agree_on_its_statistics(width, backend):
     """Else it is open which lane's rounding is kept: two lanes store one address, which stops a launch on PTX."""
-    x, branch = torch.randn(2, 200, width, device=backend.device)
+    x, branch = torch.randn(2, 50, width, device=backend.device)
     weight, scale = torch.ones(2, width, device=backend.device)
     leaves = [t.requires_grad_() for t in (x, branch, weight, scale)]
     total, y = fused(*leaves, torch.float32)
