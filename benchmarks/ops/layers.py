@@ -151,8 +151,11 @@ def _rms_norm(case: OpCase, add: bool) -> Workload:
             return lambda x, weight: rival(x, None, weight)
         return lambda x, branch, weight, scale: rival(x, branch * scale.to(case.dtype), weight)
 
-    def ours(*inputs: Tensor) -> Any:
-        return vk.add_rms_norm(*inputs[:3], EPS, scale=inputs[3]) if add else vk.rms_norm(*inputs, EPS)
+    def ours(x: Tensor, *others: Tensor) -> Any:
+        if not add:
+            return vk.rms_norm(x, others[0], EPS)
+        branch, weight, scale = others
+        return vk.add_rms_norm(x, branch, weight, EPS, scale=scale)
 
     rewrite: Callable[..., Any] = rewrites.add_rms_norm if add else rewrites.rms_norm
     calls: dict[str, Callable[..., Any]] = {
