@@ -27,15 +27,12 @@ from ..data.windows import FITS, Windows, stream_windows
 from ..engine.manifest import checksum
 from ..engine.parallel import make_accelerator
 from ..engine.precision import PRECISIONS, resolve_precision
-from ..interop import read_feature_model
+from ..interop import FeatureModel, read_feature_model
 from ..interop.checkpoint import weights_file
-from ..models import VideoMAEForClassification
-from ..models.encoder import Encoder
 from .config import Config, Section, option
 from .feature_files import FeatureFiles
 from .start import last_checkpoint
 
-Model = Encoder | VideoMAEForClassification
 KINDS = ("mean", "tubelets", "tokens")
 
 
@@ -108,7 +105,7 @@ class Features:
 
 @torch.no_grad()
 def extract(
-    model: Model,
+    model: FeatureModel,
     path: str | Path,
     *,
     kind: str = "mean",
@@ -201,7 +198,7 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
 
 
 def _write_all(
-    files: FeatureFiles, numbers: Iterable[int], model: Model, config: FeaturesConfig, say: Callable[[str], None]
+    files: FeatureFiles, numbers: Iterable[int], model: FeatureModel, config: FeaturesConfig, say: Callable[[str], None]
 ) -> list[tuple[str, str]]:
     """Write the features of the videos that have none; returns path and reason of those that cannot be read."""
     windows = config.windows.windows(model.config.num_frames)
@@ -217,7 +214,7 @@ def _write_all(
     return missing
 
 
-def _features_of(videos: Mixture, number: int, model: Model, config: FeaturesConfig) -> Features:
+def _features_of(videos: Mixture, number: int, model: FeatureModel, config: FeaturesConfig) -> Features:
     options, source = config.windows, videos.source(number)
     video = open_entry(
         videos[number], options.reader, template=source.template, max_decoded_bytes=options.max_decoded_bytes
@@ -229,7 +226,7 @@ def _features_of(videos: Mixture, number: int, model: Model, config: FeaturesCon
 
 
 def _extract(
-    model: Model, video: VideoReader, name: str, windows: Windows, kind: str, fit: str, batch_size: int
+    model: FeatureModel, video: VideoReader, name: str, windows: Windows, kind: str, fit: str, batch_size: int
 ) -> Features:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got '{kind}'")
@@ -246,7 +243,7 @@ def _extract(
     return Features(whole.numpy(), windows.starts(video.num_frames), video.num_frames, video.fps)
 
 
-def _forward(model: Model, clips: Iterator[Tensor], kind: str) -> Iterator[Tensor]:
+def _forward(model: FeatureModel, clips: Iterator[Tensor], kind: str) -> Iterator[Tensor]:
     for clip in clips:
         if kind == "mean":
             yield model.features(clip)
@@ -255,13 +252,13 @@ def _forward(model: Model, clips: Iterator[Tensor], kind: str) -> Iterator[Tenso
             yield tokens.mean((2, 3)) if kind == "tubelets" else tokens
 
 
-def _shape(model: Model, kind: str) -> tuple[int, ...]:
+def _shape(model: FeatureModel, kind: str) -> tuple[int, ...]:
     frames, height, width = model.config.grid
     sizes = {"mean": (), "tubelets": (frames,), "tokens": (frames, height, width)}
-    return *sizes[kind], model.config.encoder_dim
+    return *sizes[kind], model.config.feature_dim if kind == "mean" else model.config.encoder_dim
 
 
-def _settings(config: FeaturesConfig, model: Model, source: Path) -> dict[str, Any]:
+def _settings(config: FeaturesConfig, model: FeatureModel, source: Path) -> dict[str, Any]:
     """All that decides the features of a video, as JSON holds it."""
     weights = weights_file(source)
     windows, clip = config.windows, model.config
