@@ -26,8 +26,10 @@ from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
 from ..interop import CLASSES_FILE, trained_clip
 from ..interop.settings import settings_beside
-from ..models import VideoMAEConfig, stochastic_depth
+from ..models import stochastic_depth
+from ..models.config import ClipConfig
 from ..models.encoder import Clip
+from ..models.families import family_of
 from .classifier_options import ClassifierOptions, LayerwiseOptimizer
 from .config import Config
 from .fit import fit_to_device
@@ -51,7 +53,7 @@ class FinetuneConfig(Config):
         if self.run.eval_every and not self.data.eval_data:
             raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the videos to evaluate on")
 
-    def model_config(self) -> VideoMAEConfig:
+    def model_config(self) -> ClipConfig:
         """The configuration of the model. Sizes that do not fit together raise ValueError."""
         return self.model.config(self.data)
 
@@ -111,11 +113,12 @@ class Finetuning(Recipe):
         self.model_config = model_config
         if config.model.compile:
             model.compile(fullgraph=True)
-        return model, make_optimizer(model, config.optimizer, layer=model.layer_id)
+        return model, make_optimizer(model, config.optimizer, undecayed=model.undecayed, layer=model.layer_id)
 
     def _with_positions(self) -> FinetuneConfig:
-        """The configuration with the clip whose positions the weights were trained with, as checkpoints keep it."""
-        if not self.config.model.trained_clip:
+        """The configuration with the clip whose fixed positions the weights had in training, as checkpoints keep it."""
+        learned = family_of(self.config.model_config()).learns_positions
+        if not learned and not self.config.model.trained_clip:
             run = self.config.run
             saved = settings_beside(run.source).get("trained_clip") if run.continues and run.source else None
             clip = saved if isinstance(saved, str) and saved else "x".join(map(str, trained_clip(run.source)))

@@ -2,17 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from ..engine.precision import resolve_precision
 from ..masks import MaskPlan
-from ..models import VideoMAEConfig, choose_recompute
+from ..models import choose_recompute
 from ..models.attention import activate_flash_attention
+from ..models.config import ClipConfig
+
+C = TypeVar("C", bound=ClipConfig)
 
 
 def fit_to_device(
-    config: VideoMAEConfig,
+    config: C,
     tokens: MaskPlan | int,
     *,
     clips: int,
@@ -21,7 +25,7 @@ def fit_to_device(
     precision: str,
     device: torch.device,
     say: Callable[[str], None],
-) -> VideoMAEConfig:
+) -> C:
     """On a GPU, activate its fastest flash attention, and recompute only where memory is short.
 
     Args:
@@ -54,4 +58,4 @@ def fit_to_device(
         accumulate=accumulate,
         copies=averaged + (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1),
     )
-    return replace(config, recompute=recompute)
+    return replace(config, recompute=recompute)  # type: ignore[type-var, unused-ignore]
