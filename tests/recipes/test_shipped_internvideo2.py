@@ -2,7 +2,6 @@
 scripts/finetuning/full_tuning of its repository."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
