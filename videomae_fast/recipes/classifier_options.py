@@ -64,11 +64,15 @@ class ClassifierOptions(BackboneOptions):
         if self.lora_rank and self.train != "all":
             raise ValueError(f"lora_rank {self.lora_rank} says what is trained: leave train at all, got '{self.train}'")
 
+    @property
+    def learns_positions(self) -> bool:
+        """Whether the model's positions are weights, for which `positions` and `trained_clip` have no meaning."""
+        return family_of(SIZES[self.model]).learns_positions
+
     def _check_positions(self) -> None:
-        family = family_of(SIZES[self.model])
         for name in ("positions", "trained_clip"):
             value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
-            if family.learns_positions and value != default:
+            if self.learns_positions and value != default:
                 raise ValueError(
                     f"{name} '{value}' is about fixed tables of positions, and {self.model} learns its own, which are "
                     f"interpolated when weights are read: leave it at '{default}'"

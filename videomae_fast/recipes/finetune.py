@@ -29,7 +29,6 @@ from ..interop.settings import settings_beside
 from ..models import stochastic_depth
 from ..models.config import ClipConfig
 from ..models.encoder import Clip
-from ..models.families import family_of
 from .classifier_options import ClassifierOptions, LayerwiseOptimizer
 from .config import Config
 from .fit import fit_to_device
@@ -117,8 +116,7 @@ class Finetuning(Recipe):
 
     def _with_positions(self) -> FinetuneConfig:
         """The configuration with the clip whose fixed positions the weights had in training, as checkpoints keep it."""
-        learned = family_of(self.config.model_config()).learns_positions
-        if not learned and not self.config.model.trained_clip:
+        if not self.config.model.learns_positions and not self.config.model.trained_clip:
             run = self.config.run
             saved = settings_beside(run.source).get("trained_clip") if run.continues and run.source else None
             clip = saved if isinstance(saved, str) and saved else "x".join(map(str, trained_clip(run.source)))

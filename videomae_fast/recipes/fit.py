@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -49,8 +49,9 @@ def fit_to_device(
         return config
     capacity = torch.cuda.get_device_properties(device).total_memory
     precision = resolve_precision(precision)
+    known: Any = config  # of a family that the closed form covers
     recompute = choose_recompute(
-        config,
+        known,
         tokens,
         clips=clips,
         precision=precision,
@@ -58,4 +59,5 @@ def fit_to_device(
         accumulate=accumulate,
         copies=averaged + (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1),
     )
-    return replace(config, recompute=recompute)  # type: ignore[type-var, unused-ignore]
+    fitted: C = replace(known, recompute=recompute)
+    return fitted
