@@ -1,54 +1,170 @@
 """The teachers of an alignment: which of their blocks teach which of the student's, and what they see in a batch."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._text import printable
-from ..interop import read_guide, read_video_teacher
-from ..models import AlignmentHeads, InternVideo2Config, TeacherRows
-from ..models.encoder import Clip
+from videomae_kernels import CroppedClips
+
+from ..models import AlignmentHeads, TeacherRows
+from ..models.frozen_teacher import Guide, Teacher, find_nonfinite, last_layers, observe_and_draw
 from .align_options import AlignMasks, TeacherOptions
-from .start import last_checkpoint
+from .teacher import tensors_digest
 
-PUBLISHED_IMAGE_LAYERS, PUBLISHED_VIDEO_LAYERS = 6, 4
+PUBLISHED_LAYERS = {"image": 6, "video": 4}
 
 
 def paired_layers(
-    student_depth: int, teacher_depth: int, count: int, published: int, interval: float = 1.0
-) -> list[tuple[int, int]]:
-    """The blocks of the student that learn, each with the block of the teacher that it learns from.
+    name: str, student_depth: int, teacher_depth: int, count: int, interval: float = 1.0
+) -> dict[int, int]:
+    """The blocks of the student that learn, each with the block of the teacher that teaches it.
 
-        pair j = (L − 1 − j, L_T − 1 − ⌊j · interval⌋),    j = 0, …, count − 1
+        L − 1 − j learns from L_T − 1 − ⌊j · interval⌋,    j = 0, …, count − 1
 
     Args:
+        name: "image" or "video", which of the two teachers it is.
         student_depth: L.
         teacher_depth: L_T.
-        count: pairs; 0 for `published`, or as many as both models have blocks for.
-        published: the published number of pairs.
-        interval: blocks of the teacher from one pair to the next, at least 1.
+        count: pairs; 0 for the published number, or as many as both models have blocks for.
+        interval: blocks of the teacher from one pair to the next, on average, at least 1.
 
     Returns:
-        The pairs, ascending.
+        {block of the student: block of the teacher}, ascending.
 
     Raises:
         ValueError: a model has too few blocks.
-
-    References:
-        return_index in models/internvl_clip_vision.py and internvideo2_teacher.py of the published code.
     """
-    most = 0
+    most = 1
     while most < student_depth and int(most * interval) < teacher_depth:
         most += 1
     if count > most:
+        steps = f" at intervals of {interval:g}" if interval != 1 else ""
         raise ValueError(
-            f"{count} layers are too many: the student has {student_depth} blocks and the teacher {teacher_depth}, "
-            f"enough for {most}" + (f" at an interval of {interval:g}" if interval != 1 else "")
+            f"{name}_layers must be at most {most}, got {count}: the student has {student_depth} blocks, the teacher "
+            f"{teacher_depth}{steps}"
         )
-    pairs = [(student_depth - 1 - j, teacher_depth - 1 - int(j * interval)) for j in range(count or min(most, published))]
-    return pairs[::-1]
+    count = count or min(most, PUBLISHED_LAYERS[name])
+    return dict(zip(range(student_depth - count, student_depth), last_layers(teacher_depth, count, interval), strict=True))
+
+
+class Lesson(NamedTuple):
+    """What the teachers hand over for B clips.
+
+    Attributes:
+        visible: (B·M, K) int64 tokens that the student sees.
+        image: rows of the guiding teacher; None without one.
+        video: rows of the video teacher; None without one.
+    """
+
+    visible: Tensor
+    image: TeacherRows | None
+    video: TeacherRows | None
+
+
+class Teachers:
+    """The teachers of a run, and the masks that they guide.
+
+    Args:
+        options: what is learned from them.
+        masks: how masks are drawn.
+        seed: of the run.
+        grid: (T', H', W') tokens of the student.
+        every: frames of a clip from one that the student and the guide see to the next.
+        guide: `image_teacher` or `distil_teacher`; None: masks are uniform in each frame.
+        guided: of the student, the blocks that learn from the guide.
+        video: `video_teacher`, or None.
+        watching: of the student, the blocks that learn from the video teacher.
+
+    Attributes:
+        heads: the heads that the student needs.
+        weights: of each loss, by its name in `AlignmentLosses`.
+
+    Raises:
+        ValueError: a teacher's grid is not the student's.
+    """
+
+    def __init__(
+        self,
+        options: TeacherOptions,
+        masks: AlignMasks,
+        seed: int,
+        grid: tuple[int, int, int],
+        every: int,
+        *,
+        guide: Guide | None,
+        guided: tuple[int, ...] = (),
+        video: Teacher | None,
+        watching: tuple[int, ...] = (),
+    ) -> None:
+        for teacher in (guide, video):
+            if teacher is not None:
+                teacher.check_grid(grid)
+        self.guide, self.video, self.masks, self.seed, self.grid, self.every = guide, video, masks, seed, grid, every
+        self.per = "clip" if options.distil_teacher else "frame"
+        pooled_dim = None if guide is None else guide.pooled_dim
+        self.heads = AlignmentHeads(
+            image_layers=guided,
+            image_dim=1 if guide is None else guide.dim,
+            image_mlp=bool(options.distil_teacher),
+            pooled_dim=pooled_dim,
+            video_layers=watching,
+            video_dim=1 if video is None else video.dim,
+        )
+        weights = {
+            "image": options.image_weight if guide is not None else None,
+            "pooled": options.pooled_weight if pooled_dim is not None else None,
+            "video": options.video_weight if video is not None else None,
+        }
+        self.weights = {name: weight for name, weight in weights.items() if weight is not None}
+
+    def __call__(self, clips: CroppedClips, sample: Tensor) -> Lesson:
+        """Show clips to the teachers.
+
+        Args:
+            clips: B clips of all frames.
+            sample: (B,) int64 sample numbers, on the device of the clips.
+
+        Returns:
+            The visible tokens, and the teachers' rows there.
+
+        Raises:
+            ValueError: the guide's attention is negative, NaN or infinite, or leaves too few tokens to draw from.
+        """
+        if self.guide is None:
+            even = torch.ones((), device=sample.device).expand(len(sample), *self.grid)
+            visible, image = self._draw(even, sample), None
+        else:
+            seen, name = clips.every(self.every), self.guide.name
+            try:
+                visible, image = observe_and_draw(self.guide, seen, lambda found, part: self._draw(found, sample[part]))
+            except ValueError as error:
+                raise ValueError(f"the attention of teacher {name} guides no masks: {error}") from error
+        return Lesson(visible, image, None if self.video is None else self.video.rows(clips, visible))
+
+    def _draw(self, weights: Tensor, sample: Tensor) -> Tensor:
+        return self.masks.visible(weights, sample, self.per, self.seed)
+
+    def find_nonfinite(self, clips: CroppedClips, sample: Tensor) -> str:
+        """Which teacher's attention or rows are not finite. The host waits for the device.
+
+        Args:
+            clips: as in `__call__`.
+            sample: as in `__call__`.
+
+        Returns:
+            A phrase that names the teacher and the layers; "" if all are finite.
+        """
+        lesson = self(clips, sample)
+        found = ((self.guide, lesson.image), (self.video, lesson.video))
+        phrases = [find_nonfinite(teacher, rows) for teacher, rows in found if teacher is not None and rows is not None]
+        return "; ".join(filter(None, phrases))
+
+    def digest(self) -> str:
+        """A digest of the weights of all teachers, with which alone a run continues."""
+        parts = {}
+        for name, teacher in (("guide", self.guide), ("video", self.video)):
+            if teacher is not None:
+                parts |= {f"{name}.{key}": tensor for key, tensor in teacher.model.state_dict().items()}
+        return tensors_digest(parts)
