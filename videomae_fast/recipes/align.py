@@ -84,7 +84,7 @@ class Alignment(Recipe):
         self.ema_decay = config.optimizer.ema_decay
 
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
-        """Make data sets, teachers, student and optimizer. Compilation is in place, so that weights keep their names."""
+        """Make data sets, teachers, student and optimizer. Compilation is in place: the weights keep their names."""
         config = self.config
         dataset = config.data.dataset(config.run.seed)
         self.samples_per_epoch = len(dataset)

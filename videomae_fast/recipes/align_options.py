@@ -75,9 +75,7 @@ class AlignMasks(Section):
         Raises:
             ValueError: too few tokens have a weight, or one is negative, NaN or infinite.
         """
-        return guided_masks(
-            weights, self.mask_ratio, sample, per=per, masks_per_clip=self.masks_per_clip, seed=seed
-        )
+        return guided_masks(weights, self.mask_ratio, sample, per=per, masks_per_clip=self.masks_per_clip, seed=seed)
 
 
 @dataclass(frozen=True)

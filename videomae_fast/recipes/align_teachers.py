@@ -1,6 +1,5 @@
 """The teachers of an alignment: which of their blocks teach which of the student's, and what they see in a batch."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -46,7 +45,8 @@ def paired_layers(
             f"{teacher_depth}{steps}"
         )
     count = count or min(most, PUBLISHED_LAYERS[name])
-    return dict(zip(range(student_depth - count, student_depth), last_layers(teacher_depth, count, interval), strict=True))
+    learners, blocks = range(student_depth - count, student_depth), last_layers(teacher_depth, count, interval)
+    return dict(zip(learners, blocks, strict=True))
 
 
 class Lesson(NamedTuple):
@@ -136,15 +136,17 @@ class Teachers:
             even = torch.ones((), device=sample.device).expand(len(sample), *self.grid)
             visible, image = self._draw(even, sample), None
         else:
-            seen, name = clips.every(self.every), self.guide.name
-            try:
-                visible, image = observe_and_draw(self.guide, seen, lambda found, part: self._draw(found, sample[part]))
-            except ValueError as error:
-                raise ValueError(f"the attention of teacher {name} guides no masks: {error}") from error
+            seen = clips.every(self.every)
+            visible, image = observe_and_draw(self.guide, seen, lambda found, part: self._draw(found, sample[part]))
         return Lesson(visible, image, None if self.video is None else self.video.rows(clips, visible))
 
     def _draw(self, weights: Tensor, sample: Tensor) -> Tensor:
-        return self.masks.visible(weights, sample, self.per, self.seed)
+        try:
+            return self.masks.visible(weights, sample, self.per, self.seed)
+        except ValueError as error:
+            if self.guide is None:
+                raise
+            raise ValueError(f"the attention of teacher {self.guide.name} guides no masks: {error}") from error
 
     def find_nonfinite(self, clips: CroppedClips, sample: Tensor) -> str:
         """Which teacher's attention or rows are not finite. The host waits for the device.
