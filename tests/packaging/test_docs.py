@@ -40,6 +40,7 @@ COVERED = {
 SMALLER = "--model small --num-frames 4 --image-size 32 --frame-stride 1 --crops-per-video 1 --batch-size 1"
 SHRUNK = {
     "pretrain": f"{SMALLER} --workers 0 --warmup-epochs 1 --max-steps 1",
+    "align": f"{SMALLER} --model internvideo2-small --workers 0 --warmup-epochs 1 --max-steps 1",
     "finetune": f"{SMALLER} --workers 0 --max-steps 1",
     "distil": f"{SMALLER} --workers 0 --max-steps 1",
     "evaluate": "--workers 0 --segments 1 --crops 1 --frame-stride 1 --sampling dense",
@@ -195,6 +196,20 @@ def test_the_fine_tuning_page_has_every_option() -> None:
         for action in choices[command]._actions
     }
     assert options - known <= named <= options
+
+
+def test_the_page_of_video_and_text_has_every_option() -> None:
+    """But for those of pre-training, which the training page has."""
+    from videomae_fast.cli import build_parser
+
+    choices = next(action.choices for action in build_parser()._actions if action.dest == "command")
+    text = (ROOT / "docs" / "video_text.md").read_text(encoding="utf-8")
+    table = text[text.index("\n## Options of `align`") :].partition("\n## Published")[0]
+    named = set(re.findall(r"`(--[\w-]+)`", "".join(re.findall(r"^\| `.*? \|", table, re.MULTILINE))))
+    known, options = (
+        {action.option_strings[0] for action in choices[command]._actions} for command in ("pretrain", "align")
+    )
+    assert named == options - known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
