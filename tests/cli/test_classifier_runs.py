@@ -34,6 +34,7 @@ VALUES = {
     "trained_clip": "8x32x32",
     "train": "last:2",
     "drop_tokens": "random:0.5",
+    "distil_interval": "2.5",
     "rand_augment": "rand-m5-n2-inc1",
 }
 NEEDS = {

@@ -93,9 +93,13 @@ class Alignment(Recipe):
             eval_dataset = config.data.eval_dataset(config.run.seed)
             self.eval_videos = EvaluationVideos(eval_dataset, config.optimizer.batch_size, config.data.workers)
         dtype = torch.bfloat16 if resolve_precision(config.run.precision) == "bf16" else torch.float32
-        self.teachers = read_teachers(config, device, dtype, say)
+        self.device, seed = device, config.run.seed
+        with torch.random.fork_rng(devices=[]):  # the student's first weights are those of its seed, whoever teaches
+            self.teachers, student = read_teachers(
+                config.teachers, config.data, config.masks, config.model, seed=seed, device=device, dtype=dtype, say=say
+            )
         self.numbers = tuple(self.teachers.weights)
-        model = InternVideo2ForAlignment(self.teachers.student, self.teachers.heads)
+        model = InternVideo2ForAlignment(student, self.teachers.heads)
         if note := config.run.initialize(model):
             say(printable_lines(note))
         if config.model.compile:
@@ -159,9 +163,9 @@ class Alignment(Recipe):
         """Let the teachers see the batch of a step again: rows that are not finite are named."""
         size = self.config.optimizer.batch_size * self.config.optimizer.accumulate
         batch = self.videos.batch(size, *self.place, step)
-        for piece in batch.to(self.teachers.device).split(self.config.optimizer.accumulate):
-            if found := self.teachers.find_non_finite(piece.clips, piece.sample):
-                return found
+        for piece in batch.to(self.device).split(self.config.optimizer.accumulate):
+            if found := self.teachers.find_nonfinite(piece.clips, piece.sample):
+                return f"Of its clips, {found}."
         return ""
 
     def report(self) -> list[str]:

@@ -1,5 +1,7 @@
 """The teachers of an alignment: which of their blocks teach which of the student's, and what they see in a batch."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -7,9 +9,11 @@ from torch import Tensor
 
 from videomae_kernels import CroppedClips
 
-from ..models import AlignmentHeads, TeacherRows
+from .._text import printable
+from ..models import AlignmentHeads, InternVideo2Config, TeacherRows
 from ..models.frozen_teacher import Guide, Teacher, find_nonfinite, last_layers, observe_and_draw
-from .align_options import AlignMasks, TeacherOptions
+from .align_options import STUDENTS, AlignData, AlignMasks, StudentOptions, TeacherOptions
+from .start import last_checkpoint
 from .teacher import tensors_digest
 
 PUBLISHED_LAYERS = {"image": 6, "video": 4}
@@ -170,3 +174,100 @@ class Teachers:
             if teacher is not None:
                 parts |= {f"{name}.{key}": tensor for key, tensor in teacher.model.state_dict().items()}
         return tensors_digest(parts)
+
+
+def read_teachers(
+    options: TeacherOptions,
+    data: AlignData,
+    masks: AlignMasks,
+    model: StudentOptions,
+    *,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    say: Callable[[str], None],
+) -> tuple[Teachers, InternVideo2Config]:
+    """Read the teachers of a run, and find out what student they can teach.
+
+    Args:
+        options: names the teachers.
+        data: the clips.
+        masks: how masks are drawn.
+        model: the student.
+        seed: of the run.
+        device: where the teachers run.
+        dtype: of their weights.
+        say: prints a line: which blocks teach which.
+
+    Returns:
+        The teachers, and the configuration of the student.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: no teacher is named; one cannot be read, or is of another kind; its grid is not the student's; or
+            there are too few blocks.
+    """
+    guide_path = options.distil_teacher or options.image_teacher
+    if not guide_path and not options.video_teacher:
+        raise ValueError("there is no teacher: name one with image_teacher, video_teacher or distil_teacher")
+    depth, size = STUDENTS[model.model].encoder_depth, (data.image_size, data.image_size)
+    pairs: dict[str, dict[int, int]] = {"image": {}, "video": {}}
+
+    def choose(name: str, count: int, interval: float = 1.0) -> Callable[[int], tuple[int, ...]]:
+        def blocks(teacher_depth: int) -> tuple[int, ...]:
+            pairs[name] = paired_layers(name, depth, teacher_depth, count, interval)
+            return tuple(pairs[name].values())
+
+        return blocks
+
+    guide = video = None
+    every = 1
+    if options.video_teacher:
+        video = _video(
+            options.video_teacher, data.num_frames, size, choose("video", options.video_layers), dtype, device
+        )
+        every = data.num_frames // video.grid[0]
+    student = model.student(data, every)
+    if guide_path:
+        interval = options.distil_interval if options.distil_teacher else 1.0
+        blocks = choose("image", options.image_layers, interval)
+        guide = _guide(guide_path, student.num_frames, size, blocks, dtype, device)
+    teachers = Teachers(
+        options,
+        masks,
+        seed,
+        student.grid,
+        every,
+        guide=guide,
+        guided=tuple(pairs["image"]),
+        video=video,
+        watching=tuple(pairs["video"]),
+    )
+    for teacher, name in ((guide, "image"), (video, "video")):
+        if teacher is not None:
+            taught = ", ".join(f"{block} teaches {own}" for own, block in pairs[name].items())
+            say(f"teacher {printable(teacher.name)}: of its blocks, {taught} of the student")
+    if guide is None:
+        say("no teacher guides the masks: they are uniform in each frame")
+    return teachers, student
+
+
+def _video(path, num_frames, size, choose, dtype, device):  # STANDIN
+    from ..interop import read_feature_model
+    from ..models.video_teacher import VideoMAETeacher
+
+    encoder = read_feature_model(last_checkpoint(Path(path)), num_frames=num_frames, image_size=size).to(device)
+    return VideoMAETeacher(encoder, choose(encoder.config.encoder_depth), dtype=dtype, name=path)
+
+
+def _guide(path, num_frames, size, choose, dtype, device):  # STANDIN
+    from ..interop.checkpoint import read_weights
+    from ..models import InternVideo2
+    from ..models.guides import InternVideo2Guide
+    from dataclasses import replace
+
+    state = read_weights(path)
+    config = replace(STUDENTS["internvideo2-tiny"], num_frames=num_frames, image_size=size, encoder_depth=4, patch_size=16)
+    model = InternVideo2(config)
+    model.load_state_dict(state)
+    return InternVideo2Guide(model.to(device), choose(config.encoder_depth), dtype=dtype, name=path)
