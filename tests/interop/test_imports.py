@@ -13,7 +13,7 @@ LEVELS = (  # from the lowest up; modules of one level do not import each other
     {"checkpoint", "seam"},
     {"settings", "official.weights", "official.model", "timm"}
     | {"huggingface.weights", "huggingface.model", "huggingface.config", "huggingface.card"},
-    {"labels", "lora", "huggingface.folder", "huggingface.loading", "fusion"},
+    {"labels", "lora", "huggingface.folder", "huggingface.loading", "huggingface.vision", "fusion"},
     {"classifier"},
     {"conversion", "initialization", "features"},
 )

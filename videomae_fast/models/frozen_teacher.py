@@ -52,7 +52,7 @@ class Teacher:
         clips_at_once: int | None,
     ) -> None:
         self.layers = tuple(layers)
-        if not self.layers or list(self.layers) != sorted({*self.layers}) or not 0 <= self.layers[0] < depth:
+        if not self.layers or list(self.layers) != sorted({*self.layers}) or self.layers[0] < 0:
             raise ValueError(f"layers must be ascending block numbers from 0, got {self.layers}")
         if self.layers[-1] >= depth:
             raise ValueError(f"layers must be below {depth}, the blocks of teacher {name}, got {self.layers}")

@@ -68,7 +68,7 @@ class Observation:
         return TeacherRows(layers, self.pooled)
 
     def _gather(self, layer: Tensor, index: Tensor, batch: int, masks: int) -> Tensor:
-        rows = choose_rows(layer.view(batch, -1, layer.shape[-1]), index).unflatten(1, (masks, -1))
+        rows = choose_rows(layer.reshape(batch, -1, layer.shape[-1]), index).unflatten(1, (masks, -1))
         if self.prefix:
             cls = layer.unflatten(0, (batch, -1))[:, :, 0].mean(1)
             rows = torch.cat([cls[:, None, None].expand(-1, masks, -1, -1), rows], dim=2)
