@@ -6,7 +6,6 @@ python -m tests.recipes.aligned align --model internvideo2-tiny ...
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,13 @@ import torch
 
 from tests.recipes import tiny
 from videomae_fast.interop.checkpoint import write_safetensors
-from videomae_fast.models import InternVideo2, InternVideo2Config, VideoMAEForPretraining, get_config
+from videomae_fast.models import (
+    InternVideo2,
+    InternVideo2Config,
+    VideoMAEForPretraining,
+    get_config,
+    get_internvideo2_config,
+)
 from videomae_fast.recipes.align import AlignConfig
 from videomae_fast.recipes.align_options import STUDENTS
 
@@ -22,11 +27,13 @@ STUDENT = InternVideo2Config(48, 2, 3, pool_heads=3, clip_embed_dim=32, layer_sc
 SETTINGS: dict[str, Any] = tiny.SETTINGS | {
     "model": "internvideo2-tiny",
     "patch_size": 16,
+    "num_frames": 4,
     "drop_path": 0.0,
     "crops_per_video": 1,
     "mask_ratio": 0.5,
     "batch_size": 4,
     "log_every": 1,
+    "save_every": 100,
     "track": "none",
     "lr": 0.2,
     "final_lr": 0.02,
@@ -52,14 +59,24 @@ def make_video_teacher(folder: Path, **changes: Any) -> Path:
 
 
 def make_distil_teacher(path: Path) -> Path:
-    """The file of an InternVideo2 with its pool."""
+    """The file of an InternVideo2 with its pool, of a published width, and of positions of another clip."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    model = InternVideo2(replace(STUDENT, encoder_depth=4, patch_size=16, image_size=(32, 32)))
+    config = get_internvideo2_config("small", encoder_depth=4, patch_size=16, num_frames=2, image_size=(224, 224))
+    model = InternVideo2(config)
     write_safetensors(random_weights(model), path)
     return path
 
 
-def make_image_teacher(folder: Path, **changes: Any) -> Path:
+def make_image_teacher(path: Path) -> Path:
+    """The file of an image encoder with the names of InternVL-C's, and its 2-D patch kernel."""
+    config = get_internvideo2_config("small", encoder_depth=3, patch_size=16, num_frames=1, image_size=(32, 32))
+    state = random_weights(InternVideo2(config))
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:, :, 0].contiguous()
+    write_safetensors(state, path)
+    return path
+
+
+def make_huggingface_teacher(folder: Path, **changes: Any) -> Path:
     """A folder of transformers' ViT for images of 32 pixels, tokens of 16."""
     from transformers import ViTConfig, ViTModel
 
@@ -67,6 +84,8 @@ def make_image_teacher(folder: Path, **changes: Any) -> Path:
     sizes = {"hidden_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 80}
     model = ViTModel(ViTConfig(image_size=32, patch_size=16, initializer_range=0.3, **(sizes | changes)))
     model.save_pretrained(folder)
+    statistics = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(statistics))
     return folder
 
 

@@ -12,8 +12,9 @@ from videomae_fast.cli import build_parser
 from videomae_fast.cli.runs import read_config
 from videomae_fast.engine.optim import learning_rate
 from videomae_fast.models import AlignmentHeads, InternVideo2ForAlignment
+from videomae_fast.models.frozen_teacher import last_layers
 from videomae_fast.recipes.align import EPS, AlignConfig
-from videomae_fast.recipes.align_teachers import paired_layers
+from videomae_fast.recipes.align_teachers import PUBLISHED_IMAGE_LAYERS, PUBLISHED_VIDEO_LAYERS
 
 pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
@@ -23,9 +24,9 @@ COMMON = (
     "--num_workers 12 --clip_loss_ratio 1 1"
 )
 STAGE1 = (
-    f"{COMMON} --mae_return_layer 4 --mae_loss_ratio 1 --lr 1.5e-4 --num_segments 16 --clip_grad 3.0 "
+    f"{COMMON} --mae_return_layer 4 --mae_loss_ratio 1 --lr 1.5e-4 --num_segments 8 --clip_grad 3.0 "
     "--warmup_epochs 40 --epochs 301"
-)
+)  # and of its 16 segments, every second one is the student's
 DISTIL = (
     f"{COMMON} --clip_teacher_return_interval 3.34 --lr 1e-3 --drop_path 0.05 --num_segments 8 --clip_grad 5.0 "
     "--warmup_epochs 20 --epochs 101"
@@ -99,7 +100,7 @@ def test_size_and_learning_rate(name: str) -> None:
     text = " ".join((FOLDER / f"{name}.toml").read_text().replace("#", "").split())
     assert f"on {gpus} GPUs" in text and f"GPUs x batch_size x accumulate is {videos}" in text
     if millions is not None:
-        student = config.model.student(config.data, every=2)
+        student = config.model_config()
         assert student.grid == (8, 16, 16)
         depth = student.encoder_depth
         heads = AlignmentHeads(tuple(range(depth - 6, depth)), video_layers=tuple(range(depth - 4, depth)))
@@ -115,11 +116,13 @@ def test_the_defaults_are_the_published_1b() -> None:
     assert EPS == 1e-6
 
 
-def test_the_pairs_are_the_published_ones() -> None:
-    """Of the 48 blocks of InternVL-C and the 40 of ViT-g with the student's 40, and of the 40 of 1B with 12."""
-    assert paired_layers("image", 40, 48, 0) == dict(zip(range(34, 40), range(42, 48), strict=True))
-    assert paired_layers("video", 40, 40, 0) == dict(zip(range(36, 40), range(36, 40), strict=True))
-    assert paired_layers("image", 12, 40, 6, 3.34) == dict(zip(range(6, 12), (23, 26, 29, 33, 36, 39), strict=True))
+def test_the_layers_are_the_published_ones() -> None:
+    """Of the 48 blocks of InternVL-C, the 40 of ViT-g, and the 40 of 1B as a teacher."""
+    assert last_layers(48, PUBLISHED_IMAGE_LAYERS) == (42, 43, 44, 45, 46, 47)
+    assert last_layers(40, PUBLISHED_VIDEO_LAYERS) == (36, 37, 38, 39)
+    for size in "sbl":
+        teachers = _load(f"internvideo2_{size}_from_1b").teachers
+        assert last_layers(40, teachers.image_layers, teachers.distil_interval) == (23, 26, 29, 33, 36, 39)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -127,8 +130,7 @@ def test_what_is_decided_is_marked(name: str) -> None:
     """Options that differ from the published file of the same recipe say so, or the head of the file does."""
     config, text = _load(name), (FOLDER / f"{name}.toml").read_text()
     assert f"align/{name}.toml" in text and "release has no such run" in text
-    student = config.model.student(config.data, every=2)
-    assert student.num_tokens % student.grid[0] == 0
+    assert config.model_config().num_frames == 8
     if "marked so" not in text:
         return
     published = _load("internvideo2_1b").flat()

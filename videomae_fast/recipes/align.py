@@ -23,9 +23,8 @@ from .._text import printable_lines
 from ..data import ClipBatch
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
-from ..engine.precision import resolve_precision
 from ..engine.recipe import Recipe
-from ..models import AlignmentLosses, InternVideo2ForAlignment, TeacherRows, stochastic_depth
+from ..models import AlignmentLosses, InternVideo2Config, InternVideo2ForAlignment, TeacherRows, stochastic_depth
 from .align_options import AlignData, AlignMasks, AlignOptimizer, StudentOptions, TeacherOptions
 from .align_teachers import read_teachers
 from .config import Config
@@ -50,6 +49,10 @@ class AlignConfig(Config):
     def __post_init__(self) -> None:
         if self.run.eval_every and not self.data.eval_data:
             raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the videos to evaluate on")
+
+    def model_config(self) -> InternVideo2Config:
+        """The configuration of the student. Sizes that do not fit together raise ValueError."""
+        return self.model.student(self.data)
 
 
 class Part(NamedTuple):
@@ -85,19 +88,25 @@ class Alignment(Recipe):
 
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         """Make data sets, teachers, student and optimizer. Compilation is in place: the weights keep their names."""
-        config = self.config
-        dataset = config.data.dataset(config.run.seed)
-        self.samples_per_epoch = len(dataset)
-        self.videos = TrainingVideos(dataset, config.data, Path(config.run.output))
-        if config.run.eval_every:
-            eval_dataset = config.data.eval_dataset(config.run.seed)
-            self.eval_videos = EvaluationVideos(eval_dataset, config.optimizer.batch_size, config.data.workers)
-        dtype = torch.bfloat16 if resolve_precision(config.run.precision) == "bf16" else torch.float32
-        self.device, seed = device, config.run.seed
+        config, self.device = self.config, device
+        student, seed = config.model_config(), config.run.seed
         with torch.random.fork_rng(devices=[]):  # the student's first weights are those of its seed, whoever teaches
-            self.teachers, student = read_teachers(
-                config.teachers, config.data, config.masks, config.model, seed=seed, device=device, dtype=dtype, say=say
+            self.teachers = read_teachers(
+                config.teachers,
+                config.masks,
+                student,
+                seed=seed,
+                device=device,
+                precision=config.run.precision,
+                say=say,
             )
+        data = config.data.of_clips(self.teachers.every)
+        dataset = data.dataset(seed)
+        self.samples_per_epoch = len(dataset)
+        self.videos = TrainingVideos(dataset, data, Path(config.run.output))
+        if config.run.eval_every:
+            eval_dataset = data.eval_dataset(seed)
+            self.eval_videos = EvaluationVideos(eval_dataset, config.optimizer.batch_size, data.workers)
         self.numbers = tuple(self.teachers.weights)
         model = InternVideo2ForAlignment(student, self.teachers.heads)
         if note := config.run.initialize(model):

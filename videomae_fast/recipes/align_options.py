@@ -30,12 +30,19 @@ class AlignData(DataOptions):
         choices=SAMPLINGS,
     )
     num_frames: int = option(
-        16, "frames of a clip; the student reads one of each tubelet of the video teacher", least=1
+        8,
+        "frames that the student and --image-teacher see: the first of each tubelet of --video-teacher, which sees all "
+        "frames of a clip",
+        least=1,
     )
     crops_per_video: int = option(1, "crops cut from each decoded clip (repeated augmentation)", least=1)
     hflip: bool = option(
         True, "flip half of the crops horizontally; published: but for Something-Something (a mixture's hflip)"
     )
+
+    def of_clips(self, every: int) -> "AlignData":
+        """The options of whole clips, of which the student sees one of `every` frames."""
+        return replace(self, num_frames=self.num_frames * every)
 
     def _clips(self, seed: int) -> dict[str, Any]:
         return super()._clips(seed) | {"sampling": self.sampling}
@@ -90,12 +97,11 @@ class StudentOptions(BackboneOptions):
         0.25, "stochastic depth of the last block; rises linearly over depth (6b: 0.3)", least=0, below=1
     )
 
-    def student(self, data: DataOptions, every: int) -> InternVideo2Config:
+    def student(self, data: DataOptions) -> InternVideo2Config:
         """The configuration of the student for the clips of `data`.
 
         Args:
             data: gives the size of the clips.
-            every: frames of a clip from one frame that the student reads to the next.
 
         Returns:
             The configuration.
@@ -103,14 +109,9 @@ class StudentOptions(BackboneOptions):
         Raises:
             ValueError: sizes do not fit together.
         """
-        if data.num_frames % every:
-            raise ValueError(
-                f"num_frames must be a multiple of {every}, the frames of a token of the video teacher, got "
-                f"{data.num_frames}"
-            )
         return replace(
             STUDENTS[self.model],
-            num_frames=data.num_frames // every,
+            num_frames=data.num_frames,
             image_size=(data.image_size, data.image_size),
             patch_size=self.patch_size,
             drop_path=self.drop_path,

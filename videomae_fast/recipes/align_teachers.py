@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,47 +10,17 @@ from torch import Tensor
 from videomae_kernels import CroppedClips
 
 from .._text import printable
+from ..engine.precision import resolve_precision
+from ..interop import HuggingFaceGuide, read_guide, read_video_teacher
 from ..models import AlignmentHeads, InternVideo2Config, TeacherRows
-from ..models.frozen_teacher import Guide, Teacher, find_nonfinite, last_layers, observe_and_draw
-from .align_options import STUDENTS, AlignData, AlignMasks, StudentOptions, TeacherOptions
+from ..models.frozen_teacher import Teacher, find_nonfinite, observe_and_draw
+from ..models.guides import InternVideo2Guide
+from ..models.video_teacher import VideoMAETeacher
+from .align_options import AlignMasks, TeacherOptions
 from .start import last_checkpoint
 from .teacher import tensors_digest
 
-PUBLISHED_LAYERS = {"image": 6, "video": 4}
-
-
-def paired_layers(
-    name: str, student_depth: int, teacher_depth: int, count: int, interval: float = 1.0
-) -> dict[int, int]:
-    """The blocks of the student that learn, each with the block of the teacher that teaches it.
-
-        L − 1 − j learns from L_T − 1 − ⌊j · interval⌋,    j = 0, …, count − 1
-
-    Args:
-        name: "image" or "video", which of the two teachers it is.
-        student_depth: L.
-        teacher_depth: L_T.
-        count: pairs; 0 for the published number, or as many as both models have blocks for.
-        interval: blocks of the teacher from one pair to the next, on average, at least 1.
-
-    Returns:
-        {block of the student: block of the teacher}, ascending.
-
-    Raises:
-        ValueError: a model has too few blocks.
-    """
-    most = 1
-    while most < student_depth and int(most * interval) < teacher_depth:
-        most += 1
-    if count > most:
-        steps = f" at intervals of {interval:g}" if interval != 1 else ""
-        raise ValueError(
-            f"{name}_layers must be at most {most}, got {count}: the student has {student_depth} blocks, the teacher "
-            f"{teacher_depth}{steps}"
-        )
-    count = count or min(most, PUBLISHED_LAYERS[name])
-    learners, blocks = range(student_depth - count, student_depth), last_layers(teacher_depth, count, interval)
-    return dict(zip(learners, blocks, strict=True))
+PUBLISHED_IMAGE_LAYERS, PUBLISHED_VIDEO_LAYERS = 6, 4
 
 
 class Lesson(NamedTuple):
@@ -68,25 +38,23 @@ class Lesson(NamedTuple):
 
 
 class Teachers:
-    """The teachers of a run, and the masks that they guide.
+    """The teachers of a run, and the masks that they guide. At least one is given.
 
     Args:
         options: what is learned from them.
         masks: how masks are drawn.
         seed: of the run.
-        grid: (T', H', W') tokens of the student.
-        every: frames of a clip from one that the student and the guide see to the next.
+        student: the student, whose last blocks learn, as many as a teacher has layers.
         guide: `image_teacher` or `distil_teacher`; None: masks are uniform in each frame.
-        guided: of the student, the blocks that learn from the guide.
         video: `video_teacher`, or None.
-        watching: of the student, the blocks that learn from the video teacher.
 
     Attributes:
+        every: frames of a clip from one that the student and the guide see to the next: the video teacher's tubelet.
         heads: the heads that the student needs.
         weights: of each loss, by its name in `AlignmentLosses`.
 
     Raises:
-        ValueError: a teacher's grid is not the student's.
+        ValueError: there is no teacher, or a teacher's grid is not the student's.
     """
 
     def __init__(
@@ -94,34 +62,29 @@ class Teachers:
         options: TeacherOptions,
         masks: AlignMasks,
         seed: int,
-        grid: tuple[int, int, int],
-        every: int,
+        student: InternVideo2Config,
         *,
-        guide: Guide | None,
-        guided: tuple[int, ...] = (),
-        video: Teacher | None,
-        watching: tuple[int, ...] = (),
+        guide: InternVideo2Guide | HuggingFaceGuide | None,
+        video: VideoMAETeacher | None,
     ) -> None:
+        if guide is None and video is None:
+            raise ValueError("there is no teacher: name one with image_teacher, video_teacher or distil_teacher")
         for teacher in (guide, video):
             if teacher is not None:
-                teacher.check_grid(grid)
-        self.guide, self.video, self.masks, self.seed, self.grid, self.every = guide, video, masks, seed, grid, every
+                teacher.check_grid(student.grid)
+        self.guide, self.video, self.masks, self.seed, self.grid = guide, video, masks, seed, student.grid
+        self.every = 1 if video is None else video.model.config.tubelet_size
         self.per = "clip" if options.distil_teacher else "frame"
-        pooled_dim = None if guide is None else guide.pooled_dim
         self.heads = AlignmentHeads(
-            image_layers=guided,
+            image_layers=_last(student, guide),
             image_dim=1 if guide is None else guide.dim,
             image_mlp=bool(options.distil_teacher),
-            pooled_dim=pooled_dim,
-            video_layers=watching,
+            pooled_dim=None if guide is None else guide.pooled_dim,
+            video_layers=_last(student, video),
             video_dim=1 if video is None else video.dim,
         )
-        weights = {
-            "image": options.image_weight if guide is not None else None,
-            "pooled": options.pooled_weight if pooled_dim is not None else None,
-            "video": options.video_weight if video is not None else None,
-        }
-        self.weights = {name: weight for name, weight in weights.items() if weight is not None}
+        losses = {"image": guide is not None, "pooled": self.heads.pooled_dim is not None, "video": video is not None}
+        self.weights = {name: getattr(options, f"{name}_weight") for name, has_loss in losses.items() if has_loss}
 
     def __call__(self, clips: CroppedClips, sample: Tensor) -> Lesson:
         """Show clips to the teachers.
@@ -176,98 +139,79 @@ class Teachers:
         return tensors_digest(parts)
 
 
+def _last(student: InternVideo2Config, teacher: Teacher | None) -> tuple[int, ...]:
+    """The student's last blocks, one for each layer of the teacher."""
+    count = 0 if teacher is None else len(teacher.layers)
+    return tuple(range(student.encoder_depth - count, student.encoder_depth))
+
+
 def read_teachers(
     options: TeacherOptions,
-    data: AlignData,
     masks: AlignMasks,
-    model: StudentOptions,
+    student: InternVideo2Config,
     *,
     seed: int,
     device: torch.device,
-    dtype: torch.dtype,
+    precision: str,
     say: Callable[[str], None],
-) -> tuple[Teachers, InternVideo2Config]:
-    """Read the teachers of a run, and find out what student they can teach.
+) -> Teachers:
+    """Read the teachers of a run, and say which of their blocks teach which of the student's.
 
     Args:
         options: names the teachers.
-        data: the clips.
         masks: how masks are drawn.
-        model: the student.
+        student: the student.
         seed: of the run.
         device: where the teachers run.
-        dtype: of their weights.
-        say: prints a line: which blocks teach which.
+        precision: of the run, one of PRECISIONS: with bf16 their weights are bfloat16, else float32.
+        say: prints a line.
 
     Returns:
-        The teachers, and the configuration of the student.
+        The teachers.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: no teacher is named; one cannot be read, or is of another kind; its grid is not the student's; or
-            there are too few blocks.
+            a model has too few blocks.
     """
-    guide_path = options.distil_teacher or options.image_teacher
-    if not guide_path and not options.video_teacher:
-        raise ValueError("there is no teacher: name one with image_teacher, video_teacher or distil_teacher")
-    depth, size = STUDENTS[model.model].encoder_depth, (data.image_size, data.image_size)
-    pairs: dict[str, dict[int, int]] = {"image": {}, "video": {}}
-
-    def choose(name: str, count: int, interval: float = 1.0) -> Callable[[int], tuple[int, ...]]:
-        def blocks(teacher_depth: int) -> tuple[int, ...]:
-            pairs[name] = paired_layers(name, depth, teacher_depth, count, interval)
-            return tuple(pairs[name].values())
-
-        return blocks
-
+    frames, depth = student.grid[0], student.encoder_depth
+    dtype = torch.bfloat16 if resolve_precision(precision) == "bf16" else torch.float32
+    shared: dict[str, Any] = {"image_size": student.image_size, "dtype": dtype, "device": device}
+    shared |= {"attention": student.attention, "elementwise": student.elementwise}
     guide = video = None
-    every = 1
-    if options.video_teacher:
-        video = _video(
-            options.video_teacher, data.num_frames, size, choose("video", options.video_layers), dtype, device
-        )
-        every = data.num_frames // video.grid[0]
-    student = model.student(data, every)
-    if guide_path:
+    if path := options.distil_teacher or options.image_teacher:
+        count = _count("image_layers", options.image_layers, PUBLISHED_IMAGE_LAYERS, depth)
         interval = options.distil_interval if options.distil_teacher else 1.0
-        blocks = choose("image", options.image_layers, interval)
-        guide = _guide(guide_path, student.num_frames, size, blocks, dtype, device)
-    teachers = Teachers(
-        options,
-        masks,
-        seed,
-        student.grid,
-        every,
-        guide=guide,
-        guided=tuple(pairs["image"]),
-        video=video,
-        watching=tuple(pairs["video"]),
-    )
-    for teacher, name in ((guide, "image"), (video, "video")):
-        if teacher is not None:
-            taught = ", ".join(f"{block} teaches {own}" for own, block in pairs[name].items())
-            say(f"teacher {printable(teacher.name)}: of its blocks, {taught} of the student")
+        source = last_checkpoint(Path(path))
+        guide = read_guide(source, num_frames=student.num_frames, layers=count, interval=interval, **shared)
+        _check_kind(guide, source, student.num_frames, bool(options.distil_teacher))
+    if options.video_teacher:
+        count = _count("video_layers", options.video_layers, PUBLISHED_VIDEO_LAYERS, depth)
+        source = last_checkpoint(Path(options.video_teacher))
+        video = read_video_teacher(source, tubelets=frames, layers=count, **shared)
+    teachers = Teachers(options, masks, seed, student, guide=guide, video=video)
     if guide is None:
         say("no teacher guides the masks: they are uniform in each frame")
-    return teachers, student
+    for teacher, learners in ((guide, teachers.heads.image_layers), (video, teachers.heads.video_layers)):
+        if teacher is not None:
+            pairs = ", ".join(f"{block} teaches {own}" for block, own in zip(teacher.layers, learners, strict=True))
+            say(f"teacher {printable(teacher.name)}: of its blocks, {pairs} of the student")
+    return teachers
 
 
-def _video(path, num_frames, size, choose, dtype, device):  # STANDIN
-    from ..interop import read_feature_model
-    from ..models.video_teacher import VideoMAETeacher
+def _check_kind(guide: InternVideo2Guide | HuggingFaceGuide, path: Path, frames: int, distils: bool) -> None:
+    """Make sure that a distillation has a teacher of whole clips, and an alignment one that sees each frame alone."""
+    sees_clips = isinstance(guide, InternVideo2Guide) and guide.views < frames
+    if distils and not isinstance(guide, InternVideo2Guide):
+        raise ValueError(f"distil_teacher {path} is no InternVideo2, but {type(guide.model).__name__}")
+    if frames > 1 and distils != sees_clips:
+        wrong, right = ("distil_teacher", "image_teacher") if distils else ("image_teacher", "distil_teacher")
+        sees = "sees each frame alone" if distils else "sees whole clips"
+        raise ValueError(f"{wrong} {path} {sees}: name it with {right}")
 
-    encoder = read_feature_model(last_checkpoint(Path(path)), num_frames=num_frames, image_size=size).to(device)
-    return VideoMAETeacher(encoder, choose(encoder.config.encoder_depth), dtype=dtype, name=path)
 
-
-def _guide(path, num_frames, size, choose, dtype, device):  # STANDIN
-    from ..interop.checkpoint import read_weights
-    from ..models import InternVideo2
-    from ..models.guides import InternVideo2Guide
-    from dataclasses import replace
-
-    state = read_weights(path)
-    config = replace(STUDENTS["internvideo2-tiny"], num_frames=num_frames, image_size=size, encoder_depth=4, patch_size=16)
-    model = InternVideo2(config)
-    model.load_state_dict(state)
-    return InternVideo2Guide(model.to(device), choose(config.encoder_depth), dtype=dtype, name=path)
+def _count(name: str, count: int, published: int, depth: int) -> int:
+    """How many last blocks of a student of `depth` blocks learn."""
+    if count > depth:
+        raise ValueError(f"{name} must be at most {depth}, the blocks of the student, got {count}")
+    return count or min(published, depth)
