@@ -12,6 +12,7 @@ from .labels import CLASSES_FILE, class_names_beside, head_rows, lists_rows, rea
 from .official.model import pretrain_loss
 from .official.weights import load_published, save_published
 from .settings import parse_clip, trained_clip
+from .teachers import read_guide, read_video_teacher
 
 __all__ = [
     "CLASSES_FILE",
@@ -32,8 +33,10 @@ __all__ = [
     "pretrain_loss",
     "read_classifier",
     "read_feature_model",
+    "read_guide",
     "read_head_rows",
     "read_merged_names",
+    "read_video_teacher",
     "save_published",
     "to_huggingface",
     "trained_clip",

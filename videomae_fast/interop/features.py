@@ -1,18 +1,15 @@
 """Read a model for its features: the encoder of pre-training weights, or a classifier, of any layout."""
 
 from dataclasses import replace
-from functools import partial
 
 from ..models.classify import VideoMAEForClassification
 from ..models.encoder import Encoder
 from ..models.internvideo2 import InternVideo2
-from ..models.positions import interpolated_sinusoid
 from .checkpoint import CheckpointError, State, load_weights, read_weights
 from .classifier import as_classifier, is_pretraining
-from .huggingface.weights import from_huggingface, is_huggingface
 from .internvideo2 import CLASSIFIER, build_encoder, fit_positions, internvideo2_state, is_internvideo2, trained_config
-from .official.weights import config_of
-from .settings import PathLike, clip_beside, trained_clip
+from .pretrained_encoder import pretrained_encoder
+from .settings import PathLike
 
 
 def read_feature_model(
@@ -44,19 +41,10 @@ def read_feature_model(
         return _internvideo2(state, path, num_frames, image_size).eval()
     if not is_pretraining(state):
         return as_classifier(state, path, num_frames=num_frames, image_size=image_size).build().eval()
-    state = from_huggingface(state, strict=False) if is_huggingface(state) else state
-    trained, (frames, size) = trained_clip(path), clip_beside(path)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size or size or trained[1:]
-    frames = num_frames or frames or trained[0]
-    try:
-        config = config_of(state, frames, size)
-    except CheckpointError as error:
-        raise CheckpointError(f"{str(path)!r}: {error}") from error
-    first, rows, columns = (side // patch for side, patch in zip(trained, config.patch, strict=True))
-    table = partial(interpolated_sinusoid, (first, rows, columns), config.grid, config.encoder_dim)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    config, table, weights = pretrained_encoder(state, path, num_frames, size)
     model = Encoder(config, table)
-    prefix = "encoder."
-    load_weights(model, {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
+    load_weights(model, weights)
     return model.eval()
 
 

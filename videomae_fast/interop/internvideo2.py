@@ -134,7 +134,9 @@ def fit_positions(state: State, path: PathLike, config: ClipConfig) -> tuple[Sta
     if trained == config.grid:
         return state, []
     names = [name for name in _CLS_ROWS if name in state]
-    return state | {name: _interpolated(state[name], _CLS_ROWS[name], trained, config.grid) for name in names}, names
+    return state | {
+        name: interpolated_table(state[name], _CLS_ROWS[name], trained, config.grid) for name in names
+    }, names
 
 
 def trained_config(state: State, path: PathLike, like: ClipConfig | None = None) -> InternVideo2Config:
@@ -218,6 +220,9 @@ def _grid(
     return frames, rows, columns
 
 
-def _interpolated(table: Tensor, cls: int, from_grid: tuple[int, int, int], to_grid: tuple[int, int, int]) -> Tensor:
+def interpolated_table(
+    table: Tensor, cls: int, from_grid: tuple[int, int, int], to_grid: tuple[int, int, int]
+) -> Tensor:
+    """A learned table (1, cls + N, D) for another grid: (1, cls + N', D). The first `cls` rows stay."""
     rows = interpolate_positions(table[0, cls:].float(), from_grid, to_grid).to(table.dtype)
     return torch.cat([table[:, :cls], rows[None]], dim=1)
