@@ -124,7 +124,7 @@ def test_two_masks_are_two_draws(kind: str, videos: Path, tmp_path: Path, of_kin
         (alone,) = single.parts(again, 1, torch.device("cpu"))
         assert torch.equal(alone.visible, part.visible[mask::2])
         losses.append(single.step(model, alone, 0)[0])
-    loss = sum(losses) / 2
+    loss = torch.stack(losses).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     grads = torch.autograd.grad(loss, list(model.parameters()))
     for found, wanted in zip(grads, expected_grads, strict=True):

@@ -12,9 +12,8 @@ from videomae_fast.cli import build_parser
 from videomae_fast.cli.runs import read_config
 from videomae_fast.engine.optim import learning_rate
 from videomae_fast.models import AlignmentHeads, InternVideo2ForAlignment
-from videomae_fast.models.frozen_teacher import last_layers
 from videomae_fast.recipes.align import EPS, AlignConfig
-from videomae_fast.recipes.align_teachers import PUBLISHED_IMAGE_LAYERS, PUBLISHED_VIDEO_LAYERS
+from videomae_fast.recipes.align_teachers import teaching_layers
 
 pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
@@ -118,11 +117,12 @@ def test_the_defaults_are_the_published_1b() -> None:
 
 def test_the_layers_are_the_published_ones() -> None:
     """Of the 48 blocks of InternVL-C, the 40 of ViT-g, and the 40 of 1B as a teacher."""
-    assert last_layers(48, PUBLISHED_IMAGE_LAYERS) == (42, 43, 44, 45, 46, 47)
-    assert last_layers(40, PUBLISHED_VIDEO_LAYERS) == (36, 37, 38, 39)
+    assert teaching_layers("image_layers", 0, 40, 48) == (42, 43, 44, 45, 46, 47)
+    assert teaching_layers("video_layers", 0, 40, 40) == (36, 37, 38, 39)
     for size in "sbl":
         teachers = _load(f"internvideo2_{size}_from_1b").teachers
-        assert last_layers(40, teachers.image_layers, teachers.distil_interval) == (23, 26, 29, 33, 36, 39)
+        found = teaching_layers("image_layers", teachers.image_layers, 12, 40, teachers.distil_interval)
+        assert found == (23, 26, 29, 33, 36, 39)
 
 
 @pytest.mark.parametrize("name", OURS)

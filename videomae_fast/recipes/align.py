@@ -28,6 +28,7 @@ from ..models import AlignmentLosses, InternVideo2Config, InternVideo2ForAlignme
 from .align_options import AlignData, AlignMasks, AlignOptimizer, StudentOptions, TeacherOptions
 from .align_teachers import read_teachers
 from .config import Config
+from .fit import use_fastest_attention
 from .options import RunOptions
 from .videos import CHEAPER_VIDEOS, EvaluationVideos, TrainingVideos
 
@@ -89,6 +90,7 @@ class Alignment(Recipe):
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         """Make data sets, teachers, student and optimizer. Compilation is in place: the weights keep their names."""
         config, self.device = self.config, device
+        use_fastest_attention(config.model.attention, device, say)
         student, seed = config.model_config(), config.run.seed
         with torch.random.fork_rng(devices=[]):  # the student's first weights are those of its seed, whoever teaches
             self.teachers = read_teachers(

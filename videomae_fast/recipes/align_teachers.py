@@ -1,6 +1,7 @@
 """The teachers of an alignment: which of their blocks teach which of the student's, and what they see in a batch."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,16 +12,47 @@ from videomae_kernels import CroppedClips
 
 from .._text import printable
 from ..engine.precision import resolve_precision
-from ..interop import HuggingFaceGuide, read_guide, read_video_teacher
+from ..interop import read_guide, read_video_teacher
+from ..interop.huggingface.vision import HuggingFaceGuide
 from ..models import AlignmentHeads, InternVideo2Config, TeacherRows
-from ..models.frozen_teacher import Teacher, find_nonfinite, observe_and_draw
+from ..models.frozen_teacher import Teacher, find_nonfinite, last_layers, observe_and_draw
 from ..models.guides import InternVideo2Guide
 from ..models.video_teacher import VideoMAETeacher
 from .align_options import AlignMasks, TeacherOptions
 from .start import last_checkpoint
 from .teacher import tensors_digest
 
-PUBLISHED_IMAGE_LAYERS, PUBLISHED_VIDEO_LAYERS = 6, 4
+PUBLISHED = {"image_layers": 6, "video_layers": 4}
+
+
+def teaching_layers(
+    name: str, count: int, student_depth: int, teacher_depth: int, interval: float = 1.0
+) -> tuple[int, ...]:
+    """The blocks of a teacher that teach the student's last blocks, one each; see `last_layers`.
+
+    Args:
+        name: of the option that gives `count`: "image_layers" or "video_layers".
+        count: their number; 0 for the published one, or as many as both models have blocks for.
+        student_depth: blocks of the student.
+        teacher_depth: blocks of the teacher.
+        interval: blocks of the teacher from one to the next, on average, at least 1.
+
+    Returns:
+        Their numbers, ascending.
+
+    Raises:
+        ValueError: a model has too few blocks.
+    """
+    most = 1
+    while most < student_depth and int(most * interval) < teacher_depth:
+        most += 1
+    if count > most:
+        steps = f" of which one teaches in {interval:g}" if interval != 1 else ""
+        raise ValueError(
+            f"{name} must be at most {most}, got {count}: the student has {student_depth} blocks, the teacher "
+            f"{teacher_depth}{steps}"
+        )
+    return last_layers(teacher_depth, count or min(most, PUBLISHED[name]), interval)
 
 
 class Lesson(NamedTuple):
@@ -132,7 +164,7 @@ class Teachers:
 
     def digest(self) -> str:
         """A digest of the weights of all teachers, with which alone a run continues."""
-        parts = {}
+        parts: dict[str, Tensor] = {}
         for name, teacher in (("guide", self.guide), ("video", self.video)):
             if teacher is not None:
                 parts |= {f"{name}.{key}": tensor for key, tensor in teacher.model.state_dict().items()}
@@ -180,15 +212,17 @@ def read_teachers(
     shared |= {"attention": student.attention, "elementwise": student.elementwise}
     guide = video = None
     if path := options.distil_teacher or options.image_teacher:
-        count = _count("image_layers", options.image_layers, PUBLISHED_IMAGE_LAYERS, depth)
         interval = options.distil_interval if options.distil_teacher else 1.0
+        layers = partial(teaching_layers, "image_layers", options.image_layers, depth, interval=interval)
         source = last_checkpoint(Path(path))
-        guide = read_guide(source, num_frames=student.num_frames, layers=count, interval=interval, **shared)
+        guide = read_guide(source, num_frames=student.num_frames, layers=layers, **shared)
+        guide.name = path
         _check_kind(guide, source, student.num_frames, bool(options.distil_teacher))
     if options.video_teacher:
-        count = _count("video_layers", options.video_layers, PUBLISHED_VIDEO_LAYERS, depth)
+        layers = partial(teaching_layers, "video_layers", options.video_layers, depth)
         source = last_checkpoint(Path(options.video_teacher))
-        video = read_video_teacher(source, tubelets=frames, layers=count, **shared)
+        video = read_video_teacher(source, tubelets=frames, layers=layers, **shared)
+        video.name = options.video_teacher
     teachers = Teachers(options, masks, seed, student, guide=guide, video=video)
     if guide is None:
         say("no teacher guides the masks: they are uniform in each frame")
@@ -208,10 +242,3 @@ def _check_kind(guide: InternVideo2Guide | HuggingFaceGuide, path: Path, frames:
         wrong, right = ("distil_teacher", "image_teacher") if distils else ("image_teacher", "distil_teacher")
         sees = "sees each frame alone" if distils else "sees whole clips"
         raise ValueError(f"{wrong} {path} {sees}: name it with {right}")
-
-
-def _count(name: str, count: int, published: int, depth: int) -> int:
-    """How many last blocks of a student of `depth` blocks learn."""
-    if count > depth:
-        raise ValueError(f"{name} must be at most {depth}, the blocks of the student, got {count}")
-    return count or min(published, depth)
