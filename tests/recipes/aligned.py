@@ -20,6 +20,7 @@ from videomae_fast.models import (
     get_config,
     get_internvideo2_config,
 )
+from videomae_fast.models.config import CONFIGS
 from videomae_fast.recipes.align import AlignConfig
 from videomae_fast.recipes.align_options import STUDENTS
 
@@ -97,5 +98,5 @@ def settings(videos: Path, output: Path, /, **changes: Any) -> AlignConfig:
 if __name__ == "__main__":
     from videomae_fast.cli import main
 
-    STUDENTS["internvideo2-tiny"] = STUDENT
+    CONFIGS["tiny"], STUDENTS["internvideo2-tiny"] = tiny.TINY, STUDENT
     sys.exit(main())
