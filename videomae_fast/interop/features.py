@@ -11,10 +11,12 @@ from .internvideo2 import CLASSIFIER, build_encoder, fit_positions, internvideo2
 from .pretrained_encoder import pretrained_encoder
 from .settings import PathLike
 
+FeatureModel = Encoder | VideoMAEForClassification | InternVideo2
+
 
 def read_feature_model(
     path: PathLike, *, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None
-) -> Encoder | VideoMAEForClassification | InternVideo2:
+) -> FeatureModel:
     """Read a model that has `tokens(clip)` and `features(clip)`.
 
     Of pre-training weights, tokens are normed one by one, and `features` is their mean; the decoder is not built.

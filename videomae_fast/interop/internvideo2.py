@@ -85,11 +85,11 @@ def internvideo2_config_of(
         pooled, _ = shapes.get("clip_projector.cross_attn.proj.weight", (InternVideo2Config.clip_embed_dim, 0))
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"not a checkpoint of InternVideo2: {error} is missing or misshapen") from error
-    heads = {config.encoder_dim: config.encoder_heads for config in INTERNVIDEO2_CONFIGS.values()}
-    if width not in heads:
+    known = {config.encoder_dim: config for config in INTERNVIDEO2_CONFIGS.values()}
+    if width not in known:
         raise CheckpointError(
             f"the model is {width} wide, which tells no number of attention heads: known are "
-            f"{', '.join(map(str, heads))}"
+            f"{', '.join(map(str, known))}"
         )
     if channels != 3:
         raise CheckpointError(f"the model takes {channels} channels: published models take 3")
@@ -98,8 +98,9 @@ def internvideo2_config_of(
     return InternVideo2Config(
         encoder_dim=width,
         encoder_depth=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
-        encoder_heads=heads[width],
+        encoder_heads=known[width].encoder_heads,
         mlp_ratio=ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf),
+        pool_heads=known[width].pool_heads,
         clip_embed_dim=pooled,
         patch_size=patch,
         tubelet_size=tubelet,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.harness.counts import count
 from videomae_fast.interop.huggingface.vision import HuggingFaceGuide
 from videomae_fast.models.constants import IMAGENET_MEAN, IMAGENET_STD
 from videomae_kernels import crop_clips
@@ -140,6 +141,13 @@ def test_no_block_makes_a_square_matrix_and_nothing_is_left_behind(monkeypatch: 
     assert [tuple(shape) for shape in shapes] == [(8, 4, 1, 9)]
     assert not any("_videomae_fast_seen" in module.__dict__ for module in guide.model.modules())
     assert not any(block._forward_hooks for block in guide.blocks)
+
+
+@pytest.mark.parametrize("name", ["ViTModel", "SiglipVisionModel"])
+def test_no_host_sync(name: str) -> None:
+    guide, clip = make_guide(make_model(name).float(), dtype=torch.float32, pixel_stats=STATS), make_clip()
+    for pixels in (clip, normalised(clip, STATS).float()):
+        assert count(lambda pixels=pixels: guide.observe(pixels).rows(MASKS), clip.device).syncs == 0
 
 
 def test_without_its_pooled_row() -> None:

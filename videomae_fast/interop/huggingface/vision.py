@@ -85,6 +85,9 @@ class HuggingFaceGuide(Teacher):
         )
         self.size, self.pixel_stats, self.wants_pooled = (num_frames, height, width), pixel_stats, pooled
         self.options = _position_options(model, image_size)
+        parameter = next(model.parameters())
+        theirs, ours = (torch.tensor(stats, device=parameter.device) for stats in (pixel_stats, _OURS))
+        self.rescale = [each.view(-1, 1, 1) for each in (ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1])]
         _observe_attention(self.blocks[-1], name)
         self._probe()
 
@@ -162,9 +165,7 @@ class HuggingFaceGuide(Teacher):
             assert isinstance(clip, Tensor)
             frames = clip.transpose(1, 2).flatten(0, 1)
             if self.pixel_stats != _OURS:
-                theirs, ours = ((frames.new_tensor(m), frames.new_tensor(s)) for m, s in (self.pixel_stats, _OURS))
-                scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
-                frames = frames * scale[:, None, None] + shift[:, None, None]
+                frames = frames * self.rescale[0] + self.rescale[1]
             return frames.to(self._pixel_dtype())
         (batch, channels, *_), (_, rows, columns) = clip.shape, self.grid
         index = torch.arange(self.grid[0] * rows * columns, device=clip.device).expand(batch, -1)
