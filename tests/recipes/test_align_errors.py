@@ -9,7 +9,9 @@ import torch
 from tests.recipes import aligned
 from videomae_fast.engine import NonFiniteLossError
 from videomae_fast.interop.checkpoint import read_weights, write_safetensors
+from videomae_fast.models import get_internvideo2_config
 from videomae_fast.recipes.align import AlignConfig, align
+from videomae_fast.recipes.align_options import STUDENTS
 
 
 @pytest.fixture
@@ -156,13 +158,16 @@ def test_a_run_continues_with_its_teachers_only(video: Path, videos: Path, tmp_p
         align(config.with_options(video_teacher=str(moved), resume=True, mask_ratio=0.25))
 
 
-def test_weights_that_cannot_begin_a_run(video: Path, videos: Path, tmp_path: Path) -> None:
+def test_weights_that_cannot_begin_a_run(
+    video: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their position table is of no clip that could be meant, or they are of another model."""
     weights = aligned.make_distil_teacher(tmp_path / "odd.safetensors")
     state = read_weights(weights)
     state["pos_embed"] = torch.zeros(1, 400, 384)
     write_safetensors(state, weights)
-    options = {"video_teacher": str(video), "model": "internvideo2-small"}
+    monkeypatch.setitem(STUDENTS, "internvideo2-tiny", get_internvideo2_config("small", encoder_depth=1))
+    options = {"video_teacher": str(video)}
     with pytest.raises(ValueError, match="the position table has 399 rows besides that of the cls token"):
         align(aligned.settings(videos, tmp_path / "run", init=str(weights), **options))
     with pytest.raises(ValueError, match="holds no InternVideo2"):
