@@ -1,10 +1,10 @@
 """Masks as index lists: the tokens that the encoder sees, the tokens that the decoder gets, and the rows of the loss.
 
-`guided_masks` draws what an encoder sees by a teacher's attention. All ways to make a `MaskPlan` live here, too: from sample numbers (`make_masks`), from boolean masks whose counts are known
-(`masks_from_bool`), and from the masks that a fused model is called with (`as_plan`). A plan of `make_masks` is a pure
-function of (seed, sample numbers). All samples of a plan have the same counts, so shapes never depend on data and
-`make_masks` needs no host sync. Semantics: VideoMAE V2, arXiv 2303.16727, section 3.2, and its
-`dataset/masking_generator.py`.
+`guided_masks` draws what an encoder sees by a teacher's attention. All ways to make a `MaskPlan` live here, too: from
+sample numbers (`make_masks`), from boolean masks whose counts are known (`masks_from_bool`), and from the masks that a
+fused model is called with (`as_plan`). A plan of `make_masks` is a pure function of (seed, sample numbers). All samples
+of a plan have the same counts, so shapes never depend on data and `make_masks` needs no host sync. Semantics: VideoMAE
+V2, arXiv 2303.16727, section 3.2, and its `dataset/masking_generator.py`.
 """
 
 from collections.abc import Sequence

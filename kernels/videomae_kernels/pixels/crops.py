@@ -187,7 +187,8 @@ def cat_clips(clips: Sequence[CroppedClips]) -> CroppedClips:
     """Several batches of cropped clips as one: the clips of the first, then the clips of the second, and so on.
 
     Args:
-        clips: at least one batch, all of the same (C, T, H, W), `resize` and `step`. Frames are copied, one after another.
+        clips: at least one batch, all of the same (C, T, H, W), `resize` and `step`. Frames are copied, one after
+            another.
 
     Returns:
         One batch. Clips of fewer taps get taps of weight zero.
@@ -208,7 +209,7 @@ def cat_clips(clips: Sequence[CroppedClips]) -> CroppedClips:
             raise ValueError(f"clips must be on one device, got {like.device}, then {one.device}")
         if (one.shape[1:], one.resize, one.step) != (like.shape[1:], like.resize, like.step):
             raise ValueError(
-                f"clips must be alike, got (C, T, H, W) = {like.shape[1:]} of step {like.step} resized by '{like.resize}', "
+                f"clips must be alike, got (C, T, H, W) = {like.shape[1:]} of step {like.step} by '{like.resize}', "
                 f"then {one.shape[1:]} of step {one.step} by '{one.resize}'"
             )
         geometry.append(one.geometry.clone())

@@ -120,8 +120,8 @@ def warp_clips(clips: CroppedClips, matrix: Tensor, fill: int = 128) -> Tensor:
 
     Raises:
         TypeError: `clips` are no `CroppedClips`, `matrix` is not float32, or `fill` is no integer.
-        ValueError: `clips` are of `every` n-th frame, `matrix` has another shape or device, or is not finite (see `check_indices`), `fill` is out of
-            range, or a source does not lie in the frames (see `check_indices`).
+        ValueError: `clips` are of `every` n-th frame, `matrix` has another shape or device, or is not finite (see
+            `check_indices`), `fill` is out of range, or a source does not lie in the frames (see `check_indices`).
 
     References:
         Pillow's `Image.transform(size, AFFINE, matrix, BILINEAR, fillcolor)` without its rounding to uint8.
