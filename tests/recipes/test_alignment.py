@@ -70,6 +70,10 @@ def plain_loss(recipe: Alignment, model: InternVideo2ForAlignment, part: Part) -
     return {name: sum(values) / len(values) for name, values in losses.items()}
 
 
+def _same(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> bool:
+    return len(left) == len(right) and all(map(torch.equal, left, right))
+
+
 @pytest.mark.parametrize("masks", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step(kind: str, masks: int, videos: Path, tmp_path: Path, of_kind: dict[str, Any]) -> None:
@@ -83,16 +87,20 @@ def test_a_step(kind: str, masks: int, videos: Path, tmp_path: Path, of_kind: di
     assert part.visible.shape == (4 * masks, kept)
     in_frame = (part.visible // 4).reshape(4 * masks, 1, -1) == torch.arange(4)[:, None]
     assert kind == "distil" or (in_frame.sum(2) == 2).all()
+    clips, (guide, video) = batches[0].clips, (recipe.teachers.guide, recipe.teachers.video)
+    assert recipe.teachers.every == (1 if video is None else 2) and clips.shape[2] == 4 * recipe.teachers.every
+    if video is not None:
+        assert part.video is not None and _same(video.rows(clips, part.visible).layers, part.video.layers)
+    if guide is not None:
+        seen = guide.observe(clips.every(recipe.teachers.every))
+        drawn = recipe.config.masks.visible(
+            seen.attention, batches[0].sample, "clip" if kind == "distil" else "frame", 3
+        )
+        assert torch.equal(drawn, part.visible)
+        assert part.image is not None and _same(seen.rows(part.visible).layers, part.image.layers)
     loss, numbers = recipe.step(model, part, 0)
-    assert (
-        recipe.numbers
-        == {
-            "video": ("video",),
-            "image": ("image", "pooled"),
-            "both": ("image", "pooled", "video"),
-            "distil": ("image", "pooled"),
-        }[kind]
-    )
+    expected = {"video": ("video",), "both": ("image", "pooled", "video")}.get(kind, ("image", "pooled"))
+    assert recipe.numbers == expected
     with torch.no_grad():
         plain = plain_loss(recipe, model, part)
     assert {name: value.item() for name, value in numbers.items()} == pytest.approx(plain, rel=1e-4)
@@ -101,7 +109,7 @@ def test_a_step(kind: str, masks: int, videos: Path, tmp_path: Path, of_kind: di
     assert all(parameter.grad is not None for parameter in model.parameters())
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert trained == {id(parameter) for parameter in model.parameters()}
-    for teacher in (recipe.teachers.guide, recipe.teachers.video):
+    for teacher in (guide, video):
         if teacher is not None:
             assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     undecayed = {id(p) for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
