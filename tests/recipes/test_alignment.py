@@ -93,9 +93,8 @@ def test_a_step(kind: str, masks: int, videos: Path, tmp_path: Path, of_kind: di
         assert part.video is not None and _same(video.rows(clips, part.visible).layers, part.video.layers)
     if guide is not None:
         seen = guide.observe(clips.every(recipe.teachers.every))
-        drawn = recipe.config.masks.visible(
-            seen.attention, batches[0].sample, "clip" if kind == "distil" else "frame", 3
-        )
+        per = "clip" if kind == "distil" else "frame"
+        drawn = config.masks.visible(seen.attention, batches[0].sample, per, seed=config.run.seed)
         assert torch.equal(drawn, part.visible)
         assert part.image is not None and _same(seen.rows(part.visible).layers, part.image.layers)
     loss, numbers = recipe.step(model, part, 0)

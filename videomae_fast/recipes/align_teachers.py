@@ -163,12 +163,12 @@ class Teachers:
         return "; ".join(filter(None, phrases))
 
     def digest(self) -> str:
-        """A digest of the weights of all teachers, with which alone a run continues."""
+        """A digest of the weights of all teachers and of what they do to pixels: a run continues with the same only."""
         parts: dict[str, Tensor] = {}
         for name, teacher in (("guide", self.guide), ("video", self.video)):
             if teacher is not None:
                 parts |= {f"{name}.{key}": tensor for key, tensor in teacher.model.state_dict().items()}
-        return tensors_digest(parts)
+        return tensors_digest(parts, getattr(self.guide, "pixel_stats", None))
 
 
 def _last(student: InternVideo2Config, teacher: Teacher | None) -> tuple[int, ...]:
