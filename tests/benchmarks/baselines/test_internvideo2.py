@@ -180,10 +180,10 @@ def test_initialisation():
     torch.testing.assert_close(
         model.mae_pos_embed.detach().double(), position_table((4, 2, 3), 64, False), rtol=0, atol=1e-7
     )
-    assert model.blocks[1].attn.qkv.weight.std() == pytest.approx(0.02, rel=0.05)
-    assert model.blocks[1].attn.proj.weight.std() == pytest.approx(0.02 / 4**0.5, rel=0.05)
-    assert model.blocks[2].mlp.fc2.weight.std() == pytest.approx(0.02 / 6**0.5, rel=0.05)
-    assert model.clip_decoder[0].head.weight.std() == pytest.approx(0.02, rel=0.1)
+    assert model.blocks[1].attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.blocks[1].attn.proj.weight.std().item() == pytest.approx(0.02 / 4**0.5, rel=0.05)
+    assert model.blocks[2].mlp.fc2.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.05)
+    assert model.clip_decoder[0].head.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert not model.mae_decoder[0].head[2].bias.any() and model.blocks[0].ls1.gamma.allclose(torch.tensor(0.3))
 
 
