@@ -194,8 +194,9 @@ class Trunk(nn.Module):
                     nn.init.zeros_(module.bias)
         with torch.no_grad():
             for number, block in enumerate(self.blocks, start=1):
-                block.attn.proj.weight.div_((2 * number) ** 0.5)
-                block.mlp.fc2.weight.div_((2 * number) ** 0.5)
+                assert isinstance(block, Block)
+                for layer in (block.attn.proj, block.mlp.fc2):
+                    layer.weight.div_((2 * number) ** 0.5)
 
     def embed(self, clip: Tensor) -> Tensor:
         """(B, 1 + N, D): the cls token and all tokens, with positions."""
