@@ -21,6 +21,7 @@ from .pixels.gather import tube_mask_gather
 from .pixels.loss import masked_patch_loss
 from .pixels.targets import patch_targets
 from .pixels.warp import crop_matrix, warp_clips
+from .tokens.align import alignment_loss
 from .tokens.decoder_input import assemble_decoder_tokens
 from .tokens.embed import embed_tokens
 from .tokens.gelu import bias_gelu
@@ -31,6 +32,7 @@ __all__ = [
     "RESIZES",
     "CroppedClips",
     "add_layer_norm",
+    "alignment_loss",
     "assemble_decoder_tokens",
     "bias_gelu",
     "cat_clips",

@@ -84,10 +84,12 @@ THREAD_TILES: dict[str, ThreadTile] = {
     "layer_norm": ThreadTile(rows=4, columns=8),
     "layer_norm_backward": ThreadTile(rows=4, columns=8),
     "bias_gelu_backward": ThreadTile(rows=2, columns=8),
+    "alignment_loss": ThreadTile(rows=4, columns=8),
+    "alignment_loss_backward": ThreadTile(rows=4, columns=8),
 }
 # Warps of the kernels that sum over rows: 8 and 24 for each SM of an H100, which all fit at once, but the same number
 # on any GPU, so that sums repeat. Each program has sums of its own, which are a few hundredths of what it reads.
-SUMMING_WARPS = {"layer_norm_backward": 1056, "bias_gelu_backward": 3168}
+SUMMING_WARPS = {"layer_norm_backward": 1056, "bias_gelu_backward": 3168, "alignment_loss_backward": 1056}
 MAX_WARPS = 8
 
 PIXEL_WARPS = 4  # of a program of warp_clips, whose threads have one pixel each

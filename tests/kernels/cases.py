@@ -74,6 +74,12 @@ def _norm_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[
     return *rows, _normal(WIDTH, dtype=dtype, device=device), _normal(WIDTH, dtype=dtype, device=device)
 
 
+def _alignment_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Targets are integers, since a case's floating inputs are differentiated."""
+    x, _, weight, bias = _norm_inputs(batch, dtype, device)
+    return x, torch.randint(-9, 10, x.shape, device=device), weight, bias
+
+
 def _embed_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     return (
         _clip(batch, dtype, device),
@@ -163,6 +169,11 @@ CASES = (
     # Both results side by side, so that a gradient reaches both.
     Case("add_layer_norm", lambda *inputs: torch.cat(vk.add_layer_norm(*inputs), -1), _norm_inputs),
     Case("bias_gelu", vk.bias_gelu, lambda *made_for: _norm_inputs(*made_for)[1:3]),
+    Case(
+        "alignment_loss",
+        lambda x, target, weight, bias: vk.alignment_loss(x, target.to(x.dtype), weight, bias),
+        _alignment_inputs,
+    ),
     Case(
         "tube_mask_gather",
         lambda clip, i: vk.tube_mask_gather(clip, i, PATCH, layout="BTHWC", normalize=MEAN_STD),

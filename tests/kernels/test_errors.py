@@ -35,6 +35,7 @@ def good(name):
         "layer_norm": {"x": tokens, "weight": row, "bias": row, "eps": 1e-6, "dtype": None},
         "add_layer_norm": {"x": tokens, "branch": tokens, "weight": row, "bias": row, "eps": 1e-6, "dtype": None},
         "bias_gelu": {"x": tokens, "bias": row},
+        "alignment_loss": {"x": tokens, "target": tokens.flip(0), "weight": row, "bias": row, "eps": 1e-6},
         "tube_mask_gather": {**pixel, "normalize": MEAN_STD, "dtype": None},
         "embed_tokens": {
             "clip": clip,
@@ -85,6 +86,8 @@ PIXEL_OPS = ("tube_mask_gather", "patch_targets", "masked_patch_loss")
 CHANGED = "changed_token_index"
 CLIP_OPS = (*PIXEL_OPS, "embed_tokens")
 NORM_OPS = ("layer_norm", "add_layer_norm")
+AFFINE_OPS = (*NORM_OPS, "alignment_loss")
+ROW_OPS = (*AFFINE_OPS, "bias_gelu")
 TWO_STATS = (MEAN_STD[0][:2], MEAN_STD[1][:2])
 ZERO_STD = (MEAN_STD[0], (1.0, 0.0, 1.0))
 
@@ -157,18 +160,22 @@ BAD = [  # op, argument, how to spoil it, error, words
     ("assemble_decoder_tokens", "position", lambda x: x[:, 1:], ValueError, "must have shape"),
     ("assemble_decoder_tokens", "position", on_meta, ValueError, "must be on cpu"),
     ("assemble_decoder_tokens", "visible", lambda x: x[:, 1:], ValueError, "must have shape"),
-    *((op, "x", lambda x: x.int(), TypeError, "floating") for op in (*NORM_OPS, "bias_gelu")),
-    *((op, "x", lambda x: x.to_sparse(), TypeError, "dense") for op in (*NORM_OPS, "bias_gelu")),
-    *((op, "bias", lambda x: x[1:], ValueError, r"shape \(5,\)") for op in (*NORM_OPS, "bias_gelu")),
-    *((op, "bias", on_meta, ValueError, "must be on cpu") for op in (*NORM_OPS, "bias_gelu")),
-    *((op, "weight", lambda x: x[None], ValueError, r"shape \(5,\)") for op in NORM_OPS),
-    *((op, "bias", lambda x: x.half(), TypeError, "dtype of weight") for op in NORM_OPS),
-    *((op, "eps", lambda _: -1e-6, ValueError, "at least 0") for op in NORM_OPS),
-    *((op, "eps", lambda _: None, TypeError, "a number") for op in NORM_OPS),
+    *((op, "x", lambda x: x.int(), TypeError, "floating") for op in ROW_OPS),
+    *((op, "x", lambda x: x.to_sparse(), TypeError, "dense") for op in ROW_OPS),
+    *((op, "bias", lambda x: x[1:], ValueError, r"shape \(5,\)") for op in ROW_OPS),
+    *((op, "bias", on_meta, ValueError, "must be on cpu") for op in ROW_OPS),
+    *((op, "weight", lambda x: x[None], ValueError, r"shape \(5,\)") for op in AFFINE_OPS),
+    *((op, "bias", lambda x: x.half(), TypeError, "dtype of weight") for op in AFFINE_OPS),
+    *((op, "eps", lambda _: -1e-6, ValueError, "at least 0") for op in AFFINE_OPS),
+    *((op, "eps", lambda _: None, TypeError, "a number") for op in AFFINE_OPS),
     *((op, "dtype", lambda _: torch.int32, TypeError, "floating") for op in NORM_OPS),
     ("add_layer_norm", "branch", lambda x: x[:, 1:], ValueError, "must have shape"),
     ("add_layer_norm", "branch", lambda x: x.int(), TypeError, "floating"),
     ("add_layer_norm", "branch", on_meta, ValueError, "must be on cpu"),
+    ("alignment_loss", "target", lambda x: x[:, 1:], ValueError, "must have shape"),
+    ("alignment_loss", "target", lambda x: x[:1], ValueError, "must have shape"),  # a mean's rows are not broadcast
+    ("alignment_loss", "target", lambda x: x.int(), TypeError, "floating"),
+    ("alignment_loss", "target", on_meta, ValueError, "must be on cpu"),
     ("embed_tokens", "weight", lambda x: x[0], ValueError, r"\(D, C,"),
     ("embed_tokens", "weight", lambda x: x.int(), TypeError, "floating"),
     ("embed_tokens", "weight", lambda x: x[:, :2], ValueError, "channels"),
@@ -214,6 +221,7 @@ def test_float64_is_refused_by_the_kernels(monkeypatch):
         ("layer_norm", "x"),
         ("add_layer_norm", "branch"),
         ("bias_gelu", "x"),
+        ("alignment_loss", "target"),
     ):
         function, arguments = good(op)
         arguments[name] = arguments[name].double()

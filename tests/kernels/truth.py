@@ -90,6 +90,13 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     return value * torch.special.ndtr(value)
 
 
+def alignment_loss(x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Mean squared distance of normalised rows of x and of rows of the target, each of length 1, in float64."""
+    ends = layer_norm(x, weight, bias, eps), target.double()
+    student, teacher = (end / end.square().sum(-1, keepdim=True).sqrt().clamp_min(1e-12) for end in ends)
+    return (2 - 2 * (student * teacher).sum(-1)).mean()
+
+
 def warped(source: Tensor, matrix: Tensor, size: Sequence[int], fill: float) -> tuple[Tensor, Tensor]:
     """Frames (T, h, w, C) sampled where a matrix (2, 3) sends the pixels of `size`, in float64, (C, T, H, W).
 

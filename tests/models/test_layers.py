@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from videomae_fast import get_config
 from videomae_fast.models import layers
 from videomae_fast.models.layers import Block, LayerScale
+from videomae_fast.models.rows import Rows
 
 
 def make_block(mlp_ratio: float, drop_path: float) -> Block:
@@ -18,7 +19,7 @@ def make_block(mlp_ratio: float, drop_path: float) -> Block:
     return Block(12, 3, int(12 * mlp_ratio), drop_path=drop_path)
 
 
-def run(block: Block, x: Tensor, last_rows: int | None = None, mean: bool = False) -> Tensor:
+def run(block: Block, x: Tensor, last_rows: Rows = None, mean: bool = False) -> Tensor:
     """The block alone: its input has no branch to add, and its two terms are added."""
     total, branch = block(x, last_rows=last_rows, mean=mean)
     return total if branch is None else total + branch
@@ -102,6 +103,34 @@ def test_block_on_its_last_rows_is_the_slice_of_the_whole(last_rows: int, mlp_ra
     torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(whole)
     assert_same_gradients(gradients(part, block, x, weight), gradients(whole, block, x, weight))
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("recompute", ["always", "never"])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_block_on_listed_rows_is_the_gather_of_the_whole(
+    qk_norm: bool, recompute: str, checkpointing: bool, mean: bool
+) -> None:
+    """Rows in any order, also more than once; other rows of each sample."""
+    options = dict(recompute=recompute, activation_checkpointing=checkpointing, qk_norm=qk_norm)
+    block = randomise(Block(12, 3, 39, layer_scale=0.3, **options))
+    x = torch.randn(2, 9, 12, dtype=torch.float64, requires_grad=True)
+    rows = torch.tensor([[8, 0, 0, 3], [2, 5, 2, 2]])
+    whole = run(block, x)[torch.arange(2)[:, None], rows]
+    whole = whole.mean(1, keepdim=True) if mean else whole
+    part = run(block, x, rows, mean)
+    torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(whole)
+    assert_same_gradients(gradients(part, block, x, weight), gradients(whole, block, x, weight))
+
+
+def test_listed_rows_are_all_that_is_computed() -> None:
+    block, shapes = randomise(make_block(4.0, 0.0)), []
+    for layer in (block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+        layer.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
+    run(block, torch.randn(2, 9, 12, dtype=torch.float64), torch.tensor([[1, 4], [0, 8]]))
+    assert shapes == [(2, 2, 12), (2, 2, 12), (2, 2, 48)]
 
 
 @pytest.mark.parametrize("last_rows", [None, 4])

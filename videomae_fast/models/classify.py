@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .classifier_parts import ClassifierParts
 from .config import VideoMAEConfig
-from .encoder import DIMENSIONS, Clip, PatchEmbedding, every_token, make_blocks, open_clip
-from .layers import Block
+from .encoder import DIMENSIONS, Clip, PatchEmbedding, every_token, init_small_linear, make_blocks, open_clip
 from .linear import Linear, linear
 from .norms import add_branch
 from .positions import FixedPositions, interpolated_sinusoid
@@ -20,7 +20,7 @@ POSITIONS = ("interpolate", "sinusoid")
 PUBLISHED_CLIP = (16, 224, 224)  # frames, height and width of the clips that the published models were pre-trained on
 
 
-class VideoMAEForClassification(FixedPositions):
+class VideoMAEForClassification(ClassifierParts, FixedPositions):
     """A classifier of clips. Its state_dict has the keys and shapes of a published fine-tuning checkpoint.
 
         logits = head(dropout(fc_norm(mean_k blocks(patch_embed(clip) + position)[k])))
@@ -42,6 +42,9 @@ class VideoMAEForClassification(FixedPositions):
     References:
         VideoMAE V2, arXiv 2303.16727; models/modeling_finetune.py of the published code.
     """
+
+    first_parts = ("patch_embed",)
+    head_parts = ("fc_norm", "head")
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class VideoMAEForClassification(FixedPositions):
         self.fc_norm = nn.LayerNorm(config.encoder_dim, eps=config.norm_eps)
         self.head_dropout = nn.Dropout(head_dropout)
         self.head = Linear(config.encoder_dim, num_classes)
-        self.apply(_init_linear)
+        self.apply(init_small_linear)
         with torch.no_grad():
             self.head.weight.mul_(init_scale)
             self.head.bias.mul_(init_scale)
@@ -127,63 +130,6 @@ class VideoMAEForClassification(FixedPositions):
         """
         return self._run(clip, index, layout, mean=False)
 
-    def layer_id(self, name: str) -> int:
-        """The layer of a parameter, for learning rates that decay with depth.
-
-        0 for the patch embedding, i + 1 for block i, L + 1 for `fc_norm` and `head`; L blocks. The learning rate of
-        layer l is scaled by decay^(L + 1 − l).
-
-        Args:
-            name: of a parameter of this model, also of one that was put into it (LoRA), without wrappers' prefixes.
-
-        Returns:
-            The layer, in [0, L + 1].
-
-        Raises:
-            ValueError: the name begins with none of the model's parts.
-
-        References:
-            `get_num_layer_for_vit` in optim_factory.py of VideoMAE V2, which puts unknown names into the last layer.
-        """
-        first, _, rest = name.partition(".")
-        number = rest.partition(".")[0]
-        if first == "patch_embed":
-            return 0
-        if first == "blocks" and number.isdecimal() and int(number) < len(self.blocks):
-            return int(number) + 1
-        if first in ("fc_norm", "head"):
-            return len(self.blocks) + 1
-        raise ValueError(
-            f"name is '{name}', which is of no layer: parameters of this model begin with patch_embed, blocks.0 to "
-            f"blocks.{len(self.blocks) - 1}, fc_norm or head; take the names of the model itself, not of a wrapper"
-        )
-
-    def freeze(self, train: str) -> None:
-        """Choose the parameters that are trained; the others keep no activations for backward and get no gradient.
-
-        Frozen blocks drop no branches (`drop_path`) from then on, so call this once, after building the model.
-
-        Args:
-            train: "all"; "head": `fc_norm` and `head`; or "last:K": these and the last K blocks.
-
-        Raises:
-            ValueError: `train` is none of these, or K is not in [1, L].
-        """
-        depth = len(self.blocks)
-        word, colon, number = train.partition(":")
-        last = int(number) if number.isdecimal() else 0
-        if train not in ("all", "head") and not (word == "last" and colon and 1 <= last <= depth):
-            raise ValueError(f"train must be 'all', 'head' or 'last:K' with K from 1 to {depth}, got '{train}'")
-        frozen = 0 if train == "all" else depth - last
-        self.requires_grad_(True)
-        if train == "all":
-            return
-        self.patch_embed.requires_grad_(False)
-        for block in self.blocks[:frozen]:
-            assert isinstance(block, Block)
-            block.requires_grad_(False)
-            block.drop_path = None
-
     def _run(self, clip: Clip, index: Tensor | None, layout: str, mean: bool) -> Tensor:
         clip = open_clip(clip, self.config, layout)
         if index is not None and index.shape[-1:] == (0,):
@@ -195,13 +141,6 @@ class VideoMAEForClassification(FixedPositions):
         for block in blocks:
             x, branch = block(x, branch)
         return add_branch(*last(x, branch, mean=mean))
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _trained_grid(config: VideoMAEConfig, clip: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ modeling_pretrain.py), so a state_dict is a published checkpoint.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from videomae_kernels import CroppedClips, embed_tokens
 
 from .attention import check_backend
-from .config import VideoMAEConfig
+from .config import ClipConfig, VideoMAEConfig
 from .layers import Block
 from .norms import add_branch
 from .positions import FixedPositions
@@ -24,7 +25,7 @@ ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]  # (mean, std) of eac
 DIMENSIONS = "BCTHW"
 
 
-def open_clip(clip: Clip, config: VideoMAEConfig, layout: str) -> Clip:
+def open_clip(clip: Clip, config: ClipConfig, layout: str) -> Clip:
     """Check the size of a clip against the model's, and return it as a view (B, C, T, H, W).
 
     Args:
@@ -68,7 +69,7 @@ class TokenConv3d(nn.Conv3d):
 class PatchEmbedding(nn.Module):
     """Linear embedding of τ×p×p pixel tubes, computed for listed tokens only."""
 
-    def __init__(self, config: VideoMAEConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.proj = TokenConv3d(config.in_channels, config.encoder_dim, config.patch, stride=config.patch)
         self.pixel_stats = config.pixel_mean, config.pixel_std
@@ -93,7 +94,9 @@ class PatchEmbedding(nn.Module):
         return keep(self.proj, clip, index, position, normalize)
 
 
-def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_layer: int = 0) -> nn.ModuleList:
+def make_blocks(
+    config: ClipConfig, dim: int, depth: int, heads: int, first_layer: int = 0, **options: Any
+) -> nn.ModuleList:
     """Make the blocks of an encoder or decoder. Stochastic depth rises: block i has the rate drop_path·i / (depth − 1).
 
     Args:
@@ -102,6 +105,7 @@ def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_
         depth: number of blocks.
         heads: attention heads.
         first_layer: number of blocks of the model before these.
+        **options: further arguments of `Block`.
 
     Returns:
         `depth` blocks, in order.
@@ -123,6 +127,7 @@ def make_blocks(config: VideoMAEConfig, dim: int, depth: int, heads: int, first_
             layer=first_layer + i,
             recompute=config.recompute,
             activation_checkpointing=config.activation_checkpointing,
+            **options,
         )
         for i in range(depth)
     )
@@ -132,6 +137,14 @@ def init_transformer(module: nn.Module) -> None:
     """Initialise a module as the published encoder and decoder: Xavier-uniform Linear weights, zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def init_small_linear(module: nn.Module) -> None:
+    """Initialise a module as published fine-tuning and InternVideo2: Linear weights of deviation 0.02, zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -193,6 +206,6 @@ class Encoder(FixedPositions):
         return self.tokens(clip, layout).mean(1)
 
 
-def every_token(clip: Clip, config: VideoMAEConfig) -> Tensor:
+def every_token(clip: Clip, config: ClipConfig) -> Tensor:
     """The index (B, N) int64 of all tokens of each clip."""
     return torch.arange(config.num_tokens, device=clip.device).expand(clip.shape[0], -1)

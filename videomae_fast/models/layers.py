@@ -5,11 +5,12 @@ Differences from a textbook block:
 * norms and GELUs keep only their input: the linear map after them makes its input again in backward (`Source`);
 * a block takes and returns its last residual branch apart, so that the next norm adds it in its own pass;
 * keys have no bias: the published parameters are `q_bias` and `v_bias`;
-* a block can compute its last rows only, or the mean of its rows, whose last product then has one row;
+* a block can compute its last rows or listed rows only, or the mean of its rows, whose last product then has one row;
 * an MLP pads its hidden units with zeros to a multiple of 8, which changes no result.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from videomae_kernels import bias_gelu
 from .attention import attention
 from .linear import Copies, Linear, Source, autocast_copies, linear, owns_alone
 from .norms import add_branch, add_norm, make_norm
+from .rows import Rows, choose_rows
 from .stochastic_depth import BranchDraw, DropPath
 
 
@@ -67,21 +69,21 @@ class Attention(nn.Module):
         self.k_norm = make_norm(qk_norm, dim, eps) if qk_norm else None
         self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor, last_rows: int | None = None) -> Tensor:
-        """(B, n, D) → (B, n, D), or (B, last_rows, D) for the last rows, which attend to all n rows."""
+    def forward(self, x: Tensor, last_rows: Rows = None) -> Tensor:
+        """(B, n, D) → (B, n, D), or (B, rows, D) for the last rows or listed rows, which attend to all n rows."""
         return self.attend(*self.project(x, last_rows))
 
     def project(
         self,
         x: Tensor,
-        last_rows: int | None = None,
+        last_rows: Rows = None,
         copies: Copies | None = None,
         source: Source | None = None,
     ) -> tuple[Tensor, ...]:
-        """Queries of the last `last_rows` rows or of all; keys and values of all.
+        """Queries of the rows that `last_rows` chooses, as in `Block`, or of all; keys and values of all.
 
-        They are packed as one matrix product writes them: (B, n, 3, heads, head_dim) for all rows, or for the last rows
-        queries (B, last_rows, heads, head_dim) and (B, n, 2, heads, head_dim). With QK-norm they are three tensors.
+        They are packed as one matrix product writes them: (B, n, 3, heads, head_dim) for all rows, or for chosen rows
+        queries (B, rows, heads, head_dim) and (B, n, 2, heads, head_dim). With QK-norm they are three tensors.
         """
         dim = x.shape[-1]
         bias = None if copies and self.qkv in copies else self._join(self.biases())
@@ -91,8 +93,8 @@ class Attention(nn.Module):
                 return (qkv.unflatten(2, (3, self.heads, -1)),)
             q, k, v = qkv.unflatten(2, (3, dim)).unbind(2)
         else:
-            rows = source and source.last_rows(last_rows)
-            q = linear(x[:, -last_rows:], self.qkv, bias=bias, copies=copies, out=slice(0, dim), source=rows)
+            rows = source and source.of_rows(partial(choose_rows, rows=last_rows))
+            q = linear(choose_rows(x, last_rows), self.qkv, bias=bias, copies=copies, out=slice(0, dim), source=rows)
             kv = linear(x, self.qkv, bias=bias, copies=copies, out=slice(dim, 3 * dim), source=source)
             if self.q_norm is None:
                 return q.unflatten(2, (self.heads, -1)), kv.unflatten(2, (2, self.heads, -1))
@@ -235,20 +237,21 @@ class Block(nn.Module):
         self.checkpointing = activation_checkpointing
 
     def forward(
-        self, x: Tensor, branch: Tensor | None = None, last_rows: int | None = None, mean: bool = False
+        self, x: Tensor, branch: Tensor | None = None, last_rows: Rows = None, mean: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Run the block on x + branch.
 
         Args:
             x: (B, n, D), the residual stream.
             branch: (B, n, D), to be added to it, or None.
-            last_rows: compute exactly the last rows, without computing the others. None computes all n rows.
-            mean: compute exactly the mean of the rows, n or `last_rows` of them. The mean commutes with the residual
+            last_rows: compute exactly the last rows, as many as this number, or exactly the rows that this tensor
+                lists, as `choose_rows` takes it, without computing the others. None computes all n rows.
+            mean: compute exactly the mean of these rows. The mean commutes with the residual
                 sum, LayerScale and the last product of the MLP, which is then computed for one row.
 
         Returns:
-            The same two terms after the block, of (B, n, D), (B, last_rows, D) or, for the mean, (B, 1, D); the branch
-            is None if it was added.
+            The same two terms after the block, of (B, n, D), (B, rows, D) or, for the mean, (B, 1, D); the branch is
+            None if it was added.
         """
         draws = None
         if self.training and self.drop_path is not None:  # drawn here: checkpointing repeats `_forward`
@@ -257,14 +260,14 @@ class Block(nn.Module):
             return checkpoint(self._sum, add_branch(x, branch), last_rows, mean, draws, use_reentrant=False), None
         return self._forward(x, branch, last_rows, mean, draws)
 
-    def _sum(self, x: Tensor, last_rows: int | None, mean: bool, draws: tuple[BranchDraw, BranchDraw] | None) -> Tensor:
+    def _sum(self, x: Tensor, last_rows: Rows, mean: bool, draws: tuple[BranchDraw, BranchDraw] | None) -> Tensor:
         return add_branch(*self._forward(x, None, last_rows, mean, draws))
 
     def _forward(
         self,
         x: Tensor,
         branch: Tensor | None,
-        last_rows: int | None,
+        last_rows: Rows,
         mean: bool,
         draws: tuple[BranchDraw, BranchDraw] | None,
     ) -> tuple[Tensor, Tensor | None]:
@@ -273,16 +276,16 @@ class Block(nn.Module):
         if draws is None:
             x, y, source = add_norm(x, branch, self.norm1)
             branch = self._attention_branch(y, source, last_rows, copies)
-            x, y, source = add_norm(_last(x, last_rows), branch, self.norm2)
+            x, y, source = add_norm(choose_rows(x, last_rows), branch, self.norm2)
             return _mean(x, mean), self._mlp_branch(y, source, copies, mean)
         attention, mlp = draws
         x = add_branch(x, branch)
         _, y, source = add_norm(attention.select(x), None, self.norm1)
-        x = attention.add(_last(x, last_rows), self._attention_branch(y, source, last_rows, copies))
+        x = attention.add(choose_rows(x, last_rows), self._attention_branch(y, source, last_rows, copies))
         _, y, source = add_norm(mlp.select(x), None, self.norm2)
         return mlp.add(_mean(x, mean), self._mlp_branch(y, source, copies, mean)), None
 
-    def _attention_branch(self, x: Tensor, source: Source | None, last_rows: int | None, copies: Copies) -> Tensor:
+    def _attention_branch(self, x: Tensor, source: Source | None, last_rows: Rows, copies: Copies) -> Tensor:
         qkv = self.attn.project(x, last_rows, copies, None if self.recompute == "never" else source)
         return self.ls1(self.attn.attend(*qkv, copies=copies))
 
@@ -290,10 +293,6 @@ class Block(nn.Module):
         keep = self.recompute == "never"
         hidden = self.mlp.expand(x, copies, None if keep else source)
         return self.ls2(self.mlp.contract(hidden, copies, keep, mean))
-
-
-def _last(x: Tensor, rows: int | None) -> Tensor:
-    return x if rows is None else x[:, -rows:]
 
 
 def _mean(x: Tensor, wanted: bool) -> Tensor:

@@ -24,9 +24,9 @@ class Source:
     function: Callable[..., Tensor]
     tensors: tuple[Tensor, ...]
 
-    def last_rows(self, count: int) -> "Source":
-        """Of the last rows of a tensor (B, rows, …) whose rows depend on the same rows of the first tensor."""
-        return Source(self.function, (self.tensors[0][:, -count:], *self.tensors[1:]))
+    def of_rows(self, choose: Callable[[Tensor], Tensor]) -> "Source":
+        """Of the rows that `choose` takes of a tensor (B, rows, …) whose rows depend on those of the first tensor."""
+        return Source(self.function, (choose(self.tensors[0]), *self.tensors[1:]))
 
 
 class Linear(nn.Linear):

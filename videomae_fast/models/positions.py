@@ -89,6 +89,33 @@ def interpolated_sinusoid(from_grid: Grid, to_grid: Grid, width: int) -> Tensor:
     return interpolate_positions(sinusoid_table(prod(from_grid), width), from_grid, to_grid)
 
 
+def sincos_table(grid: Grid, width: int) -> Tensor:
+    """The table that InternVideo2's learned positions start from, computed in float64.
+
+    A position along one axis has w columns: sin(p·ω) and then cos(p·ω), with ω_i = 10000^(−i / (w/2)), i < w/2. The
+    first width/4 columns are those of time, then 3·width/8 those of the column, then 3·width/8 those of the row.
+
+    Args:
+        grid: (T', H', W') tokens.
+        width: columns, a multiple of 16.
+
+    Returns:
+        (N, width) float32, in (t, h, w) order.
+
+    References:
+        `get_3d_sincos_pos_embed`, OpenGVLab/InternVideo, InternVideo2/single_modality/models/pos_embed.py.
+    """
+    t, h, w = (torch.arange(size, dtype=torch.float64) for size in grid)
+    axes = _sincos(t, width // 4)[:, None, None], _sincos(w, 3 * width // 8), _sincos(h, 3 * width // 8)[:, None]
+    return torch.cat([axis.expand(*grid, -1) for axis in axes], dim=-1).flatten(0, 2).float()
+
+
+def _sincos(position: Tensor, width: int) -> Tensor:
+    half = torch.arange(width // 2, dtype=torch.float64)
+    angle = position[:, None] * 10000 ** (-half / (width // 2))
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
 class FixedPositions(nn.Module):
     """A module with the computed table `position` (N, width), which checkpoints leave out.
 

@@ -1,6 +1,7 @@
 """embed_tokens: the patch embedding of the kept tokens, with their positions, and of no others."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import FLOATING, check_tensor
@@ -66,5 +67,9 @@ def embed_tokens(
     rows = gather_pixels(*opened, dtype)
     # Bias in the GEMM's epilogue: a matrix of biases and positions would be copied once more to accumulate into it.
     out = torch.addmm(bias.to(dtype), rows.flatten(0, 1), weight.flatten(1).t().to(dtype))
-    positions = gather_rows(position.to(dtype).expand(opened.shape[0], -1, -1), opened.listed)
+    table = position.to(dtype)
+    if position.requires_grad:  # its gradient is summed over the batch at once; the other's is a table per sample
+        positions = F.embedding(opened.listed, table)
+    else:
+        positions = gather_rows(table.expand(opened.shape[0], -1, -1), opened.listed)
     return out.add_(positions.flatten(0, 1)).unflatten(0, positions.shape[:2])

@@ -196,7 +196,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, dtype
         Layer normalization (arXiv 1607.06450), equation 4; `Block.forward` of VideoMAE V2,
         models/modeling_finetune.py (OpenGVLab/VideoMAEv2).
     """
-    eps, dtype = _check(x, weight, bias, eps, dtype)
+    eps, dtype = check_norm(x, weight, bias, eps, dtype)
     return _op(x, weight, bias, eps, dtype)[0]
 
 
@@ -231,13 +231,16 @@ def add_layer_norm(
         Layer normalization (arXiv 1607.06450), equation 4; `Block.forward` of VideoMAE V2,
         models/modeling_finetune.py (OpenGVLab/VideoMAEv2).
     """
-    eps, dtype = _check(x, weight, bias, eps, dtype)
+    eps, dtype = check_norm(x, weight, bias, eps, dtype)
     check_tensor(branch, "branch", FLOATING, tuple(x.shape), x)
     total, y, _, _ = _add_op(x, branch, weight, bias, eps, dtype)
     return total, y
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None) -> tuple[float, torch.dtype]:
+def check_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None
+) -> tuple[float, torch.dtype]:
+    """Check the arguments that LayerNorms share; eps and the dtype of the result."""
     rows = tuple(x.shape[:-1]) if isinstance(x, Tensor) else ()
     check_tensor(x, "x", FLOATING, (*rows, "D"))
     check_tensor(weight, "weight", FLOATING, tuple(x.shape[-1:]), x)

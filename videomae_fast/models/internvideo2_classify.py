@@ -1,0 +1,119 @@
+"""A classifier of clips: an InternVideo2 encoder, its attention pool, a norm and a linear head."""
+
+import torch
+from torch import Tensor, nn
+
+from .classifier_parts import ClassifierParts
+from .config import InternVideo2Config
+from .encoder import DIMENSIONS, Clip, every_token, open_clip
+from .internvideo2 import InternVideo2
+from .linear import Linear, linear
+from .norms import add_branch
+
+
+class InternVideo2ForClassification(ClassifierParts, InternVideo2):
+    """A classifier of clips. Its state_dict has the keys and shapes of a published fine-tuning checkpoint.
+
+        logits = head(dropout(fc_norm(clip_projector(blocks([cls, patch_embed(clip)] + pos_embed)))))
+
+    Args:
+        config: the model. Any number of frames and any size, also non-square.
+        num_classes: C, outputs of the head.
+        head_dropout: rate of dropout before the head, in [0, 1).
+        init_scale: factor of the head's initial weight and bias: small logits, so that the first loss is ln C.
+
+    Raises:
+        ValueError: a number is out of range; the message names the argument.
+
+    References:
+        InternVideo2, arXiv 2403.15377; models/internvideo2.py of the published code.
+    """
+
+    first_parts = ("patch_embed", "cls_token", "pos_embed")
+    head_parts = ("clip_projector", "fc_norm", "head")
+
+    def __init__(
+        self, config: InternVideo2Config, num_classes: int, *, head_dropout: float = 0.0, init_scale: float = 0.001
+    ) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be positive, got {num_classes}")
+        if not 0 <= head_dropout < 1:
+            raise ValueError(f"head_dropout must be in [0, 1), got {head_dropout}")
+        super().__init__(config)
+        self.num_classes = num_classes
+        self.fc_norm = nn.LayerNorm(config.clip_embed_dim)
+        self.head_dropout = nn.Dropout(head_dropout)
+        self.head = Linear(config.clip_embed_dim, num_classes)
+        self.init_published()
+        with torch.no_grad():
+            self.head.weight.mul_(init_scale)
+            self.head.bias.mul_(init_scale)
+
+    def forward(self, clip: Clip, index: Tensor | None = None, layout: str = DIMENSIONS) -> Tensor:
+        """Logits of clips.
+
+        Args:
+            clip: five dimensions in the order of `layout`, any strides, of the size the model was built for; uint8,
+                or floating and normalised with the configuration's pixel_mean and pixel_std. Or CroppedClips, which
+                have no layout.
+            index: (B, K) int32 or int64 tokens to compute, unique per sample; the pool reads these and the cls token.
+                None: all.
+            layout: a permutation of "BCTHW".
+
+        Returns:
+            (B, C).
+
+        Raises:
+            ValueError: the clip or the index has another size, or the layout is wrong; the message names what came.
+            TypeError: the clip is neither uint8 nor floating, or the index is no integer tensor.
+        """
+        return linear(self.head_dropout(self.features(clip, index, layout)), self.head)
+
+    def features(self, clip: Clip, index: Tensor | None = None, layout: str = DIMENSIONS) -> Tensor:
+        """What the head reads, without dropout: the pooled row after `fc_norm`.
+
+        Args:
+            clip: as `forward` takes it.
+            index: as `forward` takes it.
+            layout: a permutation of "BCTHW".
+
+        Returns:
+            (B, clip_embed_dim).
+
+        Raises:
+            ValueError: as `forward`.
+            TypeError: as `forward`.
+        """
+        assert self.clip_projector is not None
+        return self.fc_norm(self.clip_projector(self._run(clip, index, layout, cls=True)))
+
+    def tokens(self, clip: Clip, index: Tensor | None = None, layout: str = DIMENSIONS) -> Tensor:
+        """The tokens after the last block, before pool and norm, without the cls token.
+
+        Args:
+            clip: as `forward` takes it.
+            index: as `forward` takes it.
+            layout: a permutation of "BCTHW".
+
+        Returns:
+            (B, K, D), in the order of the index, or (B, N, D) in (t, h, w) order.
+
+        Raises:
+            ValueError: as `forward`.
+            TypeError: as `forward`.
+        """
+        return self._run(clip, index, layout, cls=False)
+
+    def _run(self, clip: Clip, index: Tensor | None, layout: str, cls: bool) -> Tensor:
+        clip = open_clip(clip, self.config, layout)
+        if index is None:
+            index = every_token(clip, self.config)
+        elif index.ndim != 2 or index.shape[0] != clip.shape[0] or index.shape[1] < 1:
+            raise ValueError(
+                f"index must be ({clip.shape[0]}, K) with one token or more of each clip, got {tuple(index.shape)}"
+            )
+        *blocks, last = self.blocks
+        x, branch = self.embed(clip, index), None
+        for block in blocks:
+            x, branch = block(x, branch)
+        return add_branch(*last(x, branch, None if cls else index.shape[1]))
