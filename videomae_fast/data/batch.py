@@ -91,12 +91,9 @@ class ClipBatch:
         return [self._part(slice(begin, begin + size), num_parts) for begin in range(0, num_parts * size, size)]
 
     def _part(self, part: slice, num_parts: int) -> "ClipBatch":
-        clips = self.clips
         return replace(
             self,
-            clips=replace(
-                clips, geometry=clips.geometry[part], first=clips.first[part], weights=clips.weights[part]
-            ),  # positions in `geometry` count from the beginning of the shared frames
+            clips=self.clips[part],
             sample=self.sample[part],
             label=None if self.label is None else self.label[part],
             bad_videos=[] if part.start else self.bad_videos,

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videomae_kernels import alignment_loss
+
 from .attention_pool import POOL_EPS
+from .encoder import init_small_linear
 from .linear import Linear, Source, linear
 
 
@@ -100,6 +103,7 @@ class AlignmentHead(nn.Module):
         self.head = nn.Sequential(Linear(dim, dim), nn.GELU(), Linear(dim, out)) if mlp else Linear(dim, out)
         self.norm = nn.LayerNorm(out, eps=POOL_EPS)
         self.recompute = recompute
+        self.apply(init_small_linear)
 
     def forward(self, x: Tensor, target: Tensor, position: Tensor | None = None) -> Tensor:
         """The mean over rows of 2 − 2·cos(norm(head(x + position)), target).
@@ -125,9 +129,3 @@ class AlignmentHead(nn.Module):
         hidden = linear(x, self.head[0], source=source)
         gelu = None if self.recompute == "never" else Source(F.gelu, (hidden,))
         return linear(F.gelu(hidden), self.head[2], source=gelu)
-
-
-def alignment_loss(x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    y = F.normalize(F.layer_norm(x.to(dtype), weight.shape, weight.to(dtype), bias.to(dtype), eps), dim=-1)
-    return (2 - 2 * (y * F.normalize(target.to(dtype), dim=-1)).sum(-1)).mean()

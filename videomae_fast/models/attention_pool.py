@@ -30,12 +30,24 @@ class CrossAttention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, sources: tuple[Source | None, ...] = (None, None, None)
     ) -> Tensor:
         """q (B, m, D), k and v (B, n, D) → (B, m, out). `sources`: what q, k and v are made of; see `linear`."""
-        layers = (self.q, self.q_bias), (self.k, self.k_bias), (self.v, self.v_bias)
-        heads = (
-            linear(x, layer, bias=bias, source=source).unflatten(2, (self.heads, -1))
-            for x, (layer, bias), source in zip((q, k, v), layers, sources, strict=True)
-        )
+        heads = self._project((q, k, v), sources)
         return linear(attention(*heads, backend=self.backend).flatten(2), self.proj)
+
+    def with_weights(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the attention that gave it, averaged over heads: (B, m, n), in at least float32."""
+        queries, keys, values = (x.transpose(1, 2) for x in self._project((q, k, v), (None, None, None)))
+        scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
+        weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
+        mixed = (weights.to(values.dtype) @ values).transpose(1, 2)
+        return linear(mixed.flatten(2), self.proj), weights.mean(1)
+
+    def _project(self, rows: tuple[Tensor, ...], sources: tuple[Source | None, ...]) -> list[Tensor]:
+        """Queries, keys and values (B, ·, heads, head_dim)."""
+        layers = (self.q, self.q_bias), (self.k, self.k_bias), (self.v, self.v_bias)
+        return [
+            linear(x, layer, bias=bias, source=source).unflatten(2, (self.heads, -1))
+            for x, (layer, bias), source in zip(rows, layers, sources, strict=True)
+        ]
 
 
 class AttentionPool(nn.Module):
@@ -61,8 +73,18 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, n, D) → (B, clip_embed_dim)."""
+        rows, sources = self._norm(x)
+        return self.cross_attn(*rows, sources).squeeze(1)
+
+    def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the attention of the mean token, averaged over heads: (B, n), in at least float32."""
+        pooled, weights = self.cross_attn.with_weights(*self._norm(x)[0])
+        return pooled.squeeze(1), weights.squeeze(1)
+
+    def _norm(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Source | None, ...]]:
+        """What queries, keys and values are made of, and what that is made of."""
         inputs = (x.mean(1, keepdim=True), self.norm1_q), (x, self.norm1_k), (x, self.norm1_v)
         normed = [add_norm(rows, None, norm)[1:] for rows, norm in inputs]
         rows = tuple(y for y, _ in normed)
         sources = tuple(None if self.recompute == "never" else source for _, source in normed)
-        return self.cross_attn(*rows, sources).squeeze(1)
+        return rows, sources

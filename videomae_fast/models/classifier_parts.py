@@ -46,10 +46,10 @@ class ClassifierParts(nn.Module):
             return int(number) + 1
         if first in self.head_parts:
             return len(self.blocks) + 1
-        *parts, last = *self.first_parts, f"blocks.0 to blocks.{len(self.blocks) - 1}", *self.head_parts
+        parts = [*self.first_parts, f"blocks.0 to blocks.{len(self.blocks) - 1}", *self.head_parts]
         raise ValueError(
-            f"name is '{name}', which is of no layer: parameters of this model begin with {', '.join(parts)} or "
-            f"{last}; take the names of the model itself, not of a wrapper"
+            f"name is '{name}', which is of no layer: parameters of this model begin with {', '.join(parts[:-1])} or "
+            f"{parts[-1]}; take the names of the model itself, not of a wrapper"
         )
 
     def freeze(self, train: str) -> None:

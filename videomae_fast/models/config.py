@@ -63,7 +63,7 @@ class ClipConfig:
             word = "an integer" if each.type is int else "a number"
             if isinstance(value, bool) or not isinstance(value, Integral if each.type is int else Real):
                 raise TypeError(f"{each.name} must be {word}, got {value!r}")
-            if each.name != "drop_path" and not 0 < value < math.inf:  # type: ignore[operator]
+            if each.name != "drop_path" and not 0 < value < math.inf:
                 raise ValueError(f"{each.name} must be positive, got {value}")
 
     @property

@@ -5,6 +5,8 @@ internvideo2_distill.py of OpenGVLab/InternVideo, InternVideo2/single_modality),
 discard: hidden tokens are never embedded, and positions are looked up by token number.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 from .alignment_heads import AlignmentHead, AlignmentHeads, AlignmentLosses
 from .attention_pool import AttentionPool
 from .config import InternVideo2Config
-from .encoder import DIMENSIONS, Clip, PatchEmbedding, init_small_linear, make_blocks, open_clip
+from .encoder import DIMENSIONS, Clip, PatchEmbedding, every_token, init_small_linear, make_blocks, open_clip
+from .layers import Block
 from .norms import add_branch
 from .positions import sincos_table
 from .teachers import TeacherRows, check_rows
@@ -23,13 +26,20 @@ Targets = dict[int, tuple[nn.Module, Tensor]]  # by block: a head and the teache
 class InternVideo2(nn.Module):
     """The encoder: patch embedding, cls token, learned positions, blocks, attention pool.
 
+    Its state_dict has the names and shapes of the published checkpoints, without heads.
+
     Args:
-        config: the model.
+        config: the model. Any number of frames and any size, also non-square.
         pool: whether the model has the attention pool `clip_projector`.
+
+    Attributes:
+        undecayed: last parts of the names of parameters that have no weight decay, besides vectors.
 
     References:
         InternVideo2, arXiv 2403.15377, section 3.1; models/internvideo2.py of the published code.
     """
+
+    undecayed: ClassVar[tuple[str, ...]] = ("cls_token", "pos_embed", "clip_pos_embed", "mae_pos_embed")
 
     def __init__(self, config: InternVideo2Config, *, pool: bool = True) -> None:
         super().__init__()
@@ -48,6 +58,64 @@ class InternVideo2(nn.Module):
             layer_scale=config.layer_scale,
         )
         self.clip_projector = AttentionPool(config) if pool else None
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        self.apply(init_small_linear)
+        with torch.no_grad():
+            for i, block in enumerate(self.blocks):
+                assert isinstance(block, Block)
+                for layer in (block.attn.proj, block.mlp.fc2):
+                    layer.weight.div_((2 * (i + 1)) ** 0.5)
+
+    def tokens(self, clip: Clip, index: Tensor | None = None, layout: str = DIMENSIONS) -> Tensor:
+        """The tokens after the last block, without the cls token; the published models have no norm after it.
+
+        Args:
+            clip: five dimensions in the order of `layout`, any strides, of the size the model was built for; uint8,
+                or floating and normalised with the configuration's pixel_mean and pixel_std. Or CroppedClips, which
+                have no layout.
+            index: (B, K) int32 or int64 tokens to compute, unique per sample, beside the cls token. None: all.
+            layout: a permutation of "BCTHW".
+
+        Returns:
+            (B, K, D), in the order of the index, or (B, N, D) in (t, h, w) order.
+
+        Raises:
+            ValueError: the clip or the index has another size, or the layout is wrong; the message names what came.
+            TypeError: the clip is neither uint8 nor floating, or the index is no integer tensor.
+        """
+        return self._run(clip, index, layout, cls=False)
+
+    def features(self, clip: Clip, index: Tensor | None = None, layout: str = DIMENSIONS) -> Tensor:
+        """The row that the attention pool makes of the cls token and the tokens.
+
+        Args:
+            clip: as `tokens` takes it.
+            index: as `tokens` takes it.
+            layout: a permutation of "BCTHW".
+
+        Returns:
+            (B, clip_embed_dim).
+
+        Raises:
+            ValueError: as `tokens`; or the model has no attention pool.
+            TypeError: as `tokens`.
+        """
+        if self.clip_projector is None:
+            raise ValueError("this model was built without the attention pool that makes features: use `tokens`")
+        return self.clip_projector(self._run(clip, index, layout, cls=True))
+
+    def _run(self, clip: Clip, index: Tensor | None, layout: str, cls: bool) -> Tensor:
+        clip = open_clip(clip, self.config, layout)
+        index = every_token(clip, self.config) if index is None else index
+        if index.ndim != 2 or index.shape[0] != clip.shape[0] or index.shape[1] < 1:
+            raise ValueError(
+                f"index must be ({clip.shape[0]}, K) with one token or more of each clip, got {tuple(index.shape)}"
+            )
+        *blocks, last = self.blocks
+        x, branch = self.embed(clip, index), None
+        for block in blocks:
+            x, branch = block(x, branch)
+        return add_branch(*last(x, branch, None if cls else index.shape[1]))
 
     def embed(self, clip: Clip, visible: Tensor) -> Tensor:
         """The input of the first block: the cls token and the visible tokens, with positions.
@@ -75,15 +143,6 @@ class InternVideo2(nn.Module):
             cls = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
             parts += [cls.expand(batch, -1, -1), x]
         return torch.cat(parts, dim=1).view(visible.shape[0], 1 + visible.shape[1], -1)
-
-    def init_published(self) -> None:
-        """Initialise all but the patch embedding as published: deviation 0.02, block i's outputs over √(2·(i + 1))."""
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        self.apply(init_small_linear)
-        with torch.no_grad():
-            for i, block in enumerate(self.blocks):
-                for layer in (block.attn.proj, block.mlp.fc2):  # type: ignore[union-attr]
-                    layer.weight.div_((2 * (i + 1)) ** 0.5)  # type: ignore[union-attr, operator]
 
 
 class InternVideo2ForAlignment(InternVideo2):
@@ -121,7 +180,6 @@ class InternVideo2ForAlignment(InternVideo2):
             self.mae_decoder = nn.ModuleList(
                 AlignmentHead(dim, heads.video_dim, True, recompute) for _ in heads.video_layers
             )
-        self.init_published()
 
     def forward(
         self,

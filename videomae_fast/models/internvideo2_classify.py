@@ -5,10 +5,9 @@ from torch import Tensor, nn
 
 from .classifier_parts import ClassifierParts
 from .config import InternVideo2Config
-from .encoder import DIMENSIONS, Clip, every_token, open_clip
+from .encoder import DIMENSIONS, Clip, init_small_linear
 from .internvideo2 import InternVideo2
 from .linear import Linear, linear
-from .norms import add_branch
 
 
 class InternVideo2ForClassification(ClassifierParts, InternVideo2):
@@ -44,7 +43,7 @@ class InternVideo2ForClassification(ClassifierParts, InternVideo2):
         self.fc_norm = nn.LayerNorm(config.clip_embed_dim)
         self.head_dropout = nn.Dropout(head_dropout)
         self.head = Linear(config.clip_embed_dim, num_classes)
-        self.init_published()
+        self.head.apply(init_small_linear)
         with torch.no_grad():
             self.head.weight.mul_(init_scale)
             self.head.bias.mul_(init_scale)
@@ -84,36 +83,4 @@ class InternVideo2ForClassification(ClassifierParts, InternVideo2):
             ValueError: as `forward`.
             TypeError: as `forward`.
         """
-        assert self.clip_projector is not None
-        return self.fc_norm(self.clip_projector(self._run(clip, index, layout, cls=True)))
-
-    def tokens(self, clip: Clip, index: Tensor | None = None, layout: str = DIMENSIONS) -> Tensor:
-        """The tokens after the last block, before pool and norm, without the cls token.
-
-        Args:
-            clip: as `forward` takes it.
-            index: as `forward` takes it.
-            layout: a permutation of "BCTHW".
-
-        Returns:
-            (B, K, D), in the order of the index, or (B, N, D) in (t, h, w) order.
-
-        Raises:
-            ValueError: as `forward`.
-            TypeError: as `forward`.
-        """
-        return self._run(clip, index, layout, cls=False)
-
-    def _run(self, clip: Clip, index: Tensor | None, layout: str, cls: bool) -> Tensor:
-        clip = open_clip(clip, self.config, layout)
-        if index is None:
-            index = every_token(clip, self.config)
-        elif index.ndim != 2 or index.shape[0] != clip.shape[0] or index.shape[1] < 1:
-            raise ValueError(
-                f"index must be ({clip.shape[0]}, K) with one token or more of each clip, got {tuple(index.shape)}"
-            )
-        *blocks, last = self.blocks
-        x, branch = self.embed(clip, index), None
-        for block in blocks:
-            x, branch = block(x, branch)
-        return add_branch(*last(x, branch, None if cls else index.shape[1]))
+        return self.fc_norm(super().features(clip, index, layout))

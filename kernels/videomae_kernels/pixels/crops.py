@@ -119,6 +119,11 @@ class CroppedClips:
         """Bytes of the tensors, which `to` copies."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
+    def __getitem__(self, clips: slice) -> "CroppedClips":
+        """Some of the clips, as `tensor[clips]` of a tensor of clips. Nothing is copied: all share `frames`."""
+        geometry, first, weights = self.geometry[clips], self.first[clips], self.weights[clips]
+        return replace(self, geometry=geometry, first=first, weights=weights)  # boxes count from the shared beginning
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CroppedClips":
         """The same clips with their tensors on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
