@@ -200,6 +200,12 @@ def bias_gelu(biased: Tensor, bias: Tensor) -> Tensor:
     return F.gelu(BiasOfLinear.apply(biased, bias))
 
 
+def alignment_loss(x: Tensor, target: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Mean of 2 − 2·cosine of normalised rows and a teacher's, in float32."""
+    rows = F.layer_norm(x.float(), x.shape[-1:], weight, bias)
+    return (2 - 2 * F.cosine_similarity(rows, target.float(), dim=-1)).mean()
+
+
 def patch_targets(clip: Tensor, index: Tensor, patch: Sequence[int], affine: Affine | None) -> Tensor:
     """(B, K, P) targets, channel fastest, normalised per token and channel."""
     pixels = pixel_values(clip, index, patch, affine).flatten(3)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from benchmarks.ops.align import ALIGN_OPS
 from benchmarks.ops.attention import ATTENTION_OPS
 from benchmarks.ops.layers import LAYER_OPS
 from benchmarks.ops.masks import MASK_OPS
@@ -12,7 +13,7 @@ from benchmarks.settings import Settings
 
 
 def parametrize(settings: Settings) -> tuple[str, list[Any], list[str]]:
-    return rows((*ATTENTION_OPS, *LAYER_OPS, *MASK_OPS, *PIXEL_OPS, *TOKEN_OPS), settings)
+    return rows((*ALIGN_OPS, *ATTENTION_OPS, *LAYER_OPS, *MASK_OPS, *PIXEL_OPS, *TOKEN_OPS), settings)
 
 
 def test_op(benchmark: Any, settings: Settings, op: Op, case: OpCase, variant: str) -> None:

@@ -80,6 +80,8 @@ class Own:
 
 OURS = {
     "add_layer_norm": Own("norms"),
+    "alignment_loss": Own(),
+    "alignment_loss_backward": Own(),
     "assemble_decoder_tokens": Own(),
     "bias_gelu": Own("GELU"),
     "bias_gelu_backward": Own("GELU"),

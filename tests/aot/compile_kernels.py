@@ -38,6 +38,10 @@ MODELS = {
     "ViT-B": (768, 384, (8, 14, 14), (2, 16, 16)),
     "ViT-g": (1408, 512, (8, 16, 16), (2, 14, 14)),
 }
+TEACHERS = {
+    "ViT-B": (768, 1408),
+    "ViT-g": (3200, 4096),
+}  # widths of rows that a student aligns with; 3,200: InternVL-6B
 HIDDEN = {"ViT-B": (3072, 1536), "ViT-g": (6144, 2240)}  # units of an MLP, padded: encoder, decoder
 LONG_CLIPS = (16, 32, 64, 128, 256, 512)  # frames of 16 x 16 tokens: N = 4,096 to 131,072
 # Filters and lines of square boxes: taps in buckets of 2, 3, 6, 8 and 24.
@@ -136,7 +140,10 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def layer_cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Norms and activations: the encoder's rows, and the decoder's, whose residual stream is float32 under autocast."""
+    """Norms and activations: the encoder's rows, and the decoder's, whose residual stream is float32 under autocast.
+
+    Losses against rows of a teacher.
+    """
     (width, decoder_width, *_), (hidden, decoder_hidden) = MODELS[model], HIDDEN[model]
     half, single = torch.bfloat16, torch.float32
 
@@ -150,6 +157,10 @@ def layer_cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     def bias_gelu(size: int, dtype: torch.dtype) -> None:
         backward(vk.bias_gelu(zeros(2, 40, size, dtype=dtype), zeros(size)))
 
+    def alignment_loss(size: int, dtype: torch.dtype) -> None:
+        x, target = zeros(2, 40, size, dtype=dtype), torch.zeros(2, 40, size, dtype=half)
+        backward(vk.alignment_loss(x, target, zeros(size), zeros(size)))
+
     x = zeros(2, 40, width, dtype=half)
     yield "layer_norm bfloat16", lambda: backward(vk.layer_norm(x, zeros(width), zeros(width)))
     yield "add_layer_norm bfloat16", lambda: add_layer_norm(width, half, half)
@@ -159,6 +170,9 @@ def layer_cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "bias_gelu bfloat16", lambda: bias_gelu(hidden, half)
     yield "bias_gelu float32", lambda: bias_gelu(hidden, single)
     yield "bias_gelu bfloat16 decoder", lambda: bias_gelu(decoder_hidden, half)
+    for size in TEACHERS[model]:
+        yield f"alignment_loss bfloat16 {size} wide", lambda s=size: alignment_loss(s, half)
+        yield f"alignment_loss float32 {size} wide", lambda s=size: alignment_loss(s, single)
 
 
 def long_clips() -> Iterator[tuple[str, Callable[[], Any]]]:

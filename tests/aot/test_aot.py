@@ -88,6 +88,16 @@ def test_rows_between_matrix_products_move_in_accesses_of_128_bits(target: str, 
 
 
 @targets
+@pytest.mark.parametrize("model", ["ViT-B", "ViT-g"])
+def test_rows_compared_with_a_teachers_move_in_accesses_of_128_bits(target: str, model: str) -> None:
+    """Narrower are only five numbers of each of the rows of a tile; forward stores nothing else."""
+    for r in records(target, "", f"{model} alignment_loss"):
+        assert r["stores"].keys() <= {"128", "32"} and r["loads"].keys() <= {"128", "32"}, r
+        assert r["stores"].get("32", 0) <= 5 and r["loads"].get("32", 0) <= 20, r
+        assert ("128" in r["stores"]) == ("backward" in r["kernel"]) and r["loads"]["128"] >= 12, r
+
+
+@targets
 @pytest.mark.parametrize(
     "case", ["ViT-B patch_targets uint8", "ViT-g patch_targets uint8", "ViT-B tube_mask_gather uint8"]
 )
