@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from videomae_fast.memory.batches import CARDS
 from videomae_fast.models import (
     CONFIGS,
     INTERNVIDEO2_CONFIGS,
@@ -27,6 +28,7 @@ class AlignSize:
     image_layers: int = 6
     video_layers: int = 4
     checkpoints: bool = False  # whether the published script does
+    usable: int = CARDS["A100-80"]  # bytes of the card that clips are to fit on
 
     @property
     def heads(self) -> AlignmentHeads:
@@ -52,14 +54,14 @@ def _alike(student: InternVideo2Config) -> InternVideo2Config:
     return replace(student, num_frames=1, layer_scale=0.1)
 
 
-# 1b and 6b have the published teachers, batches and checkpointing. "small" is for a CPU, "tiny" for trying the suite.
+PUBLISHED_SIZES = ("1b", "6b")  # of the published stage 1
+# 1b and 6b have the published teachers, batches and checkpointing. The others are for a CPU, "tiny" to try the suite.
 ALIGN_SIZES = {
-    "small": AlignSize(
-        INTERNVIDEO2_CONFIGS["small"],
-        _alike(INTERNVIDEO2_CONFIGS["small"]),
-        replace(CONFIGS["small"], patch_size=14),
-        clips=4,
-    ),
+    **{
+        size: AlignSize(student, _alike(student), replace(CONFIGS[size], patch_size=14), clips=4)
+        for size, student in INTERNVIDEO2_CONFIGS.items()
+        if size not in PUBLISHED_SIZES
+    },
     "1b": AlignSize(INTERNVIDEO2_CONFIGS["1b"], INTERNVL, CONFIGS["giant"], clips=32, checkpoints=True),
     "6b": AlignSize(INTERNVIDEO2_CONFIGS["6b"], INTERNVL, CONFIGS["giant"], clips=8, checkpoints=True),
     "tiny": AlignSize(
@@ -70,5 +72,6 @@ ALIGN_SIZES = {
         image_layers=2,
         video_layers=1,
         checkpoints=True,
+        usable=2**24,
     ),
 }
