@@ -1,17 +1,33 @@
-"""VideoMAE V2 pre-training that only does work for the tokens it uses."""
+"""Masked video transformers (VideoMAE V2, InternVideo2) that only do work for the tokens they use."""
 
 from .interop import fuse, pretrain_loss, unfuse
 from .masks import MaskPlan, make_masks, masks_from_bool
-from .models import CONFIGS, VideoMAEConfig, VideoMAEForClassification, VideoMAEForPretraining, get_config
+from .models import (
+    CONFIGS,
+    AlignmentHeads,
+    InternVideo2Config,
+    InternVideo2ForAlignment,
+    InternVideo2ForClassification,
+    VideoMAEConfig,
+    VideoMAEForClassification,
+    VideoMAEForPretraining,
+    get_config,
+    get_internvideo2_config,
+)
 
 __all__ = [
     "CONFIGS",
+    "AlignmentHeads",
+    "InternVideo2Config",
+    "InternVideo2ForAlignment",
+    "InternVideo2ForClassification",
     "MaskPlan",
     "VideoMAEConfig",
     "VideoMAEForClassification",
     "VideoMAEForPretraining",
     "fuse",
     "get_config",
+    "get_internvideo2_config",
     "make_masks",
     "masks_from_bool",
     "pretrain_loss",

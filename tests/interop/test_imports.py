@@ -13,9 +13,10 @@ LEVELS = (  # from the lowest up; modules of one level do not import each other
     {"checkpoint", "seam"},
     {"settings", "official.weights", "official.model", "timm"}
     | {"huggingface.weights", "huggingface.model", "huggingface.config", "huggingface.card"},
-    {"labels", "lora", "huggingface.folder", "huggingface.loading", "fusion"},
+    {"labels", "lora", "huggingface.folder", "huggingface.loading", "huggingface.vision", "fusion"}
+    | {"internvideo2", "pretrained_encoder"},
     {"classifier"},
-    {"conversion", "initialization", "features"},
+    {"conversion", "initialization", "features", "teachers"},
 )
 LEVEL = {module: number for number, modules in enumerate(LEVELS) for module in modules}
 

@@ -1,6 +1,7 @@
 """Guiding teachers of InternVideo2's architecture against the published mathematics written out."""
 
 import weakref
+from functools import partial
 from math import prod
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.harness.counts import count
 from tests.models.test_layers import randomise
 from videomae_fast.models import InternVideo2, InternVideo2Config, get_internvideo2_config
 from videomae_fast.models.frozen_teacher import observe_and_draw
@@ -88,6 +90,7 @@ def test_guide_is_the_published_mathematics(num_frames: int, layers: tuple[int, 
     torch.testing.assert_close(seen.attention, attention.view(2, *GRID), rtol=1e-12, atol=1e-13)
     assert (seen.attention.flatten(1).sum(1) < (4 if num_frames == 1 else 1)).all()  # without the cls column
     rows = seen.rows(MASKS)
+    assert all(map(torch.equal, seen.rows(MASKS.int()).layers, rows.layers))
     torch.testing.assert_close(rows.pooled, pooled, rtol=1e-11, atol=1e-12)
     assert len(rows.layers) == len(layers)
     for number, layer in zip(layers, rows.layers, strict=True):
@@ -152,6 +155,14 @@ def test_crops_are_seen_as_their_pixels(num_frames: int) -> None:
     ours, expected = guide.observe(crops), guide.observe(frames[:, :, 2:18, 3:27], "BTHWC")
     torch.testing.assert_close(ours.attention, expected.attention, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(ours.rows(MASKS).layers[0], expected.rows(MASKS).layers[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_frames", [1, 4])
+def test_no_host_sync(num_frames: int) -> None:
+    guide = InternVideo2Guide(make_model(num_frames).float(), (0, 2), num_frames=4, clips_at_once=1)
+    clip = torch.randint(0, 256, (2, 3, 4, 16, 24), dtype=torch.uint8)
+    step = partial(observe_and_draw, guide, clip, lambda attention, part: MASKS[2 * part.start : 2 * part.stop])
+    assert count(step, clip.device).syncs == 0
 
 
 def test_internvl_c_at_its_published_size() -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.harness.counts import count
 from tests.models.test_layers import randomise
 from videomae_fast import VideoMAEConfig
 from videomae_fast.models.encoder import Encoder
@@ -61,6 +62,8 @@ def test_rows_are_those_of_all_tokens(layers: tuple[int, ...], clips_at_once: in
     assert len(rows.layers) == len(layers)
     for number, layer in zip(layers, rows.layers, strict=True):
         torch.testing.assert_close(layer, at_masks(expected[number]), rtol=1e-12, atol=1e-12)
+        assert layer.untyped_storage().nbytes() == layer.nbytes  # no view keeps the other tokens
+    assert all(map(torch.equal, teacher.rows(clip, MASKS.int()).layers, rows.layers))
 
 
 @pytest.mark.parametrize("layers, computed", [((1, 2), [12, 12, 6]), ((0, 1), [12, 6])])
@@ -95,6 +98,12 @@ def test_a_teacher_is_frozen_and_half_without_copies() -> None:
         torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.05)
 
 
+def test_no_host_sync() -> None:
+    teacher = VideoMAETeacher(make_encoder().float(), (1, 2), clips_at_once=1)
+    clip = make_clip().float()
+    assert count(lambda: teacher.rows(clip, MASKS), clip.device).syncs == 0
+
+
 def test_uint8_clips_and_crops_are_normalised() -> None:
     frames = torch.randint(0, 256, (2, 4, 20, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     crops = crop_clips(list(frames), [0, 1], [(2, 3, 16, 24)] * 2, [False, False], (16, 24))
@@ -109,9 +118,9 @@ def test_uint8_clips_and_crops_are_normalised() -> None:
 def test_last_layers() -> None:
     assert last_layers(48, 6) == (42, 43, 44, 45, 46, 47)
     assert last_layers(40, 6, 3.34) == (23, 26, 29, 33, 36, 39)  # published for InternVideo2-1B
-    for depth, count, interval in ((3, 4, 1.0), (3, 0, 1.0), (12, 6, 3.0), (3, 1, 0.5)):
+    for depth, layers, interval in ((3, 4, 1.0), (3, 0, 1.0), (12, 6, 3.0), (3, 1, 0.5)):
         with pytest.raises(ValueError, match=f"do not fit a teacher of {depth} blocks"):
-            last_layers(depth, count, interval)
+            last_layers(depth, layers, interval)
 
 
 def test_errors_name_what_came() -> None:

@@ -6,6 +6,7 @@ Where peft is missing, a stand-in does what its documentation says of `inject_ad
 import math
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,13 @@ from torch import Tensor, nn
 from tests.recipes import tiny
 from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.interop import load_published, read_classifier
-from videomae_fast.models import VideoMAEForClassification, get_config
+from videomae_fast.models import (
+    InternVideo2Config,
+    InternVideo2ForClassification,
+    VideoMAEForClassification,
+    get_config,
+)
+from videomae_fast.models.classifier_parts import ClassifierParts
 from videomae_fast.models.lora import add_lora
 from videomae_fast.recipes.evaluate import evaluate
 from videomae_fast.recipes.finetune import Finetuning, finetune
@@ -66,20 +73,30 @@ def peft(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "peft", module)
 
 
-def _model() -> VideoMAEForClassification:
+def _videomae() -> VideoMAEForClassification:
     torch.manual_seed(0)
     return VideoMAEForClassification(get_config("tiny", num_frames=8, image_size=(32, 32)), 4, init_scale=1.0)
 
 
+def _internvideo2() -> InternVideo2ForClassification:
+    torch.manual_seed(0)
+    config = InternVideo2Config(
+        32, 2, 2, pool_heads=4, clip_embed_dim=20, layer_scale=0.5, patch_size=8, image_size=(32, 32)
+    )
+    return InternVideo2ForClassification(config, 4, init_scale=1.0)
+
+
 @pytest.mark.usefixtures("peft")
-def test_adapters_of_every_matrix_of_the_blocks() -> None:
-    """The map is the same at first; then it is that of W + B·A, forward and backward."""
-    model, plain = _model(), _model()
+@pytest.mark.parametrize("build", [_videomae, _internvideo2])
+def test_adapters_of_every_matrix_of_the_blocks(build: Callable[[], ClassifierParts]) -> None:
+    """The map is the same at first; then it is that of W + B·A, forward and backward. The head is trained whole."""
+    model, plain = build(), build()
     add_lora(model, 2)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     layers = [f"blocks.{b}.{layer}" for b in range(2) for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
     adapters = {f"{layer}.lora_{side}.default.weight" for layer in layers for side in "AB"}
-    assert trained == adapters | {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
+    head = {name for name, _ in plain.named_parameters() if name.startswith(("clip_projector", "fc_norm", "head"))}
+    assert trained == adapters | head and {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"} <= head
     clip = torch.randn(2, 3, 8, 32, 32)
     torch.testing.assert_close(model(clip), plain(clip))
     with torch.no_grad():
@@ -146,4 +163,4 @@ def test_without_peft(labelled: Path, tmp_path: Path) -> None:
 
 def test_a_rank_that_is_not_allowed() -> None:
     with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
-        add_lora(_model(), 0)
+        add_lora(_videomae(), 0)

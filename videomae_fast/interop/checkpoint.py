@@ -113,6 +113,24 @@ def unwrap(checkpoint: Any, what: str) -> State:
     return state
 
 
+def without_encoder(state: Mapping[str, Tensor]) -> State:
+    """The names of a state dict without the prefix `encoder.`.
+
+    Args:
+        state: weights in the published layout.
+
+    Returns:
+        {name: tensor}.
+
+    Raises:
+        CheckpointError: a name is there twice, with and without the prefix.
+    """
+    result = {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
+    if len(result) < len(state):
+        raise CheckpointError("it holds some names twice, with and without the prefix 'encoder.'")
+    return result
+
+
 def write_safetensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors alone, whole or not at all, with the `format` entry that transformers requires.
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ..models.classify import POSITIONS, PUBLISHED_CLIP, VideoMAEForClassification
-from ..models.config import VideoMAEConfig
-from .checkpoint import CheckpointError, State, load_weights, read_weights
+from ..models.config import InternVideo2Config, VideoMAEConfig
+from ..models.internvideo2_classify import InternVideo2ForClassification
+from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights, without_encoder
 from .huggingface.config import check_huggingface_config, check_preprocessor
 from .huggingface.weights import from_huggingface, is_huggingface
+from .internvideo2 import CLASSIFIER, fit_positions, internvideo2_state, is_internvideo2, trained_config
 from .labels import class_names_beside
 from .lora import merged_lora
 from .official.weights import classifier_config
@@ -24,16 +26,17 @@ class Classifier:
     """A classifier as it was read.
 
     Attributes:
-        state: weights with the names of `VideoMAEForClassification`, in the dtype of the file.
+        state: weights with the names of the model, in the dtype of the file.
         config: its sizes, and the size of its clips; settings that do not show in weights are the defaults.
         class_names: names of its classes, in the order of its logits; None if nothing beside the weights tells them.
-        positions: how its position table is made; see `VideoMAEForClassification`.
+        positions: how its position table is made; see `VideoMAEForClassification`. That of an InternVideo2 is learned,
+            and the weights have it interpolated to the clips of `config`.
         trained_clip: (frames, height, width) of the clips whose positions are interpolated.
         origin: where the clip size comes from, as a phrase for the user.
     """
 
     state: State
-    config: VideoMAEConfig
+    config: VideoMAEConfig | InternVideo2Config
     class_names: tuple[str, ...] | None
     positions: str
     trained_clip: tuple[int, int, int]
@@ -58,7 +61,7 @@ class Classifier:
         head = {name: self.state[name][picked] for name in ("head.weight", "head.bias")}
         return replace(self, state=self.state | head, class_names=tuple(class_names))
 
-    def build(self, **changes: Any) -> VideoMAEForClassification:
+    def build(self, **changes: Any) -> VideoMAEForClassification | InternVideo2ForClassification:
         """Make the model, with its weights, in float32.
 
         Args:
@@ -71,12 +74,14 @@ class Classifier:
             ValueError: the changes do not fit together.
             CheckpointError: weights are missing, unexpected or of another shape.
         """
-        model = VideoMAEForClassification(
-            replace(self.config, **changes),
-            self.num_classes,
-            positions=self.positions,
-            trained_clip=self.trained_clip,
-        )
+        config = replace(self.config, **changes)
+        model: VideoMAEForClassification | InternVideo2ForClassification
+        if isinstance(config, InternVideo2Config):
+            model = InternVideo2ForClassification(config, self.num_classes)
+        else:
+            model = VideoMAEForClassification(
+                config, self.num_classes, positions=self.positions, trained_clip=self.trained_clip
+            )
         load_weights(model, self.state)
         return model
 
@@ -84,7 +89,7 @@ class Classifier:
 def read_classifier(
     path: PathLike, *, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None
 ) -> Classifier:
-    """Read a classifier of the published layout (also of VideoMAE V1) or of transformers, whatever wraps it.
+    """Read a classifier of a published layout (VideoMAE V1 and V2, InternVideo2) or of transformers, whatever wraps it.
 
     Names lose the prefixes `_orig_mod.`, `module.`, `backbone.` and `encoder.`. Adapters of a run with `--lora-rank`
     are merged. Beside the weights, `config.json` of a
@@ -126,7 +131,10 @@ def as_classifier(
     settings = settings_beside(path)
     theirs = is_huggingface(state)
     try:
-        state = classifier_state(merged_lora(state, path))
+        state = merged_lora(state, path)
+        if is_internvideo2(state):
+            return _internvideo2(internvideo2_state(state), path, num_frames, image_size)
+        state = classifier_state(state)
         if theirs:
             check_files_of_transformers(path, state["fc_norm.weight"].shape[0])
         clip, origin = _clip(path, num_frames, image_size)
@@ -144,6 +152,26 @@ def as_classifier(
         trained_clip(path),
         origin,
     )
+
+
+def _internvideo2(
+    state: State, path: PathLike, num_frames: int | None, image_size: int | tuple[int, int] | None
+) -> Classifier:
+    if problems := key_problems([name for name in CLASSIFIER if name not in state], []):
+        raise CheckpointError(
+            f"it holds an encoder, and a classifier is needed ({problems[0]}): fine-tune from it first"
+        )
+    trained = trained_config(state, path)
+    size = _square(image_size) if image_size is not None else trained.image_size
+    config = replace(trained, num_frames=num_frames or trained.num_frames, image_size=size)
+    state, _ = fit_positions(state, path, config)
+    names = _class_names(path, state["head.weight"].shape[0])
+    clip = (trained.num_frames, *trained.image_size)
+    told = clip_beside(path) != (None, None)
+    origin = (
+        "as given" if config != trained else "from the config.json beside the weights" if told else "from the weights"
+    )
+    return Classifier(state, config, names, POSITIONS[0], clip, origin)
 
 
 def check_files_of_transformers(path: PathLike, width: int) -> None:
@@ -205,24 +233,6 @@ def is_pretraining(state: Mapping[str, Tensor]) -> bool:
         True for those with a mask token or a decoder.
     """
     return any(name == "mask_token" or name.startswith(("decoder.", "encoder_to_decoder.")) for name in state)
-
-
-def without_encoder(state: Mapping[str, Tensor]) -> State:
-    """The names of a state dict without the prefix `encoder.`.
-
-    Args:
-        state: weights in the published layout.
-
-    Returns:
-        {name: tensor}.
-
-    Raises:
-        CheckpointError: a name is there twice, with and without the prefix.
-    """
-    result = {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
-    if len(result) < len(state):
-        raise CheckpointError("it holds some names twice, with and without the prefix 'encoder.'")
-    return result
 
 
 def _clip(

@@ -7,10 +7,12 @@ from pathlib import Path
 from torch import Tensor
 
 from ..data import read_classes
+from ..models.config import VideoMAEConfig
 from .checkpoint import read_weights, weights_file, write_safetensors
 from .classifier import as_classifier, is_pretraining
 from .huggingface.folder import write_classifier_folder, write_folder
 from .huggingface.weights import from_huggingface, is_huggingface
+from .internvideo2 import is_internvideo2
 from .official.weights import config_of, save_published
 from .settings import PathLike, clip_size, settings_beside
 
@@ -51,8 +53,9 @@ def convert(
         The file that holds the weights.
 
     Raises:
-        ValueError: `to` is unknown, or is the layout of `source`, or the clip size is unknown or not possible; or
-            `classes` names another number of classes than the head has, or is given for no classifier.
+        ValueError: `to` is unknown, or is the layout of `source`; `source` is an InternVideo2; the clip size is unknown
+            or not possible; or `classes` names another number of classes than the head has, or is given for no
+            classifier.
         FileNotFoundError: `source` does not exist.
         FileExistsError: `target` exists.
         CheckpointError: `source` cannot be read, or has no published size.
@@ -70,6 +73,10 @@ def convert(
     if target.exists():
         raise FileExistsError(f"target {str(target)!r} exists already")
     state = read_weights(source)
+    if is_internvideo2(state):
+        raise ValueError(
+            f"{str(source)!r} is an InternVideo2, which transformers does not have: no other layout is known"
+        )
     if is_huggingface(state) == (to == "huggingface"):
         raise ValueError(f"{str(source)!r} is in the {to} layout already")
     if to == "huggingface":
@@ -98,6 +105,7 @@ def _to_huggingface(
         config = config_of(state, clip.num_frames, (clip.image_size, clip.image_size))
         return write_folder(state, config, target, _name(source), settings_beside(source))
     found = as_classifier(state, source, num_frames=clip.num_frames, image_size=clip.image_size)
+    assert isinstance(found.config, VideoMAEConfig)
     names = found.class_names if classes is None else read_classes(classes)
     if names is not None and len(names) != found.num_classes:
         raise ValueError(

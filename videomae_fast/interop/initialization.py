@@ -9,18 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from ..models.classify import VideoMAEForClassification
-from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights
-from .classifier import check_files_of_transformers, classifier_state, is_pretraining, without_encoder
+from ..models.internvideo2 import InternVideo2, InternVideo2ForAlignment
+from ..models.internvideo2_classify import InternVideo2ForClassification
+from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights, without_encoder
+from .classifier import check_files_of_transformers, classifier_state, is_pretraining
 from .huggingface.weights import from_huggingface, is_huggingface
+from .internvideo2 import ALIGNMENT, CLASSIFIER, fit_positions, internvideo2_state
 from .lora import merged_lora
 from .settings import settings_beside
 
 _HEADS = {"classifier.weight", "head.weight", "encoder.head.weight"}  # names that only classifiers have
 Rows = Sequence[int] | Callable[[int], Sequence[int]] | None
 _HEAD = ("head.weight", "head.bias")
-_NEW = ("fc_norm.weight", "fc_norm.bias", *_HEAD)  # what a classifier has, and a pre-trained encoder has not
 # Names, or their beginnings, that a pre-trained model has, and a classifier has not.
 _PRETRAINING = ("decoder.", "encoder_to_decoder.", "mask_token", "encoder.norm.", "norm.")
+Classifier = VideoMAEForClassification | InternVideo2ForClassification
 
 
 def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = True, *, rows: Rows = None) -> str:
@@ -35,11 +38,16 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
     the decoder are not used. Of another classifier, `fc_norm` is kept, and its head if it has as many classes, or by
     `rows`; otherwise the head is new.
 
+    An `InternVideo2` of any kind starts from published weights of stage 1, of its distillation or of fine-tuning, or
+    from those of a run. Position tables of clips of another size are interpolated, linearly over time and bicubically
+    over space, as the report tells; without a `config.json` beside the weights their clips are taken to be 224x224
+    pixels. A classifier keeps encoder and attention pool of an aligned student, whose heads are not used.
+
     Args:
         model: a model of this library; its tensors keep their dtype and device, so float16 weights are cast.
         path: a file of weights, or a folder that holds one.
         strict: whether the file must hold every other tensor of the model and no other. Shapes must always be equal.
-        rows: for a `VideoMAEForClassification`: for each of its classes the row of the file's head (see `head_rows`),
+        rows: for a classifier: for each of its classes the row of the file's head (see `head_rows`),
             or a function that makes this list from the number of rows of the file's head. An empty list leaves the head
             of the model new. None takes the head as it is.
 
@@ -62,11 +70,13 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
     References:
         run_class_finetuning.py (`--finetune`) of OpenGVLab/VideoMAEv2@29eab1e.
     """
-    if rows is not None and not isinstance(model, VideoMAEForClassification):
-        raise ValueError(f"rows are for a VideoMAEForClassification, not for a {type(model).__name__}")
+    if rows is not None and not isinstance(model, Classifier):
+        raise ValueError(f"rows are for a classifier, not for a {type(model).__name__}")
     state = read_weights(path)
     try:
         state = merged_lora(state, path)
+        if isinstance(model, InternVideo2):
+            return _init_internvideo2(model, state, path, strict, rows)
         if isinstance(model, VideoMAEForClassification):
             return _init_classifier(model, state, path, strict, rows)
         state = _pretraining_names(state, strict)
@@ -103,7 +113,47 @@ def _init_classifier(
         _check_heads(model, path)
     state, unused = _classifier_names(state)
     state, why = _with_head(state, model.num_classes, rows)
-    new = [name for name in _NEW if name not in state]
+    new = [name for name in CLASSIFIER if name not in state]
+    return _init_kept(model, state, path, strict, new=new, why=why, unused=unused)
+
+
+def _init_internvideo2(
+    model: InternVideo2, state: State, path: str | os.PathLike[str], strict: bool, rows: Rows
+) -> str:
+    state, interpolated = fit_positions(internvideo2_state(state), path, model.config)
+    notes = {f"interpolated to {'x'.join(map(str, model.config.grid))} tokens": interpolated}
+    if isinstance(model, InternVideo2ForAlignment):
+        if strict and not _HEADS.isdisjoint(state):
+            raise CheckpointError("it holds a classifier, and an aligned student is needed")
+        return _init_kept(model, state, path, strict, notes=notes)
+    dropped: tuple[str, ...] = ALIGNMENT
+    new, why = [], ""
+    if isinstance(model, InternVideo2ForClassification):
+        state, why = _with_head(state, model.num_classes, rows)
+        pooled = any(name.startswith("clip_projector.") for name in state)
+        parts = (
+            CLASSIFIER if pooled else (*CLASSIFIER, "clip_projector.")
+        )  # a student without a pooled head has no pool
+        new = [name for name in model.state_dict() if name.startswith(parts) and name not in state]
+    else:
+        dropped = (*ALIGNMENT, *CLASSIFIER)
+    unused = [name for name in state if name.startswith(dropped)]
+    state = {name: tensor for name, tensor in state.items() if name not in unused}
+    return _init_kept(model, state, path, strict, new=new, why=why, unused=unused, notes=notes)
+
+
+def _init_kept(
+    model: nn.Module,
+    state: State,
+    path: str | os.PathLike[str],
+    strict: bool,
+    *,
+    new: Sequence[str] = (),
+    why: str = "",
+    unused: Sequence[str] = (),
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Load all but what may be new, and report: also why it is new, what of the file is not used, and other notes."""
     own = model.state_dict().keys()
     missing, unexpected = sorted(own - state.keys() - set(new)), sorted(state.keys() - own)
     if strict and (problems := key_problems(missing, unexpected)):
@@ -111,7 +161,8 @@ def _init_classifier(
     _check_overlap(model, state)
     load_weights(model, state, strict=False)
     left = {"new, left as they were" + why: new, "missing, left as they were": missing}
-    return _report(model, path, left, {"not used": [*unused, *unexpected]})
+    notes = {what: [name for name in names if name in own] for what, names in (notes or {}).items()}
+    return _report(model, path, left, {"not used": [*unused, *unexpected], **notes})
 
 
 def _check_heads(model: VideoMAEForClassification, path: str | os.PathLike[str]) -> None:
@@ -160,10 +211,13 @@ def _picked(state: State, rows: Sequence[int], classes: int) -> State:
 
 
 def _report(
-    model: nn.Module, path: str | os.PathLike[str], left: dict[str, list[str]], unused: dict[str, list[str]]
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    left: Mapping[str, Sequence[str]],
+    unused: Mapping[str, Sequence[str]],
 ) -> str:
-    """What is not from the file, and what of the file is not used; "" if there is neither."""
-    lines = [f"  {what}: {_by_block(names)}" for what, names in (left | unused).items() if names]
+    """What is not from the file, and what of the file is not used, or not as it was; "" if there is neither."""
+    lines = [f"  {what}: {_by_block(names)}" for what, names in {**left, **unused}.items() if names]
     if not lines:
         return ""
     total = len(model.state_dict())
@@ -171,7 +225,7 @@ def _report(
     return "\n".join([f"{loaded} of {total} tensors of {type(model).__name__} are from {str(path)!r}", *lines])
 
 
-def _by_block(names: list[str]) -> str:
+def _by_block(names: Sequence[str]) -> str:
     """All names; names that differ only in the number of a block are merged, with their count."""
     counts = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names)
     return ", ".join(f"{name} ({count})" if "*" in name else name for name, count in counts.items())

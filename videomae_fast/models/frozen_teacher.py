@@ -11,6 +11,7 @@ from .encoder import Clip
 from .positions import Grid
 from .teachers import Observation, TeacherRows, cat_rows
 
+_HALF = torch.bfloat16, torch.float16
 _PART_BYTES = 2**30  # of one part of a batch, by `Teacher.parts`
 
 
@@ -52,14 +53,14 @@ class Teacher:
         clips_at_once: int | None,
     ) -> None:
         self.layers = tuple(layers)
-        if not self.layers or list(self.layers) != sorted({*self.layers}) or not 0 <= self.layers[0] < depth:
+        if not self.layers or list(self.layers) != sorted({*self.layers}) or self.layers[0] < 0:
             raise ValueError(f"layers must be ascending block numbers from 0, got {self.layers}")
         if self.layers[-1] >= depth:
             raise ValueError(f"layers must be below {depth}, the blocks of teacher {name}, got {self.layers}")
         if clips_at_once is not None and clips_at_once < 1:
             raise ValueError(f"clips_at_once must be positive, got {clips_at_once}")
         self.name, self.grid, self.dim, self.has_cls, self.dtype = name, grid, dim, has_cls, dtype
-        self.model = _freeze(model, dtype)
+        self.model = freeze(model, dtype)
         self.clips_at_once = clips_at_once or max(1, _PART_BYTES // bytes_per_clip)
 
     def parts(self, batch: int) -> Iterator[slice]:
@@ -70,7 +71,7 @@ class Teacher:
     @contextmanager
     def running(self, clip: Clip) -> Iterator[None]:
         """Without gradients, in the teacher's own precision."""
-        half = self.dtype in (torch.bfloat16, torch.float16)
+        half = self.dtype in _HALF
         autocast = torch.autocast(clip.device.type, self.dtype if half else None, enabled=half, cache_enabled=False)
         with torch.no_grad(), autocast:
             yield
@@ -89,6 +90,32 @@ class Teacher:
                 f"teacher {self.name} has a grid of {_times(self.grid)} tokens, the student of {_times(grid)}: rows "
                 "are compared token by token, so frames, image size, tubelet and patch size must give the same grid"
             )
+
+
+def freeze(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Make a teacher of a model: evaluation mode, no gradients, matrices in `dtype`; see `Teacher`. In place.
+
+    Args:
+        model: any module, also on the device "meta", so that memory is never taken for weights of another precision.
+        dtype: bfloat16, float16, float32 or float64.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    if dtype not in (*_HALF, torch.float32, torch.float64):
+        raise ValueError(f"dtype must be bfloat16, float16, float32 or float64, got {dtype}")
+    model.requires_grad_(False).eval()
+    if dtype not in _HALF:
+        return model.to(dtype)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+            module.weight.data = module.weight.data.to(dtype)
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            module.in_proj_weight.data = module.in_proj_weight.data.to(dtype)
+    return model
 
 
 class Guide(Protocol):
@@ -167,18 +194,6 @@ def find_nonfinite(teacher: Teacher | Guide, rows: TeacherRows) -> str:
     named += [("the pooled row", rows.pooled)] if rows.pooled is not None else []
     bad = [what for what, tensor in named if not bool(tensor.isfinite().all())]
     return f"teacher {teacher.name} computed NaN or infinity in {', '.join(bad)}" if bad else ""
-
-
-def _freeze(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    model.requires_grad_(False).eval()
-    if dtype in (torch.float32, torch.float64):
-        return model.to(dtype)
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
-            module.weight.data = module.weight.data.to(dtype)
-        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            module.in_proj_weight.data = module.in_proj_weight.data.to(dtype)
-    return model
 
 
 def _times(grid: Sequence[int]) -> str:

@@ -1,14 +1,14 @@
 """Low-rank adapters (LoRA) in the blocks of a classifier, by the library peft."""
 
 from .._optional import require
-from .classify import VideoMAEForClassification
+from .classifier_parts import ClassifierParts
 
 # The whole name of a module must match. So the projection of the patch embedding is none of them.
 ADAPTED = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
 
 
-def add_lora(model: VideoMAEForClassification, rank: int) -> None:
-    """Train adapters of the four matrices of each block, `fc_norm` and `head`, and nothing else.
+def add_lora(model: ClassifierParts, rank: int) -> None:
+    """Train adapters of the four matrices of each block and what comes after the blocks, and nothing else.
 
         W·x becomes W·x + B·A·x, with A (rank, in) drawn and B (out, rank) zero at first; W is frozen
 
@@ -33,5 +33,5 @@ def add_lora(model: VideoMAEForClassification, rank: int) -> None:
     peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED), model)
     model.requires_grad_(False)
     for name, parameter in model.named_parameters():
-        if ".lora_" in name or name.startswith(("fc_norm.", "head.")):
+        if ".lora_" in name or name.partition(".")[0] in model.head_parts:
             parameter.requires_grad_(True)

@@ -49,7 +49,7 @@ class Observation:
         """The rows at the visible tokens; the cls token, if there is one, is the mean over the views.
 
         Args:
-            visible: (B·M, K) int64 tokens, M masks of a clip following each other.
+            visible: (B·M, K) int32 or int64 tokens, M masks of a clip following each other.
 
         Returns:
             The rows, R = 1 + K with a cls token, else R = K.
@@ -62,13 +62,13 @@ class Observation:
         views = self.layers[0].shape[0] // batch
         of_view = tokens // views
         # Token k of a clip is row `prefix` + k % of_view of view k // of_view; all views of a clip are one list here.
+        visible = visible.long().view(batch, -1)
         index = visible + self.prefix * (visible // of_view + 1)
-        index = index.view(batch, -1)
         layers = tuple(self._gather(layer, index, batch, masks) for layer in self.layers)
         return TeacherRows(layers, self.pooled)
 
     def _gather(self, layer: Tensor, index: Tensor, batch: int, masks: int) -> Tensor:
-        rows = choose_rows(layer.view(batch, -1, layer.shape[-1]), index).unflatten(1, (masks, -1))
+        rows = choose_rows(layer.reshape(batch, -1, layer.shape[-1]), index).unflatten(1, (masks, -1))
         if self.prefix:
             cls = layer.unflatten(0, (batch, -1))[:, :, 0].mean(1)
             rows = torch.cat([cls[:, None, None].expand(-1, masks, -1, -1), rows], dim=2)

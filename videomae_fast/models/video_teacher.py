@@ -63,7 +63,8 @@ class VideoMAETeacher(Teacher):
 
         Args:
             clip: as `open_clip` takes it, of the size the encoder was built for: all frames, uint8 or normalised.
-            visible: (B·M, K) int64 tokens, M masks of a clip following each other; these may repeat each other's.
+            visible: (B·M, K) int32 or int64 tokens, M masks of a clip following each other, which may list the same
+                tokens.
             layout: a permutation of "BCTHW".
 
         Returns:
@@ -87,9 +88,8 @@ class VideoMAETeacher(Teacher):
         for number, block in enumerate(encoder.blocks[: last + 1]):
             x, branch = block(x, branch, index if number == last else None)
             if number in self.layers:
-                rows = x if number == last else choose_rows(x, index)
-                of_branch = branch if number == last or branch is None else choose_rows(branch, index)
-                found.append(add_branch(rows, of_branch))
+                x, branch = add_branch(x, branch), None
+                found.append(x if number == last else choose_rows(x, index))
         if last == encoder.config.encoder_depth - 1:
             found[-1] = encoder.norm(found[-1])
         return TeacherRows(tuple(rows.to(self.dtype).unflatten(1, (masks, -1)).flatten(0, 1) for rows in found))

@@ -55,6 +55,8 @@ def save_run_attention(config: FinetuneConfig, weights: Path, path: Path) -> Non
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = read_classifier(weights).build().eval().to(device)
+    if not isinstance(model, VideoMAEForClassification):
+        raise ValueError(f"weights {str(weights)!r} are of a {type(model).__name__}: rollouts are of mean pooling")
     views = config.data.centre_views(config.data.labelled_videos())
     clips = next((clips for number in range(len(views)) if (clips := views[number].clips) is not None), None)
     if clips is None:

@@ -12,9 +12,7 @@ from ..data import Mixture, number_classes, read_classes, read_mixture
 from ..data.views import MissingVideo
 from ..engine.log import say
 from ..engine.parallel import make_accelerator
-from ..interop import read_feature_model
-from ..models import VideoMAEForClassification
-from ..models.encoder import Encoder
+from ..interop import FeatureModel, read_feature_model
 from .evaluate import EvaluateConfig, EvaluationOptions, Result
 from .probe import knn, linear_probe
 from .scores import Evaluation
@@ -89,11 +87,9 @@ def _scores(known: _VideoFeatures, train: Mixture, asked: _VideoFeatures, option
         return linear_probe(rows, labels, asked.values[asked.read], classes).scores
 
 
-def _video_features(
-    model: Encoder | VideoMAEForClassification, videos: Mixture, config: EvaluateConfig, accelerator: Any
-) -> _VideoFeatures:
+def _video_features(model: FeatureModel, videos: Mixture, config: EvaluateConfig, accelerator: Any) -> _VideoFeatures:
     dataset = config.views.views(videos, model.config.num_frames, model.config.image_size)
-    values = torch.zeros(len(dataset), model.config.encoder_dim, device=accelerator.device)
+    values = torch.zeros(len(dataset), model.config.feature_dim, device=accelerator.device)
     read = torch.zeros(len(dataset), device=accelerator.device)
     missing: list[MissingVideo] = []
     rank, world_size = accelerator.process_index, accelerator.num_processes

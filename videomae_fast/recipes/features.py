@@ -28,14 +28,11 @@ from ..data.windows import FITS, Windows, stream_windows
 from ..engine.manifest import checksum
 from ..engine.parallel import make_accelerator
 from ..engine.precision import PRECISIONS, resolve_precision
-from ..interop import read_feature_model
+from ..interop import FeatureModel, read_feature_model
 from ..interop.checkpoint import weights_file
-from ..models import VideoMAEForClassification
-from ..models.encoder import Encoder
 from .config import Config, Section, option
 from .start import last_checkpoint
 
-Model = Encoder | VideoMAEForClassification
 KINDS = ("mean", "tubelets", "tokens")
 
 
@@ -108,7 +105,7 @@ class Features:
 
 @torch.no_grad()
 def extract(
-    model: Model,
+    model: FeatureModel,
     path: str | Path,
     *,
     kind: str = "mean",
@@ -207,7 +204,7 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
     return len(missing)
 
 
-def _features_of(videos: Mixture, number: int, model: Model, config: FeaturesConfig) -> Features:
+def _features_of(videos: Mixture, number: int, model: FeatureModel, config: FeaturesConfig) -> Features:
     options, source = config.windows, videos.source(number)
     video = open_entry(
         videos[number], options.reader, template=source.template, max_decoded_bytes=options.max_decoded_bytes
@@ -217,7 +214,9 @@ def _features_of(videos: Mixture, number: int, model: Model, config: FeaturesCon
         return _extract(model, video, windows, config.features.kind, options.fit, config.features.batch_size)
 
 
-def _extract(model: Model, video: VideoReader, windows: Windows, kind: str, fit: str, batch_size: int) -> Features:
+def _extract(
+    model: FeatureModel, video: VideoReader, windows: Windows, kind: str, fit: str, batch_size: int
+) -> Features:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got '{kind}'")
     device = next(model.parameters()).device
@@ -228,7 +227,7 @@ def _extract(model: Model, video: VideoReader, windows: Windows, kind: str, fit:
     return Features(whole.numpy(), windows.starts(video.num_frames), video.num_frames, video.fps)
 
 
-def _forward(model: Model, clips: Iterator[Tensor], kind: str) -> Iterator[Tensor]:
+def _forward(model: FeatureModel, clips: Iterator[Tensor], kind: str) -> Iterator[Tensor]:
     for clip in clips:
         if kind == "mean":
             yield model.features(clip)
@@ -237,10 +236,10 @@ def _forward(model: Model, clips: Iterator[Tensor], kind: str) -> Iterator[Tenso
             yield tokens.mean((2, 3)) if kind == "tubelets" else tokens
 
 
-def _shape(model: Model, kind: str) -> tuple[int, ...]:
+def _shape(model: FeatureModel, kind: str) -> tuple[int, ...]:
     frames, height, width = model.config.grid
     sizes = {"mean": (), "tubelets": (frames,), "tokens": (frames, height, width)}
-    return *sizes[kind], model.config.encoder_dim
+    return *sizes[kind], model.config.feature_dim if kind == "mean" else model.config.encoder_dim
 
 
 def _files(videos: Mixture, folder: Path) -> list[Path]:
@@ -265,7 +264,7 @@ def _shown(entry: VideoEntry) -> str:
     return printable(entry.name) + (f" from image {entry.start} on" if isinstance(entry, FrameFolder) else "")
 
 
-def _settings(config: FeaturesConfig, model: Model, source: Path) -> dict[str, Any]:
+def _settings(config: FeaturesConfig, model: FeatureModel, source: Path) -> dict[str, Any]:
     """All that decides the features of a video, as JSON holds it."""
     weights = weights_file(source)
     windows, clip = config.windows, model.config

@@ -13,8 +13,8 @@ from .._text import printable
 from ..data.loader import leave_process_group, load
 from ..data.views import MissingVideo, ViewBatch, ViewDataset, collate_views
 from ..engine.log import say
-from ..models import VideoMAEForClassification
-from ..models.encoder import Clip, Encoder
+from ..interop import FeatureModel
+from ..models.encoder import Clip
 from .scores import TOP, label_places
 
 
@@ -38,7 +38,7 @@ class ViewLogits:
 class FeaturesAsForward(nn.Module):
     """`features` of an encoder or a classifier as its forward pass: (B, D) in the place of logits."""
 
-    def __init__(self, model: Encoder | VideoMAEForClassification) -> None:
+    def __init__(self, model: FeatureModel) -> None:
         super().__init__()
         self.model = model
 

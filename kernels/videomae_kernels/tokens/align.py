@@ -11,7 +11,7 @@ from .._custom_op import arithmetic_dtype, define_op
 from .norm import check_norm
 
 FLOOR = 1e-12  # of lengths, as in F.normalize
-CACHED = 2**17  # elements of a piece of rows, for which the reference has a few tensors at a time
+CACHED = 2**19  # elements of a piece of rows, for which the reference has a few tensors at a time
 
 
 def _reference(x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -19,18 +19,19 @@ def _reference(x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, eps: flo
     weight, bias = weight.to(wide), bias.to(wide)
     losses, stats = _allocate(x, target, weight, bias, eps)
     x, target = _samples(x), _samples(target)
-    of_row, of_loss = stats.view(len(stats), *x.shape[:2]), losses.view(x.shape[:2])
+    mean, rstd, both, own = (stat.view(x.shape[:2]) for stat in stats)
+    dot, length, other = (torch.empty_like(mean) for _ in range(3))
     for piece in _pieces(x):
-        normed, mean, rstd = torch.native_layer_norm(_wide(x[piece], wide), x.shape[2:], weight, bias, eps)
+        normed, *moments = torch.native_layer_norm(_wide(x[piece], wide), x.shape[2:], weight, bias, eps)
         teacher = _wide(target[piece], wide)
-        length = (normed * normed).sum(-1).sqrt_()
-        shrink = length.clamp_min(FLOOR).reciprocal_()
-        both = shrink * (teacher * teacher).sum(-1).sqrt_().clamp_min_(FLOOR).reciprocal_()
-        cosine = (normed * teacher).sum(-1).mul_(both)
-        of_loss[piece] = 2 - 2 * cosine
-        own = torch.where(length < FLOOR, 0, cosine * shrink * shrink)
-        for stat, value in zip(of_row, (mean.squeeze(-1), rstd.squeeze(-1), both, own), strict=True):
-            stat[piece] = value
+        mean[piece], rstd[piece] = (moment.squeeze(-1) for moment in moments)
+        length[piece], other[piece] = (torch.linalg.vector_norm(rows, dim=-1) for rows in (normed, teacher))
+        dot[piece] = normed.mul_(teacher).sum(-1)
+    shrink = length.clamp_min(FLOOR).reciprocal_()
+    torch.div(shrink, other.clamp_min_(FLOOR), out=both)
+    cosine = dot.mul_(both)
+    own.copy_(torch.where(length < FLOOR, 0, cosine * shrink * shrink))
+    losses.view(cosine.shape).copy_(2 - 2 * cosine)
     return losses, stats
 
 
@@ -57,14 +58,15 @@ def _backward_reference(
     out, sums = _backward_allocate(grad, x, target, stats, weight, bias, parameters)
     sums.zero_()
     x, target, of_x = _samples(x), _samples(target), _samples(out)
-    stats, grad = stats.view(4, *x.shape[:2], 1), grad.view(*x.shape[:2], 1)
+    mean, rstd, both, own = stats.view(4, *x.shape[:2], 1)
+    slope = 2 * grad.view(both.shape)
+    both, own = both * slope, own * slope
     for piece in _pieces(x):
-        mean, rstd, both, own = (stat[piece] for stat in stats)
-        rows, slope = _wide(x[piece], wide), 2 * grad[piece]
-        normed = torch.addcmul(shift, (rows - mean).mul_(rstd), gain)
-        of_normed = normed.mul_(own * slope).addcmul_(_wide(target[piece], wide), both * slope, value=-1)
+        rows = _wide(x[piece], wide)
+        normed = torch.addcmul(shift, (rows - mean[piece]).mul_(rstd[piece]), gain)
+        of_normed = normed.mul_(own[piece]).addcmul_(_wide(target[piece], wide), both[piece], value=-1)
         of_x[piece], *of_parameters = torch.ops.aten.native_layer_norm_backward(
-            of_normed, rows, x.shape[2:], mean, rstd, gain, shift, [True, parameters, parameters]
+            of_normed, rows, x.shape[2:], mean[piece], rstd[piece], gain, shift, [True, parameters, parameters]
         )
         if parameters:
             sums += torch.stack(of_parameters)

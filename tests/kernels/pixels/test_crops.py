@@ -337,3 +337,14 @@ def test_errors() -> None:
         tube_mask_gather(clips, torch.zeros(2, 1, dtype=torch.int64), PATCH)
     with pytest.raises(ValueError, match="denormalize undoes a normalisation"):
         patch_targets(clips, torch.zeros(1, 1, dtype=torch.int64), PATCH, denormalize=STATS)
+
+
+@pytest.mark.parametrize("some", [slice(1, 3), slice(4, None), slice(0, None, 2)])
+def test_some_of_the_clips(some: slice) -> None:
+    """As a slice of a tensor of clips; the frames are shared."""
+    clips = cropped("antialias", "cpu")
+    index = torch.arange(TOKENS).expand(len(BOXES), -1)
+    part = clips[some]
+    assert part.frames.data_ptr() == clips.frames.data_ptr()
+    expected = tube_mask_gather(clips, index, PATCH)[some]
+    assert torch.equal(tube_mask_gather(part, index[some], PATCH), expected)

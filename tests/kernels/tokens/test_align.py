@@ -3,6 +3,8 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.kernels import truth
 from videomae_kernels import alignment_loss
@@ -83,6 +85,34 @@ def test_pieces_of_the_reference_are_all_rows_once(shape, cached, monkeypatch):
     assert sum(align._samples(inputs[0])[piece].numel() for piece in align._pieces(align._samples(inputs[0]))) == 168
     for ours, wanted in zip(run(alignment_loss, inputs), whole, strict=True):
         torch.testing.assert_close(ours, wanted)
+
+
+class Widened(TorchDispatchMode):
+    """The most elements of a float32 result of any operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        results = out if isinstance(out, (tuple, list)) else (out,)
+        self.most = max(
+            [self.most, *(x.numel() for x in results if isinstance(x, Tensor) and x.dtype == torch.float32)]
+        )
+        return out
+
+
+def test_the_reference_widens_a_piece_at_a_time(monkeypatch):
+    from videomae_kernels.tokens import align
+
+    monkeypatch.setattr(align, "CACHED", 1024)
+    x, target, weight, bias = make_inputs("cpu", 3, 70, 64, dtypes=(torch.bfloat16,) * 2 + (torch.float32,))
+    losses, stats = align._op(x, target, weight, bias, EPS)
+    with Widened() as widened:
+        align._reference(x[:, -60:], target[:, -60:], weight, bias, EPS)
+        align._backward_reference(losses, x, target, stats, weight, bias, True)
+    assert widened.most == 1024
 
 
 def test_it_is_the_squared_distance_on_the_sphere(backend):

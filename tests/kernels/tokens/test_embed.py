@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.kernels import truth
 from tests.kernels.cases import MEAN_STD
@@ -90,6 +91,29 @@ def test_a_fixed_table_gets_no_gradient(backend):
     embed_tokens(clip, index, weight.requires_grad_(), bias, position).sum().backward()
     assert weight.grad is not None
     assert position.grad is None
+
+
+class Largest(TorchDispatchMode):
+    """The elements of the largest tensor that anything makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = out if isinstance(out, (tuple, list)) else [out]
+        self.elements = max([self.elements, *(x.numel() for x in made if isinstance(x, torch.Tensor))])
+        return out
+
+
+def test_a_learned_table_is_not_repeated_for_each_sample(backend):
+    """Backward sums the gradient of the table over the batch at once."""
+    clip, index, weight, bias, position = make_inputs(backend.device, batch=9, kept=2, width=64, source=torch.uint8)
+    out = embed_tokens(clip, index, weight, bias, position.requires_grad_())
+    with Largest() as largest:
+        out.sum().backward()
+    expected = torch.zeros_like(position).index_add_(0, index.flatten().long(), torch.ones_like(out).flatten(0, 1))
+    assert torch.equal(position.grad, expected)
+    assert largest.elements <= max(position.numel(), out.numel())
 
 
 @pytest.mark.parametrize("memory", ["channels_last", "sliced", "expanded"])
