@@ -178,7 +178,7 @@ def test_any_strides(view, backend):
     strided = alignment_loss(leaves[0], target, *leaves[1:])
     close = run(alignment_loss, [t.contiguous() for t in (x, target, weight, bias)])
     for ours, wanted in zip([strided, *torch.autograd.grad(1.75 * strided, leaves)], close, strict=True):
-        assert torch.equal(ours, wanted)
+        torch.testing.assert_close(ours, wanted)  # compiled for other alignments, sums can have another order
 
 
 def test_gradients_through_views(backend):
