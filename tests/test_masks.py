@@ -2,13 +2,15 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.baselines.published.masks import running_cell_mask
-from videomae_fast import MaskPlan, make_masks
+from videomae_fast import MaskPlan, guided_masks, make_masks
+from videomae_kernels import weighted_mask_index
 
 Grid = tuple[int, int, int]
 
@@ -200,3 +202,57 @@ def test_parts_can_be_split_and_moved() -> None:
         first, rest = plan.split([1, 5])
         assert [float(part.share) for part in (first, *rest.split([2, 3]))] == pytest.approx(direct, rel=1e-12)
         assert isinstance(rest.to("meta").share, Tensor) == (frames == 6)
+
+
+class TestGuidedMasks:
+    GRID = (3, 4, 5)
+
+    def test_masks_are_those_of_the_op(self) -> None:
+        """Mask m of sample s has the number s · M + m, and its clip's weights."""
+        weights, sample = torch.rand(2, *self.GRID), torch.tensor([7, 3])
+        for per, groups in (("frame", 3), ("clip", 1)):
+            masks = guided_masks(weights, 0.8, sample, per=per, masks_per_clip=4, seed=5)
+            size = 60 // groups
+            assert masks.shape == (8, groups * (size - int(0.8 * size)))
+            for b, number in enumerate((7, 3)):
+                for m in range(4):
+                    of_clip = weights[b].reshape(1, groups, size)
+                    one = weighted_mask_index(of_clip, size - int(0.8 * size), torch.tensor([4 * number + m]), seed=5)
+                    assert torch.equal(masks[4 * b + m], one[0])
+        assert len({tuple(mask) for mask in masks.tolist()}) == 8
+
+    def test_published_counts(self) -> None:
+        """Of 8 frames of 16 x 16 tokens, 52 of each frame in stage 1, and 410 of each clip in distillation."""
+        equal = torch.ones(()).expand(2, 8, 16, 16)
+        masks = guided_masks(equal, 0.8, torch.arange(2), seed=0)
+        assert masks.shape == (2, 416)
+        assert torch.equal((masks // 256).view(2, 8, 52), torch.arange(8)[:, None].expand(2, 8, 52))
+        assert guided_masks(equal, 0.8, torch.arange(2), per="clip", seed=0).shape == (2, 410)
+
+    def test_tokens_of_large_weight_are_seen_more_often(self) -> None:
+        weights = torch.ones(500, *self.GRID)
+        weights[:, 1, 2] = 20
+        masks = guided_masks(weights, 0.75, torch.arange(500), seed=0)
+        share = torch.zeros(500, 60).scatter_(1, masks, 1).mean(0).view(self.GRID)
+        assert (share[1, 2] > 0.6).all() and (share[1, :2] < 0.2).all()
+        assert (share[0] - 0.25).abs().max() < 0.1
+
+    @pytest.mark.parametrize(
+        "change, message",
+        [
+            (dict(per="video"), "per must be one of"),
+            (dict(ratio=1.0), r"ratio must be in \[0, 1\)"),
+            (dict(ratio=float("nan")), "ratio must be in"),
+            (dict(masks_per_clip=0), "masks_per_clip must be at least 1"),
+            (dict(weights=torch.ones(2, 3, 20)), r"weights must have shape \(B, T', H', W'\)"),
+            (dict(sample=torch.arange(3)), "weights must have shape"),
+            (dict(weights=torch.zeros(2, 3, 4, 5)), "keep is larger than what has weight"),
+            (dict(weights=torch.full((2, 3, 4, 5), torch.nan)), "weights must be finite"),
+            (dict(seed=-1), "seed must be"),
+        ],
+        ids=str,
+    )
+    def test_bad_arguments_are_named(self, change: dict[str, Any], message: str) -> None:
+        good = dict(weights=torch.ones(2, *self.GRID), ratio=0.8, sample=torch.arange(2), seed=0)
+        with pytest.raises(ValueError, match=message):
+            guided_masks(**(good | change))

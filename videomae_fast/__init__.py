@@ -1,7 +1,7 @@
 """Masked video transformers (VideoMAE V2, InternVideo2) that only do work for the tokens they use."""
 
 from .interop import fuse, pretrain_loss, unfuse
-from .masks import MaskPlan, make_masks, masks_from_bool
+from .masks import MaskPlan, guided_masks, make_masks, masks_from_bool
 from .models import (
     CONFIGS,
     AlignmentHeads,
@@ -28,6 +28,7 @@ __all__ = [
     "fuse",
     "get_config",
     "get_internvideo2_config",
+    "guided_masks",
     "make_masks",
     "masks_from_bool",
     "pretrain_loss",

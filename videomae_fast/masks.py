@@ -1,6 +1,6 @@
 """Masks as index lists: the tokens that the encoder sees, the tokens that the decoder gets, and the rows of the loss.
 
-All ways to make a `MaskPlan` live here: from sample numbers (`make_masks`), from boolean masks whose counts are known
+`guided_masks` draws what an encoder sees by a teacher's attention. All ways to make a `MaskPlan` live here, too: from sample numbers (`make_masks`), from boolean masks whose counts are known
 (`masks_from_bool`), and from the masks that a fused model is called with (`as_plan`). A plan of `make_masks` is a pure
 function of (seed, sample numbers). All samples of a plan have the same counts, so shapes never depend on data and
 `make_masks` needs no host sync. Semantics: VideoMAE V2, arXiv 2303.16727, section 3.2, and its
@@ -13,9 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from videomae_kernels import mask_to_index, random_mask_index, running_cell_select, tube_mask_index
+from videomae_kernels import (
+    mask_to_index,
+    random_mask_index,
+    running_cell_select,
+    tube_mask_index,
+    weighted_mask_index,
+)
 
 ENCODER_MASKS = ("tube", "random", "none")
+GUIDED = ("frame", "clip")  # what keeps an equal number of tokens
 DECODER_MASKS = ("running_cell", "random", "none")
 _PHASE_STREAM, _DECODER_STREAM = 1, 2  # Philox streams; the encoder's mask uses stream 0
 
@@ -227,6 +234,61 @@ def masks_from_bool(
     visible = mask_to_index(~hidden, num_visible)
     decoded, num_overlap = overlap_first(mask_to_index(~not_decoded, num_decoded), visible, t * h * w)
     return MaskPlan((t, h, w), visible, decoded, num_overlap)
+
+
+def guided_masks(
+    weights: Tensor,
+    ratio: float,
+    sample: Tensor,
+    *,
+    per: str = "frame",
+    masks_per_clip: int = 1,
+    seed: int,
+) -> Tensor:
+    """Draw the tokens that an encoder sees, each with a probability proportional to its weight, without replacement.
+
+    Several masks of a clip differ, so that one pass of a teacher, whose attention the weights are, serves all of them.
+    A mask is a pure function of (seed, sample number, the clip's weights): `videomae_kernels.weighted_mask_index`
+    draws it, of mask m of sample s, for sample number s·M + m. For masks without a guide, weights may be equal:
+    `torch.ones(()).expand(B, *grid)` takes no memory.
+
+    Args:
+        weights: (B, T', H', W') floating, finite and not negative; only their ratios count.
+        ratio: share of tokens hidden, in [0, 1). Of the n tokens of a frame, or of a clip, int(ratio·n) are hidden.
+        sample: (B,) int64 sample numbers, on the device of `weights`.
+        per: "frame" keeps the same number of tokens in every frame, "clip" in every clip.
+        masks_per_clip: M.
+        seed: seed of all masks, in [0, 2⁶³).
+
+    Returns:
+        (B·M, K) int64 token numbers, ascending. The M masks of a clip follow each other.
+
+    Raises:
+        ValueError: `per` is unknown, a number is out of range, `weights` has another shape, or (on a CPU) it has
+            negative or infinite numbers or NaN, or fewer positive ones than are kept.
+        TypeError: `weights` is not floating, or `sample` is not an int64 vector.
+
+    References:
+        InternVideo2, arXiv 2403.15377: stage 1 masks per frame, the distillation of small models per clip.
+    """
+    if per not in GUIDED:
+        raise ValueError(f"per must be one of {GUIDED}, got '{per}'")
+    if weights.ndim != 4 or sample.shape != weights.shape[:1]:
+        raise ValueError(
+            f"weights must have shape (B, T', H', W') for the B sample numbers of {tuple(sample.shape)}, "
+            f"got {tuple(weights.shape)}"
+        )
+    if not 0 <= ratio < 1:
+        raise ValueError(f"ratio must be in [0, 1), got {ratio}")
+    if masks_per_clip < 1:
+        raise ValueError(f"masks_per_clip must be at least 1, got {masks_per_clip}")
+    groups = weights.flatten(2) if per == "frame" else weights.flatten(1)[:, None]
+    keep = groups.shape[2] - int(ratio * groups.shape[2])
+    if masks_per_clip > 1:
+        groups = groups.repeat_interleave(masks_per_clip, dim=0)
+        mask = torch.arange(masks_per_clip, device=sample.device)
+        sample = (sample[:, None] * masks_per_clip + mask).flatten()
+    return weighted_mask_index(groups, keep, sample, seed=seed)
 
 
 def overlap_first(decoded: Tensor, visible: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:

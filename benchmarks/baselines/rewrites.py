@@ -23,6 +23,13 @@ def random_index(batch: int, positions: int, keep: int, frames: int, device: tor
     return (kept[:, None] + first).flatten(1)
 
 
+def weighted_index(weights: Tensor, keep: int) -> Tensor:
+    """(B, G · keep) ascending: in each group of weights (B, G, P) `keep` positions drawn without replacement."""
+    batch, groups, positions = weights.shape
+    kept = torch.multinomial(weights.flatten(0, 1), keep).sort(dim=1).values.view(batch, groups, keep)
+    return (kept + torch.arange(groups, device=weights.device)[:, None] * positions).flatten(1)
+
+
 def mask_to_index(mask: Tensor, count: int) -> Tensor:
     """(B, count) positions of True in a (B, N) mask, ascending."""
     return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]

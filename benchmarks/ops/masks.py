@@ -65,6 +65,33 @@ def _random_mask_index(case: OpCase) -> Workload:
     )
 
 
+def _weighted_mask_index(case: OpCase) -> Workload:
+    """Attention of each frame; published is a mask on the host, made of permutations of whole frames."""
+    (frames, *sides), sample = case.inputs.config.grid, case.inputs.sample
+    area = sides[0] * sides[1]
+    keep = area - int(case.inputs.mask_ratio * area)
+    weights = torch.rand(len(sample), frames, area, device=case.device)
+
+    def published() -> Tensor:
+        drawn = torch.multinomial(weights.flatten(0, 1), area)[:, :keep].cpu()
+        hidden = torch.ones(len(drawn), area, dtype=torch.bool).scatter_(1, drawn, False)
+        return (~hidden.view(len(sample), -1)).nonzero()[:, 1].view(len(sample), -1).to(case.device)
+
+    def check(found: Tensor) -> None:
+        positions = found.view(len(sample), frames, keep) - area * torch.arange(frames, device=case.device)[:, None]
+        assert (positions.diff() > 0).all() and positions.min() >= 0 and positions.max() < area
+
+    return Workload(
+        {
+            PUBLISHED: Variant(published),
+            REWRITE: Variant(lambda: rewrites.weighted_index(weights, keep)),
+            OURS: Variant(lambda: vk.weighted_mask_index(weights, keep, sample, seed=SEED)),
+        },
+        weights.nbytes + INDEX_BYTES * len(sample) * (frames * keep + 1),
+        check=check,
+    )
+
+
 def _mask_to_index(case: OpCase) -> Workload:
     visible, mask = case.inputs.plan().visible, ~case.inputs.hidden
     batch, count = visible.shape
@@ -141,6 +168,7 @@ def _changed_token_index(case: OpCase) -> Workload:
 MASK_OPS = (
     Op("tube_mask_index", _tube_mask_index, floating=False),
     Op("random_mask_index", _random_mask_index, floating=False, variants=(REWRITE, COMPILED, OURS)),
+    Op("weighted_mask_index", _weighted_mask_index, floating=False),
     Op("mask_to_index", _mask_to_index, floating=False),
     Op("running_cell_select", _running_cell_select, floating=False),
     Op("changed_token_index", _changed_token_index, clips=CLIPS, floating=False),

@@ -99,6 +99,7 @@ OURS = {
     "tube_mask_gather": Own(partly={"clip": _pixels}),
     "tube_mask_gather_backward": Own(),
     "warp_clips": Own(),
+    "weighted_index": Own(),
 }
 
 

@@ -16,6 +16,7 @@ from .masks.changed import changed_token_index
 from .masks.index import mask_to_index, random_mask_index, tube_mask_index
 from .masks.philox import philox_keys
 from .masks.running_cell import running_cell_select
+from .masks.weighted import weighted_mask_index
 from .pixels.crops import RESIZES, CroppedClips, cat_clips, crop_clips
 from .pixels.gather import tube_mask_gather
 from .pixels.loss import masked_patch_loss
@@ -54,4 +55,5 @@ __all__ = [
     "tube_mask_gather",
     "tube_mask_index",
     "warp_clips",
+    "weighted_mask_index",
 ]

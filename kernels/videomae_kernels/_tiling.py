@@ -59,6 +59,7 @@ TILES: dict[str, Tile] = {
     "assemble_decoder_tokens": Tile(4096, num_warps=4),
     "bias_gelu": Tile(4096, num_warps=4),
     "select_index": Tile(2048, num_warps=8),
+    "weighted_index": Tile(1024, num_warps=4),
     "mask_to_index": Tile(2048, num_warps=8),
     "running_cell_select": Tile(2048, num_warps=8),
     "smallest_index": Tile(1024, num_warps=8),

@@ -76,6 +76,10 @@ def cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     yield "tube_mask_index", lambda: vk.tube_mask_index(sample, grid, 0.9, seed=0)
     yield "random_mask_index", lambda: vk.random_mask_index(sample, tokens, 0.9, seed=0)
+    for of, shape in (("frame", (2, grid[0], -1)), ("clip", (2, 1, -1))):
+        weights = torch.ones(2, tokens, dtype=torch.bfloat16).view(shape)
+        keep = weights.shape[2] // 5
+        yield f"weighted_mask_index per {of}", lambda w=weights, k=keep: vk.weighted_mask_index(w, k, sample, seed=0)
     yield "mask_to_index", lambda: vk.mask_to_index(mask, visible.shape[1])
     yield "running_cell_select", lambda: vk.running_cell_select(visible, sample, grid, 0.5)
 
@@ -182,6 +186,11 @@ def long_clips() -> Iterator[tuple[str, Callable[[], Any]]]:
         grid, n = (frames, 16, 16), frames * 256
         visible, mask = torch.arange(n).expand(2, -1)[:, ::10], torch.zeros(2, n, dtype=torch.bool)
         yield f"N = {n} random_mask_index", lambda n=n: vk.random_mask_index(sample, n, 0.9, seed=0)
+        weights = torch.ones(2, 1, n)
+        yield (
+            f"N = {n} weighted_mask_index",
+            lambda n=n, w=weights: vk.weighted_mask_index(w, n // 5, sample, seed=0),
+        )
         yield f"N = {n} mask_to_index", lambda n=n, m=mask: vk.mask_to_index(m, n // 10)
         clip = torch.zeros(2, 1, frames, 16, 16, dtype=torch.uint8)
         yield f"N = {n} changed_token_index", lambda c=clip, n=n: vk.changed_token_index(c, n // 2, (1, 1, 1))

@@ -109,6 +109,11 @@ def _samples(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tens
     return (torch.arange(3, 3 + batch, device=device),)
 
 
+def _weighted_samples(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    weights = torch.rand(batch, GRID[0], GRID[1] * GRID[2], device=device).to(dtype)
+    return weights.where(weights > 0.3, 0), *_samples(batch, dtype, device)
+
+
 def _weighted_loss(pred: Tensor, clip: Tensor, index: Tensor) -> Tensor:
     # A float64 clip is what gradcheck needs; it counts as already normalised.
     denormalize = None if clip.dtype == torch.uint8 else MEAN_STD
@@ -217,6 +222,12 @@ CASES = (
         "random_mask_index",
         lambda s: vk.random_mask_index(s, TOKENS, 0.9, seed=1, stream=2),
         _samples,
+        differentiable=False,
+    ),
+    Case(
+        "weighted_mask_index",
+        lambda weights, s: vk.weighted_mask_index(weights, KEPT, s, seed=1, stream=2),
+        _weighted_samples,
         differentiable=False,
     ),
     Case("mask_to_index", lambda mask: vk.mask_to_index(mask, KEPT), _mask_inputs, differentiable=False),

@@ -16,7 +16,7 @@ from triton.runtime.jit import JITFunction  # noqa: E402
 from tests.kernels.emulation import compiled, emulated  # noqa: E402
 from tests.ptx import Trap  # noqa: E402
 from videomae_kernels import tube_mask_index  # noqa: E402
-from videomae_kernels.masks import triton as kernels  # noqa: E402
+from videomae_kernels.masks.triton import index as kernels  # noqa: E402
 from videomae_kernels.tokens import rows  # noqa: E402
 
 

@@ -20,6 +20,12 @@ def good(name):
     arguments = {
         "tube_mask_index": {"sample": torch.arange(2), "grid": GRID, "ratio": 0.5, "seed": 0},
         "random_mask_index": {"sample": torch.arange(2), "num_tokens": TOKENS, "ratio": 0.5, "seed": 0},
+        "weighted_mask_index": {
+            "weights": torch.arange(TOKENS).view(1, *GRID[:1], -1).repeat(2, 1, 1) / TOKENS,
+            "keep": KEPT,
+            "sample": torch.arange(2),
+            "seed": 0,
+        },
         "mask_to_index": {"mask": torch.eye(4, dtype=torch.bool), "count": 1},
         "changed_token_index": {"clip": clip, "count": TOKENS // 2, "patch": PATCH, "layout": "BCTHW"},
         "running_cell_select": {"visible": index, "phase": torch.arange(2), "grid": GRID, "ratio": 0.5},
@@ -83,6 +89,7 @@ INDEX_OPS = {
 }
 FIRST = GRID[1] * GRID[2]  # tokens of the first frames
 PIXEL_OPS = ("tube_mask_gather", "patch_targets", "masked_patch_loss")
+WEIGHTED = "weighted_mask_index"
 CHANGED = "changed_token_index"
 CLIP_OPS = (*PIXEL_OPS, "embed_tokens")
 NORM_OPS = ("layer_norm", "add_layer_norm")
@@ -128,6 +135,28 @@ BAD = [  # op, argument, how to spoil it, error, words
         for op in ("tube_mask_index", "random_mask_index")
     ),
     *((op, "seed", lambda _: -1, ValueError, "-1") for op in ("tube_mask_index", "random_mask_index")),
+    (WEIGHTED, "weights", lambda x: x.int(), TypeError, "floating"),
+    (WEIGHTED, "weights", lambda x: x[0], ValueError, r"shape \(B, G, P\)"),
+    (WEIGHTED, "weights", lambda x: x[:, :0], ValueError, "1 to 2"),
+    (WEIGHTED, "weights", lambda x: x.new_ones(()).expand(2, 2**15, 2**15), ValueError, "1 to 2"),
+    (WEIGHTED, "weights", lambda x: x - 0.5, ValueError, "finite and at least 0 .* from -0.5 to"),
+    (WEIGHTED, "weights", lambda x: x.where(x != x[1, 2, 3], torch.nan), ValueError, "finite .* from nan"),
+    (WEIGHTED, "weights", lambda x: x / x, ValueError, "finite .* from nan"),
+    (WEIGHTED, "weights", lambda x: x.double() * 1e39, ValueError, "finite and at least 0 in float32.* to inf"),
+    (WEIGHTED, "keep", lambda _: 0, ValueError, rf"keep must be an integer in \[1, {FIRST}\]"),
+    (WEIGHTED, "keep", lambda _: FIRST + 1, ValueError, rf"keep must be an integer in \[1, {FIRST}\]"),
+    (WEIGHTED, "keep", lambda _: 2.0, TypeError, "an integer"),
+    (
+        WEIGHTED,
+        "keep",
+        lambda _: FIRST,
+        ValueError,
+        rf"larger than what has weight: {FIRST} .* {FIRST - 1} of .* group 0",
+    ),
+    (WEIGHTED, "sample", lambda x: x.int(), TypeError, "int64"),
+    (WEIGHTED, "sample", one_sample, ValueError, r"shape \(2,\)"),
+    (WEIGHTED, "sample", on_meta, ValueError, "must be on cpu"),
+    (WEIGHTED, "seed", lambda _: -1, ValueError, "-1"),
     ("random_mask_index", "num_tokens", lambda _: 0, ValueError, r"in \[1, 2\*\*31\)"),
     ("mask_to_index", "mask", lambda x: x.int(), TypeError, "boolean"),
     ("mask_to_index", "mask", lambda x: x[0], ValueError, r"shape \(B, N\)"),

@@ -20,6 +20,7 @@ OPS = (
     *("tube_mask_index", "random_mask_index", "mask_to_index", "running_cell_select", "gather_tokens", "patch_targets"),
     *("masked_token_scatter", "assemble_decoder_tokens", "tube_mask_gather", "embed_tokens", "masked_patch_loss"),
     *("layer_norm", "add_layer_norm", "bias_gelu", "alignment_loss", "warp_clips", "changed_token_index"),
+    "weighted_mask_index",
 )
 HUGE = (2**31, 2**63 - 1, 2**63, 10**400, -1, -(2**63))
 STATS = [((0.5,) * 3, (0.2,) * 3), ((0.5,) * 3, (0.0,) * 3), ((float("nan"),) * 3, (1.0,) * 3), (0.5, 0.5)]
@@ -165,6 +166,7 @@ EXPECTED: dict[str, Callable[..., Tensor]] = {
     "masked_patch_loss": loss,
     "warp_clips": warped,
     "changed_token_index": changed,
+    "weighted_mask_index": lambda **call: truth.weighted_tokens(**call).double(),
     "mask_to_index": lambda mask, count: torch.stack([row.nonzero().flatten() for row in mask]).double(),
 }
 

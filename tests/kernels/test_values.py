@@ -118,12 +118,14 @@ def test_the_context_ends():
 def test_nothing_is_read_while_memory_is_predicted():
     """Fake tensors have no values: reading one would be an error here, and a host sync on a GPU."""
     with fake_cuda():
-        for op in (*INDEX_OPS, "mask_to_index", "tube_mask_index", "changed_token_index"):
+        for op in (*INDEX_OPS, "mask_to_index", "tube_mask_index", "weighted_mask_index", "changed_token_index"):
             function, arguments = good(op)
             function(**arguments)
 
 
-@pytest.mark.parametrize("op", [*INDEX_OPS, "mask_to_index", "tube_mask_index", "changed_token_index"])
+@pytest.mark.parametrize(
+    "op", [*INDEX_OPS, "mask_to_index", "tube_mask_index", "weighted_mask_index", "changed_token_index"]
+)
 def test_meta_tensors_give_shapes(op):
     function, arguments = good(op)
     expected = function(**arguments)
@@ -148,8 +150,15 @@ def test_an_exported_op_takes_any_index_and_checks_it():
 
 
 def test_empty_batches_have_empty_results(backend):
-    empty = {"x": 0, "clip": 0, "index": 0, "visible": 0, "decoded": 0, "tokens": 0, "phase": 0, "sample": 0, "mask": 0}
-    for op in (*INDEX_OPS, "mask_to_index", "tube_mask_index", "random_mask_index", "changed_token_index"):
+    empty = {"x", "clip", "index", "visible", "decoded", "tokens", "phase", "sample", "mask", "weights"}
+    for op in (
+        *INDEX_OPS,
+        "mask_to_index",
+        "tube_mask_index",
+        "random_mask_index",
+        "weighted_mask_index",
+        "changed_token_index",
+    ):
         function, arguments = good(op)
         arguments = {
             name: (x[:0] if name in empty or name == "pred" else x).to(backend.device)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+MASK32 = 0xFFFFFFFF
+
 
 def token_position(index: Tensor, grid: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """(t, h, w) of tokens numbered with w fastest."""
@@ -28,6 +30,32 @@ def pixels(clip: Tensor, index: Tensor, patch: Sequence[int], layout: str = "BCT
             tokens.append(video[(b, slice(None), *box)])
         samples.append(torch.stack(tokens))
     return torch.stack(samples)
+
+
+def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10 (Salmon et al., SC 2011) on Python integers."""
+    (a, b, c, d), (k0, k1) = counter, key
+    for _ in range(10):
+        left, right = 0xD2511F53 * a, 0xCD9E8D57 * c
+        a, b, c, d = (right >> 32) ^ b ^ k0, right & MASK32, (left >> 32) ^ d ^ k1, left & MASK32
+        k0, k1 = (k0 + 0x9E3779B9) & MASK32, (k1 + 0xBB67AE85) & MASK32
+    return a, b, c, d
+
+
+def weighted_tokens(weights: Tensor, keep: int, sample: Tensor, seed: int, stream: int = 0) -> Tensor:
+    """(B, G · keep) tokens of the smallest -log U / w of each group, by Python's logarithm."""
+    key, kept = (int(seed) & MASK32, int(seed) >> 32), []
+    for of_groups, number in zip(weights.float().tolist(), sample.tolist(), strict=True):
+        row = []
+        for group, of_tokens in enumerate(of_groups):
+            first = group * len(of_tokens)
+            scores = []
+            for n, weight in enumerate(of_tokens, first):
+                word = philox((n, number & MASK32, number >> 32 & MASK32, stream), key)[0] >> 1
+                scores.append((-math.log((2 * word + 1) / 2**32) / weight if weight else math.inf, n))
+            row += sorted(n for _, n in sorted(scores)[: int(keep)])
+        kept.append(row)
+    return torch.tensor(kept, dtype=torch.int64).view(len(sample), -1)
 
 
 def changed_tokens(clip: Tensor, count: int, patch: Sequence[int], layout: str = "BCTHW") -> Tensor:

@@ -58,7 +58,7 @@ def _allocate(clip: Sequence[Tensor], shape: Sequence[int], patch: Sequence[int]
 
 def _launch(clip: Sequence[Tensor], shape: Sequence[int], patch: Sequence[int], count: int, out: Tensor) -> None:
     from ..pixels.triton.changed import launch_scores
-    from .triton import new_keys, smallest_index
+    from .triton.smallest import new_keys, smallest_index
 
     tokens = num_tokens(shape, patch)
     first = tokens // (shape[2] // patch[0])

@@ -34,13 +34,13 @@ def _allocate_mask_to_index(mask: Tensor, count: int) -> Tensor:
 
 
 def _launch_select(*args: Any) -> None:
-    from .triton import select_index
+    from .triton.index import select_index
 
     select_index(*args)
 
 
 def _launch_mask_to_index(*args: Any) -> None:
-    from .triton import mask_to_index
+    from .triton.index import mask_to_index
 
     mask_to_index(*args)
 

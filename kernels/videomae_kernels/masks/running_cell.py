@@ -54,7 +54,7 @@ def _allocate(
 
 
 def _launch(*args: Any) -> None:
-    from .triton import running_cell_select
+    from .triton.running_cell import running_cell_select
 
     running_cell_select(*args)
 

@@ -52,9 +52,9 @@ class CroppedClips:
 
     Args:
         frames: uint8, flat: for each source in turn (T, height, width, C) contiguous.
-        geometry: (B, 10) int64: where the clip's source begins in `frames`, its height and its width in pixels; the
-            clip's numbers of taps, down along its rows' source rows and across; its box in the source (top, left,
-            height, width), and 1 if it is flipped. A clip costs its own taps, not those of the batch.
+        geometry: (B, 10) int64: where the clip's source begins in `frames`, its height (times `step`) and its width in
+            pixels; the clip's numbers of taps, down along its rows' source rows and across; its box in the source (top,
+            left, height, width), and 1 if it is flipped. A clip costs its own taps, not those of the batch.
         first: (B, H + W) int32: source row or column of a line's first tap.
         weights: (B, taps, H + W) int32: bits of float32; for "pillow" integers in units of 2⁻²². No tensor of a batch
             is floating, so nothing that casts a model's inputs (FSDP2's mixed precision) changes a filter. `taps` is
@@ -63,6 +63,7 @@ class CroppedClips:
         size: (H, W) of the clips in pixels.
         resize: "bilinear", "antialias" or "pillow".
         channels: C.
+        step: frames of the source from one frame of a clip to the next; `every` makes those above 1.
 
     Raises:
         TypeError: a tensor has another dtype, or a number is of another type.
@@ -81,11 +82,13 @@ class CroppedClips:
     size: tuple[int, int]
     resize: str = "antialias"
     channels: int = 3
+    step: int = 1
 
     def __post_init__(self) -> None:
         check_choice(self.resize, "resize", RESIZES)
         check_count(self.num_frames, "num_frames")
         check_count(self.channels, "channels")
+        check_count(self.step, "step")
         lines = sum(check_counts(self.size, "size", "two positive sizes (H, W)", 2))
         check_tensor(self.frames, "frames", UINT8, ("bytes",))
         check_tensor(self.geometry, "geometry", INT64, ("B", len(GEOMETRY)), self.frames)
@@ -132,6 +135,29 @@ class CroppedClips:
         """The same clips in page-locked memory, from which copies to a GPU are asynchronous."""
         return self._each(Tensor.pin_memory)
 
+    def every(self, step: int) -> "CroppedClips":
+        """A view of some frames: `clip[:, :, ::step]` of the materialised clip. The bytes of the frames are shared.
+
+        To the ops the frames between are rows of the source below those of a frame, where no box reaches.
+        `warp_clips`, which reads outside of boxes, refuses such clips.
+
+        Args:
+            step: takes frames 0, step, 2·step, … It divides T.
+
+        Returns:
+            Clips of T / step frames, and of a `step` that is `step` times theirs.
+
+        Raises:
+            ValueError: `step` does not divide T.
+            TypeError: `step` is no integer.
+        """
+        step = check_count(step, "step", high=self.num_frames)
+        if self.num_frames % step:
+            raise ValueError(f"step must divide the {self.num_frames} frames of the clips, got {step}")
+        geometry = self.geometry.clone()
+        geometry[:, GEOMETRY.index("height")] *= step
+        return replace(self, geometry=geometry, num_frames=self.num_frames // step, step=self.step * step)
+
     def padded(self, num_bytes: int, taps: int) -> "CroppedClips":
         """The same clips in tensors of sizes that do not depend on them, as a CUDA graph needs.
 
@@ -161,14 +187,14 @@ def cat_clips(clips: Sequence[CroppedClips]) -> CroppedClips:
     """Several batches of cropped clips as one: the clips of the first, then the clips of the second, and so on.
 
     Args:
-        clips: at least one batch, all of the same (C, T, H, W) and `resize`. Frames are copied, one after another.
+        clips: at least one batch, all of the same (C, T, H, W), `resize` and `step`. Frames are copied, one after another.
 
     Returns:
         One batch. Clips of fewer taps get taps of weight zero.
 
     Raises:
         TypeError: `clips` is no sequence of `CroppedClips`.
-        ValueError: the clips differ in channels, frames, size, `resize` or device, or there are none.
+        ValueError: the clips differ in channels, frames, size, `resize`, `step` or device, or there are none.
     """
     check_sequence(clips, "clips", "CroppedClips")
     if not len(clips):
@@ -180,10 +206,10 @@ def cat_clips(clips: Sequence[CroppedClips]) -> CroppedClips:
             raise TypeError(f"clips must be CroppedClips, got {describe(one)}")
         if one.device != like.device:
             raise ValueError(f"clips must be on one device, got {like.device}, then {one.device}")
-        if (one.shape[1:], one.resize) != (like.shape[1:], like.resize):
+        if (one.shape[1:], one.resize, one.step) != (like.shape[1:], like.resize, like.step):
             raise ValueError(
-                f"clips must be alike, got (C, T, H, W) = {like.shape[1:]} resized by '{like.resize}', "
-                f"then {one.shape[1:]} by '{one.resize}'"
+                f"clips must be alike, got (C, T, H, W) = {like.shape[1:]} of step {like.step} resized by '{like.resize}', "
+                f"then {one.shape[1:]} of step {one.step} by '{one.resize}'"
             )
         geometry.append(one.geometry.clone())
         geometry[-1][:, GEOMETRY.index("begin")] += begin

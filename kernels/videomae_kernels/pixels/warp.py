@@ -120,7 +120,7 @@ def warp_clips(clips: CroppedClips, matrix: Tensor, fill: int = 128) -> Tensor:
 
     Raises:
         TypeError: `clips` are no `CroppedClips`, `matrix` is not float32, or `fill` is no integer.
-        ValueError: `matrix` has another shape or device, or is not finite (see `check_indices`), `fill` is out of
+        ValueError: `clips` are of `every` n-th frame, `matrix` has another shape or device, or is not finite (see `check_indices`), `fill` is out of
             range, or a source does not lie in the frames (see `check_indices`).
 
     References:
@@ -129,6 +129,8 @@ def warp_clips(clips: CroppedClips, matrix: Tensor, fill: int = 128) -> Tensor:
         resample once each, before the crop does again.
     """
     _check_clips(clips)
+    if clips.step != 1:  # the rows below a frame would count as inside
+        raise ValueError(f"clips must have a step of 1, got {clips.step}: take `every` frame after warp_clips")
     check_tensor(matrix, "matrix", FLOAT32, (clips.shape[0], 2, 3), clips.frames)
     fill = check_count(fill, "fill", 0, 255)
     return _op(clips.frames.contiguous(), clips.geometry.contiguous(), matrix.contiguous(), list(clips.shape), fill)

@@ -5,13 +5,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videomae_kernels.masks import triton as kernels
+from videomae_kernels.masks.triton import smallest as kernels
 
 
 def _smallest_kernel(keys, out, KEEP: tl.constexpr, LENGTH: tl.constexpr, BLOCK: tl.constexpr):
     low = tl.full((), -0x80000000, tl.int32)
     high = tl.full((), 0x7FFFFFFF, tl.int32)
-    kernels._store_smallest(keys, out, low, high, LENGTH, KEEP, 1, LENGTH, BLOCK)
+    kernels.store_smallest(keys, out, 0, low, high, LENGTH, KEEP, 1, LENGTH, BLOCK)
 
 
 def smallest(keys: Tensor, keep: int, block: int) -> Tensor:

@@ -4,20 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.kernels.truth import MASK32, philox
 from videomae_kernels import _tiling, mask_to_index, random_mask_index, tube_mask_index
 from videomae_kernels.testing import make_index
-
-MASK32 = 0xFFFFFFFF
-
-
-def philox(counter, key):
-    """Philox4x32-10 (Salmon et al., SC 2011) on Python integers."""
-    (a, b, c, d), (k0, k1) = counter, key
-    for _ in range(10):
-        left, right = 0xD2511F53 * a, 0xCD9E8D57 * c
-        a, b, c, d = (right >> 32) ^ b ^ k0, right & MASK32, (left >> 32) ^ d ^ k1, left & MASK32
-        k0, k1 = (k0 + 0x9E3779B9) & MASK32, (k1 + 0xBB67AE85) & MASK32
-    return a, b, c, d
 
 
 def kept_positions(sample, positions, keep, seed, stream=0):
@@ -256,7 +245,7 @@ def test_mask_to_index_checks_its_counts_in_two_launches(backend, monkeypatch):
             return function(*args, **(kwargs or {}))
 
     names = []
-    kernels = importlib.import_module("videomae_kernels.masks.triton")
+    kernels = importlib.import_module("videomae_kernels.masks.triton.index")
     mask, out = (torch.ones(2, 6, dtype=dtype, device=backend.device) for dtype in (torch.bool, torch.int64))
     with monkeypatch.context() as patch, Launches():  # undone before `backend` puts the interpreted kernels back
         patch.setattr(kernels, "_mask_to_index_kernel", Kernel())

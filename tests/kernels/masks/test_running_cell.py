@@ -81,7 +81,7 @@ def test_numbers_that_are_no_tokens_are_passed_over(backend):
     """The op need not check values, but its kernel must not write outside its memory."""
     if not backend.runs_triton:
         pytest.skip("the reference indexes with them")
-    launch = importlib.import_module("videomae_kernels.masks.triton").running_cell_select
+    launch = importlib.import_module("videomae_kernels.masks.triton.running_cell").running_cell_select
     phase = torch.tensor([1], device=backend.device)
     visible = torch.tensor([[-(2**40), -1, 3, 50, 96, 2**40]], device=backend.device)
     decoded, num_overlap = phase.new_empty((1, 48)), phase.new_empty((1,))

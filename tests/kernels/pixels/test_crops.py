@@ -1,6 +1,7 @@
 """Clips that exist only as crop boxes: equal to cropping, resizing and mirroring first, with torch and with Pillow."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -15,10 +16,12 @@ from videomae_kernels import (
     CroppedClips,
     cat_clips,
     crop_clips,
+    crop_matrix,
     embed_tokens,
     masked_patch_loss,
     patch_targets,
     tube_mask_gather,
+    warp_clips,
 )
 from videomae_kernels.pixels.crops import RESIZES
 from videomae_kernels.pixels.resize import axis_taps, tap_bucket
@@ -292,6 +295,59 @@ def test_a_batch_of_batches(resize: str, backend: Backend) -> None:
     expected = tube_mask_gather(cropped(resize, backend.device), index, PATCH)
     assert torch.equal(tube_mask_gather(together, index, PATCH), expected)
     assert all(torch.equal(part.geometry, old) for part, old in zip(parts, before, strict=True))
+
+
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_every_nth_frame_is_a_view(step: int, resize: str, backend: Backend) -> None:
+    """As of the materialised clip, `clip[:, :, ::step]`."""
+    clips = cropped(resize, backend.device)
+    view, patch = clips.every(step), (1, 8, 8)
+    assert view.frames.data_ptr() == clips.frames.data_ptr() and clips.num_frames == FRAMES
+    assert view.shape == (len(BOXES), 3, FRAMES // step, *SIZE)
+    index = make_index(len(BOXES), 2, FRAMES // step * 6, device=backend.device)
+    expected = tube_mask_gather(clips, index // 6 * (6 * step) + index % 6, patch)
+    assert torch.equal(tube_mask_gather(view, index, patch), expected)
+
+
+def test_every_nth_frame_in_every_op(backend: Backend) -> None:
+    """Ops on tokens of two frames, against the same ops on the same pixels as a tensor."""
+    clips = cropped("antialias", "cpu")
+    pixels = tube_mask_gather(clips, torch.arange(FRAMES * 6).expand(len(BOXES), -1), (1, 8, 8))
+    pixels = pixels.view(-1, FRAMES, 2, 3, 3, 8, 8).permute(0, 4, 1, 2, 5, 3, 6).reshape(clips.shape)
+    half = pixels[:, :, ::2].contiguous()
+    view, index = clips.every(2).to(backend.device), make_index(len(BOXES), 2, 6, device=backend.device)
+    weight, bias, position = torch.randn(5, 3, *PATCH), torch.randn(5), torch.randn(6, 5)
+    on_device = [x.to(backend.device) for x in (weight, bias, position)]
+    embedded = embed_tokens(view, index, *on_device)
+    torch.testing.assert_close(embedded.cpu(), embed_tokens(half, index.cpu(), weight, bias, position))
+    pred = torch.randn(len(BOXES), 2, 3 * 2 * 8 * 8)
+    loss = masked_patch_loss(pred.to(backend.device), view, index, PATCH)
+    torch.testing.assert_close(loss.cpu(), masked_patch_loss(pred, half, index.cpu(), PATCH))
+
+
+def test_views_of_every_nth_frame_are_joined_cut_and_padded() -> None:
+    index, patch = make_index(len(BOXES), 2, FRAMES // 2 * 6), (1, 8, 8)
+    clips = cropped("antialias", "cpu")
+    expected = tube_mask_gather(clips.every(2), index, patch)
+    both = cat_clips([clips.every(2), clips.every(2)])
+    assert torch.equal(tube_mask_gather(both, index.repeat(2, 1), patch), expected.repeat(2, 1, 1))
+    assert torch.equal(
+        tube_mask_gather(cat_clips([clips, clips]).every(2), index.repeat(2, 1), patch), expected.repeat(2, 1, 1)
+    )
+    padded = clips.every(2).padded(clips.frames.numel() + 99, 2 * clips.weights.shape[1])
+    assert torch.equal(tube_mask_gather(padded, index, patch), expected)
+    last = make_index(len(BOXES), 2, 6)
+    assert torch.equal(
+        tube_mask_gather(clips.every(2).every(2), last, patch), tube_mask_gather(clips.every(4), last, patch)
+    )
+    with pytest.raises(ValueError, match="step must divide the 4 frames of the clips, got 3"):
+        clips.every(3)
+    with pytest.raises(ValueError, match=r"step must be an integer in \[1, 4\], got 8"):
+        clips.every(8)
+    with pytest.raises(ValueError, match="clips must be alike, .* of step 2 .* of step 4"):
+        cat_clips([clips.every(2), replace(clips.every(4), num_frames=2)])
+    with pytest.raises(ValueError, match="clips must have a step of 1, got 2"):
+        warp_clips(clips.every(2), crop_matrix(clips))
 
 
 def test_errors() -> None:
