@@ -27,7 +27,6 @@ from videomae_fast.memory.fake_cuda import DEVICE
 from videomae_fast.memory.predict import fake_step
 
 
-
 def parametrize(settings: Settings) -> tuple[str, list[tuple[AlignCase, str]], list[str]]:
     """Both students of the published stage 1, bf16: all implementations with one mask per clip, ours with more."""
     options = settings.options

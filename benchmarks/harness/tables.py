@@ -15,11 +15,8 @@ NO_GPU = (
 LEFT_TO_THE_OPS = "Our loader leaves the resize to the ops of the training step, except for very large frames."
 LEFT_TO_THE_DEVICE = "Our loader leaves resampling, colour ops, normalising and erasing to the device."
 IMAGES = "images"  # of docs/, beside the page that shows them
-SHOWN_SIZES = (
-    "base",
-    "giant",
-    *PUBLISHED_SIZES,
-)  # in a report, of ops and predictions; the result files have whatever was run
+# In a report, of ops and predictions; the result files have whatever was run.
+SHOWN_SIZES = ("base", "giant", *PUBLISHED_SIZES)
 
 
 def format_report(devices: Iterable[Results], earlier: Results | None = None) -> str:
