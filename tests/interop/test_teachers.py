@@ -209,6 +209,14 @@ def test_folders_of_transformers_that_are_refused(tmp_path: Path) -> None:
         read_guide(tmp_path, layers=1, **CLIP)
 
 
+def test_a_model_of_transformers_without_blocks_is_refused(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(hidden_sizes=[8], depths=[1], embedding_size=8)
+    transformers.ResNetModel(config).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="ResNetModel is no vision transformer"):
+        read_guide(tmp_path, layers=1, **CLIP)
+
+
 def test_sizes_of_a_videomae_teacher_are_checked(tmp_path: Path) -> None:
     save_published(make_videomae(), tmp_path / "mae.pth")
     with pytest.raises(ValueError, match="multiples of"):

@@ -8,10 +8,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.harness.counts import count
 from tests.models.test_layers import randomise
-from videomae_fast.models import InternVideo2, InternVideo2Config, get_internvideo2_config
+from videomae_fast.models import (
+    AlignmentHeads,
+    InternVideo2,
+    InternVideo2Config,
+    InternVideo2ForAlignment,
+    VideoMAEConfig,
+    VideoMAETeacher,
+    get_internvideo2_config,
+)
+from videomae_fast.models.encoder import Encoder
 from videomae_fast.models.frozen_teacher import observe_and_draw
 from videomae_fast.models.guides import InternVideo2Guide
 from videomae_kernels import crop_clips
@@ -165,19 +175,42 @@ def test_no_host_sync(num_frames: int) -> None:
     assert count(step, clip.device).syncs == 0
 
 
-def test_internvl_c_at_its_published_size() -> None:
-    """5.9 billion parameters and a feature row of 3,200; without memory."""
+def test_a_student_learns_from_both_teachers() -> None:
+    """Two masks a clip, one pass of each teacher; gradients reach the student and nothing else."""
+    clip = torch.randint(0, 256, (2, 3, 8, 16, 24), dtype=torch.uint8)
+    guide = InternVideo2Guide(make_model(1).float(), (1, 2), num_frames=4)
+    video_config = VideoMAEConfig(24, 2, 2, 16, 2, num_frames=8, image_size=(16, 24), patch_size=8)
+    video = VideoMAETeacher(Encoder(video_config), (0, 1))
+    config = InternVideo2Config(32, 3, 4, num_frames=4, image_size=(16, 24), patch_size=8, pool_heads=2)
+    heads = AlignmentHeads((1, 2), guide.dim, pooled_dim=guide.pooled_dim, video_layers=(1, 2), video_dim=video.dim)
+    student = InternVideo2ForAlignment(config, heads)
+    for teacher in (guide, video):
+        teacher.check_grid(config.grid)
+    half = clip[:, :, ::2]
+    visible, rows = observe_and_draw(guide, half, lambda seen, part: MASKS[2 * part.start : 2 * part.stop])
+    losses = student(half, visible, rows, video.rows(clip, visible))
+    total = losses.image.mean() + losses.pooled + losses.video.mean()
+    total.backward()
+    assert 0 < total < 12 and all(p.grad is not None for p in student.parameters())
+    assert all(p.grad is None for teacher in (guide, video) for p in teacher.model.parameters())
+
+
+def test_internvl_c_at_its_published_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5.9 billion parameters and feature rows of 3,200 numbers; shapes without values."""
+    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda tensor, **_: tensor)  # looks at what it has drawn
     config = get_internvideo2_config("6b", num_frames=1, layer_scale=0.1)
-    with torch.device("meta"):
+    with FakeTensorMode():
         model = InternVideo2(config)
-    guide = InternVideo2Guide(model, tuple(range(42, 48)), num_frames=8, name="InternVL-C")
-    assert (guide.grid, guide.dim, guide.pooled_dim) == ((8, 16, 16), 3200, 768)
+        guide = InternVideo2Guide(model, tuple(range(42, 48)), num_frames=8, name="InternVL-C")
+        seen = guide.observe(torch.empty(1, 3, 8, 224, 224))
+        rows = seen.rows(torch.empty(2, 416, dtype=torch.int64))
+    assert guide.grid == (8, 16, 16) and seen.attention.shape == (1, 8, 16, 16)
     assert model.pos_embed.shape == (1, 257, 3200) and model.blocks[0].mlp.fc1.weight.shape == (12800, 3200)
-    assert model.clip_projector.cross_attn.heads == 16
-    stored = sum(p.nbytes for p in model.parameters())
-    count = sum(prod(p.shape) for p in model.parameters())
-    assert 5.90e9 < count < 5.95e9 and stored < 2.001 * count  # nothing large is wider than bfloat16
-    assert 1 <= guide.clips_at_once <= 8
+    assert [layer.shape for layer in rows.layers] == [(2, 417, 3200)] * 6 and rows.pooled.shape == (1, 768)
+    assert all(layer.dtype == torch.bfloat16 for layer in (*seen.layers, *rows.layers))
+    parameters = sum(prod(p.shape) for p in model.parameters())
+    assert 5.90e9 < parameters < 5.95e9 and sum(p.nbytes for p in model.parameters()) < 2.001 * parameters
+    assert guide.clips_at_once == 5
 
 
 def test_errors_name_what_came() -> None:

@@ -201,9 +201,14 @@ def _huggingface(
     if without_pooler:
         raise CheckpointError(f"{str(path)!r}: {type(model).__name__} lacks {', '.join(without_pooler[:8])}")
     model = getattr(model, "vision_model", model)  # of CLIP and SigLIP, beside the text model
+    depth = getattr(model.config, "num_hidden_layers", None)
+    if model.main_input_name != "pixel_values" or depth is None:
+        raise CheckpointError(
+            f"{str(path)!r}: {type(model).__name__} is no vision transformer. Known teachers are {_KNOWN}"
+        )
     return HuggingFaceGuide(
         model.to(device),
-        _layers(layers[0], model.config.num_hidden_layers, layers[1]),
+        _layers(layers[0], depth, layers[1]),
         num_frames=num_frames,
         image_size=image_size,
         pixel_stats=stats or _pixel_stats(path),
