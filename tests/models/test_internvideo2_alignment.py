@@ -198,6 +198,12 @@ def test_stochastic_depth_is_drawn_for_each_mask() -> None:
         model(clip, visible, image, video)
 
 
+def test_it_compiles_as_one_graph() -> None:
+    model, inputs = student(), (clip_for(), masks(), *teachers())
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(flat(compiled(*inputs)), flat(model(*inputs)), rtol=1e-12, atol=1e-12)
+
+
 def test_bfloat16_autocast_is_near() -> None:
     exact = student()
     clip, visible, (image, video) = clip_for(), masks(), teachers()

@@ -26,8 +26,9 @@ def embed_tokens(
         out[b, k] = weight.flatten(1) @ pixels(b, index[b, k]) + bias + position[index[b, k]]
 
     Equals `(F.conv3d(clip, weight, bias, stride=patch).flatten(2).mT + position)[~mask].reshape(B, K, D)`. Made of
-    `tube_mask_gather`, one GEMM with the bias, and `gather_tokens` of the positions, added in place. Autocast applies
-    as to `F.linear`. Differentiable in every floating tensor.
+    `tube_mask_gather`, one GEMM with the bias, and `gather_tokens` of the positions, added in place; of a table that
+    learns, `F.embedding`, which sums the gradient over the batch. Autocast applies as to `F.linear`. Differentiable in
+    every floating tensor.
 
     Args:
         clip: uint8 in [0, 255] or floating, of any strides, five dimensions in the order of `layout`; or
