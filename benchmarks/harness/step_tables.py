@@ -15,8 +15,8 @@ ALIGNED = (
     "The teachers of 1b and 6b are InternVL-C's image encoder (5.9 billion parameters) and VideoMAE V2's ViT-g, whose "
     "weights are counted, too. An update is the gradient of one masked clip; FLOPs are those of matrix products and "
     "attention. No paths are dropped. The student's weights, gradients and optimizer state are float32 on one GPU in "
-    "all; clips that fit on 80 GB are counted without that state, which the published scripts shard over all GPUs. Under "
-    "DeepSpeed the published student has bf16 weights and gradients, 4 bytes a parameter less."
+    "all; clips that fit on 80 GB are counted without that state, which the published scripts shard over all GPUs. "
+    "Under DeepSpeed the published student has bf16 weights and gradients, 4 bytes a parameter less."
 )
 
 
