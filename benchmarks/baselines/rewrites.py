@@ -185,6 +185,17 @@ def add_layer_norm(x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps:
     return total, layer_norm(total, weight, bias, eps)
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Rows over their root mean square, in the precision of x."""
+    return F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps)
+
+
+def add_rms_norm(x: Tensor, branch: Tensor, weight: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """A residual addition of a scaled branch, and the norm of the sum."""
+    total = torch.addcmul(x, branch, scale.to(x.dtype))
+    return total, rms_norm(total, weight, eps)
+
+
 class BiasOfLinear(torch.autograd.Function):
     """What the bias of a linear map costs besides its product: nothing forward, a sum over all rows backward."""
 

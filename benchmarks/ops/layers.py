@@ -19,6 +19,7 @@ from benchmarks.ops.workload import COMPILED, OURS, PUBLISHED, REWRITE, Op, OpCa
 EPS = 1e-6
 FLASH_ATTN, LIGER = "flash-attn", "liger"
 RIVALS = {FLASH_ATTN: "flash_attn.ops.triton.layer_norm", LIGER: "liger_kernel.ops.layer_norm"}
+RMS_RIVALS = {FLASH_ATTN: "flash_attn.ops.triton.layer_norm", LIGER: "liger_kernel.ops.rms_norm"}
 FLOAT32_BYTES = 4
 
 
@@ -39,6 +40,23 @@ def _liger(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor) -> An
         return norm(x, weight, bias, EPS)
     total = x + branch
     return total, norm(total, weight, bias, EPS)
+
+
+def _flash_attn_rms(x: Tensor, branch: Tensor | None, weight: Tensor) -> Any:
+    from flash_attn.ops.triton.layer_norm import rms_norm_fn
+
+    if branch is None:
+        return rms_norm_fn(x, weight, None, eps=EPS)
+    y, total = rms_norm_fn(branch, weight, None, residual=x, eps=EPS, prenorm=True)
+    return total, y
+
+
+def _liger_rms(x: Tensor, branch: Tensor | None, weight: Tensor) -> Any:
+    from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+
+    total = x if branch is None else x + branch
+    y = LigerRMSNormFunction.apply(total, weight, EPS, 0.0, "llama", False)  # gradients are not overwritten
+    return y if branch is None else (total, y)
 
 
 def _why_not(module: str, device: torch.device) -> str | None:
@@ -65,6 +83,19 @@ def _doubles(case: OpCase, leaves: Sequence[Tensor]) -> list[Tensor]:
     return [x.detach().double().requires_grad_(case.direction == "backward") for x in leaves]
 
 
+def _variants(
+    calls: dict[str, Callable[..., Any]], leaves: Sequence[Tensor], rivals: dict[str, str], device: torch.device
+) -> dict[str, Variant]:
+    return {
+        name: Variant(
+            partial(call, *leaves),
+            leaves,
+            unavailable=_why_not(rivals[name], device) if name in rivals else None,
+        )
+        for name, call in calls.items()
+    }
+
+
 def _norm(case: OpCase, add: bool) -> Workload:
     width = case.inputs.config.encoder_dim
     leaves = [_rows(case, width) for _ in range(1 + add)] + [_parameter(case, width) for _ in range(2)]
@@ -89,14 +120,7 @@ def _norm(case: OpCase, add: bool) -> Workload:
         LIGER: of(_liger),
         OURS: partial(ours, eps=EPS),
     }
-    variants = {
-        name: Variant(
-            partial(call, *leaves),
-            leaves,
-            unavailable=_why_not(RIVALS[name], case.device) if name in RIVALS else None,
-        )
-        for name, call in calls.items()
-    }
+    variants = _variants(calls, leaves, RIVALS, case.device)
     rows = leaves[0].numel() // width
     if case.direction == "forward":
         # x, branch, sum and y; weight and bias; nothing is kept without gradients
@@ -104,6 +128,51 @@ def _norm(case: OpCase, add: bool) -> Workload:
     else:
         # sum, the gradients of sum and y, and that of x, which is also the branch's; statistics; weight, two gradients
         moved = leaves[0].nbytes * (4 if add else 3) + FLOAT32_BYTES * (2 * rows + 3 * width)
+    return Workload(variants, moved, Variant(lambda: calls[REWRITE](*doubles), doubles))
+
+
+def _rms_norm(case: OpCase, add: bool) -> Workload:
+    """With an addition also InternVideo2's LayerScale, which other libraries leave to PyTorch."""
+    width = case.inputs.config.encoder_dim
+    leaves = [_rows(case, width) for _ in range(1 + add)] + [_parameter(case, width) for _ in range(1 + add)]
+    doubles = _doubles(case, leaves)
+
+    def published(*inputs: Tensor) -> Any:
+        """InternVideo2 scales branches and computes norms in float32."""
+        if not add:
+            x, weight = inputs
+            return F.rms_norm(x.float(), (width,), weight, EPS).to(case.dtype)
+        x, branch, weight, scale = inputs
+        total = x + (branch.float() * scale).to(case.dtype)
+        return total, F.rms_norm(total.float(), (width,), weight, EPS).to(case.dtype)
+
+    def of(rival: Callable[..., Any]) -> Callable[..., Any]:
+        if not add:
+            return lambda x, weight: rival(x, None, weight)
+        return lambda x, branch, weight, scale: rival(x, branch * scale.to(case.dtype), weight)
+
+    def ours(x: Tensor, *others: Tensor) -> Any:
+        if not add:
+            return vk.rms_norm(x, others[0], EPS)
+        branch, weight, scale = others
+        return vk.add_rms_norm(x, branch, weight, EPS, scale=scale)
+
+    rewrite: Callable[..., Any] = rewrites.add_rms_norm if add else rewrites.rms_norm
+    calls: dict[str, Callable[..., Any]] = {
+        PUBLISHED: published,
+        REWRITE: partial(rewrite, eps=EPS),
+        FLASH_ATTN: of(_flash_attn_rms),
+        LIGER: of(_liger_rms),
+        OURS: ours,
+    }
+    variants = _variants(calls, leaves, RMS_RIVALS, case.device)
+    rows = leaves[0].numel() // width
+    if case.direction == "forward":
+        # x, branch, sum and y; weight and scale; nothing is kept without gradients
+        moved = leaves[0].nbytes * (4 if add else 2) + FLOAT32_BYTES * width * (1 + add)
+    else:
+        # sum, branch, the gradients of sum and y, those of x and branch; a number a row; parameters and gradients
+        moved = leaves[0].nbytes * (6 if add else 3) + FLOAT32_BYTES * (rows + 2 * width * (1 + add))
     return Workload(variants, moved, Variant(lambda: calls[REWRITE](*doubles), doubles))
 
 
@@ -130,5 +199,7 @@ NORMS = (PUBLISHED, REWRITE, COMPILED, FLASH_ATTN, LIGER, OURS)
 LAYER_OPS = (
     Op("layer_norm", lambda case: _norm(case, add=False), BOTH, variants=NORMS),
     Op("add_layer_norm", lambda case: _norm(case, add=True), BOTH, variants=NORMS),
+    Op("rms_norm", lambda case: _rms_norm(case, add=False), BOTH, variants=NORMS),
+    Op("add_rms_norm", lambda case: _rms_norm(case, add=True), BOTH, variants=NORMS),
     Op("bias_gelu", _bias_gelu, BOTH, variants=(REWRITE, COMPILED, OURS)),
 )

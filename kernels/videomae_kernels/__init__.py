@@ -27,12 +27,14 @@ from .tokens.decoder_input import assemble_decoder_tokens
 from .tokens.embed import embed_tokens
 from .tokens.gelu import bias_gelu
 from .tokens.norm import add_layer_norm, layer_norm
+from .tokens.rms_norm import add_rms_norm, rms_norm
 from .tokens.rows import gather_tokens, masked_token_scatter
 
 __all__ = [
     "RESIZES",
     "CroppedClips",
     "add_layer_norm",
+    "add_rms_norm",
     "alignment_loss",
     "assemble_decoder_tokens",
     "bias_gelu",
@@ -50,6 +52,7 @@ __all__ = [
     "patch_targets",
     "philox_keys",
     "random_mask_index",
+    "rms_norm",
     "running_cell_select",
     "runs_triton",
     "tube_mask_gather",

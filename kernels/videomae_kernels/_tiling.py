@@ -80,17 +80,25 @@ TOKEN_TILES: dict[str, TokenTile] = {
     "changed": TokenTile(16, num_warps=1),  # sums of pixels, in the order of the clip
 }
 # Eight bfloat16 of four rows for each thread: loads of four times 16 bytes a tensor are under way while the warps of a
-# row meet. A thread has all rows of its columns, so sums over rows stay in its registers.
+# row meet. A thread has all rows of its columns, so sums over rows stay in its registers. Backward of a scaled branch
+# has one tensor and one sum more, for which four rows would need all registers, and at a width of 3,200 more than all.
 THREAD_TILES: dict[str, ThreadTile] = {
     "layer_norm": ThreadTile(rows=4, columns=8),
     "layer_norm_backward": ThreadTile(rows=4, columns=8),
+    "rms_norm": ThreadTile(rows=4, columns=8),
+    "rms_norm_backward": ThreadTile(rows=2, columns=8),
     "bias_gelu_backward": ThreadTile(rows=2, columns=8),
     "alignment_loss": ThreadTile(rows=4, columns=8),
     "alignment_loss_backward": ThreadTile(rows=4, columns=8),
 }
 # Warps of the kernels that sum over rows: 8 and 24 for each SM of an H100, which all fit at once, but the same number
 # on any GPU, so that sums repeat. Each program has sums of its own, which are a few hundredths of what it reads.
-SUMMING_WARPS = {"layer_norm_backward": 1056, "bias_gelu_backward": 3168, "alignment_loss_backward": 1056}
+SUMMING_WARPS = {
+    "layer_norm_backward": 1056,
+    "rms_norm_backward": 1056,
+    "bias_gelu_backward": 3168,
+    "alignment_loss_backward": 1056,
+}
 MAX_WARPS = 8
 
 PIXEL_WARPS = 4  # of a program of warp_clips, whose threads have one pixel each

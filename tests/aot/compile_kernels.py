@@ -158,6 +158,10 @@ def layer_cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
         rows, branch = zeros(2, 40, size, dtype=stream), zeros(2, 40, size, dtype=dtype)
         backward(*vk.add_layer_norm(rows, branch, zeros(size), zeros(size), 1e-6, dtype))
 
+    def add_rms_norm(size: int, stream: torch.dtype, dtype: torch.dtype, scale: Tensor | None = None) -> None:
+        rows, branch = zeros(2, 40, size, dtype=stream), zeros(2, 40, size, dtype=dtype)
+        backward(*vk.add_rms_norm(rows, branch, zeros(size), 1e-6, dtype, scale))
+
     def bias_gelu(size: int, dtype: torch.dtype) -> None:
         backward(vk.bias_gelu(zeros(2, 40, size, dtype=dtype), zeros(size)))
 
@@ -171,6 +175,14 @@ def layer_cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "add_layer_norm float32", lambda: add_layer_norm(width, single, single)
     yield "add_layer_norm bfloat16 decoder", lambda: add_layer_norm(decoder_width, half, half)
     yield "add_layer_norm float32 to bfloat16 decoder", lambda: add_layer_norm(decoder_width, single, half)
+    yield "rms_norm bfloat16", lambda: backward(vk.rms_norm(x, zeros(width)))
+    yield "add_rms_norm bfloat16", lambda: add_rms_norm(width, half, half)
+    yield "add_rms_norm bfloat16 scaled", lambda: add_rms_norm(width, half, half, zeros(width))
+    yield "add_rms_norm float32 scaled", lambda: add_rms_norm(width, single, single, zeros(width))
+    yield "add_rms_norm float32 to bfloat16 scaled", lambda: add_rms_norm(width, single, half, zeros(width))
+    if model == "ViT-g":  # rows of InternVideo2-6B, of 25 heads of 128
+        yield "add_rms_norm bfloat16 scaled, 3,200 wide", lambda: add_rms_norm(3200, half, half, zeros(3200))
+        yield "add_rms_norm float32 scaled, 3,200 wide", lambda: add_rms_norm(3200, single, single, zeros(3200))
     yield "bias_gelu bfloat16", lambda: bias_gelu(hidden, half)
     yield "bias_gelu float32", lambda: bias_gelu(hidden, single)
     yield "bias_gelu bfloat16 decoder", lambda: bias_gelu(decoder_hidden, half)

@@ -78,7 +78,7 @@ def test_rows_between_matrix_products_move_in_accesses_of_128_bits(target: str, 
 
     On gfx942, whose blocks have more threads, the one load of the bias of a tile can have 64 bits, too.
     """
-    for case in ("layer_norm", "add_layer_norm", "bias_gelu"):
+    for case in ("layer_norm", "add_layer_norm", "rms_norm", "add_rms_norm", "bias_gelu"):
         for r in records(target, "", f"{model} {case}"):
             bias = r["loads"].get("64", 0)
             assert bias <= (target == "gfx942"), r

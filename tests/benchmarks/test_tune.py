@@ -30,6 +30,8 @@ def test_cases_are_found_and_timed() -> None:
     assert directions["copy_rows"] == ("gather_tokens", "forward")
     assert directions["layer_norm"] == ("layer_norm", "forward")
     assert directions["layer_norm_backward"] == ("layer_norm", "backward")
+    assert directions["rms_norm"] == ("rms_norm", "forward")
+    assert directions["rms_norm_backward"] == ("rms_norm", "backward")
     assert directions["bias_gelu_backward"] == ("bias_gelu", "backward")
     assert directions["alignment_loss"] == ("alignment_loss", "forward")
     assert directions["alignment_loss_backward"] == ("alignment_loss", "backward")

@@ -173,6 +173,9 @@ CASES = (
     Case("layer_norm", vk.layer_norm, lambda *made_for: _norm_inputs(*made_for)[1:]),
     # Both results side by side, so that a gradient reaches both.
     Case("add_layer_norm", lambda *inputs: torch.cat(vk.add_layer_norm(*inputs), -1), _norm_inputs),
+    Case("rms_norm", vk.rms_norm, lambda *made_for: _norm_inputs(*made_for)[1:3]),
+    Case("add_rms_norm", lambda *inputs: torch.cat(vk.add_rms_norm(*inputs), -1), lambda *m: _norm_inputs(*m)[:3]),
+    Case("add_rms_norm_scaled", lambda x, b, w, s: torch.cat(vk.add_rms_norm(x, b, w, scale=s), -1), _norm_inputs),
     Case("bias_gelu", vk.bias_gelu, lambda *made_for: _norm_inputs(*made_for)[1:3]),
     Case(
         "alignment_loss",

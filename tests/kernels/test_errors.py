@@ -40,6 +40,11 @@ def good(name):
         },
         "layer_norm": {"x": tokens, "weight": row, "bias": row, "eps": 1e-6, "dtype": None},
         "add_layer_norm": {"x": tokens, "branch": tokens, "weight": row, "bias": row, "eps": 1e-6, "dtype": None},
+        "rms_norm": {"x": tokens, "weight": row, "eps": 1e-6, "dtype": None},
+        "add_rms_norm": {
+            **{"x": tokens, "branch": tokens, "weight": row, "eps": 1e-6, "dtype": None},
+            "scale": row,
+        },
         "bias_gelu": {"x": tokens, "bias": row},
         "alignment_loss": {"x": tokens, "target": tokens.flip(0), "weight": row, "bias": row, "eps": 1e-6},
         "tube_mask_gather": {**pixel, "normalize": MEAN_STD, "dtype": None},
@@ -92,9 +97,12 @@ PIXEL_OPS = ("tube_mask_gather", "patch_targets", "masked_patch_loss")
 WEIGHTED = "weighted_mask_index"
 CHANGED = "changed_token_index"
 CLIP_OPS = (*PIXEL_OPS, "embed_tokens")
-NORM_OPS = ("layer_norm", "add_layer_norm")
-AFFINE_OPS = (*NORM_OPS, "alignment_loss")
-ROW_OPS = (*AFFINE_OPS, "bias_gelu")
+BIASED_NORMS = ("layer_norm", "add_layer_norm")
+NORM_OPS = (*BIASED_NORMS, "rms_norm", "add_rms_norm")
+ADDING = ("add_layer_norm", "add_rms_norm")
+AFFINE_OPS = (*BIASED_NORMS, "alignment_loss")
+BIASED_OPS = (*AFFINE_OPS, "bias_gelu")
+ROW_OPS = (*NORM_OPS, "alignment_loss", "bias_gelu")
 TWO_STATS = (MEAN_STD[0][:2], MEAN_STD[1][:2])
 ZERO_STD = (MEAN_STD[0], (1.0, 0.0, 1.0))
 
@@ -191,16 +199,20 @@ BAD = [  # op, argument, how to spoil it, error, words
     ("assemble_decoder_tokens", "visible", lambda x: x[:, 1:], ValueError, "must have shape"),
     *((op, "x", lambda x: x.int(), TypeError, "floating") for op in ROW_OPS),
     *((op, "x", lambda x: x.to_sparse(), TypeError, "dense") for op in ROW_OPS),
-    *((op, "bias", lambda x: x[1:], ValueError, r"shape \(5,\)") for op in ROW_OPS),
-    *((op, "bias", on_meta, ValueError, "must be on cpu") for op in ROW_OPS),
-    *((op, "weight", lambda x: x[None], ValueError, r"shape \(5,\)") for op in AFFINE_OPS),
+    *((op, "bias", lambda x: x[1:], ValueError, r"shape \(5,\)") for op in BIASED_OPS),
+    *((op, "bias", on_meta, ValueError, "must be on cpu") for op in BIASED_OPS),
+    *((op, "weight", lambda x: x[None], ValueError, r"shape \(5,\)") for op in (*NORM_OPS, "alignment_loss")),
+    *((op, "weight", on_meta, ValueError, "must be on cpu") for op in NORM_OPS),
     *((op, "bias", lambda x: x.half(), TypeError, "dtype of weight") for op in AFFINE_OPS),
-    *((op, "eps", lambda _: -1e-6, ValueError, "at least 0") for op in AFFINE_OPS),
-    *((op, "eps", lambda _: None, TypeError, "a number") for op in AFFINE_OPS),
+    *((op, "eps", lambda _: -1e-6, ValueError, "at least 0") for op in (*NORM_OPS, "alignment_loss")),
+    *((op, "eps", lambda _: None, TypeError, "a number") for op in (*NORM_OPS, "alignment_loss")),
     *((op, "dtype", lambda _: torch.int32, TypeError, "floating") for op in NORM_OPS),
-    ("add_layer_norm", "branch", lambda x: x[:, 1:], ValueError, "must have shape"),
-    ("add_layer_norm", "branch", lambda x: x.int(), TypeError, "floating"),
-    ("add_layer_norm", "branch", on_meta, ValueError, "must be on cpu"),
+    *((op, "branch", lambda x: x[:, 1:], ValueError, "must have shape") for op in ADDING),
+    *((op, "branch", lambda x: x.int(), TypeError, "floating") for op in ADDING),
+    *((op, "branch", on_meta, ValueError, "must be on cpu") for op in ADDING),
+    ("add_rms_norm", "scale", lambda x: x[1:], ValueError, r"shape \(5,\)"),
+    ("add_rms_norm", "scale", lambda x: x.int(), TypeError, "floating"),
+    ("add_rms_norm", "scale", on_meta, ValueError, "must be on cpu"),
     ("alignment_loss", "target", lambda x: x[:, 1:], ValueError, "must have shape"),
     ("alignment_loss", "target", lambda x: x[:1], ValueError, "must have shape"),  # a mean's rows are not broadcast
     ("alignment_loss", "target", lambda x: x.int(), TypeError, "floating"),
@@ -249,6 +261,9 @@ def test_float64_is_refused_by_the_kernels(monkeypatch):
         ("assemble_decoder_tokens", "tokens"),
         ("layer_norm", "x"),
         ("add_layer_norm", "branch"),
+        ("rms_norm", "x"),
+        ("add_rms_norm", "branch"),
+        ("add_rms_norm", "scale"),
         ("bias_gelu", "x"),
         ("alignment_loss", "target"),
     ):

@@ -19,8 +19,8 @@ from videomae_kernels import CroppedClips
 OPS = (
     *("tube_mask_index", "random_mask_index", "mask_to_index", "running_cell_select", "gather_tokens", "patch_targets"),
     *("masked_token_scatter", "assemble_decoder_tokens", "tube_mask_gather", "embed_tokens", "masked_patch_loss"),
-    *("layer_norm", "add_layer_norm", "bias_gelu", "alignment_loss", "warp_clips", "changed_token_index"),
-    "weighted_mask_index",
+    *("layer_norm", "add_layer_norm", "rms_norm", "add_rms_norm", "bias_gelu", "alignment_loss"),
+    *("warp_clips", "changed_token_index", "weighted_mask_index"),
 )
 HUGE = (2**31, 2**63 - 1, 2**63, 10**400, -1, -(2**63))
 STATS = [((0.5,) * 3, (0.2,) * 3), ((0.5,) * 3, (0.0,) * 3), ((float("nan"),) * 3, (1.0,) * 3), (0.5, 0.5)]
@@ -134,6 +134,16 @@ def added_and_normalized(x: Tensor, branch: Tensor, **norm: Any) -> Tensor:
     return torch.cat((total.double(), normalized_rows(total, **norm)), -1)
 
 
+def rows_over_their_size(x: Tensor, weight: Tensor, eps: Any, dtype: Any) -> Tensor:
+    return truth.rms_norm(x, weight, float(eps))
+
+
+def scaled_added_and_normalized(x: Tensor, branch: Tensor, scale: Tensor | None, **norm: Any) -> Tensor:
+    added = branch.double() if scale is None else branch.double() * scale.double()
+    total = (x.double() + added).to(x.dtype)
+    return torch.cat((total.double(), rows_over_their_size(total, **norm)), -1)
+
+
 def warped(clips: CroppedClips, matrix: Tensor, fill: Any) -> Tensor:
     """Of sources of one size, as `good` has them. Its matrix has few bits, and so have NUMBERS: positions are exact."""
     sources = clips.frames.view(len(matrix), clips.num_frames, *clips.geometry[0, 1:3].tolist(), clips.channels)
@@ -160,6 +170,8 @@ EXPECTED: dict[str, Callable[..., Tensor]] = {
     "embed_tokens": embedded,
     "layer_norm": normalized_rows,
     "add_layer_norm": added_and_normalized,
+    "rms_norm": rows_over_their_size,
+    "add_rms_norm": scaled_added_and_normalized,
     "bias_gelu": truth.bias_gelu,
     "alignment_loss": lambda eps, **rows: truth.alignment_loss(eps=float(eps), **rows),
     "patch_targets": targets,

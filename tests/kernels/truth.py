@@ -112,6 +112,12 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return centered / (centered.square().mean(-1, keepdim=True) + eps).sqrt() * weight.double() + bias.double()
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Rows of x over their root mean square, in float64."""
+    x = x.double()
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight.double()
+
+
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """z · Φ(z) of z = x + bias, in float64."""
     value = x.double() + bias.double()

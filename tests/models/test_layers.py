@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videomae_fast import get_config
-from videomae_fast.models import layers
+from videomae_fast.models import mlp
 from videomae_fast.models.layers import Block, LayerScale
+from videomae_fast.models.norms import add_branch
 from videomae_fast.models.rows import Rows
 
 
@@ -21,8 +22,7 @@ def make_block(mlp_ratio: float, drop_path: float) -> Block:
 
 def run(block: Block, x: Tensor, last_rows: Rows = None, mean: bool = False) -> Tensor:
     """The block alone: its input has no branch to add, and its two terms are added."""
-    total, branch = block(x, last_rows=last_rows, mean=mean)
-    return total if branch is None else total + branch
+    return add_branch(*block(x, last_rows=last_rows, mean=mean))
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -75,14 +75,14 @@ def test_blocks_compute_a_multiple_of_eight_hidden_units(
     hidden: int, computed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths: list[int] = []
-    gelu, both = F.gelu, layers.bias_gelu
+    gelu, both = F.gelu, mlp.bias_gelu
 
     def record(x: Tensor, *bias: Tensor) -> Tensor:
         widths.append(x.shape[-1])
         return both(x, *bias) if bias else gelu(x)
 
     monkeypatch.setattr(F, "gelu", record)
-    monkeypatch.setattr(layers, "bias_gelu", record)
+    monkeypatch.setattr(mlp, "bias_gelu", record)
     for elementwise in ("torch", "triton"):
         run(Block(12, 3, hidden, elementwise=elementwise), torch.randn(1, 2, 12))
     assert widths == [computed] * 2
@@ -309,11 +309,21 @@ def test_layer_scale_computes_in_float32_at_least() -> None:
     scale = LayerScale(3, 0.1)
     scale.gamma.data = torch.tensor([1 / 3, 2.0, -1.0])
     x = torch.randn(2, 3)
-    half = scale.bfloat16()(x.bfloat16())
-    assert half.dtype == torch.bfloat16
-    assert torch.equal(half, (x.bfloat16().float() * scale.gamma.float()).bfloat16())
+    for gamma in (torch.float32, torch.bfloat16):
+        half = scale.to(gamma)(x.bfloat16()).product()
+        assert half.dtype == torch.bfloat16
+        assert torch.equal(half, (x.bfloat16().float() * scale.gamma.float()).bfloat16())
     x = torch.randn(2, 3, dtype=torch.float64)
-    assert torch.equal(scale.double()(x), x * scale.gamma)
+    assert torch.equal(scale.double()(x).product(), x * scale.gamma)
+
+
+def test_layer_scale_hands_on_a_copy_of_gamma() -> None:
+    """FSDP2 frees the parameters of a block when it is left; the next block multiplies."""
+    scale = LayerScale(3, 0.1)
+    handed = scale(torch.ones(2, 3)).scale
+    assert handed.data_ptr() != scale.gamma.data_ptr()
+    handed.sum().backward()
+    assert torch.equal(scale.gamma.grad, torch.ones(3))
 
 
 @pytest.mark.parametrize("last_rows", [None, 3])

@@ -1,5 +1,6 @@
 """Norms, and the addition before them, by every implementation."""
 
+import math
 import sys
 from types import ModuleType
 
@@ -10,8 +11,19 @@ from torch import Tensor, nn
 
 from tests.models.test_layers import randomise
 from videomae_fast import get_config
+from videomae_fast.models import norms
 from videomae_fast.models.encoder import make_blocks
-from videomae_fast.models.norms import IMPLEMENTATIONS, LayerNorm, add_norm, make_norm
+from videomae_fast.models.layers import Block
+from videomae_fast.models.norms import (
+    IMPLEMENTATIONS,
+    NORMS,
+    RMS_IMPLEMENTATIONS,
+    LayerNorm,
+    RMSNorm,
+    ScaledBranch,
+    add_norm,
+    make_norm,
+)
 
 
 @pytest.mark.parametrize("name", ["layernorm", "rmsnorm"])
@@ -36,37 +48,53 @@ def apex(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     """A stand-in for NVIDIA's Apex; the dtypes of the inputs that came. It returns the dtype of the weight, as Apex."""
     came: list[torch.dtype] = []
 
-    class Function:
+    class OfLayerNorm:
         @staticmethod
         def apply(x: Tensor, weight: Tensor, bias: Tensor, shape: torch.Size, eps: float) -> Tensor:
             came.append(x.dtype)
             return F.layer_norm(x.to(weight.dtype), shape, weight, bias, eps)
 
+    class OfRMSNorm:
+        @staticmethod
+        def apply(x: Tensor, weight: Tensor, shape: torch.Size, eps: float) -> Tensor:
+            came.append(x.dtype)
+            return F.rms_norm(x.to(weight.dtype), shape, weight, eps)
+
     module = ModuleType("apex.normalization.fused_layer_norm")
-    module.FusedLayerNormAffineMixedDtypesFunction = Function
+    module.FusedLayerNormAffineMixedDtypesFunction = OfLayerNorm
+    module.FusedRMSNormAffineMixedDtypesFunction = OfRMSNorm
     for name in ("apex", "apex.normalization", "fused_layer_norm_cuda"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return came
 
 
-@pytest.mark.parametrize("branch", [False, True])
+def written_out(x: Tensor, parameters: list[Tensor], eps: float) -> Tensor:
+    """LayerNorm by a weight and a bias, RMSNorm by a weight."""
+    return F.layer_norm(x, (12,), *parameters, eps) if len(parameters) == 2 else F.rms_norm(x, (12,), *parameters, eps)
+
+
+@pytest.mark.parametrize("branch", ["none", "whole", "scaled"])
 @pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("norm_name", NORMS)
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_add_norm(name: str, autocast: bool, branch: bool, apex: list[torch.dtype]) -> None:
-    """The sum, its norm in the dtype that the next product reads, both gradients, and the norm made again."""
+def test_add_norm(name: str, norm_name: str, autocast: bool, branch: str, apex: list[torch.dtype]) -> None:
+    """The sum, its norm in the dtype that the next product reads, all gradients, and the norm made again."""
     torch.manual_seed(0)
-    norm = LayerNorm(12, 1e-3, name).to(torch.float32 if autocast else torch.float64)
+    norm = make_norm(norm_name, 12, 1e-3, name).to(torch.float32 if autocast else torch.float64)
     dtype = torch.bfloat16 if autocast else torch.float64
     x, other = (torch.randn(2, 5, 12, dtype=torch.float64).to(dtype).requires_grad_() for _ in range(2))
-    inputs = [x, other, *norm.parameters()] if branch else [x, *norm.parameters()]
+    gamma = torch.randn(12, dtype=norm.weight.dtype, requires_grad=True)
+    inputs = {"none": [x], "whole": [x, other], "scaled": [x, other, gamma]}[branch] + list(norm.parameters())
+    added = {"none": None, "whole": other, "scaled": ScaledBranch(other, gamma)}[branch]
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        total, y, source = add_norm(x, other if branch else None, norm)
+        total, y, source = add_norm(x, added, norm)
     assert total.dtype == y.dtype == dtype and source is not None
     assert torch.equal(source.function(*source.tensors), y)
     exact = [t.detach().double().requires_grad_() for t in inputs]
-    expected_total = (exact[0] + exact[1]) if branch else exact[0] * 1
-    expected = F.layer_norm(expected_total.to(dtype).double(), (12,), *exact[-2:], 1e-3)
+    factors = exact[1 : len(exact) - len(list(norm.parameters()))]
+    expected_total = exact[0] + (math.prod(factors) if factors else 0)
+    expected = written_out(expected_total.to(dtype).double(), exact[1 + len(factors) :], 1e-3)
     tolerance = dict(rtol=2e-2, atol=2e-2) if autocast else dict(rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(total.double(), expected_total, **tolerance)
     torch.testing.assert_close(y.double(), expected, **tolerance)
@@ -77,8 +105,22 @@ def test_add_norm(name: str, autocast: bool, branch: bool, apex: list[torch.dtyp
     assert bool(apex) == (name == "apex") and all(came == dtype for came in apex)
 
 
+@pytest.mark.parametrize("branch", [False, True])
+def test_an_rms_norm_adds_a_scaled_branch_in_its_own_pass(branch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And computes one launch where there is nothing to add; with "torch" and compiled, PyTorch's operations."""
+    calls: list[str] = []
+    for op in ("rms_norm", "add_rms_norm"):
+        real = getattr(norms, op)
+        monkeypatch.setattr(norms, op, lambda *args, op=op, real=real: calls.append(op) or real(*args))
+    monkeypatch.setitem(norms.RMS_IMPLEMENTATIONS, "triton", norms.rms_norm)
+    x, other, gamma = torch.randn(2, 12), torch.randn(2, 12), torch.randn(12)
+    for name in ("triton", "torch"):
+        add_norm(x, ScaledBranch(other, gamma) if branch else None, make_norm("rmsnorm", 12, 1e-6, name))
+    assert calls == ["add_rms_norm" if branch else "rms_norm"]
+
+
 def test_add_norm_calls_a_norm_of_another_class() -> None:
-    norm, x = nn.RMSNorm(12), torch.randn(2, 12)
+    norm, x = nn.GroupNorm(3, 12), torch.randn(2, 12)
     total, y, source = add_norm(x, x, norm)
     assert torch.equal(total, 2 * x) and torch.equal(y, norm(2 * x)) and source is None
 
@@ -88,6 +130,15 @@ def test_a_layer_norm_alone_is_pytorchs() -> None:
     assert torch.equal(norm(x), F.layer_norm(x, (12,), norm.weight, norm.bias, 1e-6))
 
 
+def test_an_rms_norm_alone_is_pytorchs() -> None:
+    norm, x = RMSNorm(12, 1e-6), torch.randn(2, 12)
+    assert torch.equal(norm(x), F.rms_norm(x, (12,), norm.weight, 1e-6))
+
+
+def test_every_implementation_has_both_norms() -> None:
+    assert IMPLEMENTATIONS.keys() == RMS_IMPLEMENTATIONS.keys()
+
+
 def test_unknown_or_missing_implementations(monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"elementwise must be one of \('triton', 'torch', 'apex'\), got 'fast'"
     with pytest.raises(ValueError, match=message):
@@ -95,6 +146,8 @@ def test_unknown_or_missing_implementations(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "fused_layer_norm_cuda", None)
     with pytest.raises(ImportError, match=r"needs NVIDIA's Apex .* on PyPI is another one"):
         LayerNorm(12, 1e-6, "apex")
+    with pytest.raises(ValueError, match=message):
+        Block(12, 3, 40, norm="rmsnorm", qk_norm=True, elementwise="fast")
 
 
 def test_the_package_apex_of_pypi_is_refused(apex: list[torch.dtype], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,8 +115,8 @@ class VideoMAEConfig(ClipConfig):
         norm_eps: eps of all LayerNorms.
         attention: a key of `models.attention.BACKENDS`.
         elementwise: how blocks compute what lies between the matrix products. "triton": `videomae_kernels`, with
-            residual additions in the pass of the LayerNorm after them, and biases in that of the GELU; CPU tensors run
-            its references. "torch": PyTorch, an operation each. "apex": PyTorch, with NVIDIA's Apex for LayerNorms.
+            residual additions in the pass of the norm after them, and biases in that of the GELU; CPU tensors run its
+            references. "torch": PyTorch, an operation each. "apex": PyTorch, with NVIDIA's Apex for norms.
         activation_checkpointing: keep only the input of each block, and repeat the whole block in backward.
         recompute: "always" repeats norms and GELUs in backward, "never" keeps their results. A model built with "auto"
             repeats them; to decide by predicted memory, call `choose_recompute` before building the model.

@@ -1,12 +1,11 @@
-"""The parts of every model: attention, MLP, block.
+"""The parts of every model: LayerScale, attention, block.
 
 Differences from a textbook block:
 * every matrix product calls its module through `linear`, so that a module that replaces or wraps it takes effect;
 * norms and GELUs keep only their input: the linear map after them makes its input again in backward (`Source`);
-* a block takes and returns its last residual branch apart, so that the next norm adds it in its own pass;
+* a block takes and returns its last residual branch apart, so that the next norm scales and adds it in its own pass;
 * keys have no bias: the published parameters are `q_bias` and `v_bias`;
-* a block can compute its last rows or listed rows only, or the mean of its rows, whose last product then has one row;
-* an MLP pads its hidden units with zeros to a multiple of 8, which changes no result.
+* a block can compute its last rows or listed rows only, or the mean of its rows, whose last product then has one row.
 """
 
 from collections.abc import Callable
@@ -14,30 +13,30 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videomae_kernels import bias_gelu
-
 from .attention import attention
-from .linear import Copies, Linear, Source, autocast_copies, linear, owns_alone
-from .norms import add_branch, add_norm, make_norm
+from .linear import Copies, Linear, Source, autocast_copies, linear
+from .mlp import Mlp
+from .norms import Branch, ScaledBranch, add_branch, add_norm, make_norm
 from .rows import Rows, choose_rows
 from .stochastic_depth import BranchDraw, DropPath
 
 
 class LayerScale(nn.Module):
-    """gamma · x with one learned factor per channel, in at least float32 (InternVideo2: `ls1.gamma`, `ls2.gamma`)."""
+    """gamma · x with one learned factor per channel (InternVideo2: `ls1.gamma`, `ls2.gamma`), not yet multiplied."""
 
     def __init__(self, dim: int, initial: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim,), initial))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, dim), in the dtype of x."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return (x.to(dtype) * self.gamma.to(dtype)).to(x.dtype)
+    def forward(self, x: Tensor) -> ScaledBranch:
+        """x (…, dim) and gamma (dim,), which the addition multiplies.
+
+        Gamma is copied, because the next block may multiply it when FSDP has freed the parameters of this one.
+        """
+        return ScaledBranch(x, self.gamma.clone())
 
 
 class Attention(nn.Module):
@@ -51,12 +50,21 @@ class Attention(nn.Module):
         qk_norm: a key of NORMS: normalise queries and keys over D before the heads are split (InternVideo2). None does
             not normalise.
         eps: eps of the QK-norm.
+        elementwise: the implementation of the QK-norm.
     """
 
     k_bias: Tensor | None  # zeros between q_bias and v_bias
 
     def __init__(
-        self, dim: int, heads: int, backend: str, *, bias: bool = True, qk_norm: str | None = None, eps: float = 1e-6
+        self,
+        dim: int,
+        heads: int,
+        backend: str,
+        *,
+        bias: bool = True,
+        qk_norm: str | None = None,
+        eps: float = 1e-6,
+        elementwise: str = "triton",
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -65,8 +73,8 @@ class Attention(nn.Module):
         self.q_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.register_buffer("k_bias", torch.zeros(dim) if bias else None, persistent=False)
-        self.q_norm = make_norm(qk_norm, dim, eps) if qk_norm else None
-        self.k_norm = make_norm(qk_norm, dim, eps) if qk_norm else None
+        self.q_norm = make_norm(qk_norm, dim, eps, elementwise) if qk_norm else None
+        self.k_norm = make_norm(qk_norm, dim, eps, elementwise) if qk_norm else None
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, last_rows: Rows = None) -> Tensor:
@@ -100,7 +108,9 @@ class Attention(nn.Module):
                 return q.unflatten(2, (self.heads, -1)), kv.unflatten(2, (2, self.heads, -1))
             k, v = kv.unflatten(2, (2, dim)).unbind(2)
         assert self.k_norm is not None
-        return tuple(t.unflatten(2, (self.heads, -1)) for t in (self.q_norm(q), self.k_norm(k), v))
+        _, q, _ = add_norm(q, None, self.q_norm)  # read where the product wrote them, in the dtype that attention reads
+        _, k, _ = add_norm(k, None, self.k_norm)
+        return tuple(t.unflatten(2, (self.heads, -1)) for t in (q, k, v))
 
     def attend(self, *qkv: Tensor, copies: Copies | None = None) -> Tensor:
         """Attention of what `project` returns, then the output projection: (B, rows, D)."""
@@ -123,65 +133,14 @@ class Attention(nn.Module):
         return self
 
 
-class Mlp(nn.Module):
-    """Linear, GELU (erf), Linear, in two halves: `expand`, and `contract`, which begins with the GELU.
-
-    Args:
-        dim: D, inputs and outputs.
-        hidden: hidden units.
-        elementwise: "triton" adds the bias of the hidden units in the pass of the GELU, any other with the product.
-    """
-
-    def __init__(self, dim: int, hidden: int, elementwise: str = "triton") -> None:
-        super().__init__()
-        self.fc1 = Linear(dim, hidden)
-        self.fc2 = Linear(hidden, dim)
-        self.elementwise = elementwise
-        # Half-precision GEMMs need rows of 16 bytes to be fast; ViT-g's decoder has 2234 hidden units. Zeros are exact.
-        self.padding = -hidden % 8
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, n, dim) → (B, n, dim)."""
-        return self.contract(self.expand(x))
-
-    def expand(self, x: Tensor, copies: Copies | None = None, source: Source | None = None) -> Tensor:
-        """(B, n, dim) → (B, n, hidden + padding), without the bias if `contract` adds it."""
-        add_bias = not self._adds_bias_later()
-        return linear(x, self.fc1, copies=copies, padding=self._padding(), source=source, add_bias=add_bias)
-
-    def contract(
-        self, hidden: Tensor, copies: Copies | None = None, keep_gelu: bool = True, mean: bool = False
-    ) -> Tensor:
-        """The result of `expand` (B, n, hidden + padding) → (B, n, dim). `keep_gelu`: keep the GELU's result, too.
-
-        `mean`: the mean of the rows, (B, 1, dim), taken before the second product, with which it commutes.
-        """
-        function: Callable[..., Tensor] = F.gelu
-        tensors: tuple[Tensor, ...] = (hidden,)
-        if self._adds_bias_later():
-            bias = F.pad(self.fc1.bias, (0, self._padding())) if self._padding() else self.fc1.bias
-            function, tensors = bias_gelu, (hidden, bias)
-        y, source = function(*tensors), None if keep_gelu else Source(function, tensors)
-        if mean:
-            y, source = y.mean(1, keepdim=True), None  # one row is kept: no less than what makes it again
-        return linear(y, self.fc2, copies=copies, padding=-self._padding(), source=source)
-
-    def _adds_bias_later(self) -> bool:
-        return self.elementwise == "triton" and owns_alone(self.fc1) and not torch.compiler.is_compiling()
-
-    def _padding(self) -> int:
-        """Zero units to append; 0 if another class has replaced fc1 or fc2, because it knows only its own sizes."""
-        return self.padding if isinstance(self.fc1, Linear) and isinstance(self.fc2, Linear) else 0
-
-
 class Block(nn.Module):
     """A pre-norm transformer block.
 
         x ← x + drop_path(ls1 · attn(norm1(x)))
         x ← x + drop_path(ls2 · mlp(norm2(x)))
 
-    A block takes and returns x as two terms: the residual stream, and a branch that is not added yet. The next norm
-    adds it in its own pass over memory; so does `add_norm` after the last block.
+    A block takes and returns x as two terms: the residual stream, and a branch that is neither scaled nor added yet.
+    The next norm does both in its own pass over memory; so does `add_norm` after the last block.
 
     VideoMAE V2 has LayerNorm, biases of queries and values, and neither QK-norm nor LayerScale. InternVideo2 has
     RMSNorm, QK-norm and LayerScale, and no biases of queries and values; the names are those of its checkpoints.
@@ -194,8 +153,8 @@ class Block(nn.Module):
         hidden: hidden units of the MLP.
         backend: a key of `models.attention.BACKENDS`.
         norm: a key of NORMS, for norm1, norm2 and QK-norm.
-        elementwise: a key of `models.norms.IMPLEMENTATIONS`; it computes norm1 and norm2 if they are LayerNorms.
-            "triton" also computes the bias and the GELU of the MLP in one pass.
+        elementwise: a key of `models.norms.IMPLEMENTATIONS`; it computes norm1, norm2 and QK-norm. "triton" also
+            computes the bias and the GELU of the MLP in one pass, and LayerScale in that of an RMSNorm.
         eps: eps of these norms.
         qkv_bias: whether queries and values have biases.
         qk_norm: whether queries and keys are normalised over D before the heads are split.
@@ -225,11 +184,18 @@ class Block(nn.Module):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        options = {"implementation": elementwise} if norm == "layernorm" else {}
-        self.norm1 = make_norm(norm, dim, eps, **options)
-        self.attn = Attention(dim, heads, backend, bias=qkv_bias, qk_norm=norm if qk_norm else None, eps=eps)
+        self.norm1 = make_norm(norm, dim, eps, elementwise)
+        self.attn = Attention(
+            dim,
+            heads,
+            backend,
+            bias=qkv_bias,
+            qk_norm=norm if qk_norm else None,
+            eps=eps,
+            elementwise=elementwise,
+        )
         self.ls1 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
-        self.norm2 = make_norm(norm, dim, eps, **options)
+        self.norm2 = make_norm(norm, dim, eps, elementwise)
         self.mlp = Mlp(dim, hidden, elementwise)
         self.ls2 = LayerScale(dim, layer_scale) if layer_scale is not None else nn.Identity()
         self.drop_path = DropPath(drop_path, layer) if drop_path else None
@@ -237,21 +203,21 @@ class Block(nn.Module):
         self.checkpointing = activation_checkpointing
 
     def forward(
-        self, x: Tensor, branch: Tensor | None = None, last_rows: Rows = None, mean: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, branch: Branch | None = None, last_rows: Rows = None, mean: bool = False
+    ) -> tuple[Tensor, Branch | None]:
         """Run the block on x + branch.
 
         Args:
             x: (B, n, D), the residual stream.
-            branch: (B, n, D), to be added to it, or None.
+            branch: (B, n, D), to be added to it; with LayerScale its two factors (B, n, D) and (D,); or None.
             last_rows: compute exactly the last rows, as many as this number, or exactly the rows that this tensor
                 lists, as `choose_rows` takes it, without computing the others. None computes all n rows.
-            mean: compute exactly the mean of these rows. The mean commutes with the residual
-                sum, LayerScale and the last product of the MLP, which is then computed for one row.
+            mean: compute exactly the mean of these rows. The mean commutes with the residual sum, LayerScale and the
+                last product of the MLP, which is then computed for one row.
 
         Returns:
             The same two terms after the block, of (B, n, D), (B, rows, D) or, for the mean, (B, 1, D); the branch is
-            None if it was added.
+            None if it was added. `add_branch` adds them.
         """
         draws = None
         if self.training and self.drop_path is not None:  # drawn here: checkpointing repeats `_forward`
@@ -266,11 +232,11 @@ class Block(nn.Module):
     def _forward(
         self,
         x: Tensor,
-        branch: Tensor | None,
+        branch: Branch | None,
         last_rows: Rows,
         mean: bool,
         draws: tuple[BranchDraw, BranchDraw] | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Branch | None]:
         layers = self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2
         copies = autocast_copies(x.device.type, layers, (self.attn.qkv, self.attn.biases()))
         if draws is None:
@@ -281,18 +247,24 @@ class Block(nn.Module):
         attention, mlp = draws
         x = add_branch(x, branch)
         _, y, source = add_norm(attention.select(x), None, self.norm1)
-        x = attention.add(choose_rows(x, last_rows), self._attention_branch(y, source, last_rows, copies))
+        x = attention.add(choose_rows(x, last_rows), _product(self._attention_branch(y, source, last_rows, copies)))
         _, y, source = add_norm(mlp.select(x), None, self.norm2)
-        return mlp.add(_mean(x, mean), self._mlp_branch(y, source, copies, mean)), None
+        return mlp.add(_mean(x, mean), _product(self._mlp_branch(y, source, copies, mean))), None
 
-    def _attention_branch(self, x: Tensor, source: Source | None, last_rows: Rows, copies: Copies) -> Tensor:
+    def _attention_branch(self, x: Tensor, source: Source | None, last_rows: Rows, copies: Copies) -> Branch:
         qkv = self.attn.project(x, last_rows, copies, None if self.recompute == "never" else source)
-        return self.ls1(self.attn.attend(*qkv, copies=copies))
+        scaled: Branch = self.ls1(self.attn.attend(*qkv, copies=copies))
+        return scaled
 
-    def _mlp_branch(self, x: Tensor, source: Source | None, copies: Copies, mean: bool) -> Tensor:
+    def _mlp_branch(self, x: Tensor, source: Source | None, copies: Copies, mean: bool) -> Branch:
         keep = self.recompute == "never"
         hidden = self.mlp.expand(x, copies, None if keep else source)
-        return self.ls2(self.mlp.contract(hidden, copies, keep, mean))
+        scaled: Branch = self.ls2(self.mlp.contract(hidden, copies, keep, mean))
+        return scaled
+
+
+def _product(branch: Branch) -> Tensor:
+    return branch.product() if isinstance(branch, ScaledBranch) else branch
 
 
 def _mean(x: Tensor, wanted: bool) -> Tensor:

@@ -1,24 +1,38 @@
-"""Norms by name, LayerNorm by implementation, and the residual addition before a norm."""
+"""Norms by name and by implementation, and the addition of a residual branch, scaled or not, before a norm."""
 
 import importlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videomae_kernels import add_layer_norm, layer_norm
+from videomae_kernels import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 
 from .linear import Source
 
 
-def _apex_function() -> Any:
-    """The function of NVIDIA's Apex. PyPI's `apex` is another package, and Apex can be built without its kernels."""
+class ScaledBranch(NamedTuple):
+    """A residual branch that LayerScale has not multiplied yet: scale · value."""
+
+    value: Tensor  # (…, D)
+    scale: Tensor  # (D,)
+
+    def product(self) -> Tensor:
+        """(…, D), computed in the wider dtype of both and rounded to that of the value."""
+        return (self.value * self.scale).to(self.value.dtype)
+
+
+Branch = Tensor | ScaledBranch  # what is added to the residual stream
+
+
+def _apex_function(name: str = "FusedLayerNormAffineMixedDtypesFunction") -> Any:
+    """A function of NVIDIA's Apex. PyPI's `apex` is another package, and Apex can be built without its kernels."""
     try:
         importlib.import_module("fused_layer_norm_cuda")
-        return importlib.import_module("apex.normalization.fused_layer_norm").FusedLayerNormAffineMixedDtypesFunction
+        return getattr(importlib.import_module("apex.normalization.fused_layer_norm"), name)
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise ImportError(
             f"elementwise='apex' needs NVIDIA's Apex with its CUDA extensions ({error}). "
@@ -35,16 +49,30 @@ def _apex(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtyp
     return _apex_function().apply(x, weight, bias, weight.shape, eps).to(dtype)
 
 
-# Each computes LayerNorm of x (…, D) and returns (…, D) of `dtype`.
+def _torch_rms(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    wide = torch.promote_types(x.dtype, weight.dtype)
+    return F.rms_norm(x.to(wide), weight.shape, weight.to(wide), eps).to(dtype)
+
+
+def _apex_rms(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    return _apex_function("FusedRMSNormAffineMixedDtypesFunction").apply(x, weight, weight.shape, eps).to(dtype)
+
+
+# Each computes LayerNorm of x (…, D) and returns (…, D) of `dtype`; the others RMSNorm.
 IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor, float, torch.dtype], Tensor]] = {
     "triton": layer_norm,
     "torch": _torch,
     "apex": _apex,
 }
+RMS_IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, float, torch.dtype], Tensor]] = {
+    "triton": rms_norm,
+    "torch": _torch_rms,
+    "apex": _apex_rms,
+}
 
 
 def check_elementwise(name: str) -> str:
-    """Make sure that an implementation of LayerNorm exists and is installed.
+    """Make sure that an implementation of the norms exists and is installed.
 
     Args:
         name: a key of IMPLEMENTATIONS.
@@ -63,13 +91,20 @@ def check_elementwise(name: str) -> str:
     return name
 
 
-def add_branch(x: Tensor, branch: Tensor | None) -> Tensor:
+def add_branch(x: Tensor, branch: Branch | None) -> Tensor:
     """x + branch, where None is 0."""
+    if isinstance(branch, ScaledBranch):
+        return x + branch.product()
     return x if branch is None else x + branch
 
 
 def _again(function: Callable[..., Tensor], eps: float, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
     return function(*tensors, eps, dtype)
+
+
+def _compiled_or(implementation: str) -> str:
+    """Compiled code always takes "torch", which the compiler fuses."""
+    return "torch" if torch.compiler.is_compiling() else implementation
 
 
 class LayerNorm(nn.LayerNorm):
@@ -79,20 +114,20 @@ class LayerNorm(nn.LayerNorm):
         dim: size of the last dimension.
         eps: number added to the (biased) variance.
         implementation: a key of IMPLEMENTATIONS. "triton" is `videomae_kernels.add_layer_norm`, whose reference in
-            plain PyTorch runs on a CPU. Compiled code always takes "torch", which the compiler fuses.
+            plain PyTorch runs on a CPU; it knows no LayerScale, which is then an operation of its own.
     """
 
     def __init__(self, dim: int, eps: float, implementation: str = "triton") -> None:
         super().__init__(dim, eps=eps)
         self.implementation = check_elementwise(implementation)
 
-    def forward(self, x: Tensor, branch: Tensor | None = None, dtype: torch.dtype | None = None) -> Any:
+    def forward(self, x: Tensor, branch: Branch | None = None, dtype: torch.dtype | None = None) -> Any:
         """The norm of x, as an nn.LayerNorm; with `dtype`, the results of `add_norm`."""
         if dtype is None:
             return super().forward(x)
-        name = "torch" if torch.compiler.is_compiling() else self.implementation
+        name = _compiled_or(self.implementation)
         function, parameters = IMPLEMENTATIONS[name], (self.weight, self.bias)
-        if branch is not None and name == "triton":
+        if isinstance(branch, Tensor) and name == "triton":
             total, y = add_layer_norm(x, branch, *parameters, self.eps, dtype)
         else:
             total = add_branch(x, branch)
@@ -100,31 +135,62 @@ class LayerNorm(nn.LayerNorm):
         return total, y, Source(partial(_again, function, self.eps, dtype), (total, *parameters))
 
 
-def add_norm(x: Tensor, branch: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor, Source | None]:
+class RMSNorm(nn.RMSNorm):
+    """An nn.RMSNorm, with its parameter and name, that `add_norm` can compute together with an addition.
+
+    Args:
+        dim: size of the last dimension.
+        eps: number added to the mean square.
+        implementation: a key of RMS_IMPLEMENTATIONS. "triton" is `videomae_kernels.add_rms_norm`, which multiplies a
+            branch by its LayerScale, too; its reference in plain PyTorch runs on a CPU.
+    """
+
+    eps: float
+
+    def __init__(self, dim: int, eps: float, implementation: str = "triton") -> None:
+        super().__init__(dim, eps=eps)
+        self.implementation = check_elementwise(implementation)
+
+    def forward(self, x: Tensor, branch: Branch | None = None, dtype: torch.dtype | None = None) -> Any:
+        """The norm of x, as an nn.RMSNorm; with `dtype`, the results of `add_norm`."""
+        if dtype is None:
+            return super().forward(x)
+        name = _compiled_or(self.implementation)
+        function = RMS_IMPLEMENTATIONS[name]
+        if branch is not None and name == "triton":
+            value, scale = branch if isinstance(branch, ScaledBranch) else (branch, None)
+            total, y = add_rms_norm(x, value, self.weight, self.eps, dtype, scale)
+        else:
+            total = add_branch(x, branch)
+            y = function(total, self.weight, self.eps, dtype)
+        return total, y, Source(partial(_again, function, self.eps, dtype), (total, self.weight))
+
+
+def add_norm(x: Tensor, branch: Branch | None, norm: nn.Module) -> tuple[Tensor, Tensor, Source | None]:
     """Add a residual branch and compute the norm that follows, by calling the module of the norm.
 
         sum = x + branch        y = norm(sum)
 
     Args:
         x: (…, D) floating, the residual stream.
-        branch: (…, D) floating, or None for 0.
-        norm: a norm over D. One of another class than `LayerNorm` is called with the sum alone.
+        branch: (…, D) floating; the two factors of one, (…, D) and (D,); or None for 0.
+        norm: a norm over D. One of another class than `LayerNorm` and `RMSNorm` is called with the sum alone.
 
     Returns:
-        sum (…, D); y (…, D), in the dtype that the next matrix product reads if the norm is a `LayerNorm`; and the
+        sum (…, D); y (…, D), in the dtype that the next matrix product reads if the norm is one of ours; and the
         source of y for `linear`, or None.
     """
-    if isinstance(norm, LayerNorm):
+    if isinstance(norm, (LayerNorm, RMSNorm)):
         autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
         return norm(x, branch, torch.get_autocast_dtype(x.device.type) if autocast else x.dtype)
     total = add_branch(x, branch)
     return total, norm(total), None
 
 
-NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": LayerNorm, "rmsnorm": nn.RMSNorm}
+NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 
 
-def make_norm(name: str, dim: int, eps: float, **options: Any) -> nn.Module:
+def make_norm(name: str, dim: int, eps: float, implementation: str = "triton") -> nn.Module:
     """Make a norm over the last dimension, by name.
 
         layernorm: (x − mean) / sqrt(var + eps) · weight + bias        rmsnorm: x / sqrt(mean(x²) + eps) · weight
@@ -133,14 +199,15 @@ def make_norm(name: str, dim: int, eps: float, **options: Any) -> nn.Module:
         name: a key of NORMS.
         dim: size of the last dimension.
         eps: number added to the (biased) variance or to the mean square.
-        **options: of the class.
+        implementation: a key of IMPLEMENTATIONS.
 
     Returns:
         A module with the parameter `weight` (dim,), and `bias` (dim,) for a LayerNorm.
 
     Raises:
-        ValueError: NORMS has no such name.
+        ValueError: NORMS has no such name, or IMPLEMENTATIONS no such implementation.
+        ImportError: NVIDIA's Apex is missing.
     """
     if name not in NORMS:
         raise ValueError(f"norm must be one of {tuple(NORMS)}, got '{name}'")
-    return NORMS[name](dim, eps=eps, **options)
+    return NORMS[name](dim, eps, implementation)

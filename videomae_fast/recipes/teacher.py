@@ -1,7 +1,7 @@
 """The teacher of a distillation: a frozen classifier of any size, read from any layout."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -78,10 +78,23 @@ def weights_digest(classifier: Classifier) -> str:
     """
     config = classifier.config
     facts = (classifier.positions, classifier.trained_clip, config.encoder_heads, config.num_frames, config.image_size)
+    return tensors_digest(classifier.state, facts)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], facts: object = "") -> str:
+    """A digest of tensors and of what else counts.
+
+    Args:
+        tensors: by name, on any device.
+        facts: whatever has a `repr` that tells it apart.
+
+    Returns:
+        16 hexadecimal digits: others if a name, dtype, shape or value differs, or the facts do.
+    """
     digest = hashlib.sha256(repr(facts).encode())
-    for name, tensor in sorted(classifier.state.items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._checks import FLOATING, check_tensor
 from .._custom_op import arithmetic_dtype, define_op
-from .norm import check_norm
+from .norm import check_layer_norm
 
 FLOOR = 1e-12  # of lengths, as in F.normalize
 CACHED = 2**19  # elements of a piece of rows, for which the reference has a few tensors at a time
@@ -167,7 +167,7 @@ def alignment_loss(x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, eps:
         InternVideo2 (arXiv 2403.15377), section 3.1; heads and loss of its first stage,
         InternVideo2/single_modality (OpenGVLab/InternVideo).
     """
-    eps, _ = check_norm(x, weight, bias, eps, None)
+    eps, _ = check_layer_norm(x, weight, bias, eps, None)
     check_tensor(target, "target", FLOATING, tuple(x.shape), x)
     if x.numel() == 0:
         raise ValueError(f"x has no rows, and a mean over no rows has no value: got shape {tuple(x.shape)}")

@@ -196,7 +196,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, dtype
         Layer normalization (arXiv 1607.06450), equation 4; `Block.forward` of VideoMAE V2,
         models/modeling_finetune.py (OpenGVLab/VideoMAEv2).
     """
-    eps, dtype = check_norm(x, weight, bias, eps, dtype)
+    eps, dtype = check_layer_norm(x, weight, bias, eps, dtype)
     return _op(x, weight, bias, eps, dtype)[0]
 
 
@@ -231,24 +231,30 @@ def add_layer_norm(
         Layer normalization (arXiv 1607.06450), equation 4; `Block.forward` of VideoMAE V2,
         models/modeling_finetune.py (OpenGVLab/VideoMAEv2).
     """
-    eps, dtype = check_norm(x, weight, bias, eps, dtype)
+    eps, dtype = check_layer_norm(x, weight, bias, eps, dtype)
     check_tensor(branch, "branch", FLOATING, tuple(x.shape), x)
     total, y, _, _ = _add_op(x, branch, weight, bias, eps, dtype)
     return total, y
 
 
-def check_norm(
+def check_layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None
 ) -> tuple[float, torch.dtype]:
     """Check the arguments that LayerNorms share; eps and the dtype of the result."""
+    checked = check_norm(x, weight, eps, dtype)
+    check_tensor(bias, "bias", FLOATING, tuple(x.shape[-1:]), x)
+    if bias.dtype != weight.dtype:
+        raise TypeError(f"bias must have the dtype of weight, {weight.dtype}, got {bias.dtype}")
+    return checked
+
+
+def check_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None) -> tuple[float, torch.dtype]:
+    """What every norm checks: rows x (…, D), weight (D,), eps and the dtype of the result; returns the last two."""
     rows = tuple(x.shape[:-1]) if isinstance(x, Tensor) else ()
     check_tensor(x, "x", FLOATING, (*rows, "D"))
     check_tensor(weight, "weight", FLOATING, tuple(x.shape[-1:]), x)
     if weight.numel() == 0:
         raise ValueError("weight must have at least one element, got shape (0,)")
-    check_tensor(bias, "bias", FLOATING, tuple(x.shape[-1:]), x)
-    if bias.dtype != weight.dtype:
-        raise TypeError(f"bias must have the dtype of weight, {weight.dtype}, got {bias.dtype}")
     eps = check_number(eps, "eps")
     if eps < 0:
         raise ValueError(f"eps must be at least 0, got {eps}")

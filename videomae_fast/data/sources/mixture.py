@@ -3,7 +3,7 @@
 A mixture file is a JSON list of sources:
 
     [{"data": "k400/train.csv", "root": "/data/k400"},
-     {"data": "ssv2/train.csv", "weight": 0.5, "frame_stride": 2, "template": "img_{:05}.jpg"},
+     {"data": "ssv2/train.csv", "weight": 0.5, "frame_stride": 2, "hflip": false, "template": "img_{:05}.jpg"},
      {"data": "webvid/"}]
 
 `read_mixture` describes the keys.
@@ -36,6 +36,7 @@ _KEYS = {
     "classes": str,
     "weight": (int, float),
     "frame_stride": int,
+    "hflip": bool,
     "template": str,
 }
 _LONGEST_EPOCH = 2**32  # samples; `Mixture.order` holds an epoch in memory, 8 bytes a sample and as much to draw it
@@ -46,12 +47,13 @@ _WIDEST = 255  # characters of a file's name
 
 @dataclass(frozen=True)
 class VideoSource:
-    """Videos with the same weight, frame stride and image names.
+    """Videos with the same weight, frame stride, flips and image names.
 
     Attributes:
         annotations: the videos, at least one.
         weight: how often each video comes in an epoch, positive; an epoch has at most 2**32 samples.
         frame_stride: frames from one frame of a clip to the next; None: as the dataset says.
+        hflip: whether half of the crops are flipped horizontally; None: as the dataset says.
         template: names of the images in folders of frames, with one place for the frame's number, in decimal digits:
             {}, {:05} or {:05d}. A name may lie in a folder below, but not outside.
 
@@ -63,6 +65,7 @@ class VideoSource:
     weight: float = 1.0
     frame_stride: int | None = None
     template: str = IMAGE_TEMPLATE
+    hflip: bool | None = None
 
     def __post_init__(self) -> None:
         if len(self.annotations) == 0:
@@ -152,11 +155,12 @@ class Mixture:
         """A digest of the videos and weights that `order` draws from.
 
         Returns:
-            16 hexadecimal digits: equal if the same videos come in the same order with the same frame strides, also if
-            the folders of the videos have moved.
+            16 hexadecimal digits: equal if the same videos come in the same order with the same frame strides and
+            flips, also if the folders of the videos have moved.
         """
         parts = [
-            (source.annotations.fingerprint(), float(source.weight), source.frame_stride) for source in self.sources
+            (source.annotations.fingerprint(), float(source.weight), source.frame_stride, source.hflip)
+            for source in self.sources
         ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -217,6 +221,7 @@ def read_mixture(
       of this source mean, so that sources with numbers of their own can be mixed. It is read if `labelled`.
     * "weight": how often each video of the source comes in an epoch (default 1): 2 is twice, 0.5 every other epoch.
     * "frame_stride": frames from one frame of a clip to the next (default: the run's).
+    * "hflip": whether half of the crops are flipped horizontally (default: as the run says).
     * "template": names of the images in folders of frames (default "img_{:05}.jpg").
 
     Args:
@@ -258,14 +263,15 @@ def _read_source(given: Any, path: Path, where: str, labelled: bool) -> VideoSou
     for key, value in given.items():
         if key not in _KEYS:
             raise ValueError(f"{where}: unknown key {_shown(key)}; known are {', '.join(_KEYS)}")
-        if not isinstance(value, _KEYS[key]) or isinstance(value, bool):  # type: ignore[arg-type]
+        if not isinstance(value, _KEYS[key]) or isinstance(value, bool) != (_KEYS[key] is bool):  # type: ignore[arg-type]
             raise ValueError(f"{where}: {key} has the wrong type, got {_shown(value)}")
     root = path.parent / given["root"] if "root" in given else None
     try:
         annotations = read_annotations(path.parent / given["data"], root, given.get("format", "auto"), labelled)
         if labelled and "classes" in given:
             annotations = annotations.numbered_by(read_classes(path.parent / given["classes"]))
-        return VideoSource(annotations, **{k: given[k] for k in ("weight", "frame_stride", "template") if k in given})
+        own = ("weight", "frame_stride", "template", "hflip")
+        return VideoSource(annotations, **{k: given[k] for k in own if k in given})
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{where}: {error}") from error
     except ValueError as error:
