@@ -1,4 +1,4 @@
-"""A tiny InternVideo2, its aligned student on disk, and fine-tuning runs from it that are small enough for a test."""
+"""An aligned student on disk, and fine-tuning runs from it that are small enough for a test."""
 
 import json
 from dataclasses import replace
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from tests.recipes import tiny
+from tests.recipes.aligned import STUDENT
 from videomae_fast.interop.checkpoint import write_safetensors
-from videomae_fast.models import AlignmentHeads, InternVideo2Config, InternVideo2ForAlignment
+from videomae_fast.models import AlignmentHeads, InternVideo2ForAlignment
 from videomae_fast.recipes.finetune import FinetuneConfig
 
-TINY = InternVideo2Config(32, 2, 2, mlp_ratio=3.0, pool_heads=4, clip_embed_dim=20, layer_scale=0.5)
 HEADS = AlignmentHeads((0, 1), image_dim=12, pooled_dim=10, video_layers=(1,), video_dim=14)
 FINETUNE: dict[str, Any] = tiny.FINETUNE | {"model": "internvideo2-tiny", "patch_size": 16, "num_frames": 4}
 FINETUNE |= {"init_scale": 1.0, "track": "none"}
@@ -22,7 +22,7 @@ def make_aligned(folder: Path, num_frames: int = 4, heads: AlignmentHeads = HEAD
     """A folder like a checkpoint of `align`, whose every weight is random."""
     folder.mkdir(parents=True)
     torch.manual_seed(2)
-    model = InternVideo2ForAlignment(replace(TINY, num_frames=num_frames, image_size=(32, 32), patch_size=16), heads)
+    model = InternVideo2ForAlignment(replace(STUDENT, num_frames=num_frames, image_size=(32, 32), patch_size=16), heads)
     state = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
     write_safetensors(state, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"data": {"num_frames": num_frames, "image_size": 32}}))

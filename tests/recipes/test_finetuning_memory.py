@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from tests.recipes import internvideo2, tiny
+from tests.recipes import aligned, tiny
 from videomae_fast.cli import main
 from videomae_fast.memory.predict import predict_step
 from videomae_fast.models import CONFIGS, INTERNVIDEO2_CONFIGS
@@ -19,7 +19,7 @@ CLIP = {"num_frames": 2, "image_size": (28, 28)}
 
 @pytest.fixture(autouse=True)
 def small_clips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(INTERNVIDEO2_CONFIGS, "tiny", replace(internvideo2.TINY, **CLIP))
+    monkeypatch.setitem(INTERNVIDEO2_CONFIGS, "tiny", replace(aligned.STUDENT, **CLIP))
     monkeypatch.setitem(CONFIGS, "tiny", replace(tiny.TINY, num_frames=2, image_size=(32, 32)))
     monkeypatch.setattr(step_memory, "KNOWN_BATCHES", (2, 4))
 

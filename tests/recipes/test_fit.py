@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.recipes import internvideo2, tiny
-from videomae_fast.models import INTERNVIDEO2_CONFIGS
 from videomae_fast.recipes.finetune import Finetuning
 from videomae_fast.recipes.pretrain import Pretraining
 
@@ -52,7 +51,6 @@ def test_so_does_a_classifier_of_internvideo2(
     card = SimpleNamespace(total_memory=gibibytes * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     monkeypatch.setattr("videomae_fast.recipes.fit.activate_flash_attention", lambda device: "")
-    monkeypatch.setitem(INTERNVIDEO2_CONFIGS, "tiny", internvideo2.TINY)
     config = internvideo2.finetuning(labelled, tmp_path)
     model, _ = Finetuning(config).build(torch.device("cuda"), print)
     assert model.config == replace(config.model_config(), recompute=expected)  # type: ignore[type-var]

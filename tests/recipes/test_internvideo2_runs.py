@@ -10,13 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.recipes import internvideo2, taught, tiny
+from tests.recipes import taught, tiny
+from tests.recipes.aligned import make_video_teacher
+from tests.recipes.aligned import settings as alignment
 from tests.recipes.internvideo2 import finetuning, make_aligned
 from videomae_fast.cli import main
 from videomae_fast.engine.checkpoint import list_checkpoints
+from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop import CheckpointError, convert, load_published, read_classifier, read_feature_model
-from videomae_fast.models import INTERNVIDEO2_CONFIGS, InternVideo2ForClassification
+from videomae_fast.models import InternVideo2ForClassification
 from videomae_fast.pictures.attention import save_run_attention
+from videomae_fast.recipes.align import align
 from videomae_fast.recipes.distil import distil
 from videomae_fast.recipes.evaluate import evaluate
 from videomae_fast.recipes.evaluate_probe import evaluate_probe
@@ -26,12 +30,6 @@ from videomae_fast.recipes.pretrain import PretrainConfig, pretrain
 from videomae_fast.recipes.teacher import Teacher, read_teacher
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def tiny_internvideo2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adds the size "internvideo2-tiny" to the published ones."""
-    monkeypatch.setitem(INTERNVIDEO2_CONFIGS, "tiny", internvideo2.TINY)
 
 
 @pytest.fixture
@@ -75,11 +73,26 @@ def test_from_an_aligned_student_to_scores(
     model.load_state_dict(end)  # the very names
 
 
+def test_alignment_then_fine_tuning(videos: Path, labelled: Path, held_out: Path, tmp_path: Path) -> None:
+    """A run of one command starts the other: only the classifier's own norm and head are new."""
+    teacher = make_video_teacher(tmp_path / "teacher")
+    align(alignment(videos, tmp_path / "align", video_teacher=str(teacher), max_steps=2))
+    run = finetuning(labelled, tmp_path / "run", init=str(tmp_path / "align"), max_steps=1)
+    finetune(run)
+    start, found = weights_of(tmp_path / "align"), weights_of(tmp_path / "run")
+    shared = start.keys() & found.keys()
+    assert {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.1.ls2.gamma"} <= shared
+    assert all(torch.equal(found[name], start[name]) for name in shared)  # the first step is at learning rate 0
+    new = {name.partition(".")[0] for name in found.keys() - shared}
+    assert new == {"clip_projector", "fc_norm", "head"}  # a video teacher teaches no pool
+    assert evaluate(tiny.evaluation(held_out, tmp_path / "run")).evaluation.read.all()
+
+
 def test_features_and_probes(aligned: Path, labelled: Path, held_out: Path, tmp_path: Path) -> None:
     """Of an aligned student the row of its pool; of a classifier this row as its head reads it."""
     run = finetune(finetuning(labelled, tmp_path / "run", init=str(aligned), max_steps=1))
     for init in (aligned, tmp_path / "run"):
-        for kind, shape in (("mean", (20,)), ("tokens", (4, 2, 2, 32))):
+        for kind, shape in (("mean", (32,)), ("tokens", (4, 2, 2, 48))):
             given = {"data": str(held_out), "init": str(init), "kind": kind, "precision": "fp32"}
             output = tmp_path / f"features {init.name} {kind}"
             assert write_features(FeaturesConfig.from_options(**given, output=str(output)), lambda line: None) == 0
@@ -103,7 +116,7 @@ def test_other_clips_than_those_of_the_alignment(
     config = finetuning(labelled, tmp_path / "run", **options)
     finetune(config.with_options(max_steps=1))
     assert "interpolated to 8x3x3 tokens: pos_embed" in capsys.readouterr().out
-    assert weights_of(tmp_path / "run")["pos_embed"].shape == (1, 73, 32)
+    assert weights_of(tmp_path / "run")["pos_embed"].shape == (1, 73, 48)
     step_1 = weights_of(tmp_path / "run")["pos_embed"]
     finetune(config.with_options(resume=True))
     whole = tmp_path / "whole"
@@ -142,6 +155,22 @@ def test_learning_rates_and_weight_decay(labelled: Path, tmp_path: Path) -> None
         assert scale[id(parameter)] == next(each for part, each in expected.items() if name.startswith(part)), name
         is_matrix = name.endswith(".weight") and "norm" not in name
         assert decay[id(parameter)] == (0.05 if is_matrix else 0.0), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one(aligned: Path, labelled: Path, held_out: Path, tmp_path: Path) -> None:
+    """But for mixtures, which are drawn for the batch of each process."""
+    shared = {"init": str(aligned), "epochs": 2, "eval_data": str(held_out), "eval_every": 3, "drop_path": 0.3}
+    shared |= {"mixup": 0.0, "cutmix": 0.0}
+    finetune(finetuning(labelled, tmp_path / "one", batch_size=4, **shared))
+    arguments = tiny.arguments(finetuning(labelled, tmp_path / "two", batch_size=2, **shared), "finetune")
+    tiny.launch(arguments, "tests.recipes.aligned")
+    assert tiny.losses(tmp_path / "two") == pytest.approx(tiny.losses(tmp_path / "one"), rel=1e-4)
+    one, two = (read_log(tmp_path / name, EVALUATIONS) for name in ("one", "two"))
+    for mine, theirs in zip(one, two, strict=True):
+        assert {key: float(value) for key, value in mine.items()} == pytest.approx(
+            {key: float(value) for key, value in theirs.items()}, rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("drop_tokens", ["", "changed:0.5"])

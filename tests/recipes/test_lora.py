@@ -20,7 +20,6 @@ from tests.recipes import internvideo2, tiny
 from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.interop import load_published, read_classifier
 from videomae_fast.models import (
-    INTERNVIDEO2_CONFIGS,
     InternVideo2Config,
     InternVideo2ForClassification,
     VideoMAEForClassification,
@@ -168,10 +167,7 @@ def test_a_rank_that_is_not_allowed() -> None:
 
 
 @pytest.mark.usefixtures("peft")
-def test_adapters_of_an_aligned_student_are_trained_and_merged(
-    labelled: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(INTERNVIDEO2_CONFIGS, "tiny", internvideo2.TINY)
+def test_adapters_of_an_aligned_student_are_trained_and_merged(labelled: Path, held_out: Path, tmp_path: Path) -> None:
     aligned = internvideo2.make_aligned(tmp_path / "aligned")
     config = internvideo2.finetuning(
         labelled, tmp_path / "run", init=str(aligned), lora_rank=2, lr=0.5, warmup_epochs=0

@@ -3,7 +3,7 @@
 An entry of FAMILIES is all that the options of fine-tuning and the readers of classifiers need to build a model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,24 +61,27 @@ INTERNVIDEO2 = ModelFamily(
 FAMILIES = (INTERNVIDEO2, VIDEOMAE)  # the one without names of its own is last
 
 
-class _Sizes(Mapping[str, ClipConfig]):
-    """The published configurations of all families, by the names that the option `model` takes."""
+class Sizes(Mapping[str, ClipConfig]):
+    """The published configurations of some families, by the names that the option `model` takes."""
+
+    def __init__(self, families: Sequence[ModelFamily]) -> None:
+        self.families = families
 
     def __getitem__(self, name: str) -> ClipConfig:
-        for family in FAMILIES:
+        for family in self.families:
             size = name.removeprefix(family.prefix)
             if name.startswith(family.prefix) and size in family.sizes:
                 return family.sizes[size]
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return (f"{family.prefix}{size}" for family in reversed(FAMILIES) for size in family.sizes)
+        return (f"{family.prefix}{size}" for family in self.families for size in family.sizes)
 
     def __len__(self) -> int:
-        return sum(len(family.sizes) for family in FAMILIES)
+        return sum(len(family.sizes) for family in self.families)
 
 
-SIZES = _Sizes()
+SIZES = Sizes(FAMILIES[::-1])
 
 
 def config_of_size(name: str, **changes: Any) -> ClipConfig:
