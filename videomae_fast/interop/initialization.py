@@ -59,7 +59,8 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        CheckpointError: the file cannot be read; shapes differ; no name is the model's; a classifier is to initialise a
+        CheckpointError: the file cannot be read; it is of another family of models; shapes differ; no name is the
+            model's; a classifier is to initialise a
             pre-training model, and `strict` is set; the `config.json` of transformers beside the weights is of another
             model; or, if `strict`, names are missing or unexpected.
         ValueError: `rows` is given for another model, is not one row for each class, or names a row that the head of
