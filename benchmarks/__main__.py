@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from benchmarks.align.sizes import PUBLISHED_SIZES
 from benchmarks.harness.run import SUITES, BenchmarkError, TimeLimitError, check_regressions, run_suites, write_report
 from benchmarks.harness.tables import format_results
 from videomae_fast.models import CONFIGS
@@ -17,7 +18,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--suite", default="model", choices=(*SUITES, "all"), help="what to measure (default: %(default)s)"
     )
-    parser.add_argument("--model", choices=tuple(CONFIGS), help="size (default: the suite's sizes)")
+    sizes = tuple(dict.fromkeys((*CONFIGS, *PUBLISHED_SIZES)))
+    parser.add_argument("--model", choices=sizes, help="size (default: the suite's sizes; 1b and 6b are of align only)")
     parser.add_argument("--batch-size", type=int, help="clips (default: 128 on a GPU, few on a CPU), or videos to load")
     parser.add_argument("--rounds", type=int, help="timed samples of each implementation (default: the suite's)")
     parser.add_argument(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.align.sizes import ALIGN_SIZES
 from benchmarks.model.steps import PRECISIONS
 from videomae_fast.models.config import CONFIGS, VideoMAEConfig
 
@@ -19,7 +20,8 @@ SIZES = CONFIGS | {
 
 def add_options(group: pytest.OptionGroup) -> None:
     """The options of the suites. An option that may be repeated replaces its default."""
-    group.addoption("--size", action="append", choices=tuple(SIZES), help="model size; may be repeated")
+    sizes = tuple(dict.fromkeys((*SIZES, *ALIGN_SIZES)))
+    group.addoption("--size", action="append", choices=sizes, help="model size of the suite; may be repeated")
     group.addoption("--batch-size", type=int, help="clips (default: 128 on a GPU, a few on a CPU); videos for loader")
     group.addoption("--rounds", type=int, help="timed samples of each implementation")
     group.addoption("--precision", action="append", choices=PRECISIONS, help="may be repeated (default: fp32 on a CPU)")

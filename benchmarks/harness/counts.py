@@ -24,6 +24,7 @@ _SYNCHRONISING = {
     aten.unique_dim,
     aten._unique2,
     aten.repeat_interleave,
+    aten.multinomial,  # checks the weights
 }
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 _ALLOCATING = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from benchmarks.align.sizes import ALIGN_SIZES
 from benchmarks.harness.journal import read_journal
 from benchmarks.harness.results import PREDICTED, Results, collect, compare, load_base, load_earlier, load_newest, save
 from benchmarks.harness.tables import format_report, shown
 from videomae_fast._optional import require
+from videomae_fast.models import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout
-SUITES = ("ops", "model", "finetune", "loader", "evaluate", "memory", "roofline")
+SUITES = ("ops", "model", "finetune", "align", "loader", "evaluate", "memory", "roofline")
 NO_TESTS = 5  # pytest's exit status
 START, END = "<!-- results -->", "<!-- end of results -->"
 
@@ -64,6 +66,9 @@ def run_suites(
     for suite in suites:
         if suite not in SUITES:
             raise ValueError(f"suite must be one of {SUITES}, got '{suite}'")
+        sizes = (*ALIGN_SIZES,) if suite == "align" else (*CONFIGS, "tiny")
+        if size is not None and size not in sizes:
+            raise ValueError(f"size must be one of {sizes} for the suite {suite}, got '{size}'")
         if not (ROOT / "benchmarks" / suite).is_dir():
             raise FileNotFoundError(f"{ROOT} has no benchmarks/{suite}: benchmarks run in a checkout of the repository")
     require("pytest_benchmark")

@@ -11,15 +11,23 @@ EXPECTED = (
     "same attention."
 )
 
+ALIGNED = (
+    "The teachers of 1b and 6b are InternVL-C's image encoder (5.9 billion parameters) and VideoMAE V2's ViT-g, whose "
+    "weights are counted, too. An update is the gradient of one masked clip; FLOPs are those of matrix products and "
+    "attention. No paths are dropped. The student's weights, gradients and optimizer state are float32 on one GPU in "
+    "all; clips that fit on 80 GB are counted without that state, which the published scripts shard over all GPUs. "
+    "Under DeepSpeed the published student has bf16 weights and gradients, 4 bytes a parameter less."
+)
 
-def format_steps(records: list[Record], step: str = "Training step") -> str:
+
+def format_steps(records: list[Record], step: str = "Training step", model: str = "ViT") -> str:
     """One table a case, with ratios to its first row."""
     parts = []
     for name, case, rows in by_case(records):
         errors = [row["error"] for row in rows if "error" in row]
         loss, gradient = (max((error[what] for error in errors), default=0.0) for what in ("loss", "gradient"))
         checked = f"Checked first: losses differ by {loss:.1e} at most, gradients by {gradient:.1e} (relative)."
-        parts.append(f"{step}, ViT-{name}, {case}. {checked}\n\n{_step_table(rows)}")
+        parts.append(f"{step}, {model}-{name}, {case}. {checked}\n\n{_step_table(rows)}")
     return "\n\n".join(parts)
 
 
@@ -62,6 +70,37 @@ def _finetuning_table(rows: list[Record]) -> str:
         **_memory_columns(rows[0]),
         "kernel launches": lambda r: f"{r['kernel_launches']:,}",
         "host syncs": lambda r: f"{r['syncs']:,}",
+    }
+    return markdown_table(columns, rows)
+
+
+def format_alignment(records: list[Record]) -> str:
+    """Measured steps; predictions in one table a size, whatever the masks per clip, with ratios to its first row."""
+    measured = [record for record in records if not record["predicted"]]
+    parts = [format_steps(measured, "Alignment step", "InternVideo2")] if measured else []
+    predicted = [record for record in records if record["predicted"]]
+    if predicted:
+        parts.append(f"Predicted alignment steps. {ALIGNED}")
+    for name in dict.fromkeys(record["name"] for record in predicted):
+        rows = [record for record in predicted if record["name"] == name]
+        case = rows[0]["case"].rpartition(",")[0]
+        table = _alignment_table(rows)
+        parts.append(f"Predicted alignment step, InternVideo2-{name}, {case}, memory in MiB:\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def _alignment_table(rows: list[Record]) -> str:
+    first = rows[0]
+    columns: dict[str, Cell] = {
+        "predicted": lambda r: r["variant"],
+        "masks per clip": lambda r: f"{r['masks']}",
+        "TFLOP per masked clip": lambda r: f"{r['tflop_per_clip']:.2f}",
+        "of teachers": lambda r: f"{r['teacher_tflop_per_clip']:.2f}",
+        "updates per FLOP": lambda r: f"{first['tflop_per_clip'] / r['tflop_per_clip']:.2f}x",
+        **_memory_columns(first),
+        "kernel launches": lambda r: f"{r['kernel_launches']:,}",
+        "host syncs": lambda r: f"{r['syncs']:,}",
+        "masked clips that fit": lambda r: f"{r['largest_batch']:,}",
     }
     return markdown_table(columns, rows)
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks.align.sizes import PUBLISHED_SIZES
 from benchmarks.harness.markdown import Cell, markdown_table
 from benchmarks.harness.results import PREDICTED, Record, Results, by_case, pictures, size_of
-from benchmarks.harness.step_tables import format_finetuning, format_memory, format_steps
+from benchmarks.harness.step_tables import format_alignment, format_finetuning, format_memory, format_steps
 from benchmarks.harness.targets import COMPILED, OURS, PUBLISHED, REWRITE, shortfalls
 from benchmarks.roofline.tables import format_rooflines
 
@@ -14,7 +15,8 @@ NO_GPU = (
 LEFT_TO_THE_OPS = "Our loader leaves the resize to the ops of the training step, except for very large frames."
 LEFT_TO_THE_DEVICE = "Our loader leaves resampling, colour ops, normalising and erasing to the device."
 IMAGES = "images"  # of docs/, beside the page that shows them
-SHOWN_SIZES = ("base", "giant")  # in a report, of ops and predictions; the result files have whatever was run
+# In a report, of ops and predictions; the result files have whatever was run.
+SHOWN_SIZES = ("base", "giant", *PUBLISHED_SIZES)
 
 
 def format_report(devices: Iterable[Results], earlier: Results | None = None) -> str:
@@ -49,6 +51,7 @@ def format_results(results: Results, earlier: Results | None = None, measured: S
     suites = {
         "model": format_steps,
         "finetune": format_finetuning,
+        "align": format_alignment,
         "loader": _loading,
         "evaluate": _evaluation,
         "ops": _ops,

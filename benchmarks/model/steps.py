@@ -139,7 +139,7 @@ class Implementation:
     autocast_cache: bool = True  # PyTorch's default
     published_names: Callable[[NamedTensors], NamedTensors] = dict  # of parameters and gradients
 
-    def make_step(self, name: str, inputs: Any, ours: nn.Module, precision: str) -> ComparedStep:
+    def make_step(self, name: str, inputs: Any, ours: Any, precision: str) -> ComparedStep:
         """The step with the weights of `ours`, on the inputs' device."""
         model = self.build(ours).to(inputs.device)
         return ComparedStep(name, self, model, self.make_loss(inputs, model, precision), self.inputs(inputs))

@@ -104,6 +104,23 @@ def test_figures_of_fine_tuning_steps(results: Results) -> None:
     assert predicted["videomae_fast"]["tflop_per_clip"] < predicted["published"]["tflop_per_clip"]
 
 
+def test_figures_of_alignment_steps(results: Results) -> None:
+    measured = [r for r in of_suite(results, "align") if not r["predicted"]]
+    assert {(r["variant"], r["case"].rsplit(", ")[-1]) for r in measured} == {
+        (variant, masks)
+        for variant in ("published, checkpointed", "videomae_fast")
+        for masks in ("1 mask per clip", "2 masks per clip")
+    }
+    for record in measured:
+        assert record["rounds"] == ROUNDS and 0 < record["peak_mib"] < record["total_mib"]
+        assert record["error"]["gradient"] < 1e-5
+        assert (record["syncs"] == 0) == (record["variant"] == "videomae_fast")
+    published, *ours = (r for r in of_suite(results, "align") if r["predicted"])
+    for record in ours:
+        assert record["tflop_per_clip"] < published["tflop_per_clip"] and record["syncs"] == 0 < published["syncs"]
+        assert record["largest_batch"] % record["masks"] == 0 < record["largest_batch"]
+
+
 def test_figures_of_evaluation(results: Results) -> None:
     records = of_suite(results, "evaluate")
     assert [record["variant"] for record in records] == ["published", "videomae_fast"] * 2
@@ -118,9 +135,9 @@ def test_predicted_records_are_apart(results: Results, folder: Path) -> None:
     files = {path.parent.name: load(path) for path in folder.glob("*/*.json")}
     assert len(files) == 2
     predicted = files.pop("predicted")["records"]
-    assert {record["suite"] for record in predicted} == {"finetune", "memory", "roofline"}
-    of_finetuning = [record for record in of_suite(results, "finetune") if record["predicted"]]
-    assert predicted == [*of_finetuning, *of_suite(results, "memory"), *of_suite(results, "roofline")]
+    assert {record["suite"] for record in predicted} == {"finetune", "align", "memory", "roofline"}
+    of_steps = [record for suite in ("finetune", "align") for record in of_suite(results, suite) if record["predicted"]]
+    assert predicted == [*of_steps, *of_suite(results, "memory"), *of_suite(results, "roofline")]
     assert all(record["predicted"] for record in predicted)
     (measured,) = files.values()
     assert not any(record["predicted"] for record in measured["records"])

@@ -8,10 +8,12 @@ import pytest
 
 from videomae_fast.cli import main
 from videomae_fast.engine import RunResult
+from videomae_fast.recipes import align as aligning
 from videomae_fast.recipes import distil as distilling
 from videomae_fast.recipes import evaluate as evaluating
 from videomae_fast.recipes import evaluate_probe, features
 from videomae_fast.recipes import finetune as finetuning
+from videomae_fast.recipes.align import AlignConfig
 from videomae_fast.recipes.config import Config
 from videomae_fast.recipes.distil import DistilConfig
 from videomae_fast.recipes.evaluate import EvaluateConfig
@@ -19,6 +21,7 @@ from videomae_fast.recipes.features import FeaturesConfig
 from videomae_fast.recipes.finetune import FinetuneConfig
 
 CONFIGS: dict[str, type[Config]] = {
+    "align": AlignConfig,
     "finetune": FinetuneConfig,
     "distil": DistilConfig,
     "evaluate": EvaluateConfig,
@@ -31,6 +34,7 @@ VALUES = {
     "trained_clip": "8x32x32",
     "train": "last:2",
     "drop_tokens": "random:0.5",
+    "distil_interval": "2.5",
     "rand_augment": "rand-m5-n2-inc1",
 }
 NEEDS = {
@@ -59,6 +63,7 @@ def configs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
         return NotMain()
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(aligning, "align", finetune)
     monkeypatch.setattr(finetuning, "finetune", finetune)
     monkeypatch.setattr(distilling, "distil", finetune)
     monkeypatch.setattr(evaluating, "evaluate", evaluate)
@@ -98,6 +103,7 @@ def test_every_setting_has_an_option(command: str, field: Field, configs: list[C
 @pytest.mark.parametrize("command", CONFIGS)
 def test_options_of_a_file_give_way_to_the_command_line(command: str, configs: list[Config], tmp_path: Path) -> None:
     section, name, values = {
+        "align": ("teachers", "video_weight", (2.0, 3.0)),
         "finetune": ("model", "drop_path", (0.25, 0.5)),
         "distil": ("distillation", "temperature", (2.0, 3.0)),
         "evaluate": ("views", "segments", (4, 6)),

@@ -175,6 +175,20 @@ def test_a_bad_loss_stops_any_recipe(tmp_path: Path) -> None:
         run(Line(_config(tmp_path, lr=1e300)))
 
 
+def test_a_recipe_may_know_the_cause_of_a_bad_loss(tmp_path: Path) -> None:
+    """It is asked once, for the first bad step, and its answer replaces the advice about learning rates."""
+
+    class Explaining(Line):
+        def explain(self, step: int) -> str:
+            asked.append(step)
+            return "The teacher is drunk."
+
+    asked: list[int] = []
+    with pytest.raises(NonFiniteLossError, match=r"last checkpoint is none\. The teacher is drunk\.$") as error:
+        run(Explaining(_config(tmp_path, lr=1e300)))
+    assert f"the loss of step {asked[0]} is" in str(error.value) and len(asked) == 1
+
+
 def test_settings_that_may_not_differ(tmp_path: Path) -> None:
     """Whether an option may differ is a property of its field."""
     run(Line(_config(tmp_path, max_steps=1)))

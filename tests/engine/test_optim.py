@@ -76,6 +76,7 @@ def test_optimizer_has_the_published_betas() -> None:
     for group in make_optimizer(model, OptimizerOptions()).param_groups:
         assert group["betas"] == (0.9, 0.95)
         assert group["eps"] == 1e-8
+    assert {group["eps"] for group in make_optimizer(model, OptimizerOptions(), eps=1e-6).param_groups} == {1e-6}
 
 
 def test_the_log_holds_the_learning_rate_of_every_step(videos: Path, tmp_path: Path) -> None:

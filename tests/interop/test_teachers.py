@@ -124,7 +124,7 @@ def test_videomae_of_every_layout(layout: str, tmp_path: Path) -> None:
         safetensors.save_file({name: t.contiguous() for name, t in state.items()}, path / "model.safetensors")
         kind = '"model_type": "videomae", ' if layout == "transformers" else ""
         (path / "config.json").write_text(f'{{{kind}"num_frames": 4, "image_size": [16, 24]}}')
-    teacher = read_video_teacher(path, num_frames=4, image_size=(16, 24), layers=2, dtype=torch.float32)
+    teacher = read_video_teacher(path, tubelets=2, image_size=(16, 24), layers=2, dtype=torch.float32)
     visible = torch.tensor([[0, 7, 11]])
     clip = torch.randint(0, 256, (1, 3, 4, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     rows = teacher.rows(clip, visible)
@@ -182,7 +182,7 @@ def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
     state = make_student().state_dict()
     torch.save(state, tmp_path / "iv2.pth")
     with pytest.raises(CheckpointError, match=r"iv2.pth' holds no pre-training weights of VideoMAE.*run of pretrain"):
-        read_video_teacher(tmp_path / "iv2.pth", **CLIP)
+        read_video_teacher(tmp_path / "iv2.pth", tubelets=2, image_size=(28, 42))
     with pytest.raises(ValueError, match=r"4 layers at intervals of 1.0 do not fit a teacher of 3 blocks"):
         read_guide(tmp_path / "iv2.pth", layers=4, **CLIP)
     pool = [name for name in state if name.startswith("clip_projector.")]
@@ -220,4 +220,4 @@ def test_a_model_of_transformers_without_blocks_is_refused(tmp_path: Path) -> No
 def test_sizes_of_a_videomae_teacher_are_checked(tmp_path: Path) -> None:
     save_published(make_videomae(), tmp_path / "mae.pth")
     with pytest.raises(ValueError, match="multiples of"):
-        read_video_teacher(tmp_path / "mae.pth", num_frames=3, image_size=(16, 24))
+        read_video_teacher(tmp_path / "mae.pth", tubelets=2, image_size=(16, 23))

@@ -26,6 +26,7 @@ from tests.packaging.pages import (
 # Commands that take too long here, each by its first words, with the test that runs it (file name, function).
 COVERED = {
     "torchrun --nproc-per-node 8 -m videomae_fast pretrain": ("test_processes.py", "test_two_processes_equal_one"),
+    "videomae-fast align --config": ("test_alignment.py", "test_the_loss_falls_and_a_run_continues_exactly"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
     "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),
     "python -m benchmarks.tune": ("test_tune.py", "test_cases_are_found_and_timed"),
@@ -40,6 +41,7 @@ COVERED = {
 SMALLER = "--model small --num-frames 4 --image-size 32 --frame-stride 1 --crops-per-video 1 --batch-size 1"
 SHRUNK = {
     "pretrain": f"{SMALLER} --workers 0 --warmup-epochs 1 --max-steps 1",
+    "align": f"{SMALLER} --model internvideo2-small --workers 0 --warmup-epochs 1 --max-steps 1",
     "finetune": f"{SMALLER} --workers 0 --max-steps 1",
     "distil": f"{SMALLER} --workers 0 --max-steps 1",
     "evaluate": "--workers 0 --segments 1 --crops 1 --frame-stride 1 --sampling dense",
@@ -194,6 +196,20 @@ def test_the_fine_tuning_page_has_every_option() -> None:
         for command in ("finetune", "distil", "evaluate", "features")
         for action in choices[command]._actions
     }
+    assert options - known <= named <= options
+
+
+def test_the_page_of_video_and_text_has_every_option() -> None:
+    """But for those of pre-training, which the training page has."""
+    from videomae_fast.cli import build_parser
+
+    choices = next(action.choices for action in build_parser()._actions if action.dest == "command")
+    text = (ROOT / "docs" / "video_text.md").read_text(encoding="utf-8")
+    table = text[text.index("\n## Options of `align`") :].partition("\n## Published")[0]
+    named = set(re.findall(r"`(--[\w-]+)`", "".join(re.findall(r"^\| `.*? \|", table, re.MULTILINE))))
+    known, options = (
+        {action.option_strings[0] for action in choices[command]._actions} for command in ("pretrain", "align")
+    )
     assert options - known <= named <= options
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.recipes import tiny
+from tests.recipes import aligned, tiny
 from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop import load_published
+from videomae_fast.recipes.align import align
 from videomae_fast.recipes.pretrain import pretrain
 
 
@@ -65,3 +66,24 @@ def test_two_processes_accumulate_and_evaluate_as_one(videos: Path, tmp_path: Pa
 def _replacements(run: Path) -> int:
     """The sum over the reports of all processes."""
     return sum(int(line.rsplit("\t", 1)[1]) for path in run.glob("bad_videos*.tsv") for line in path.open())
+
+
+@pytest.mark.slow
+def test_two_processes_align_as_one(videos: Path, tmp_path: Path) -> None:
+    """With teachers in both, several masks, dropped branches and an uneven share of the evaluation."""
+    teachers = {
+        "video_teacher": str(aligned.make_video_teacher(tmp_path / "video")),
+        "image_teacher": str(aligned.make_image_teacher(tmp_path / "image.safetensors")),
+    }
+    listed = videos.parent / "seven.txt"
+    listed.write_text("".join(f"{videos.name}/video{number}.mp4\n" for number in range(7)))
+    shared = teachers | {"epochs": 4, "masks_per_clip": 2, "drop_path": 0.5, "eval_data": str(listed), "eval_every": 4}
+    align(aligned.settings(videos, tmp_path / "one", batch_size=4, **shared))
+    two = aligned.settings(videos, tmp_path / "two", batch_size=1, accumulate=2, **shared)
+    tiny.launch(tiny.arguments(two, "align"), "tests.recipes.aligned")
+    names = ("loss", "image", "pooled", "video")
+    for file in ("log.csv", EVALUATIONS):
+        rows = [read_log(tmp_path / run, file) for run in ("one", "two")]
+        assert len(rows[0]) == len(rows[1]) == (8 if file == "log.csv" else 2)
+        one, two_ = (torch.tensor([[float(row[name]) for name in names] for row in found]) for found in rows)
+        torch.testing.assert_close(two_, one, rtol=1e-4, atol=0)

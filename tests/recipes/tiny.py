@@ -137,10 +137,10 @@ def start(command: list[str], variables: dict[str, str] | None = None) -> subpro
     )
 
 
-def launch(arguments: list[str]) -> str:
-    """Run the command line in two processes, started by torchrun; returns what they printed."""
+def launch(arguments: list[str], module: str = "tests.recipes.tiny") -> str:
+    """Run the command line of a module in two processes, started by torchrun; returns what they printed."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    process = start([*launcher, "tests.recipes.tiny", *arguments], variables={"ACCELERATE_USE_CPU": "true"})
+    process = start([*launcher, module, *arguments], variables={"ACCELERATE_USE_CPU": "true"})
     try:
         out, err = process.communicate(timeout=120)
     finally:

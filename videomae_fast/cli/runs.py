@@ -1,4 +1,4 @@
-"""`videomae-fast pretrain`, `finetune`, `distil`, `evaluate`, `features`, `gallery`: options of recipes."""
+"""`videomae-fast pretrain`, `align`, `finetune`, `distil`, `evaluate`, `features`, `gallery`: options of recipes."""
 
 import argparse
 import sys
@@ -13,6 +13,7 @@ from .._lock import lock_output
 from .._text import printable, printable_lines
 from ..engine.loop import RunResult
 from ..engine.parallel import make_accelerator
+from ..recipes import align as aligning
 from ..recipes import distil as distilling
 from ..recipes import evaluate as evaluating
 from ..recipes import features as extracting
@@ -35,6 +36,12 @@ def add_gallery(commands: Any) -> None:
     help = "draw how the options of pretrain crop and mask the first video of a run"
     output = "file of the picture; its suffix names the format: .png, .jpg, ..."
     _add(commands, "gallery", help, pretraining.PretrainConfig, _gallery, demo=True, output=output)
+
+
+def add_align(commands: Any) -> None:
+    """Add `align` to the commands; its options are the options of AlignConfig."""
+    help = "align InternVideo2 with teachers on the tokens that masks keep"
+    _add(commands, "align", help, aligning.AlignConfig, _align)
 
 
 def add_finetune(commands: Any) -> None:
@@ -146,7 +153,6 @@ def _gallery(args: argparse.Namespace) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    from ..engine.log import read_log
     from ..pictures.curves import save_curves
     from ..pictures.reconstruction import save_reconstruction
 
@@ -154,12 +160,31 @@ def _pretrain(args: argparse.Namespace) -> None:
     result = pretraining.pretrain(config)
     if result.is_main_process:
         output = Path(config.run.output)
-        losses = [float(row["loss"]) for row in read_log(output)]
-        if losses:
-            print(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {result.step}")
+        _show_losses(output, result.step)
         print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
         save_reconstruction(config, result.checkpoint / "model.safetensors", output / "reconstruction.png")
         print(f"original | masked | reconstruction: {printable(output / 'reconstruction.png')}")
+        save_curves(output, output / "curves.png")
+        print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+
+
+def _show_losses(output: Path, step: int) -> None:
+    from ..engine.log import read_log
+
+    losses = [float(row["loss"]) for row in read_log(output)]
+    if losses:
+        print(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {step}")
+
+
+def _align(args: argparse.Namespace) -> None:
+    from ..pictures.curves import save_curves
+
+    config = read_config(args, aligning.AlignConfig)
+    result = aligning.align(config)
+    if result.is_main_process:
+        output = Path(config.run.output)
+        _show_losses(output, result.step)
+        print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
         save_curves(output, output / "curves.png")
         print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
 

@@ -64,7 +64,7 @@ class ClipDataset(Dataset[ClipBatch]):
             and "uniform" are those of fine-tuning (`dense_frames`, `uniform_frames`).
         crop: how crop boxes are drawn: "multi-scale" or "random-resized".
         crop_areas: smallest and largest area of a "random-resized" crop, as fractions of the frame; only for that crop.
-        hflip: flip half of the crops horizontally.
+        hflip: flip half of the crops horizontally, unless the source of the video says otherwise.
         resize: how a crop becomes a clip: "bilinear", "antialias" or "pillow", as in `CroppedClips`.
         reader: a key of READERS: "av", "decord" or "torchcodec".
         short_side: pixels; if positive, larger frames are scaled down to this shorter side, as in `open_video`.
@@ -182,7 +182,7 @@ class ClipDataset(Dataset[ClipBatch]):
                 bad_videos.append(BadVideo(error.path, error.reason))
                 tried.add(index)
                 continue
-            return Draw(index, numbers, frames, self._draw_crops(frames, rng), bad_videos)
+            return Draw(index, numbers, frames, self._draw_crops(index, frames, rng), bad_videos)
         listed = "".join(f"\n  {printable(bad_video.path)}: {bad_video.reason}" for bad_video in bad_videos)
         raise UnreadableVideosError(f"{len(bad_videos)} videos in a row could not be read:{listed}")
 
@@ -206,12 +206,14 @@ class ClipDataset(Dataset[ClipBatch]):
             numbers = self.samplings[self.sampling](video.num_frames, self.num_frames, frame_stride, rng)
             return numbers, torch.from_numpy(video.frames(numbers))
 
-    def _draw_crops(self, frames: torch.Tensor, rng: np.random.Generator) -> list[Crop]:
+    def _draw_crops(self, index: int, frames: torch.Tensor, rng: np.random.Generator) -> list[Crop]:
         _, height, width, _ = frames.shape
+        flips = self.annotations.source(index).hflip
+        flips = self.hflip if flips is None else flips
         areas = (self.crop_areas,) if self.crop == "random-resized" else ()
         box = CROP_BOXES[self.crop]
         return [
-            Crop(box(height, width, self.size, rng, *areas), self.hflip and bool(rng.integers(2)))
+            Crop(box(height, width, self.size, rng, *areas), flips and bool(rng.integers(2)))
             for _ in range(self.crops_per_video)
         ]
 

@@ -1,6 +1,7 @@
 """Checks that stop a run with a report when its loss or weights are not finite, before it saves them."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ class NonFiniteLossError(RuntimeError):
     """The loss or a weight became NaN or infinite; earlier checkpoints are intact."""
 
 
-def check_finite(rows: list[dict[str, Any]], checkpoints: list[Path]) -> None:
+def check_finite(
+    rows: list[dict[str, Any]], checkpoints: list[Path], explain: Callable[[int], str] = lambda step: ""
+) -> None:
     """Stop a run whose loss is NaN or infinite.
 
     Args:
         rows: rows of the log with "step", "loss" and "lr".
         checkpoints: complete checkpoints, oldest first; the error names the last one.
+        explain: gives the cause of the loss of a step, if it is known; see `Recipe.explain`.
 
     Raises:
         NonFiniteLossError: the loss of a row is not finite.
@@ -24,7 +28,7 @@ def check_finite(rows: list[dict[str, Any]], checkpoints: list[Path]) -> None:
     for row in rows:
         if not math.isfinite(row["loss"]):
             reason = f"the loss of step {row['step']} is {row['loss']}, at learning rate {row['lr']:.2e}"
-            raise _stopped(reason, checkpoints)
+            raise _stopped(reason, checkpoints, explain(row["step"]))
 
 
 def check_finite_weights(model: nn.Module, step: int, checkpoints: list[Path]) -> None:
@@ -42,7 +46,7 @@ def check_finite_weights(model: nn.Module, step: int, checkpoints: list[Path]) -
         raise _stopped(f"weights are not finite after step {step}", checkpoints)
 
 
-def _stopped(reason: str, checkpoints: list[Path]) -> NonFiniteLossError:
+def _stopped(reason: str, checkpoints: list[Path], cause: str = "") -> NonFiniteLossError:
     last = checkpoints[-1] if checkpoints else "none"
-    hint = "A lower lr, clip_grad or precision fp32 may help."
-    return NonFiniteLossError(f"{reason}. The run stopped; its last checkpoint is {last}. {hint}")
+    advice = cause or "A lower lr, clip_grad or precision fp32 may help."
+    return NonFiniteLossError(f"{reason}. The run stopped; its last checkpoint is {last}. {advice}")

@@ -181,7 +181,7 @@ class _Run:
             if hint:
                 say(hint)
         self.bar.set_postfix_str(summary(rows[-1]))
-        check_finite(rows, list_checkpoints(self.output))
+        check_finite(rows, list_checkpoints(self.output), self.recipe.explain)
 
     def _save(self) -> Path:
         check_finite_weights(self.model, self.step, list_checkpoints(self.output))

@@ -44,6 +44,7 @@ def make_optimizer(
     options: Any,
     undecayed: Collection[str] = (),
     layer: Callable[[str], int] | None = None,
+    eps: float = 1e-8,
 ) -> AdamW:
     """Make an AdamW that decays matrices only: no vectors, no biases, and no parameter named in `undecayed`.
 
@@ -59,6 +60,7 @@ def make_optimizer(
         options: `OptimizerOptions`; this reads weight_decay and beta2, and with `layer` also layer_decay.
         undecayed: last parts of the names of further parameters without weight decay, such as "mask_token".
         layer: gives the layer of a parameter from its name; None: all have the same learning rate.
+        eps: of AdamW, added to the root of the second moment.
 
     Returns:
         The optimizer, at learning rate 0: the loop sets the rate before every step.
@@ -86,4 +88,4 @@ def make_optimizer(
         }
         for (depth, is_kept), parameters in sorted(groups.items(), key=lambda group: group[0])
     ]
-    return AdamW(settings, lr=0.0, betas=(0.9, options.beta2), eps=1e-8, fused=True)
+    return AdamW(settings, lr=0.0, betas=(0.9, options.beta2), eps=eps, fused=True)

@@ -97,6 +97,17 @@ class Recipe(ABC):
         """
         raise NotImplementedError(f"recipe {self.name} has no evaluation")
 
+    def explain(self, step: int) -> str:
+        """Find out why the loss of a step was not finite. The loop asks this once, before it ends the run.
+
+        Args:
+            step: number of the step, counted from 1, as the log counts.
+
+        Returns:
+            The cause, as sentences of the error; empty if there is none that this process can tell.
+        """
+        return ""
+
     def files(self) -> dict[str, str]:
         """Text files of every checkpoint beside the engine's own: {name: text}."""
         return {}

@@ -29,6 +29,7 @@ from .internvideo2 import (
 from .pretrained_encoder import pretrained_encoder
 from .settings import PathLike, settings_beside
 
+Layers = int | Sequence[int] | Callable[[int], Sequence[int]]
 _Model = TypeVar("_Model", bound=nn.Module)
 _STAGE2 = "vision_encoder."  # the vision model of a checkpoint of stage 2, beside text models
 _STAGE2_UNUSED = ("img_pos_embed", "clip_img_pos_embed")  # its tables for images
@@ -43,9 +44,9 @@ _KNOWN = (
 def read_video_teacher(
     path: PathLike,
     *,
-    num_frames: int,
+    tubelets: int,
     image_size: tuple[int, int],
-    layers: int | Sequence[int] = 4,
+    layers: Layers = 4,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     **changes: Any,
@@ -54,10 +55,11 @@ def read_video_teacher(
 
     Args:
         path: a file of weights, or a folder that holds one: published, of transformers, or a checkpoint of `pretrain`.
-        num_frames: frames of a clip.
+        tubelets: T', tokens of a clip in time. The clip has as many tubelets of the weights, whatever their frames.
         image_size: (height, width) in pixels. Positions of clips of another size than the weights were trained on are
             interpolated.
-        layers: how many last blocks hand over rows (4 as published), or their numbers, ascending.
+        layers: how many last blocks hand over rows (4 as published), or their numbers, ascending, or a function that
+            gives these from the number of blocks.
         dtype: of its matrices; see `Teacher`.
         device: where it is to run.
         **changes: further fields of the configuration, such as `attention="flash-attn"`.
@@ -76,6 +78,7 @@ def read_video_teacher(
             f"{str(path)!r} holds no pre-training weights of VideoMAE, which a video teacher is: its names are "
             f"{min(state)!r} … {max(state)!r}. Known teachers are {_KNOWN}"
         )
+    num_frames = tubelets * next(weight.shape[2] for weight in state.values() if weight.ndim == 5)  # patch embedding
     config, table, weights = pretrained_encoder(state, path, num_frames, image_size, recompute="never", **changes)
     encoder = _load(lambda: Encoder(config, table), weights, dtype, device, path)
     return VideoMAETeacher(encoder, _layers(layers, config.encoder_depth), dtype=dtype, name=_name(path))
@@ -86,7 +89,7 @@ def read_guide(
     *,
     num_frames: int,
     image_size: tuple[int, int],
-    layers: int | Sequence[int] = 6,
+    layers: Layers = 6,
     interval: float = 1.0,
     pixel_stats: ChannelStats | None = None,
     dtype: torch.dtype = torch.bfloat16,
@@ -105,7 +108,7 @@ def read_guide(
         image_size: (height, width) in pixels. Learned positions of InternVL-C and InternVideo2 are interpolated; a
             model of transformers takes other sizes if it can itself.
         layers: how many blocks hand over rows, at `interval` from the last one (6 as published), or their numbers,
-            ascending.
+            ascending, or a function that gives these from the number of blocks.
         interval: blocks from one to the next where `layers` is a number; 3.34 in the published distillation of 1B.
         pixel_stats: (mean, std) that a model of transformers was trained with; by default those of the
             `preprocessor_config.json` beside it.
@@ -186,7 +189,7 @@ def _huggingface(
     path: PathLike,
     num_frames: int,
     image_size: tuple[int, int],
-    layers: tuple[int | Sequence[int], float],
+    layers: tuple[Layers, float],
     stats: ChannelStats | None,
     dtype: torch.dtype,
     device: torch.device | str,
@@ -231,8 +234,10 @@ def _pixel_stats(path: PathLike) -> ChannelStats:
     return mean, std
 
 
-def _layers(layers: int | Sequence[int], depth: int, interval: float = 1.0) -> tuple[int, ...]:
-    return last_layers(depth, layers, interval) if isinstance(layers, int) else tuple(layers)
+def _layers(layers: Layers, depth: int, interval: float = 1.0) -> tuple[int, ...]:
+    if isinstance(layers, int):
+        return last_layers(depth, layers, interval)
+    return tuple(layers(depth) if callable(layers) else layers)
 
 
 def _name(path: PathLike) -> str:

@@ -74,7 +74,7 @@ class InternVideo2Guide(Teacher):
             dtype=dtype,
             clips_at_once=clips_at_once,
         )
-        self.pooled_dim = config.clip_embed_dim
+        self.pooled_dim: int | None = config.clip_embed_dim
 
     def observe(self, clip: Clip, layout: str = DIMENSIONS) -> Observation:
         """Run the model on all tokens of a part of a batch.

@@ -1,11 +1,14 @@
-"""Predict in closed form whether a step of pre-training or fine-tuning fits a GPU without recomputation.
+"""Predict in closed form whether a step of training fits a GPU without recomputation.
 
 `videomae_fast.memory` predicts any step by running it on fake tensors, which takes seconds. The closed form takes no
-time and covers VideoMAE V2 only. Tests compare the two.
+time and covers VideoMAE V2 and InternVideo2 only. Tests compare the two.
 """
 
+from dataclasses import dataclass
+
 from ..masks import MaskPlan
-from .config import VideoMAEConfig
+from .alignment_heads import AlignmentHeads
+from .config import ClipConfig, InternVideo2Config, VideoMAEConfig
 
 BYTES = {"bf16": 2, "fp32": 4}
 # Kept free for what no prediction covers (see videomae_fast.memory.predict): CUDA context, workspaces, fragmentation.
@@ -13,28 +16,46 @@ ALLOWANCE = 2 * 2**30
 SLACK = 0.05
 
 
+@dataclass(frozen=True)
+class AlignmentTokens:
+    """What an alignment step computes for each clip.
+
+    Attributes:
+        heads: of the student.
+        visible: K, the visible tokens of a mask.
+        masks_per_clip: M.
+    """
+
+    heads: AlignmentHeads
+    visible: int
+    masks_per_clip: int = 1
+
+
 def choose_recompute(
-    config: VideoMAEConfig,
-    tokens: MaskPlan | int,
+    config: VideoMAEConfig | InternVideo2Config,
+    tokens: MaskPlan | AlignmentTokens | int,
     *,
     clips: int,
     precision: str,
     capacity_bytes: int | None,
     accumulate: int = 1,
     copies: int = 0,
+    teachers: int = 0,
 ) -> str:
-    """Choose `VideoMAEConfig.recompute` by predicted memory, where it is "auto".
+    """Choose `recompute` of a configuration by predicted memory, where it is "auto".
 
     Recomputation costs time and saves memory, so the answer is "always" unless a step without it should fit.
 
     Args:
         config: the configuration of the model.
         tokens: of a pre-training step its masks, for any number of samples, of which only the numbers of tokens are
-            read; of a fine-tuning step the tokens that the classifier computes for each clip.
+            read; of an alignment step its `AlignmentTokens`; of a fine-tuning step the tokens that the classifier
+            computes for each clip.
         clips: clips of one forward pass on one device.
         precision: "bf16" (autocast, float32 weights) or "fp32".
         accumulate: parts of a batch; their gradients, and fine-tuning's clips, are held from one part to the next.
         copies: further float32 sets of the weights that are held all the time: an average of them, DDP's buckets.
+        teachers: bytes of teachers' weights, which are held all the time.
         capacity_bytes: memory of the GPU (`torch.cuda.get_device_properties(device).total_memory`); None where it is
             not known, as on a CPU.
 
@@ -51,19 +72,25 @@ def choose_recompute(
     if capacity_bytes is None or config.activation_checkpointing:
         return "always"
     usable = (capacity_bytes - ALLOWANCE) * (1 - SLACK)
-    peak = peak_bytes(config, tokens, clips, precision, accumulate, copies)
+    peak = teachers + peak_bytes(config, tokens, clips, precision, accumulate, copies)
     return "never" if peak <= usable else "always"
 
 
 def peak_bytes(
-    config: VideoMAEConfig, tokens: MaskPlan | int, clips: int, precision: str, accumulate: int = 1, copies: int = 0
+    config: VideoMAEConfig | InternVideo2Config,
+    tokens: MaskPlan | AlignmentTokens | int,
+    clips: int,
+    precision: str,
+    accumulate: int = 1,
+    copies: int = 0,
 ) -> int:
     """Predict the peak of an AdamW step that recomputes nothing: in the loss's backward, or in the optimizer.
 
     Args:
         config: the configuration of the model.
         tokens: of a pre-training step its masks, for any number of samples, of which only the numbers of tokens are
-            read; of a fine-tuning step the tokens that the classifier computes for each clip.
+            read; of an alignment step its `AlignmentTokens`; of a fine-tuning step the tokens that the classifier
+            computes for each clip.
         clips: clips of one forward pass on one device.
         precision: "bf16" (autocast, float32 weights) or "fp32".
         accumulate: as `choose_recompute` takes it.
@@ -73,8 +100,11 @@ def peak_bytes(
         The predicted `torch.cuda.max_memory_allocated`, in bytes.
     """
     size = BYTES[precision]
-    of_kind = _classifier if isinstance(tokens, int) else _pretraining
-    kept, matrices = of_kind(config, tokens, size)  # type: ignore[arg-type]
+    if isinstance(config, InternVideo2Config):
+        kept, matrices = _internvideo2(config, tokens, size)  # type: ignore[arg-type]
+    else:
+        of_kind = _classifier if isinstance(tokens, int) else _pretraining
+        kept, matrices = of_kind(config, tokens, size)  # type: ignore[arg-type]
     casts = size * matrices if precision == "bf16" else 0  # autocast's copies of weights, kept for backward
     held = copies + (accumulate > 1)  # gradients of the parts before
     waiting = (accumulate - 1) * clips * 4 * _pixels(config) if isinstance(tokens, int) else 0  # float32 clips
@@ -115,7 +145,41 @@ def _classifier(config: VideoMAEConfig, tokens: int, size: int) -> tuple[int, in
     return 4 * _pixels(config) + kept, matrices
 
 
-def _pixels(config: VideoMAEConfig) -> int:
+def _internvideo2(config: InternVideo2Config, tokens: AlignmentTokens | int, size: int) -> tuple[int, int]:
+    """Bytes that are kept for a clip, first gradients of backward included; elements of matrices and tables.
+
+    An aligned student's clip is uint8, and its teachers' rows are bfloat16.
+    """
+    dim, table = config.encoder_dim, (config.num_tokens + 1) * config.encoder_dim
+    hidden = int(dim * config.mlp_ratio)
+    hidden += -hidden % 8
+    heads = AlignmentHeads() if isinstance(tokens, int) else tokens.heads  # a classifier's head is small, too
+    visible, masks = (tokens, 1) if isinstance(tokens, int) else (tokens.visible, tokens.masks_per_clip)
+    rows = 1 + visible
+    row = rows * dim * size
+    # Residual stream, norms and LayerScale's branches: 2 of each; q, k, v before and after their norms, and attention.
+    block = 12 * row + 2 * rows * hidden * size + 4 * rows * (4 + config.encoder_heads)
+    if config.elementwise == "torch":  # its RMSNorm keeps normalised rows and a copy of its input, in float32
+        block += 4 * rows * dim * (4 if size == 4 else 8)
+    kept = visible * config.patch_dim * size + row + config.encoder_depth * block
+    matrices = config.encoder_depth * dim * (4 * dim + 2 * hidden) + dim * config.patch_dim + table
+    if heads.pooled_dim is not None:
+        kept += 6 * row  # norms, keys and values, and gradients of these
+        embedded = config.clip_embed_dim
+        matrices += dim * (3 * dim + embedded) + embedded * (heads.pooled_dim + embedded * heads.image_mlp)
+    else:
+        kept += rows * max(heads.image_dim, heads.video_dim) * size  # the gradient of the first head of backward
+    for layers, width, mlp in (
+        (len(heads.image_layers), heads.image_dim, heads.image_mlp),
+        (len(heads.video_layers), heads.video_dim, True),
+    ):
+        kept += layers * (rows * width * (size + 2) + (1 + 2 * mlp) * row)
+        matrices += layers * dim * (width + dim * mlp) + (table if layers else 0)
+    clip = _pixels(config) * (4 if isinstance(tokens, int) else 1)
+    return clip + masks * kept, matrices
+
+
+def _pixels(config: ClipConfig) -> int:
     return config.in_channels * config.num_frames * config.image_size[0] * config.image_size[1]
 
 

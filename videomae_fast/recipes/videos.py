@@ -73,6 +73,23 @@ class TrainingVideos:
         self.bad_videos = BadVideoLog(report)
         return self._watched(loader, batch_size, start_step)
 
+    def batch(self, batch_size: int, rank: int, world_size: int, step: int) -> ClipBatch:
+        """The batch of a step again, made in this process.
+
+        Args:
+            batch_size: as in `batches`.
+            rank: as in `batches`.
+            world_size: as in `batches`.
+            step: number of the step, counted from 1.
+
+        Returns:
+            The batch that `batches` yielded for the step.
+        """
+        loader = make_loader(
+            self.dataset, batch_size, rank=rank, world_size=world_size, start_step=step - 1, num_steps=1
+        )
+        return next(iter(loader))
+
     def _watched(
         self, loader: DataLoader[ClipBatch], batch_size: int, start_step: int
     ) -> Generator[ClipBatch, None, None]:

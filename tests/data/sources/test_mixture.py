@@ -4,6 +4,7 @@ import tarfile
 from collections import Counter
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,10 +73,8 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_fingerprint_tells_what_would_be_drawn() -> None:
-    def fingerprint(*names: str, weight: float = 1, frame_stride: int | None = None, root: str = "") -> str:
-        return Mixture(
-            [VideoSource(Annotations([VideoFile(n) for n in names], root), weight, frame_stride)]
-        ).fingerprint()
+    def fingerprint(*names: str, root: str = "", **options: Any) -> str:
+        return Mixture([VideoSource(Annotations([VideoFile(n) for n in names], root), **options)]).fingerprint()
 
     names = ("a/1.mp4", "b/1.mp4", "b/2.mp4")
     moved = fingerprint(*(f"/far/away/{name}" for name in names)), fingerprint(*names, root="/elsewhere")
@@ -87,8 +86,9 @@ def test_fingerprint_tells_what_would_be_drawn() -> None:
         fingerprint("a/1.mp4", "b/1.mp4"),
         fingerprint(*names, weight=2),
         fingerprint(*names, frame_stride=4),
+        fingerprint(*names, hflip=False),
     ]
-    assert len(same.union(others)) == 6
+    assert len(same.union(others)) == 7
     shards = [Annotations([TarMember("a.tar", member, 512, 9)]).fingerprint() for member in ("x.mp4", "y.mp4")]
     assert shards[0] != shards[1]
 
@@ -114,6 +114,19 @@ def test_each_source_has_its_stride_and_template(tmp_path: Path) -> None:
     for index, stride in enumerate((2, 5, 3)):
         stamps = [files.stamp(frame.numpy()) for frame in dataset.draw(index, 0).frames]
         assert np.diff(stamps).tolist() == [stride] * 3
+
+
+def test_each_source_has_its_flips(clips: Path, tmp_path: Path) -> None:
+    """As where left and right matter: Something-Something among other videos."""
+    (tmp_path / "list.txt").write_text(f"{clips / 'h264.mp4'}\n")
+    shared = {"data": "list.txt"}
+    listed = [shared, shared | {"hflip": False}, shared | {"hflip": True}]
+    mixture = read_mixture(write(tmp_path / "mixture.json", listed))
+    sizes: dict[str, Any] = {"num_frames": 1, "frame_stride": 1, "size": (16, 16), "crops_per_video": 40, "seed": 0}
+    for hflip in (False, True):
+        dataset = ClipDataset(mixture, hflip=hflip, **sizes)
+        flips = [sum(crop.flipped for crop in dataset.draw(index, 0).crops) for index in range(3)]
+        assert flips[1] == 0 and 0 < flips[2] < 40 and flips[0] == (flips[2] if hflip else 0)
 
 
 def test_batches_of_a_mixture_are_the_same_for_workers_ranks_and_after_a_stop(clips: Path, tmp_path: Path) -> None:
@@ -175,6 +188,7 @@ def test_one_source(folder: Path) -> None:
         ([{"data": "x", "wieght": 1}], "source 1: unknown key 'wieght'; known are data, root"),
         ([{"data": "x", "weight": "2"}], "source 1: weight has the wrong type, got '2'"),
         ([{"data": "x", "frame_stride": True}], "source 1: frame_stride has the wrong type"),
+        ([{"data": "x", "hflip": 0}], "source 1: hflip has the wrong type, got 0"),
         ([{"data": "x", "weight": 0}], "source 1: weight must be positive and finite, got 0"),
         ([{"data": "x", "frame_stride": 0}], "source 1: frame_stride must be at least 1 and at most 2147483648, got 0"),
         ([{"data": "x", "template": "a.jpg"}], "source 1: template must have one place"),

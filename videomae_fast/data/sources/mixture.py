@@ -25,12 +25,13 @@ _WIDEST = 255  # characters of a file's name
 
 @dataclass(frozen=True)
 class VideoSource:
-    """Videos with the same weight, frame stride and image names.
+    """Videos with the same weight, frame stride, flips and image names.
 
     Attributes:
         annotations: the videos, at least one.
         weight: how often each video comes in an epoch, positive; an epoch has at most 2**32 samples.
         frame_stride: frames from one frame of a clip to the next; None: as the dataset says.
+        hflip: whether half of the crops are flipped horizontally; None: as the dataset says.
         template: names of the images in folders of frames, with one place for the frame's number, in decimal digits:
             {}, {:05} or {:05d}. A name may lie in a folder below, but not outside.
 
@@ -42,6 +43,7 @@ class VideoSource:
     weight: float = 1.0
     frame_stride: int | None = None
     template: str = IMAGE_TEMPLATE
+    hflip: bool | None = None
 
     def __post_init__(self) -> None:
         if len(self.annotations) == 0:
@@ -131,11 +133,12 @@ class Mixture:
         """A digest of the videos and weights that `order` draws from.
 
         Returns:
-            16 hexadecimal digits: equal if the same videos come in the same order with the same frame strides, also if
-            the folders of the videos have moved.
+            16 hexadecimal digits: equal if the same videos come in the same order with the same frame strides and
+            flips, also if the folders of the videos have moved.
         """
         parts = [
-            (source.annotations.fingerprint(), float(source.weight), source.frame_stride) for source in self.sources
+            (source.annotations.fingerprint(), float(source.weight), source.frame_stride, source.hflip)
+            for source in self.sources
         ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

@@ -3,7 +3,7 @@
 A mixture file is a JSON list of sources:
 
     [{"data": "k400/train.csv", "root": "/data/k400"},
-     {"data": "ssv2/train.csv", "weight": 0.5, "frame_stride": 2, "template": "img_{:05}.jpg"},
+     {"data": "ssv2/train.csv", "weight": 0.5, "frame_stride": 2, "hflip": false, "template": "img_{:05}.jpg"},
      {"data": "webvid/"}]
 
 `read_mixture` describes the keys.
@@ -28,6 +28,7 @@ _KEYS = {
     "classes": str,
     "weight": (int, float),
     "frame_stride": int,
+    "hflip": bool,
     "template": str,
 }
 
@@ -49,6 +50,7 @@ def read_mixture(
       of this source mean, so that sources with numbers of their own can be mixed. It is read if `labelled`.
     * "weight": how often each video of the source comes in an epoch (default 1): 2 is twice, 0.5 every other epoch.
     * "frame_stride": frames from one frame of a clip to the next (default: the run's).
+    * "hflip": whether half of the crops are flipped horizontally (default: as the run says).
     * "template": names of the images in folders of frames (default "img_{:05}.jpg").
 
     Args:
@@ -110,7 +112,7 @@ def _read_source(given: Any, path: Path, where: str, labelled: bool, captioned: 
     for key, value in given.items():
         if key not in _KEYS:
             raise ValueError(f"{where}: unknown key {shown_value(key)}; known are {', '.join(_KEYS)}")
-        if not isinstance(value, _KEYS[key]) or isinstance(value, bool):  # type: ignore[arg-type]
+        if not isinstance(value, _KEYS[key]) or isinstance(value, bool) != (_KEYS[key] is bool):  # type: ignore[arg-type]
             raise ValueError(f"{where}: {key} has the wrong type, got {shown_value(value)}")
     if captioned and "classes" in given:
         raise ValueError(f'{where}: videos with captions have no "classes"')
@@ -120,7 +122,8 @@ def _read_source(given: Any, path: Path, where: str, labelled: bool, captioned: 
         annotations = _annotations(path.parent / given["data"], root, list_format, labelled, captioned)
         if labelled and "classes" in given:
             annotations = annotations.numbered_by(read_classes(path.parent / given["classes"]))
-        return VideoSource(annotations, **{k: given[k] for k in ("weight", "frame_stride", "template") if k in given})
+        own = ("weight", "frame_stride", "template", "hflip")
+        return VideoSource(annotations, **{k: given[k] for k in own if k in given})
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{where}: {error}") from error
     except ValueError as error:
