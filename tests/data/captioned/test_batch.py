@@ -1,5 +1,6 @@
 """Batches of captioned clips: their tokens, their ids, their parts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -118,5 +119,15 @@ def test_tokenizers_that_do_not_do(tokenizer: Any, tmp_path: Path) -> None:
         CaptionTokenizer(plain, 8)
     with pytest.raises(ValueError, match=r"no tokenizer can be read from .*tmp"):
         CaptionTokenizer.read(tmp_path, 8)
+
+
+def test_tokenizers_are_read_without_their_code(tokenizer: Any, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     assert CaptionTokenizer.read(tmp_path, 4)(["video 1"])[0].input_ids.tolist() == [[2, 4, 8, 3]]
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    code = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | code))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nOwn = None\n")
+    with pytest.raises(ValueError, match="no tokenizer can be read from"):
+        CaptionTokenizer.read(tmp_path, 4)
+    assert not (tmp_path / "ran").exists()
