@@ -210,7 +210,7 @@ def test_kinds_and_fingerprints(folder: Path) -> None:
 )
 def test_entries_are_checked(change: dict) -> None:
     good = CaptionedEntry(VideoFile("a.mp4"), ("x",))
-    with pytest.raises(ValueError, match="a.mp4 needs captions, none of them empty, and 0 <= start < end"):
+    with pytest.raises(ValueError, match=r"a.mp4 needs captions, none of them empty, and 0 <= start < end"):
         CaptionedVideos([good, good._replace(**change)])
 
 
