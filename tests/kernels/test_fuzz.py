@@ -19,7 +19,8 @@ from videomae_kernels import CroppedClips
 OPS = (
     *("tube_mask_index", "random_mask_index", "mask_to_index", "running_cell_select", "gather_tokens", "patch_targets"),
     *("masked_token_scatter", "assemble_decoder_tokens", "tube_mask_gather", "embed_tokens", "masked_patch_loss"),
-    *("layer_norm", "add_layer_norm", "bias_gelu", "alignment_loss", "warp_clips", "changed_token_index"),
+    *("layer_norm", "add_layer_norm", "bias_gelu", "alignment_loss", "contrastive_loss", "warp_clips"),
+    "changed_token_index",
 )
 HUGE = (2**31, 2**63 - 1, 2**63, 10**400, -1, -(2**63))
 STATS = [((0.5,) * 3, (0.2,) * 3), ((0.5,) * 3, (0.0,) * 3), ((float("nan"),) * 3, (1.0,) * 3), (0.5, 0.5)]
@@ -161,6 +162,7 @@ EXPECTED: dict[str, Callable[..., Tensor]] = {
     "add_layer_norm": added_and_normalized,
     "bias_gelu": truth.bias_gelu,
     "alignment_loss": lambda eps, **rows: truth.alignment_loss(eps=float(eps), **rows),
+    "contrastive_loss": lambda group, **pairs: truth.contrastive_loss(**pairs),
     "patch_targets": targets,
     "masked_patch_loss": loss,
     "warp_clips": warped,
