@@ -114,7 +114,8 @@ def contrastive_loss(
             positive |= ids[:, None] == ids
     if kind == "siglip":
         logits = logits if bias is None else logits + bias.double()
-        return -torch.where(positive, logits, -logits).sigmoid().log().sum() / len(x)
+        away = torch.where(positive, -logits, logits)
+        return torch.logaddexp(torch.zeros_like(away), away).sum() / len(x)  # −log σ(−z) = log(1 + exp(z))
     target = positive.double() / positive.sum(1, keepdim=True)
     losses = [-torch.where(positive, target * s.log_softmax(1), 0).sum() / len(x) for s in (logits, logits.T)]
     return (losses[0] + losses[1]) / 2

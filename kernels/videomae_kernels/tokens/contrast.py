@@ -27,7 +27,7 @@ def _reference(
     first: int,
     sigmoid: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Row i of x belongs to row first + i of y (m, D); `ids` (1 or 2, m) and `weight` (m,), 1 / `_counts`, are of pairs."""
+    """Row i of x belongs to row first + i of y. `ids` (1 or 2, m) and `weight` (m,), 1 / `_counts`, are of pairs."""
     terms, columns, rows = _allocate(x, y, scale, bias, ids, weight, first, sigmoid)
     terms.zero_()
     columns.fill_(-torch.inf)
