@@ -14,16 +14,16 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
-        ctx.group, ctx.shape = group, x.shape
-        out = x.new_empty((group.size() * x.shape[0], *x.shape[1:]))
-        torch.distributed.all_gather_into_tensor(out, x.contiguous(), group=group)
-        return out
+        ctx.group, ctx.rows = group, x.shape[0]
+        out = x.new_empty((group.size(), *x.shape))
+        torch.distributed.all_gather(list(out), x.contiguous(), group=group)
+        return out.flatten(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        out = grad.new_empty(ctx.shape)
-        torch.distributed.reduce_scatter_tensor(out, grad.contiguous(), group=ctx.group)
-        return out, None
+        total = grad.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total, group=ctx.group)
+        return total[ctx.group.rank() * ctx.rows :][: ctx.rows], None
 
 
 def gather_rows(x: Tensor, group: Any) -> Tensor:
