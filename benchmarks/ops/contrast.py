@@ -10,7 +10,7 @@ import videomae_kernels as vk
 from benchmarks.baselines import rewrites
 from benchmarks.ops.workload import OURS, PUBLISHED, REWRITE, Op, OpCase, Variant, Workload
 
-RANKS = tuple(f"{ranks} ranks" for ranks in (32, 64, 128, 256))
+RANKS = (32, 64, 128, 256)
 CHUNKED = "published, chunked"
 CHUNKS = 8
 SCALE, BIAS = 1 / 0.07, -10.0  # at the beginning of training
@@ -52,7 +52,7 @@ def _workload(
     kept: int,
 ) -> Workload:
     """Of features as wide as the encoder; `kept` float32 numbers of each pair pass from forward to backward."""
-    pairs, width = case.batch_size * int(case.clip.split()[0]), case.inputs.config.encoder_dim
+    pairs, width = case.batch_size * int(case.clip.split()[1]), case.inputs.config.encoder_dim
     features = [F.normalize(case.normal(pairs, width).detach().float(), dim=1).to(case.dtype) for _ in range(2)]
     leaves = [*features, *(torch.tensor(number, device=case.device) for number in numbers)]
     leaves = [leaf.requires_grad_(case.direction == "backward") for leaf in leaves]
@@ -78,11 +78,11 @@ def _workload(
     )
 
 
-def _contrastive_loss(case: OpCase) -> Workload:
+def _clip_loss(case: OpCase) -> Workload:
     return _workload(case, (SCALE,), {PUBLISHED: _clip}, rewrites.clip_loss, vk.contrastive_loss, kept=2)
 
 
-def _contrastive_loss_siglip(case: OpCase) -> Workload:
+def _siglip_loss(case: OpCase) -> Workload:
     def ours(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         return vk.contrastive_loss(x, y, scale, bias, "siglip")
 
@@ -90,13 +90,9 @@ def _contrastive_loss_siglip(case: OpCase) -> Workload:
     return _workload(case, (SCALE, BIAS), published, rewrites.siglip_loss, ours, kept=0)
 
 
-CONTRAST_OPS = (
-    Op("contrastive_loss", _contrastive_loss, ("forward", "backward"), RANKS, variants=(PUBLISHED, REWRITE, OURS)),
-    Op(
-        "contrastive_loss_siglip",
-        _contrastive_loss_siglip,
-        ("forward", "backward"),
-        RANKS,
-        variants=(PUBLISHED, CHUNKED, REWRITE, OURS),
-    ),
-)
+def _op(kind: str, build: Callable[[OpCase], Workload], *published: str) -> Op:
+    shared = tuple(f"{kind}, {ranks} ranks" for ranks in RANKS)
+    return Op("contrastive_loss", build, ("forward", "backward"), shared, variants=(*published, REWRITE, OURS))
+
+
+CONTRAST_OPS = (_op("clip", _clip_loss, PUBLISHED), _op("siglip", _siglip_loss, PUBLISHED, CHUNKED))
