@@ -22,8 +22,9 @@ def products(x: Tensor, y: Tensor, i: slice, j: slice, dtype: torch.dtype) -> Te
 
 
 def logits(products: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    logits = products * scale.to(products.dtype)
-    return logits if bias is None else logits.add_(bias)
+    """What softmaxes and sigmoids take, in the dtype of the products."""
+    scaled = products * scale.to(products.dtype)
+    return scaled if bias is None else scaled.add_(bias)
 
 
 def positive(ids: Tensor | None, i: slice, j: slice, first: int, like: Tensor) -> Tensor:
@@ -43,11 +44,11 @@ def share(weight: Tensor | None, i: slice, j: slice, first: int) -> Tensor | flo
 
 def counts(ids: Tensor) -> Tensor:
     """(m,) how many pairs are positives of each, itself among them, by sorting and without a host sync."""
-    counts = sum(_equal(row) for row in ids)
-    if len(ids) == 2:
-        first, second = (torch.searchsorted(row.sort().values, row) for row in ids)
-        counts = counts - _equal(first * ids.shape[1] + second)
-    return counts  # type: ignore[return-value]
+    of_each = torch.stack([_equal(row) for row in ids]).sum(0)
+    if len(ids) == 1:
+        return of_each
+    first, second = (torch.searchsorted(row.sort().values, row) for row in ids)
+    return of_each - _equal(first * ids.shape[1] + second)  # those that both relate were counted twice
 
 
 def _equal(ids: Tensor) -> Tensor:
