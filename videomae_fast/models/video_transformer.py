@@ -73,7 +73,8 @@ class VideoTransformer(VideoTower):
         if image:
             table = table.unflatten(0, (self.config.grid[0], -1)).mean(0)
         used, unused = (self.image_embed, self.patch_embed) if image else (self.patch_embed, self.image_embed)
-        return zero_gradient(used(clip, visible, table), *unused.parameters())
+        embedded: Tensor = used(clip, visible, zero_gradient(table, *unused.parameters()))
+        return embedded
 
     def _normalise(self, x: Tensor) -> Tensor:
         normed: Tensor = self.norm(x)
