@@ -1,6 +1,8 @@
 """Alignment: what a step computes, with every kind of teacher, and runs that learn, continue and evaluate."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +14,18 @@ from videomae_fast.cli import main
 from videomae_fast.data import ClipBatch
 from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop import read_feature_model
-from videomae_fast.models import InternVideo2, InternVideo2ForAlignment, get_internvideo2_config
+from videomae_fast.models import (
+    InternVideo2,
+    InternVideo2Config,
+    InternVideo2ForAlignment,
+    InternVideo2Guide,
+    VideoMAETeacher,
+    get_internvideo2_config,
+)
+from videomae_fast.models.memory_budget import AlignmentTokens
 from videomae_fast.recipes.align import AlignConfig, Alignment, Part, align
 from videomae_fast.recipes.align_options import STUDENTS
+from videomae_fast.recipes.align_teachers import Teachers, read_teachers
 
 # Importing transformers takes longer than all the rest.
 KINDS = ("video", "image", "both", "distil", pytest.param("huggingface", marks=pytest.mark.slow))
@@ -187,6 +198,44 @@ def test_the_loss_falls_and_a_run_continues_exactly(
         assert sum(float(row[name]) for name in names) == pytest.approx(float(row["loss"]), rel=1e-5)
     align(config.with_options(output=str(tmp_path / "whole"), max_steps=7))
     assert tiny.losses(tmp_path / "whole") == losses[:7]
+
+
+def test_a_gpu_decides_about_recomputation(
+    videos: Path, tmp_path: Path, teachers: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice counts the student's step, the average of its weights, and the teachers' weights."""
+    asked: dict[str, Any] = {}
+
+    def choose(config: InternVideo2Config, tokens: AlignmentTokens, **options: Any) -> str:
+        asked.update(options, tokens=tokens)
+        return "never"
+
+    def on_cpu(*args: Any, device: torch.device, **options: Any) -> Teachers:
+        return read_teachers(*args, device=torch.device("cpu"), **options)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=7 * 2**30))
+    monkeypatch.setattr("videomae_fast.recipes.fit.activate_flash_attention", lambda device: "FA4")
+    monkeypatch.setattr("videomae_fast.recipes.fit.choose_recompute", choose)
+    monkeypatch.setattr("videomae_fast.recipes.align.read_teachers", on_cpu)
+    options = {"masks_per_clip": 3, "crops_per_video": 2, "accumulate": 2, "ema_decay": 0.5, "precision": "fp32"}
+    recipe = Alignment(aligned.settings(videos, tmp_path, **options, **teachers["both"]))
+    said: list[str] = []
+    model, _ = recipe.build(torch.device("cuda"), said.append)
+    assert said[-1] == "attention runs on FA4"
+    assert model.config == replace(recipe.config.model_config(), recompute="never")
+    guide, video = recipe.teachers.guide, recipe.teachers.video
+    assert isinstance(guide, InternVideo2Guide) and isinstance(video, VideoMAETeacher)
+    fixed = (video.model.config.num_tokens + len(video.model.blocks)) * video.dim  # positions, and biases of keys
+    numbers = fixed + sum(each.numel() for teacher in (guide, video) for each in teacher.model.state_dict().values())
+    assert asked == {
+        "tokens": AlignmentTokens(recipe.teachers.heads, visible=8, masks_per_clip=3),
+        "clips": 4 * 2,
+        "precision": "fp32",
+        "capacity_bytes": 7 * 2**30,
+        "accumulate": 2,
+        "copies": 1,
+        "teachers": 4 * numbers,
+    }
 
 
 def test_evaluation(videos: Path, tmp_path: Path, teachers: dict[str, dict[str, Any]]) -> None:

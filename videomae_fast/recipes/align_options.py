@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.sampling import SAMPLINGS
 from ..masks import guided_masks
-from ..models.config import INTERNVIDEO2_CONFIGS, RECOMPUTE, InternVideo2Config
+from ..models.config import INTERNVIDEO2_CONFIGS, InternVideo2Config
 from .config import Section, option
 from .options import BackboneOptions, DataOptions, OptimizerOptions
 
@@ -92,12 +92,6 @@ class StudentOptions(BackboneOptions):
     model: str = option("internvideo2-1b", "size of the student", choices=STUDENTS)
     patch_size: int = option(
         14, "height and width of a token in pixels; the teachers' grids must be the student's", least=1
-    )
-    recompute: str = option(
-        "auto",
-        "repeat norms and activation functions in backward to save memory; auto: always",
-        choices=RECOMPUTE,
-        free=True,
     )
     drop_path: float = option(
         0.25, "stochastic depth of the last block; rises linearly over depth (6b: 0.3)", least=0, below=1
