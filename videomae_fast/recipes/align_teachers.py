@@ -149,7 +149,7 @@ class Teachers:
             raise ValueError(f"the attention of teacher {self.guide.name} guides no masks: {error}") from error
 
     def find_nonfinite(self, clips: CroppedClips, sample: Tensor) -> str:
-        """Which teacher's attention or rows are not finite. The host waits for the device.
+        """Which teacher's rows are not finite. The host waits for the device.
 
         Args:
             clips: as in `__call__`.
