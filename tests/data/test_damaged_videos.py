@@ -118,7 +118,7 @@ def run_commands(folder: Path, output: Path, timeout: float) -> Outcome:
 @pytest.mark.parametrize(
     ("names", "count"),
     [
-        pytest.param(list(CONTAINERS), 3, id="all"),
+        pytest.param(list(CONTAINERS), 1, id="all"),
         *(pytest.param([name], 50, id=name, marks=pytest.mark.slow) for name in CONTAINERS),
     ],
 )

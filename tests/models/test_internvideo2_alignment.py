@@ -198,6 +198,7 @@ def test_stochastic_depth_is_drawn_for_each_mask() -> None:
         model(clip, visible, image, video)
 
 
+@pytest.mark.slow
 def test_it_compiles_as_one_graph() -> None:
     model, inputs = student(), (clip_for(), masks(), *teachers())
     compiled = torch.compile(model, backend="eager", fullgraph=True)
