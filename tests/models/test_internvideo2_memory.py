@@ -79,7 +79,9 @@ class AlignmentStep(Step):
         (SMALL, 8, AlignmentTokens(BOTH, 416, masks_per_clip=2), "bf16"),
         (SMALL, 16, AlignmentTokens(AlignmentHeads((0, 1), image_dim=1408, image_mlp=True), 410), "fp32"),
         (SMALL, 16, AlignmentTokens(AlignmentHeads((0, 1), pooled_dim=None), 416), "bf16"),
-        (replace(SMALL, elementwise="torch"), 16, AlignmentTokens(BOTH, 416), "bf16"),
+        pytest.param(
+            replace(SMALL, elementwise="torch"), 16, AlignmentTokens(BOTH, 416), "bf16", marks=pytest.mark.slow
+        ),
         pytest.param(WIDE, 32, AlignmentTokens(BOTH, 416), "bf16", marks=pytest.mark.slow),
     ],
     ids=["bf16", "fp32", "two masks", "distillation", "without pool", "torch", "1B"],

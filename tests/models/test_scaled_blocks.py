@@ -137,6 +137,7 @@ def test_only_layer_scale_changes_what_a_block_returns() -> None:
     assert type(branch) is Tensor
 
 
+@pytest.mark.slow
 def test_compiles_to_one_graph() -> None:
     torch.compiler.reset()
     chain = randomise(Chain())
