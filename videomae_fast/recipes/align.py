@@ -24,6 +24,7 @@ from ..data import ClipBatch
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
+from ..masks import mask_numbers
 from ..models import AlignmentLosses, InternVideo2Config, InternVideo2ForAlignment, TeacherRows, stochastic_depth
 from .align_options import AlignData, AlignMasks, AlignOptimizer, StudentOptions, TeacherOptions
 from .align_teachers import read_teachers
@@ -138,7 +139,7 @@ class Alignment(Recipe):
 
     def parts(self, batch: ClipBatch, count: int, device: torch.device) -> Iterator[Part]:
         """Move clips to the device, and let the teachers see them: a part at a time, so that only its rows are held."""
-        numbers = self.config.masks.numbers(batch.sample).chunk(count)
+        numbers = mask_numbers(batch.sample, self.config.masks.masks_per_clip).chunk(count)
         batch = batch.to(device, non_blocking=True)
         for piece, own in zip(batch.split(count), numbers, strict=True):
             lesson = self.teachers(piece.clips, piece.sample)

@@ -7,7 +7,6 @@ InternVideo2/single_modality), but for the pixels.
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..data.sampling import SAMPLINGS
@@ -54,18 +53,6 @@ class AlignMasks(Section):
 
     mask_ratio: float = option(0.8, "share of tokens hidden from the student", least=0, below=1)
     masks_per_clip: int = option(1, "masks of each clip; the teachers run once for all of them", least=1)
-
-    def numbers(self, sample: Tensor) -> Tensor:
-        """The sample numbers that masks and stochastic depth draw with: s·M + m for mask m of sample s.
-
-        Args:
-            sample: (B,) int64.
-
-        Returns:
-            (B·M,) int64; the masks of a clip follow each other.
-        """
-        masks = torch.arange(self.masks_per_clip, device=sample.device)
-        return (sample[:, None] * self.masks_per_clip + masks).flatten()
 
     def visible(self, weights: Tensor, sample: Tensor, per: str, seed: int) -> Tensor:
         """Draw the visible tokens, see `guided_masks`.
