@@ -29,7 +29,7 @@ from videomae_fast.recipes.align_teachers import Teachers, read_teachers
 
 # Importing transformers takes longer than all the rest.
 KINDS = ("video", "image", "both", "distil", pytest.param("huggingface", marks=pytest.mark.slow))
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("video", "image", "huggingface")]
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("video", "image", "distil", "huggingface")]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_step(kind: str, masks: int, videos: Path, tmp_path: Path, of_kind: di
         assert (id(parameter) in undecayed) == (is_table or parameter.ndim == 1), name
 
 
-@pytest.mark.parametrize("kind", ["both", "distil", *SLOW])
+@pytest.mark.parametrize("kind", ["both", *SLOW])
 def test_two_masks_are_two_draws(kind: str, videos: Path, tmp_path: Path, of_kind: dict[str, Any]) -> None:
     """Losses and gradients of M = 2 are the mean of those of two samples of the same clip, drawn alone."""
     recipe, model, _, batches = prepared(aligned.settings(videos, tmp_path, masks_per_clip=2, **of_kind))
@@ -177,7 +177,7 @@ def test_parts_add_up_to_the_batch(videos: Path, tmp_path: Path, teachers: dict[
         torch.testing.assert_close(sum(each[name] for _, each in found), numbers[name], rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["both", pytest.param("distil", marks=pytest.mark.slow), *SLOW])
+@pytest.mark.parametrize("kind", ["both", *SLOW])
 def test_the_loss_falls_and_a_run_continues_exactly(
     kind: str, videos: Path, tmp_path: Path, of_kind: dict[str, Any]
 ) -> None:
