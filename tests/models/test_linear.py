@@ -124,12 +124,12 @@ def test_one_launch_casts_the_weights_and_one_the_gradients(cache: bool) -> None
 def test_copies_change_no_bit(last_rows: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against autocast's own casts of every weight."""
     block, x = bf16_block()
-    autocast_step(block, x, last_rows=last_rows)
+    autocast_step(block, x, rows=last_rows)
     ours = [x.grad, *(p.grad for p in block.parameters())]
     twin, x = copy.deepcopy(block), x.detach().requires_grad_()
     twin.zero_grad()
     monkeypatch.setattr("videomae_fast.models.layers.autocast_copies", lambda *_: {})
-    assert "_foreach_copy_" not in autocast_step(twin, x, last_rows=last_rows)
+    assert "_foreach_copy_" not in autocast_step(twin, x, rows=last_rows)
     for a, b in zip(ours, [x.grad, *(p.grad for p in twin.parameters())], strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b)
 
