@@ -1,4 +1,4 @@
-"""add_drawn_norm: a branch that ran on drawn samples is added, and the samples drawn for the next one are normalised."""
+"""add_drawn_norm: add a branch that ran on drawn samples, and normalise the samples drawn for the next one."""
 
 from typing import Any
 
@@ -161,7 +161,7 @@ def _backward_allocate(
 
 
 def _backward_launch(*arguments: Any) -> None:
-    from .triton.drawn_norm import add_drawn_norm_backward
+    from .triton.drawn_norm_backward import add_drawn_norm_backward
 
     add_drawn_norm_backward(*arguments[:13], *arguments[16:])
 
