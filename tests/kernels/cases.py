@@ -84,11 +84,11 @@ def _drawn_norm_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> 
 
 
 def _add_drawn_norm(x: Tensor, branch: Tensor, weight: Tensor, *others: Tensor) -> Tensor:
-    """With a bias, too, if there are two more vectors."""
+    """With a bias, too, if there are two more vectors. The last row that was normalised stands in for the others."""
     *bias, scale, ran, runs = others
     draws = dict(ran=ran, runs=runs, count=len(branch))
     total, _, y = vk.add_drawn_norm(x, branch, weight, *bias, scale=scale, factor=1.25, **draws)  # type: ignore[arg-type]
-    return torch.cat((total, y))
+    return torch.cat((total, y.index_select(0, runs.clamp(max=len(y) - 1))), -1)
 
 
 def _alignment_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """Kernel and launcher of `add_drawn_norm`: one for LayerNorm and RMSNorm, as that of its gradients.
 
-It is apart from those of norms of whole batches, which stay free of the places of drawn samples. Tile, order of work and
-arithmetic are theirs, so that the norm alone makes y again bit by bit.
+It is apart from those of norms of whole batches, which stay free of the places of drawn samples. Tile, order of work
+and arithmetic are theirs, so that the norm alone makes y again bit by bit.
 """
 
 import triton
