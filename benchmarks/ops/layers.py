@@ -183,23 +183,21 @@ def _drawn_norm(case: OpCase) -> Workload:
     leaves = [x, case.normal(kept, *x.shape[1:]), _parameter(case, width), _parameter(case, width)]
     doubles = _doubles(case, leaves)
     ran, runs = (torch.randperm(batch, device=case.device) for _ in range(2))
-    factor, draws = batch / kept, dict(ran=ran.argsort(), runs=runs.argsort(), count=kept)
+    factor, draws = batch / kept, {"factor": batch / kept, "ran": ran.argsort(), "runs": runs.argsort(), "count": kept}
 
     def published(x: Tensor, branch: Tensor, weight: Tensor, scale: Tensor) -> Any:
         """Scales in float32; stochastic depth and the norm are PyTorch's operations on the same samples."""
         total = x.index_add(0, ran[:kept], (branch.float() * scale).to(case.dtype), alpha=factor)
         return total, F.rms_norm(total.index_select(0, runs[:kept]).float(), (width,), weight, EPS).to(case.dtype)
 
-    def rewrite(*inputs: Tensor) -> Any:
-        return rewrites.add_drawn_norm(*inputs, ran[:kept], runs[:kept], factor, EPS)
+    def rewrite(x: Tensor, branch: Tensor, weight: Tensor, scale: Tensor) -> Any:
+        return rewrites.add_drawn_norm(x, branch, weight, scale, ran[:kept], runs[:kept], factor, EPS)
 
     def ours(x: Tensor, branch: Tensor, weight: Tensor, scale: Tensor) -> Any:
-        return vk.add_drawn_norm(x, branch, weight, None, EPS, scale=scale, factor=factor, **draws)[::2]
+        return vk.add_drawn_norm(x, branch, weight, None, EPS, scale=scale, **draws)[::2]  # type: ignore[arg-type]
 
-    variants = {
-        name: Variant(partial(call, *leaves), leaves)
-        for name, call in {PUBLISHED: published, REWRITE: rewrite, OURS: ours}.items()
-    }
+    calls: dict[str, Callable[..., Any]] = {PUBLISHED: published, REWRITE: rewrite, OURS: ours}
+    variants = _variants(calls, leaves, {}, case.device)
     rows = leaves[1].numel() // width
     if case.direction == "forward":
         # x and sum; branch, normalised rows and y, of three quarters of the clips; weight and scale

@@ -107,7 +107,7 @@ def drawn(branch: Branch, draw: BranchDraw | None) -> Branch:
         return branch
     value, scale = branch[:2] if isinstance(branch, ScaledBranch) else (branch, None)
     if draw.keep is not None:
-        return draw.multiply(ScaledBranch(value, scale).product())
+        return ScaledBranch(value, scale).product() * draw.keep / draw.kept_share
     return ScaledBranch(value, scale, draw)
 
 

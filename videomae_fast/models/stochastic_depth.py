@@ -45,14 +45,10 @@ class BranchDraw:
         """The samples of x (B, …) that the branch runs on."""
         return x if self.index is None else x.index_select(0, self.index)
 
-    def multiply(self, branch: Tensor) -> Tensor:
-        """A branch that ran on all samples, times `keep` / `kept_share`."""
-        return branch * self.keep / self.kept_share
-
     def add(self, x: Tensor, branch: Tensor) -> Tensor:
         """x (B, …) plus the branch of the selected samples."""
         if self.keep is not None:
-            return x + self.multiply(branch)
+            return x + branch * self.keep / self.kept_share
         if self.index is None:
             return torch.add(x, branch, alpha=self.factor)
         return x.index_add(0, self.index, branch.to(x.dtype), alpha=self.factor)
