@@ -18,7 +18,7 @@ from .encoder import DIMENSIONS, Clip, PatchEmbedding, every_token, init_small_l
 from .layers import Block
 from .norms import add_branch
 from .positions import sincos_table
-from .teachers import TeacherRows, check_rows
+from .teachers import TeacherRows, check_rows, masks_of
 
 Targets = dict[int, tuple[nn.Module, Tensor]]  # by block: a head and the teacher's rows
 
@@ -133,14 +133,10 @@ class InternVideo2(nn.Module):
             TypeError: the clip is neither uint8 nor floating.
         """
         batch = clip.shape[0]
-        if visible.ndim != 2 or visible.shape[0] < 1 or visible.shape[0] % batch or visible.shape[1] < 1:
-            raise ValueError(
-                f"visible must be (B·M, K) with M masks of one token or more for each of {batch} clips, got shape "
-                f"{tuple(visible.shape)}"
-            )
+        masks = masks_of(visible, batch)
         table = self.pos_embed if table is None else table
         parts = []  # one after the other: two masks of a clip may list the same token
-        for index in visible.unflatten(0, (batch, -1)).unbind(1):
+        for index in visible.unflatten(0, (batch, masks)).unbind(1):
             x = self.patch_embed(clip, index, table[0, 1:])
             cls = (self.cls_token + table[:, :1]).to(x.dtype)
             parts += [cls.expand(batch, -1, -1), x]
