@@ -242,11 +242,9 @@ class ModelOptions(BackboneOptions):
 
 
 @dataclass(frozen=True)
-class OptimizerOptions(Section):
-    """Batches, epochs, and the optimizer. Defaults are the published ViT-B pre-training."""
+class ScheduleOptions(Section):
+    """Epochs, and the optimizer. Defaults are the published ViT-B pre-training."""
 
-    batch_size: int = option(32, "videos per device and batch; clips are this times crops_per_video", least=1)
-    accumulate: int = option(1, "batches per optimizer step; exactly one batch of accumulate x batch_size", least=1)
     epochs: int = option(200, "passes over the data", least=1)
     warmup_epochs: int = option(20, "epochs of linear warm-up; must be fewer than epochs", least=0)
     lr: float = option(1e-3, "learning rate for 256 videos per step; it is scaled by videos / 256", least=0)
@@ -259,6 +257,24 @@ class OptimizerOptions(Section):
         super().__post_init__()
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} must be less than epochs {self.epochs}")
+
+
+@dataclass(frozen=True)
+class OptimizerOptions(ScheduleOptions):
+    """Batches, epochs, and the optimizer of a loss that is a mean over samples."""
+
+    batch_size: int = option(32, "videos per device and batch; clips are this times crops_per_video", least=1)
+    accumulate: int = option(1, "batches per optimizer step; exactly one batch of accumulate x batch_size", least=1)
+
+    @property
+    def samples(self) -> int:
+        """Samples of an optimizer step on one device."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def parts(self) -> int:
+        """Parts that a step divides them into, each with a forward and backward pass of its own."""
+        return self.accumulate
 
 
 @dataclass(frozen=True)
