@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from videomae_fast.recipes.gradient_cache import PairFeatures, part_gradients
+from videomae_fast.models.dual_encoder import PairFeatures
+from videomae_fast.recipes.gradient_cache import part_gradients
 from videomae_kernels import contrastive_loss
 
 

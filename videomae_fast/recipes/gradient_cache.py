@@ -14,26 +14,11 @@ References:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class PairFeatures(NamedTuple):
-    """What a contrastive loss takes.
-
-    Attributes:
-        video: (n, d), normalised.
-        text: (n, d), normalised; row i belongs to row i of `video`.
-        scale: (), what products are multiplied by.
-        bias: (), what is added to them; None without one.
-    """
-
-    video: Tensor
-    text: Tensor
-    scale: Tensor
-    bias: Tensor | None = None
+from ..models.dual_encoder import PairFeatures
 
 
 @dataclass(frozen=True)
