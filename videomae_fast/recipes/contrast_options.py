@@ -11,7 +11,7 @@ from typing import Any
 from ..data import Mixture
 from ..data.captioned import CaptionedDataset, split_kinds
 from ..data.sources.captions import CAPTIONS_HELP
-from ..models import InternVideo2Config, VideoMAEConfig, get_config
+from ..models import InternVideo2Config, VideoMAEConfig
 from ..models.config import CONFIGS
 from ..models.dual_encoder import TEMPERATURES
 from ..models.text_tower import TEXT_POOLS
@@ -160,7 +160,7 @@ class TextTowerOptions(Section):
         super().__post_init__()
         if self.text_features and not self.freeze_text:
             raise ValueError(
-                f"text_features '{self.text_features}' needs freeze_text: features of a text tower that is trained change"
+                f"text_features '{self.text_features}' needs freeze_text: the features of a trained tower change"
             )
 
 
@@ -168,7 +168,9 @@ class TextTowerOptions(Section):
 class LossOptions(Section):
     """The contrastive loss."""
 
-    loss: str = option("clip", "clip: softmax in both directions; siglip: sigmoid of each pair", choices=("clip", "siglip"))
+    loss: str = option(
+        "clip", "clip: softmax in both directions; siglip: sigmoid of each pair", choices=("clip", "siglip")
+    )
     temperature: str = option(
         "auto",
         "how the learned temperature starts and is limited, by whose it is; auto: as --loss",
@@ -179,8 +181,8 @@ class LossOptions(Section):
         super().__post_init__()
         if self.temperature != "auto" and (self.temperature == "siglip") != (self.loss == "siglip"):
             raise ValueError(
-                f"temperature '{self.temperature}' does not go with loss '{self.loss}': siglip's has a bias, which clip's "
-                "softmax would cancel"
+                f"temperature '{self.temperature}' does not go with loss '{self.loss}': siglip's has a bias, "
+                "which clip's softmax would cancel"
             )
 
     @property

@@ -99,6 +99,11 @@ class TextFeatures:
             raise ValueError(f"{self.folder} has no features of a caption of this batch: the captions have changed")
         return torch.from_numpy(self._features[places])
 
+    @property
+    def some_id(self) -> Tensor:
+        """() int64, the id of a caption that has features."""
+        return torch.tensor(self._ids[0])
+
     def _is_complete(self) -> bool:
         path = self.folder / KEY
         if not path.is_file():

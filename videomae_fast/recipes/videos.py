@@ -81,9 +81,7 @@ class TrainingVideos:
         Returns:
             The batch that `batches` yielded for the step.
         """
-        return next(
-            iter(self._loader(batch_size, rank=rank, world_size=world_size, start_step=step - 1, num_steps=1))
-        )
+        return next(iter(self._loader(batch_size, rank=rank, world_size=world_size, start_step=step - 1, num_steps=1)))
 
     def _loader(self, batch_size: int, **place: int) -> DataLoader[Any]:
         """The batches from a step on, as `make_loader` takes the arguments."""
@@ -93,9 +91,7 @@ class TrainingVideos:
     def _num_videos(self) -> int:
         return len(self.dataset.annotations)
 
-    def _watched(
-        self, loader: DataLoader[Any], batch_size: int, start_step: int
-    ) -> Generator[Any, None, None]:
+    def _watched(self, loader: DataLoader[Any], batch_size: int, start_step: int) -> Generator[Any, None, None]:
         batches = load(loader, defers=True)
         try:
             for step, batch in enumerate(batches, start_step + 1):
