@@ -23,6 +23,7 @@ from .pixels.loss import masked_patch_loss
 from .pixels.targets import patch_targets
 from .pixels.warp import crop_matrix, warp_clips
 from .tokens.align import alignment_loss
+from .tokens.contrast import contrastive_loss
 from .tokens.decoder_input import assemble_decoder_tokens
 from .tokens.embed import embed_tokens
 from .tokens.gelu import bias_gelu
@@ -41,6 +42,7 @@ __all__ = [
     "cat_clips",
     "changed_token_index",
     "check_indices",
+    "contrastive_loss",
     "crop_clips",
     "crop_matrix",
     "embed_tokens",

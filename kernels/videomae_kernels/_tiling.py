@@ -63,6 +63,8 @@ TILES: dict[str, Tile] = {
     "mask_to_index": Tile(2048, num_warps=8),
     "running_cell_select": Tile(2048, num_warps=8),
     "smallest_index": Tile(1024, num_warps=8),
+    "contrastive_loss": Tile(4096, num_warps=4),
+    "contrastive_loss_backward": Tile(4096, num_warps=4),
 }
 # Where neighbours in a row are neighbours in the clip, a thread takes 16 bytes of the row. Else single elements, so
 # that the loads of a warp fall into few cache lines, and Triton regroups them in shared memory for wide row accesses.
@@ -101,6 +103,7 @@ SUMMING_WARPS = {
 }
 MAX_WARPS = 8
 
+PAIR_COLUMNS = 128  # of a tile of products: a row's lie in one warp, with 16 bytes for each thread
 PIXEL_WARPS = 4  # of a program of warp_clips, whose threads have one pixel each
 CROP_ROWS = 4  # of a token, that share the sums of source rows: of 1 to 16, the fewest instructions, counted
 
@@ -115,6 +118,16 @@ def _row_tile(tile: Tile, width: int) -> Mapping[str, int]:
     columns = row_columns(width)
     rows = max(1, min(64, tile.elements // columns))
     return {"BLOCK_ROWS": rows, "BLOCK_COLS": columns, "num_warps": tile.num_warps}
+
+
+def pair_tile(kernel: str) -> Mapping[str, int]:
+    """Launch options for products of rows with rows, which are reduced in both directions."""
+    tile = TILES[kernel]
+    return {
+        "BLOCK_ROWS": tile.elements // PAIR_COLUMNS,
+        "BLOCK_COLS": PAIR_COLUMNS,
+        "num_warps": tile.num_warps,
+    }
 
 
 def row_columns(width: int) -> int:

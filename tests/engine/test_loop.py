@@ -49,7 +49,7 @@ class Line(Recipe):
         return {"samples_per_step": samples_per_step}
 
     def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[Any, None, None]:
-        size = self.config.optimizer.batch_size * self.config.optimizer.accumulate
+        size = self.config.optimizer.samples
         for step in range(start_step, start_step + num_steps):
             numbers = [(step * world_size + rank) * size + place for place in range(size)]
             self.seen.append(numbers)

@@ -80,6 +80,13 @@ def _alignment_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> t
     return x, torch.randint(-9, 10, x.shape, device=device), weight, bias
 
 
+def _contrast_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Rows are pairs, not samples: there are more than of the batch, since one pair has no negative."""
+    rows = _normal(2, batch + KEPT, WIDTH, dtype=dtype, device=device)
+    numbers = (torch.tensor(value, dtype=dtype, device=device) for value in (2.5, -1.5))
+    return *rows, *numbers, torch.arange(batch + KEPT, device=device) // 2
+
+
 def _embed_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     return (
         _clip(batch, dtype, device),
@@ -181,6 +188,17 @@ CASES = (
         "alignment_loss",
         lambda x, target, weight, bias: vk.alignment_loss(x, target.to(x.dtype), weight, bias),
         _alignment_inputs,
+    ),
+    Case("contrastive_loss", vk.contrastive_loss, lambda *made_for: _contrast_inputs(*made_for)[:3]),
+    Case(
+        "contrastive_loss_of_groups",
+        lambda x, y, scale, ids: vk.contrastive_loss(x, y, scale, x_ids=ids, y_ids=ids.flip(0)),
+        lambda *made_for: (*(made := _contrast_inputs(*made_for))[:3], made[4]),
+    ),
+    Case(
+        "contrastive_loss_siglip",
+        lambda x, y, scale, bias, ids: vk.contrastive_loss(x, y, scale, bias, "siglip", y_ids=ids),
+        _contrast_inputs,
     ),
     Case(
         "tube_mask_gather",

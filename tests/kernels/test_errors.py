@@ -47,6 +47,16 @@ def good(name):
         },
         "bias_gelu": {"x": tokens, "bias": row},
         "alignment_loss": {"x": tokens, "target": tokens.flip(0), "weight": row, "bias": row, "eps": 1e-6},
+        "contrastive_loss": {
+            "x": table,
+            "y": table.flip(0),
+            "scale": torch.tensor(3.0),
+            "bias": torch.tensor(-2.0),
+            "kind": "siglip",
+            "x_ids": torch.arange(TOKENS) // 2,
+            "y_ids": torch.arange(TOKENS) // 3,
+            "group": None,
+        },
         "tube_mask_gather": {**pixel, "normalize": MEAN_STD, "dtype": None},
         "embed_tokens": {
             "clip": clip,
@@ -103,6 +113,7 @@ ADDING = ("add_layer_norm", "add_rms_norm")
 AFFINE_OPS = (*BIASED_NORMS, "alignment_loss")
 BIASED_OPS = (*AFFINE_OPS, "bias_gelu")
 ROW_OPS = (*NORM_OPS, "alignment_loss", "bias_gelu")
+CONTRAST = ("x", "y", "scale", "bias", "x_ids", "y_ids")  # the tensors of contrastive_loss
 TWO_STATS = (MEAN_STD[0][:2], MEAN_STD[1][:2])
 ZERO_STD = (MEAN_STD[0], (1.0, 0.0, 1.0))
 
@@ -217,6 +228,18 @@ BAD = [  # op, argument, how to spoil it, error, words
     ("alignment_loss", "target", lambda x: x[:1], ValueError, "must have shape"),  # a mean's rows are not broadcast
     ("alignment_loss", "target", lambda x: x.int(), TypeError, "floating"),
     ("alignment_loss", "target", on_meta, ValueError, "must be on cpu"),
+    *(("contrastive_loss", name, lambda x: x.int(), TypeError, "floating") for name in ("x", "y", "scale", "bias")),
+    *(("contrastive_loss", name, lambda x: x[None], ValueError, "must have shape") for name in CONTRAST),
+    *(("contrastive_loss", name, on_meta, ValueError, "must be on cpu") for name in CONTRAST[1:]),
+    *(("contrastive_loss", name, lambda x: x[1:], ValueError, "must have shape") for name in ("y", "x_ids", "y_ids")),
+    *(("contrastive_loss", name, lambda x: x.int(), TypeError, "must be int64") for name in ("x_ids", "y_ids")),
+    *(("contrastive_loss", name, lambda x: x * 0, ValueError, "must leave negatives") for name in ("x_ids", "y_ids")),
+    ("contrastive_loss", "y", lambda x: x[:, 1:], ValueError, "must have shape"),
+    ("contrastive_loss", "scale", lambda _: 3.0, TypeError, "must be a tensor"),
+    ("contrastive_loss", "bias", lambda _: -2.0, TypeError, "must be a tensor"),
+    ("contrastive_loss", "kind", lambda _: "nce", ValueError, "one of"),
+    ("contrastive_loss", "kind", lambda _: None, TypeError, "one of"),
+    ("contrastive_loss", "group", lambda _: 0, TypeError, "process group"),
     ("embed_tokens", "weight", lambda x: x[0], ValueError, r"\(D, C,"),
     ("embed_tokens", "weight", lambda x: x.int(), TypeError, "floating"),
     ("embed_tokens", "weight", lambda x: x[:, :2], ValueError, "channels"),
@@ -266,6 +289,8 @@ def test_float64_is_refused_by_the_kernels(monkeypatch):
         ("add_rms_norm", "scale"),
         ("bias_gelu", "x"),
         ("alignment_loss", "target"),
+        ("contrastive_loss", "y"),
+        ("contrastive_loss", "scale"),
     ):
         function, arguments = good(op)
         arguments[name] = arguments[name].double()

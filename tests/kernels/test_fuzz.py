@@ -20,7 +20,7 @@ OPS = (
     *("tube_mask_index", "random_mask_index", "mask_to_index", "running_cell_select", "gather_tokens", "patch_targets"),
     *("masked_token_scatter", "assemble_decoder_tokens", "tube_mask_gather", "embed_tokens", "masked_patch_loss"),
     *("layer_norm", "add_layer_norm", "rms_norm", "add_rms_norm", "bias_gelu", "alignment_loss"),
-    *("warp_clips", "changed_token_index", "weighted_mask_index"),
+    *("contrastive_loss", "warp_clips", "changed_token_index", "weighted_mask_index"),
 )
 HUGE = (2**31, 2**63 - 1, 2**63, 10**400, -1, -(2**63))
 STATS = [((0.5,) * 3, (0.2,) * 3), ((0.5,) * 3, (0.0,) * 3), ((float("nan"),) * 3, (1.0,) * 3), (0.5, 0.5)]
@@ -58,25 +58,29 @@ def strided(x: Tensor, step: int) -> Tensor:
     return wide[..., ::step]
 
 
-SPOILED: list[Callable[[Tensor, Any, int], Any]] = [
+Spoil = Callable[[Tensor, Any, int], Any]
+SPOILED_NUMBERS: list[Spoil] = [  # of any tensor, of no dimensions too
     lambda x, draw, place: x,
-    lambda x, draw, place: strided(x, 2 + place % 2),
-    lambda x, draw, place: x[:1].expand(x.shape),
-    lambda x, draw, place: x.contiguous().mT.contiguous().mT if x.ndim > 1 else x,
     lambda x, draw, place: x.to(draw(DTYPES)),
     lambda x, draw, place: with_value(x, place, draw(NUMBERS)),
     lambda x, draw, place: x * float("nan") if x.is_floating_point() else x,
     lambda x, draw, place: x * float("inf") if x.is_floating_point() else x,
-    lambda x, draw, place: x[: place % 3],
-    lambda x, draw, place: x[..., : place % (x.shape[-1] + 1)],
-    lambda x, draw, place: x[0],
     lambda x, draw, place: x[None],
-    lambda x, draw, place: x.flip(-1),
     lambda x, draw, place: x.tolist(),
     lambda x, draw, place: x.numpy(),
     lambda x, draw, place: x.to_sparse(),
     lambda x, draw, place: x.to("meta"),
     lambda x, draw, place: draw(VALUES),
+]
+SPOILED: list[Spoil] = [
+    *SPOILED_NUMBERS,
+    lambda x, draw, place: strided(x, 2 + place % 2),
+    lambda x, draw, place: x[:1].expand(x.shape),
+    lambda x, draw, place: x.contiguous().mT.contiguous().mT if x.ndim > 1 else x,
+    lambda x, draw, place: x[: place % 3],
+    lambda x, draw, place: x[..., : place % (x.shape[-1] + 1)],
+    lambda x, draw, place: x[0],
+    lambda x, draw, place: x.flip(-1),
 ]
 
 
@@ -87,7 +91,8 @@ def calls(draw: Any) -> tuple[str, dict[str, Any]]:
     _, arguments = good(name)
     for argument in draw(st.lists(st.sampled_from(sorted(arguments)), max_size=2, unique=True)):
         old = arguments[argument]
-        spoil, place = draw(st.sampled_from(SPOILED)), draw(st.integers(0, 200))
+        spoiled = SPOILED if getattr(old, "ndim", 0) else SPOILED_NUMBERS
+        spoil, place = draw(st.sampled_from(spoiled)), draw(st.integers(0, 200))
         arguments[argument] = spoil(old, draw, place) if isinstance(old, Tensor) else draw(VALUES)
     return name, arguments
 
@@ -174,6 +179,7 @@ EXPECTED: dict[str, Callable[..., Tensor]] = {
     "add_rms_norm": scaled_added_and_normalized,
     "bias_gelu": truth.bias_gelu,
     "alignment_loss": lambda eps, **rows: truth.alignment_loss(eps=float(eps), **rows),
+    "contrastive_loss": lambda group, **pairs: truth.contrastive_loss(**pairs),
     "patch_targets": targets,
     "masked_patch_loss": loss,
     "warp_clips": warped,

@@ -131,6 +131,30 @@ def alignment_loss(x: Tensor, target: Tensor, weight: Tensor, bias: Tensor, eps:
     return (2 - 2 * (student * teacher).sum(-1)).mean()
 
 
+def contrastive_loss(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    kind: str = "clip",
+    x_ids: Tensor | None = None,
+    y_ids: Tensor | None = None,
+) -> Tensor:
+    """CLIP's or SigLIP's loss from the whole matrix of logits, in float64."""
+    logits = scale.double() * (x.double() @ y.double().T)
+    positive = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    for ids in (x_ids, y_ids):
+        if ids is not None:
+            positive |= ids[:, None] == ids
+    if kind == "siglip":
+        logits = logits if bias is None else logits + bias.double()
+        away = torch.where(positive, -logits, logits)
+        return torch.logaddexp(torch.zeros_like(away), away).sum() / len(x)  # −log σ(−z) = log(1 + exp(z))
+    target = positive.double() / positive.sum(1, keepdim=True)
+    losses = [-torch.where(positive, target * s.log_softmax(1), 0).sum() / len(x) for s in (logits, logits.T)]
+    return (losses[0] + losses[1]) / 2
+
+
 def warped(source: Tensor, matrix: Tensor, size: Sequence[int], fill: float) -> tuple[Tensor, Tensor]:
     """Frames (T, h, w, C) sampled where a matrix (2, 3) sends the pixels of `size`, in float64, (C, T, H, W).
 

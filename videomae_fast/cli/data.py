@@ -8,6 +8,7 @@ from typing import Any
 
 from .._text import printable_lines
 from ..data.readers import DEFAULT_READER, READERS
+from ..data.sources.captions import CAPTIONS_HELP
 from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, LIST_HELP, ROOT_HELP
 
 
@@ -21,9 +22,12 @@ def add_check_data(commands: Any) -> None:
         "process and is listed as bad.",
     )
     _add_source(check, DATA_HELP)
+    check.add_argument(
+        "--captions", action="store_true", help=f"the data has captions, and is a {CAPTIONS_HELP}; check these, too"
+    )
     check.add_argument("--reader", default=DEFAULT_READER, choices=READERS, help="video reader (default: %(default)s)")
     check.add_argument(
-        "--clean", type=Path, metavar="FILE", help="new list file without the bad videos; not for a mixture"
+        "--clean", type=Path, metavar="FILE", help="new list file without the bad videos; not for a mixture or captions"
     )
     check.add_argument("--report", type=Path, metavar="FILE", help="table with one line per video, tab-separated")
     check.set_defaults(run=_check_data)
@@ -79,6 +83,7 @@ def _check_data(args: argparse.Namespace) -> None:
         args.data,
         args.root,
         args.list_format,
+        captioned=args.captions,
         reader=args.reader,
         workers=args.workers,
         clean=args.clean,

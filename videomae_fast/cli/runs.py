@@ -1,4 +1,4 @@
-"""`videomae-fast pretrain`, `align`, `finetune`, `distil`, `evaluate`, `features`, `gallery`: options of recipes."""
+"""`videomae-fast pretrain`, `align`, `contrast`, `finetune`, `distil`, `evaluate`, `features`, `gallery`: options of recipes."""
 
 import argparse
 import sys
@@ -14,6 +14,7 @@ from .._text import printable, printable_lines
 from ..engine.loop import RunResult
 from ..engine.parallel import make_accelerator
 from ..recipes import align as aligning
+from ..recipes import contrast as contrasting
 from ..recipes import distil as distilling
 from ..recipes import evaluate as evaluating
 from ..recipes import features as extracting
@@ -42,6 +43,12 @@ def add_align(commands: Any) -> None:
     """Add `align` to the commands; its options are the options of AlignConfig."""
     help = "align InternVideo2 with teachers on the tokens that masks keep"
     _add(commands, "align", help, aligning.AlignConfig, _align)
+
+
+def add_contrast(commands: Any) -> None:
+    """Add `contrast` to the commands; its options are the options of ContrastConfig."""
+    help = "train a video tower and a text tower on captions, on the tokens that masks keep"
+    _add(commands, "contrast", help, contrasting.ContrastConfig, _contrast)
 
 
 def add_finetune(commands: Any) -> None:
@@ -185,6 +192,19 @@ def _align(args: argparse.Namespace) -> None:
         output = Path(config.run.output)
         _show_losses(output, result.step)
         print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
+        save_curves(output, output / "curves.png")
+        print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+
+
+def _contrast(args: argparse.Namespace) -> None:
+    from ..pictures.curves import save_curves
+
+    config = read_config(args, contrasting.ContrastConfig)
+    result = contrasting.contrast(config)
+    if result.is_main_process:
+        output = Path(config.run.output)
+        _show_losses(output, result.step)
+        print(f"weights of both towers: {printable(result.checkpoint / 'model.safetensors')}")
         save_curves(output, output / "curves.png")
         print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
 

@@ -1,17 +1,30 @@
 """Video clips for training: sources, readers, sampling, crops, and a loader that resumes exactly.
 
-Class labels are kept with the videos, and the names of classes with them; captions are not.
+Class labels are kept with the videos, and the names of classes with them. `captioned` makes clips with captions.
 """
 
 from .bad_videos import BadVideo, BadVideoLog, UnreadableVideosError
 from .batch import ClipBatch, collate
+from .captioned import (
+    AlternatingSampler,
+    CaptionCounts,
+    CaptionedBatch,
+    CaptionedDataset,
+    CaptionTokenizer,
+    CaptionTokens,
+    make_captioned_loader,
+    positive_ids,
+    split_kinds,
+)
 from .crops import Crop, CropBox, cut_clips, multi_scale_crop_box, random_resized_crop_box
 from .dataset import ClipDataset, Draw
 from .loader import make_loader
 from .readers import DEFAULT_READER, VideoError, VideoReader, open_entry, open_video
-from .sampling import dense_frames, dense_views, frame_indices, uniform_frames, uniform_views
+from .sampling import dense_frames, dense_views, frame_indices, timed_frames, uniform_frames, uniform_views
 from .seeding import sample_rng
 from .sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
+from .sources.captioned import CaptionedEntry, CaptionedVideos
+from .sources.captions import read_captions
 from .sources.classes import read_classes
 from .sources.demo import demo_folder
 from .sources.labelled import number_classes
@@ -21,9 +34,17 @@ from .views import MissingVideo, ViewBatch, ViewDataset, collate_views
 
 __all__ = [
     "DEFAULT_READER",
+    "AlternatingSampler",
     "Annotations",
     "BadVideo",
     "BadVideoLog",
+    "CaptionCounts",
+    "CaptionTokenizer",
+    "CaptionTokens",
+    "CaptionedBatch",
+    "CaptionedDataset",
+    "CaptionedEntry",
+    "CaptionedVideos",
     "ClipBatch",
     "ClipDataset",
     "Crop",
@@ -48,16 +69,21 @@ __all__ = [
     "dense_frames",
     "dense_views",
     "frame_indices",
+    "make_captioned_loader",
     "make_loader",
     "multi_scale_crop_box",
     "number_classes",
     "open_entry",
     "open_video",
+    "positive_ids",
     "random_resized_crop_box",
     "read_annotations",
+    "read_captions",
     "read_classes",
     "read_mixture",
     "sample_rng",
+    "split_kinds",
+    "timed_frames",
     "uniform_frames",
     "uniform_views",
 ]

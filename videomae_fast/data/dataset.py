@@ -1,9 +1,10 @@
 """Clips for training: decode a video once, draw several crops of it, replace a video that cannot be read."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from .bad_videos import BadVideo, UnreadableVideosError
 from .batch import ClipBatch
 from .crops import AREAS, CROP_BOXES, Crop, check_areas, cut_clips
 from .readers import DEFAULT_READER, MAX_DECODED_BYTES, VideoError, check_reader, open_entry
-from .sampling import SAMPLINGS
+from .sampling import SAMPLINGS, Sampling
 from .seeding import sample_rng
 from .sources.annotations import Annotations
 from .sources.mixture import Mixture, VideoSource
@@ -81,6 +82,8 @@ class ClipDataset(Dataset[ClipBatch]):
         replace bad videos without a report.
     """
 
+    samplings: ClassVar[Mapping[str, Sampling]] = SAMPLINGS
+
     def __init__(
         self,
         annotations: Annotations | Mixture,
@@ -113,7 +116,7 @@ class ClipDataset(Dataset[ClipBatch]):
         if max_replacements < 0:
             raise ValueError(f"max_replacements must be at least 0, got {max_replacements}")
         for name, choice, known in (
-            ("sampling", sampling, tuple(SAMPLINGS)),
+            ("sampling", sampling, tuple(self.samplings)),
             ("crop", crop, tuple(CROP_BOXES)),
             ("resize", resize, RESIZES),
         ):
@@ -136,6 +139,9 @@ class ClipDataset(Dataset[ClipBatch]):
         return self.annotations.epoch_length
 
     def __getitem__(self, key: tuple[int, int]) -> ClipBatch:
+        return self._sample(key)[1]
+
+    def _sample(self, key: tuple[int, int]) -> tuple[Draw, ClipBatch]:
         start = time.perf_counter()
         index, sample_number = key
         drawn = self.draw(index, sample_number)
@@ -144,7 +150,7 @@ class ClipDataset(Dataset[ClipBatch]):
         clips, matrix = self._cut(drawn, numbers)
         sample, labels = torch.tensor(numbers), self._labels(drawn.index)
         seconds = time.perf_counter() - start
-        return ClipBatch(clips, sample, labels, self.crops_per_video, drawn.bad_videos, seconds, matrix)
+        return drawn, ClipBatch(clips, sample, labels, self.crops_per_video, drawn.bad_videos, seconds, matrix)
 
     def _cut(self, drawn: Draw, numbers: Sequence[int]) -> tuple[CroppedClips, torch.Tensor | None]:
         if self.augmentation is None:
@@ -197,7 +203,7 @@ class ClipDataset(Dataset[ClipBatch]):
         entry, limit = self.annotations[index], self.max_decoded_bytes
         with closing(open_entry(entry, self.reader, self.short_side, source.template, limit)) as video:
             frame_stride = source.frame_stride or self.frame_stride
-            numbers = SAMPLINGS[self.sampling](video.num_frames, self.num_frames, frame_stride, rng)
+            numbers = self.samplings[self.sampling](video.num_frames, self.num_frames, frame_stride, rng)
             return numbers, torch.from_numpy(video.frames(numbers))
 
     def _draw_crops(self, index: int, frames: torch.Tensor, rng: np.random.Generator) -> list[Crop]:

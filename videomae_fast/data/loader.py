@@ -2,11 +2,11 @@
 
 import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .batch import ClipBatch, collate
 from .dataset import ClipDataset
@@ -122,15 +122,39 @@ def make_loader(
         ValueError: an epoch has no full step, or an argument is out of range.
     """
     sampler = StepSampler(dataset.annotations, batch_size, dataset.seed, rank, world_size, start_step, num_steps)
+    return loader_of(dataset, sampler, collate, workers, timeout)
+
+
+def loader_of(
+    dataset: Dataset[Any],
+    sampler: Sampler[Any],
+    collate_fn: Callable[[list[Any]], Any],
+    workers: int,
+    timeout: float,
+    start_worker: Callable[[int], None] | None = None,
+) -> DataLoader[Any]:
+    """Make a loader of training, whichever its data set is.
+
+    Args:
+        dataset: the samples.
+        sampler: yields for each batch the keys of its samples.
+        collate_fn: joins the samples of a batch.
+        workers: as in `make_loader`.
+        timeout: as in `make_loader`.
+        start_worker: called first in each worker with its number; None: `leave_process_group`, which another one calls.
+
+    Returns:
+        The loader.
+    """
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         timeout=timeout if workers > 0 else 0,
-        worker_init_fn=leave_process_group,
+        worker_init_fn=start_worker or leave_process_group,
     )
 
 

@@ -153,6 +153,37 @@ def uniform_views(total: int, num_frames: int, segments: int) -> np.ndarray:
     return (total * steps // (num_frames * segments)).reshape(num_frames, segments).T
 
 
+def timed_frames(total: int, num_frames: int, frame_stride: float) -> np.ndarray:
+    """The frames of a clip at a given number per second, or spread over a longer video. Nothing is random.
+
+    With S = frame_stride, frames of the video from one of the clip to the next, frame k is ⌊(k + 1/2) · S⌋: the middle
+    of its interval. The video has K = ⌈total / S - 1/2⌉ such frames, and at least one. If K < num_frames, the last one is
+    repeated. If K > num_frames, the clip spans the whole video: frame k is ⌊(k + 1/2) · total / num_frames⌋.
+
+    Args:
+        total: frames of the video, or of the part that the clip may show.
+        num_frames: T, frames of the clip.
+        frame_stride: frames per second of the video, divided by those of the clip; positive.
+
+    Returns:
+        (T,) int64 indices in [0, total), ascending.
+
+    Raises:
+        ValueError: an argument is not positive.
+
+    References:
+        get_frame_indices with "fps" in multi_modality/dataset/video_utils.py of UMT, which has the same frames, drops
+        those beyond num_frames, and repeats the last one elsewhere; LongViViT, section 5: one frame per second.
+    """
+    _check_positive(total=total, num_frames=num_frames)
+    if not 0 < frame_stride < np.inf:
+        raise ValueError(f"frame_stride must be positive, got {frame_stride}")
+    here = max(1, int(np.ceil(total / frame_stride - 0.5)))
+    stride = frame_stride if here <= num_frames else total / num_frames
+    places = np.minimum(np.arange(num_frames), here - 1)
+    return np.minimum(((places + 0.5) * stride).astype(np.int64), total - 1)
+
+
 def spread_evenly(room: int, count: int) -> np.ndarray:
     """Where views of a video begin: the first at 0, the last at `room`, one view in the middle.
 
@@ -167,7 +198,8 @@ def spread_evenly(room: int, count: int) -> np.ndarray:
 
 
 # By the names of the option `sampling`; each is a function of (total, num_frames, frame_stride, rng).
-SAMPLINGS: dict[str, Callable[[int, int, int, np.random.Generator], np.ndarray]] = {
+Sampling = Callable[[int, int, int, np.random.Generator], np.ndarray]
+SAMPLINGS: dict[str, Sampling] = {
     "strided": frame_indices,
     "dense": dense_frames,
     "uniform": lambda total, num_frames, frame_stride, rng: uniform_frames(total, num_frames, rng),

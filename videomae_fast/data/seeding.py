@@ -80,6 +80,22 @@ def augmentation_rng(seed: int, sample: int, kind: int) -> np.random.Generator:
     return _philox(seed, sample, purpose=3, stream=kind)
 
 
+def caption_rng(seed: int, sample: int) -> np.random.Generator:
+    """Make the generator that draws one of a sample's captions.
+
+    Args:
+        seed: of the run, in [0, 2**64).
+        sample: number of the sample, in [0, 2**64).
+
+    Returns:
+        A Philox generator that depends on both numbers alone.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    return _philox(seed, sample, purpose=4, stream=0)
+
+
 def _philox(seed: int, number: int, purpose: int, stream: int) -> np.random.Generator:
     for name, value in (("seed", seed), ("number", number), ("stream", stream)):
         if not 0 <= value < _LIMIT:

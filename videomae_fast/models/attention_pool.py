@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import attention
-from .config import InternVideo2Config
+from .config import ClipConfig
 from .linear import Linear, Source, linear
 from .norms import LayerNorm, add_norm
 
@@ -56,23 +56,25 @@ class AttentionPool(nn.Module):
         pool(x) = proj(attention(norm1_q(mean_n x) W_q + q_bias, norm1_k(x) W_k + k_bias, norm1_v(x) W_v + v_bias))
 
     Args:
-        config: the model: D, pool_heads, clip_embed_dim, and how it computes.
+        config: the model: D, and how it computes.
+        heads: attention heads; they divide D.
+        out: width of the row.
 
     References:
         `AttentionPoolingBlock`, OpenGVLab/InternVideo, InternVideo2/single_modality/models/internvideo2_pretrain.py.
     """
 
-    def __init__(self, config: InternVideo2Config) -> None:
+    def __init__(self, config: ClipConfig, heads: int, out: int) -> None:
         super().__init__()
         dim = config.encoder_dim
         self.norm1_q = LayerNorm(dim, POOL_EPS, config.elementwise)
         self.norm1_k = LayerNorm(dim, POOL_EPS, config.elementwise)
         self.norm1_v = LayerNorm(dim, POOL_EPS, config.elementwise)
-        self.cross_attn = CrossAttention(dim, config.pool_heads, config.clip_embed_dim, config.attention)
+        self.cross_attn = CrossAttention(dim, heads, out, config.attention)
         self.recompute = config.recompute
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, n, D) → (B, clip_embed_dim)."""
+        """(B, n, D) → (B, out)."""
         rows, sources = self._norm(x)
         return self.cross_attn(*rows, sources).squeeze(1)
 

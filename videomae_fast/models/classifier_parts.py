@@ -1,4 +1,4 @@
-"""What every classifier shares: which of its parameters belong to which layer, and which are trained."""
+"""What classifiers and video towers share: which parameters belong to which layer, and which are trained."""
 
 from typing import ClassVar
 
@@ -8,11 +8,11 @@ from .layers import Block
 
 
 class ClassifierParts(nn.Module):
-    """A classifier of blocks, with parts before them and parts after them.
+    """A classifier or a video tower of blocks, with parts before them and parts after them.
 
     Attributes:
         first_parts: names of the modules and parameters before the blocks.
-        head_parts: names of the modules after the blocks.
+        head_parts: names of the modules after the blocks; they may be None.
         undecayed: last parts of the names of parameters that have no weight decay, besides vectors.
     """
 

@@ -57,7 +57,7 @@ class InternVideo2(nn.Module):
             qk_norm=True,
             layer_scale=config.layer_scale,
         )
-        self.clip_projector = AttentionPool(config) if pool else None
+        self.clip_projector = AttentionPool(config, config.pool_heads, config.clip_embed_dim) if pool else None
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.apply(init_small_linear)
         with torch.no_grad():
@@ -117,12 +117,13 @@ class InternVideo2(nn.Module):
             x, branch = block(x, branch)
         return add_branch(*last(x, branch, None if cls else index.shape[1]))
 
-    def embed(self, clip: Clip, visible: Tensor) -> Tensor:
+    def embed(self, clip: Clip, visible: Tensor, table: Tensor | None = None) -> Tensor:
         """The input of the first block: the cls token and the visible tokens, with positions.
 
         Args:
             clip: (B, C, T, H, W), as `open_clip` returns it.
             visible: (B·M, K) int32 or int64 tokens, unique per row; M rows of a clip follow each other.
+            table: (1, 1 + N, D) positions of the cls token and of all tokens; None is `pos_embed`.
 
         Returns:
             (B·M, 1 + K, D).
@@ -137,10 +138,11 @@ class InternVideo2(nn.Module):
                 f"visible must be (B·M, K) with M masks of one token or more for each of {batch} clips, got shape "
                 f"{tuple(visible.shape)}"
             )
+        table = self.pos_embed if table is None else table
         parts = []  # one after the other: two masks of a clip may list the same token
         for index in visible.unflatten(0, (batch, -1)).unbind(1):
-            x = self.patch_embed(clip, index, self.pos_embed[0, 1:])
-            cls = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
+            x = self.patch_embed(clip, index, table[0, 1:])
+            cls = (self.cls_token + table[:, :1]).to(x.dtype)
             parts += [cls.expand(batch, -1, -1), x]
         return torch.cat(parts, dim=1).view(visible.shape[0], 1 + visible.shape[1], -1)
 

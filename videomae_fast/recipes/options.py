@@ -28,17 +28,15 @@ from .sources import read_source
 
 
 @dataclass(frozen=True)
-class DataOptions(Section):
-    """The videos, and the clips cut from them."""
+class ClipOptions(Section):
+    """Videos, and how clips are cut from them, whatever else is known about the videos."""
 
     data: str = option("", DATA_HELP, free=True)  # free: a checkpoint identifies its videos by `Mixture.fingerprint`
     root: str = option("", ROOT_HELP + EVERY_LIST, free=True)
-    list_format: str = option("auto", LIST_FORMAT_HELP + EVERY_LIST, choices=FORMATS, free=True)
     eval_data: str = option("", "videos to evaluate on, in one of the forms of --data", free=True)
     num_frames: int = option(16, "frames of a clip", least=1)
     image_size: int = option(224, "height and width of a clip in pixels", least=1)
     frame_stride: int = option(4, "frames of the video from one frame of a clip to the next", least=1)
-    crops_per_video: int = option(4, "crops cut from each decoded clip (repeated augmentation)", least=1)
     crop: str = option("multi-scale", "how crop boxes are drawn; multi-scale as published", choices=CROP_BOXES)
     hflip: bool = option(False, "flip half of the crops horizontally (published pre-training does not)")
     resize: str = option(
@@ -59,6 +57,27 @@ class DataOptions(Section):
     def sources(self) -> tuple[str, ...]:
         """All that names videos; "" for what is not given."""
         return self.data, self.eval_data
+
+    def _clips(self, seed: int) -> dict[str, Any]:
+        return {
+            "num_frames": self.num_frames,
+            "frame_stride": self.frame_stride,
+            "size": (self.image_size, self.image_size),
+            "crop": self.crop,
+            "resize": self.resize,
+            "reader": self.reader,
+            "short_side": self.short_side,
+            "max_decoded_bytes": self.max_decoded_bytes,
+            "seed": seed,
+        }
+
+
+@dataclass(frozen=True)
+class DataOptions(ClipOptions):
+    """The videos, and the clips cut from them."""
+
+    list_format: str = option("auto", LIST_FORMAT_HELP + EVERY_LIST, choices=FORMATS, free=True)
+    crops_per_video: int = option(4, "crops cut from each decoded clip (repeated augmentation)", least=1)
 
     def read(self, source: str, labelled: bool = False) -> Mixture:
         """Read one of `sources`.
@@ -130,19 +149,6 @@ class DataOptions(Section):
             reader=self.reader,
             max_decoded_bytes=self.max_decoded_bytes,
         )
-
-    def _clips(self, seed: int) -> dict[str, Any]:
-        return {
-            "num_frames": self.num_frames,
-            "frame_stride": self.frame_stride,
-            "size": (self.image_size, self.image_size),
-            "crop": self.crop,
-            "resize": self.resize,
-            "reader": self.reader,
-            "short_side": self.short_side,
-            "max_decoded_bytes": self.max_decoded_bytes,
-            "seed": seed,
-        }
 
 
 @dataclass(frozen=True)
@@ -244,11 +250,9 @@ class ModelOptions(BackboneOptions):
 
 
 @dataclass(frozen=True)
-class OptimizerOptions(Section):
-    """Batches, epochs, and the optimizer. Defaults are the published ViT-B pre-training."""
+class ScheduleOptions(Section):
+    """Epochs, and the optimizer. Defaults are the published ViT-B pre-training."""
 
-    batch_size: int = option(32, "videos per device and batch; clips are this times crops_per_video", least=1)
-    accumulate: int = option(1, "batches per optimizer step; exactly one batch of accumulate x batch_size", least=1)
     epochs: int = option(200, "passes over the data", least=1)
     warmup_epochs: int = option(20, "epochs of linear warm-up; must be fewer than epochs", least=0)
     lr: float = option(1e-3, "learning rate for 256 videos per step; it is scaled by videos / 256", least=0)
@@ -261,6 +265,24 @@ class OptimizerOptions(Section):
         super().__post_init__()
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} must be less than epochs {self.epochs}")
+
+
+@dataclass(frozen=True)
+class OptimizerOptions(ScheduleOptions):
+    """Batches, epochs, and the optimizer of a loss that is a mean over samples."""
+
+    batch_size: int = option(32, "videos per device and batch; clips are this times crops_per_video", least=1)
+    accumulate: int = option(1, "batches per optimizer step; exactly one batch of accumulate x batch_size", least=1)
+
+    @property
+    def samples(self) -> int:
+        """Samples of an optimizer step on one device."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def parts(self) -> int:
+        """Parts that a step divides them into, each with a forward and backward pass of its own."""
+        return self.accumulate
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from .base import VideoError, VideoReader
 from .decord import DecordVideo
 from .frame_stack import MAX_DECODED_BYTES
 from .images import IMAGE_TEMPLATE, ImageFolder
-from .registry import DEFAULT_READER, READERS, check_reader, locate, open_entry, open_video
+from .registry import DEFAULT_READER, READERS, check_reader, locate, open_captioned, open_entry, open_video
 from .torchcodec import TorchcodecVideo
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "VideoReader",
     "check_reader",
     "locate",
+    "open_captioned",
     "open_entry",
     "open_video",
 ]

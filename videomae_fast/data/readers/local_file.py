@@ -4,6 +4,7 @@ import os
 import re
 import stat
 
+from ..sources.annotations import TarMember, VideoFile
 from .base import VideoError, first_line
 
 _KINDS = {
@@ -44,6 +45,30 @@ def file_size(path: str, name: str) -> int:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise VideoError(name, f"is {kind}, not a regular file")
     return status.st_size
+
+
+def check_size(entry: VideoFile | TarMember) -> int:
+    """Check that a video or an image has bytes.
+
+    Args:
+        entry: a file, or a member of a tar file.
+
+    Returns:
+        Bytes of the file or tar file.
+
+    Raises:
+        VideoError: as `file_size`; also if the file is empty, or a tar file ends before its member does.
+    """
+    size = file_size(entry.path, entry.name)
+    if isinstance(entry, VideoFile):
+        if size == 0:
+            raise VideoError(entry.name, "the file is empty (0 bytes)")
+        return size
+    end = entry.start + entry.size
+    if size < end or entry.size == 0:
+        reason = "is empty" if entry.size == 0 else f"the tar file has {size} bytes, it ends at {end}"
+        raise VideoError(entry.name, reason)
+    return size
 
 
 def check_no_playlist(path: str, name: str, start: int = 0) -> None:

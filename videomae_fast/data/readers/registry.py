@@ -6,12 +6,13 @@ from collections.abc import Callable
 from functools import cache
 
 from ..sources.annotations import FrameFolder, TarMember, VideoEntry, VideoFile
+from ..sources.captioned import CaptionedEntry
 from .av import AvVideo
-from .base import VideoError, VideoReader
+from .base import VideoReader
 from .decord import DecordVideo
 from .frame_stack import MAX_DECODED_BYTES
-from .images import IMAGE_TEMPLATE, ImageFolder
-from .local_file import check_no_playlist, file_size
+from .images import IMAGE_TEMPLATE, ImageFile, ImageFolder
+from .local_file import check_no_playlist, check_size
 from .mp4 import check_sample_counts
 from .torchcodec import TorchcodecVideo
 
@@ -117,6 +118,36 @@ def open_entry(
     return _open(*locate(entry), reader, short_side, max_decoded_bytes)
 
 
+def open_captioned(
+    entry: CaptionedEntry,
+    reader: str = DEFAULT_READER,
+    short_side: int = 0,
+    template: str = IMAGE_TEMPLATE,
+    max_decoded_bytes: int = MAX_DECODED_BYTES,
+) -> VideoReader:
+    """Open the video or the image of a captioned entry.
+
+    Args:
+        entry: an element of `CaptionedVideos`.
+        reader: as in `open_entry`; an image is always read with Pillow, and is a video of one frame.
+        short_side: as in `open_entry`; an image keeps its size.
+        template: as in `open_entry`.
+        max_decoded_bytes: as in `open_entry`; it holds for an image too.
+
+    Returns:
+        The open reader, of the whole video.
+
+    Raises:
+        ValueError: as `open_entry`.
+        ImportError: as `open_entry`.
+        VideoError: as `open_entry`; an image is opened when its frame is read.
+    """
+    if entry.is_image and not isinstance(entry.video, FrameFolder):
+        check_reader(reader, short_side, max_decoded_bytes)
+        return ImageFile(entry.video, max_decoded_bytes)
+    return open_entry(entry.video, reader, short_side, template, max_decoded_bytes)
+
+
 def locate(entry: VideoFile | TarMember) -> tuple[str, str]:
     """Find the bytes of a video.
 
@@ -131,19 +162,18 @@ def locate(entry: VideoFile | TarMember) -> tuple[str, str]:
             hold, or a tar file ends before its member does.
     """
     path, name, url = entry.path, entry.name, os.path.abspath(entry.path)  # FFmpeg takes 'a:b.mp4' for a protocol
-    size = file_size(path, name)
-    if size == 0:
-        raise VideoError(name, "the file is empty (0 bytes)")
+    size = check_size(entry)
     if isinstance(entry, VideoFile):
         check_no_playlist(path, name)
         check_sample_counts(path, name, 0, size)
         return name, url
     end = entry.start + entry.size
-    if size < end or entry.size == 0:
-        raise VideoError(name, "is empty" if entry.size == 0 else f"the tar file has {size} bytes, it ends at {end}")
     check_no_playlist(path, name, entry.start)
     check_sample_counts(path, name, entry.start, entry.size)
-    return name, f"subfile,,start,{entry.start},end,{end},,:{url}"  # read in place: nothing is unpacked
+    return (
+        name,
+        f"subfile,,start,{entry.start},end,{end},,:{url}",
+    )  # read in place: nothing is unpacked
 
 
 @cache

@@ -1,6 +1,6 @@
 """Lists of videos on disk: the published annotation files, plain lists of paths, tar files, or a folder of videos.
 
-`read_annotations` describes the formats. Captions are not kept.
+`read_annotations` describes the formats. Lists with captions are read elsewhere (captions.py).
 """
 
 import os
@@ -30,7 +30,7 @@ LIST_FORMAT_HELP = (
     "images from number 1), csv (path,label or the columns of the Kinetics files), paths (one path per line), or auto: "
     "the first line decides"
 )
-_CHECKED_PATHS = 8  # if this many leading entries are all missing, the root must be wrong
+CHECKED_PATHS = 8  # if this many leading entries are all missing, the root must be wrong
 _LOOKED_AT = 4096  # bytes
 _OTHER_FILES = (
     (b"\x1f\x8b", "compressed by gzip"),
@@ -167,12 +167,12 @@ def _read(
         raise _no_list(source)
     if is_shard:
         return source.parent, _open_shards([(format_line(source.name), Row(source.name))], source.parent)
-    _check_text(source)
+    check_text(source)
     folder, lines = source.parent if root is None else Path(root), _parse(source, list_format, labelled)
-    first = list(islice(lines, _CHECKED_PATHS))
+    first = list(islice(lines, CHECKED_PATHS))
     if not first:
         raise ValueError(f"{printable(source)} has no entries")
-    _check_root(folder, [row.path for _, row in first], source)
+    check_root(folder, [row.path for _, row in first], source)
     return folder, _open_shards(chain(first, lines), folder)
 
 
@@ -233,8 +233,15 @@ def _no_list(source: Path) -> ValueError | FileNotFoundError:
     )
 
 
-def _check_text(source: Path) -> None:
-    """Refuse files that are no text, before a long search for their first line."""
+def check_text(source: Path) -> None:
+    """Refuse files that are no text, before a long search for their first line.
+
+    Args:
+        source: a list file.
+
+    Raises:
+        ValueError: it is a video, compressed, UTF-16 or binary.
+    """
     if source.suffix.lower() in VIDEO_SUFFIXES:
         raise ValueError(f"{printable(source)} is a video, no list file: name its folder, or a list that names it")
     with open(source, "rb") as file:
@@ -244,7 +251,17 @@ def _check_text(source: Path) -> None:
         raise ValueError(f"{printable(source)} is no list file: it is {kind}; a list file is text in UTF-8")
 
 
-def _check_root(root: Path, paths: list[str], source: Path) -> None:
+def check_root(root: Path, paths: list[str], source: Path) -> None:
+    """Check that the root is the right one.
+
+    Args:
+        root: folder that the paths are relative to.
+        paths: the first paths of a list.
+        source: the list, for the error.
+
+    Raises:
+        FileNotFoundError: none of the paths exists.
+    """
     first = [os.path.join(root, path) for path in paths]
     if not any(os.path.exists(path) for path in first):
         raise FileNotFoundError(

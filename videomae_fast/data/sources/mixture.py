@@ -26,6 +26,8 @@ from ..._text import printable
 from ..readers import IMAGE_TEMPLATE
 from ..seeding import epoch_rng, pass_rng
 from .annotations import Annotations, VideoEntry
+from .captioned import CaptionedEntry, CaptionedVideos
+from .captions import read_captions
 from .classes import read_classes
 from .lists import read_annotations
 
@@ -175,6 +177,25 @@ class Mixture:
         """
         return self.sources[self._number(index)]
 
+    def captioned(self, index: int) -> CaptionedEntry:
+        """A video with its captions; all sources have some (`is_captioned`).
+
+        Args:
+            index: number of the video, in [0, len).
+
+        Returns:
+            The entry.
+        """
+        number = self._number(index)
+        annotations = self.sources[number].annotations
+        assert isinstance(annotations, CaptionedVideos)
+        return annotations.captioned(index - int(self._ends[number]))  # negative: counted from the source's end
+
+    @property
+    def is_captioned(self) -> bool:
+        """Whether every video has captions, as `read_mixture(..., captioned=True)` returns them."""
+        return all(isinstance(source.annotations, CaptionedVideos) for source in self.sources)
+
     def _number(self, index: int) -> int:
         return int(np.searchsorted(self._ends, index, side="right"))
 
@@ -210,6 +231,7 @@ def read_mixture(
     root: str | os.PathLike | None = None,
     list_format: str = "auto",
     labelled: bool = False,
+    captioned: bool = False,
 ) -> Mixture:
     """Read a mixture file, or one source.
 
@@ -229,18 +251,21 @@ def read_mixture(
         root: as in `read_annotations`; not for a mixture file.
         list_format: as in `read_annotations`; not for a mixture file.
         labelled: as in `read_annotations`. `number_classes` then numbers the classes of all sources together.
+        captioned: whether the sources have captions. Each is then what `read_captions` reads, which takes no format,
+            and has no "classes".
 
     Returns:
         The mixture.
 
     Raises:
-        FileNotFoundError: as `read_annotations` and `read_classes`.
-        ValueError: as `read_annotations`, `read_classes`, `VideoSource` and `parse_json`; also if the mixture file is
-            malformed (the message names the source), or `root` or `list_format` is given with it.
+        FileNotFoundError: as `read_annotations` and `read_classes`; if `captioned`, as `read_captions`.
+        ValueError: as `read_annotations`, `read_classes`, `VideoSource` and `parse_json`; if `captioned`, as
+            `read_captions`. Also if the mixture file is malformed (the message names the source), `root` or
+            `list_format` is given with it, or `captioned` with a format, classes or `labelled`.
     """
     path = Path(data)
     if path.suffix.lower() != ".json":
-        return Mixture([VideoSource(read_annotations(path, root, list_format, labelled))])
+        return Mixture([VideoSource(_annotations(path, root, list_format, labelled, captioned))])
     shown = printable(path)
     if root is not None or list_format != "auto":
         raise ValueError(f"root and list_format are given for each source in {shown}: leave them out")
@@ -253,11 +278,26 @@ def read_mixture(
     if not isinstance(listed, list) or not listed:
         raise ValueError(f"{shown} must be a list of sources, got {type(listed).__name__} {_shown(listed)}")
     return Mixture(
-        [_read_source(source, path, f"{shown}, source {number}", labelled) for number, source in enumerate(listed, 1)]
+        [
+            _read_source(source, path, f"{shown}, source {number}", labelled, captioned)
+            for number, source in enumerate(listed, 1)
+        ]
     )
 
 
-def _read_source(given: Any, path: Path, where: str, labelled: bool) -> VideoSource:
+def _annotations(
+    path: Path, root: str | os.PathLike | None, list_format: str, labelled: bool, captioned: bool
+) -> Annotations:
+    if not captioned:
+        return read_annotations(path, root, list_format, labelled)
+    if labelled:
+        raise ValueError("labelled and captioned are for two kinds of lists: give one of them")
+    if list_format != "auto":
+        raise ValueError(f"the suffix of a list of captions is its format: leave out the format {_shown(list_format)}")
+    return read_captions(path, root)
+
+
+def _read_source(given: Any, path: Path, where: str, labelled: bool, captioned: bool) -> VideoSource:
     if not isinstance(given, dict) or "data" not in given:
         raise ValueError(f'{where} must be an object with "data", got {_shown(given)}')
     for key, value in given.items():
@@ -265,9 +305,12 @@ def _read_source(given: Any, path: Path, where: str, labelled: bool) -> VideoSou
             raise ValueError(f"{where}: unknown key {_shown(key)}; known are {', '.join(_KEYS)}")
         if not isinstance(value, _KEYS[key]) or isinstance(value, bool) != (_KEYS[key] is bool):  # type: ignore[arg-type]
             raise ValueError(f"{where}: {key} has the wrong type, got {_shown(value)}")
+    if captioned and "classes" in given:
+        raise ValueError(f'{where}: videos with captions have no "classes"')
     root = path.parent / given["root"] if "root" in given else None
     try:
-        annotations = read_annotations(path.parent / given["data"], root, given.get("format", "auto"), labelled)
+        list_format = given.get("format", "auto")
+        annotations = _annotations(path.parent / given["data"], root, list_format, labelled, captioned)
         if labelled and "classes" in given:
             annotations = annotations.numbered_by(read_classes(path.parent / given["classes"]))
         own = ("weight", "frame_stride", "template", "hflip")

@@ -12,14 +12,27 @@ import numpy as np
 
 from ..._files import atomic_write
 from ..._text import printable, write_table
-from ..readers import DEFAULT_READER, IMAGE_TEMPLATE, AvVideo, VideoError, check_reader, open_entry
+from ..captioned.dataset import part_of
+from ..readers import (
+    DEFAULT_READER,
+    IMAGE_TEMPLATE,
+    AvVideo,
+    VideoError,
+    VideoReader,
+    check_reader,
+    open_captioned,
+    open_entry,
+)
 from ..sampling import frame_indices
 from ..seeding import sample_rng
 from ..sources.annotations import FrameFolder, TarMember, VideoEntry
+from ..sources.captioned import CaptionedEntry, CaptionedVideos
 from ..sources.lines import format_line
 from ..sources.lists import read_lines
-from ..sources.mixture import read_mixture
+from ..sources.mixture import Mixture, read_mixture
 from .process_pool import parallel_map
+
+Entry = VideoEntry | CaptionedEntry
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,7 @@ class VideoCheck:
     Attributes:
         path: the video's path; for a member of a tar file, the tar file's path and the member's name.
         reason: why it cannot be read, in one line; empty if it can.
-        codec: FFmpeg's name of the codec; "images" for a folder of frames.
+        codec: FFmpeg's name of the codec; "images" for a folder of frames, "image" for an image.
         width: pixels, with rotation applied.
         height: pixels, with rotation applied.
         frames: frames that a player shows.
@@ -49,9 +62,10 @@ class VideoCheck:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """The check of all videos of a list, in its order."""
+    """The check of all videos of a list, in its order, and a line about their captions, if they have some."""
 
     videos: list[VideoCheck]
+    captions: str = ""
 
     @property
     def bad(self) -> list[VideoCheck]:
@@ -71,7 +85,7 @@ class DataCheck:
             A few lines, and one line for each bad video.
         """
         good = [video for video in self.videos if not video.reason]
-        lines = [f"{len(self.videos)} videos, {len(self.bad)} bad"]
+        lines = [f"{len(self.videos)} videos, {len(self.bad)} bad", *([self.captions] if self.captions else [])]
         lines += [f"  bad: {printable(video.path)}: {video.reason}" for video in self.bad]
         if good:
             frames, sides = sorted(v.frames for v in good), sorted(min(v.width, v.height) for v in good)
@@ -100,6 +114,7 @@ def check_data(
     root: str | os.PathLike | None = None,
     list_format: str = "auto",
     *,
+    captioned: bool = False,
     reader: str = DEFAULT_READER,
     num_frames: int = 16,
     frame_stride: int = 4,
@@ -113,6 +128,8 @@ def check_data(
         data: anything that `read_mixture` reads.
         root: as in `read_mixture`.
         list_format: as in `read_mixture`.
+        captioned: whether `data` has captions, as in `read_mixture`. The clip is then from the part of the video that
+            an entry names, and there is no `clean`.
         reader: a key of READERS: "av", "decord" or "torchcodec".
         num_frames: frames of the clip.
         frame_stride: frames from one frame of the clip to the next, unless the mixture says otherwise.
@@ -129,15 +146,18 @@ def check_data(
 
     Raises:
         FileNotFoundError: as `read_mixture`.
-        ValueError: as `read_mixture`, and with `clean` as `read_lines`; also if a number is out of range, or the
-            reader is unknown.
+        ValueError: as `read_mixture`, and with `clean` as `read_lines`; also if a number is out of range, the
+            reader is unknown, or `clean` is given for captions.
         ImportError: the reader's package is missing.
         FileExistsError: `clean` exists.
     """
     check_reader(reader)
-    mixture = read_mixture(data, root, list_format)
+    if captioned and clean is not None:
+        raise ValueError("clean is for lists without captions: no new list of captions is written")
+    mixture = read_mixture(data, root, list_format, captioned=captioned)
     clean_list = None if clean is None else _CleanList(Path(clean), data, root, list_format)
-    jobs = ((mixture[number], mixture.source(number)) for number in range(len(mixture)))
+    entry_of: Callable[[int], Entry] = mixture.captioned if captioned else mixture.__getitem__
+    jobs = ((entry_of(number), mixture.source(number)) for number in range(len(mixture)))
     tasks = (
         (entry, reader, source.template, num_frames, source.frame_stride or frame_stride) for entry, source in jobs
     )
@@ -148,11 +168,18 @@ def check_data(
             progress(len(videos), len(mixture))
     if clean_list is not None:
         clean_list.write(videos)
-    return DataCheck(videos)
+    return DataCheck(videos, _captions_line(mixture) if captioned else "")
+
+
+def _captions_line(mixture: Mixture) -> str:
+    sources = [s.annotations for s in mixture.sources if isinstance(s.annotations, CaptionedVideos)]
+    captions = sum(int(source.num_captions.sum()) for source in sources)
+    images = sum(int(source.is_image.sum()) for source in sources)
+    return f"{captions} captions, of {len(mixture) - images} clips of videos and {images} images"
 
 
 def check_video(
-    entry: VideoEntry,
+    entry: Entry,
     reader: str = DEFAULT_READER,
     template: str = IMAGE_TEMPLATE,
     num_frames: int = 16,
@@ -161,7 +188,7 @@ def check_video(
     """Check one video as `check_data` does.
 
     Args:
-        entry: the video.
+        entry: the video, or a captioned part of one.
         reader: a key of READERS.
         template: names of the images in a folder of frames.
         num_frames: frames of the clip.
@@ -172,9 +199,10 @@ def check_video(
     """
     start = time.process_time()
     try:
-        with closing(open_entry(entry, reader, template=template)) as video:
+        with closing(_open(entry, reader, template)) as video:
             frames = video.num_frames
-            images = video.frames(frame_indices(frames, num_frames, frame_stride, sample_rng(0, 0)))
+            first, count = part_of(entry, video) if isinstance(entry, CaptionedEntry) else (0, frames)
+            images = video.frames(first + frame_indices(count, num_frames, frame_stride, sample_rng(0, 0)))
             spent = time.process_time() - start
             video.frames(np.array([frames - 1]))
         height, width = images.shape[1:3]
@@ -184,7 +212,7 @@ def check_video(
     return VideoCheck(entry.name, "", codec, width, height, frames, seconds, spent)
 
 
-def unreadable(entry: VideoEntry, reason: str) -> VideoCheck:
+def unreadable(entry: Entry, reason: str) -> VideoCheck:
     """The check of a video that cannot be read.
 
     Args:
@@ -197,11 +225,18 @@ def unreadable(entry: VideoEntry, reason: str) -> VideoCheck:
     return VideoCheck(entry.name, reason)
 
 
-def _check_task(task: tuple[VideoEntry, str, str, int, int]) -> VideoCheck:
+def _check_task(task: tuple[Entry, str, str, int, int]) -> VideoCheck:
     return check_video(*task)
 
 
-def _codec_and_seconds(entry: VideoEntry) -> tuple[str, float]:
+def _open(entry: Entry, reader: str, template: str) -> VideoReader:
+    opens = open_captioned if isinstance(entry, CaptionedEntry) else open_entry
+    return opens(entry, reader, template=template)  # type: ignore[operator]
+
+
+def _codec_and_seconds(entry: Entry) -> tuple[str, float]:
+    if isinstance(entry, CaptionedEntry):
+        return ("image", 0.0) if entry.is_image else _codec_and_seconds(entry.video)
     if isinstance(entry, FrameFolder):
         return "images", 0.0
     video = open_entry(entry, "av")

@@ -1,0 +1,344 @@
+"""contrastive_loss: CLIP's and SigLIP's loss of all pairs of rows, tile by tile, without keeping their products."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._checks import FLOATING, INT64, check_choice, check_tensor
+from .._custom_op import arithmetic_dtype, define_op
+from .._ranks import check_agreement, check_group, gather_rows
+from .._values import checks_values
+
+KINDS = ("clip", "siglip")
+TILE = (256, 2048)  # rows and columns whose products the reference has at a time: 2 MiB, which caches hold
+ROWS = 256  # at least, whose products the kernels have at a time
+
+
+def _reference(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: Tensor | None,
+    weight: Tensor | None,
+    first: int,
+    sigmoid: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Row i of x belongs to row first + i of y. `ids` (1 or 2, m) and `weight` (m,), 1 / `_counts`, are of pairs."""
+    terms, columns, rows = _allocate(x, y, scale, bias, ids, weight, first, sigmoid)
+    terms.zero_()
+    columns.fill_(-torch.inf)
+    rows.fill_(-torch.inf)
+    for i, j in _tiles(x, y):
+        logits = _logits(_products(x, y, i, j, terms.dtype), scale, bias)
+        positive = _positive(ids, i, j, first, logits)
+        if sigmoid:
+            terms[i] -= F.logsigmoid(torch.where(positive, logits, -logits)).sum(1)
+        else:
+            terms[i] -= torch.where(positive, logits * _share(weight, i, j, first), 0).sum(1)
+            rows[i] = torch.logaddexp(rows[i], logits.logsumexp(1))
+            columns[j] = torch.logaddexp(columns[j], logits.logsumexp(0))
+    if not sigmoid:
+        terms += rows / 2
+    return terms, columns, rows
+
+
+def _allocate(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: Tensor | None,
+    weight: Tensor | None,
+    first: int,
+    sigmoid: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What each row of x adds to the loss (n,), and of softmaxes the log-sum-exp of columns (m,) and of rows (n,).
+
+    Half the log-sum-exp of a row is in the row's term already; what is not in it is half that of the columns.
+    """
+    dtype = arithmetic_dtype(x, y)
+    sizes = (x.shape[0], 0, 0) if sigmoid else (x.shape[0], y.shape[0], x.shape[0])
+    terms, columns, rows = (x.new_empty(size, dtype=dtype) for size in sizes)
+    return terms, columns, rows
+
+
+def _launch(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: Tensor | None,
+    weight: Tensor | None,
+    first: int,
+    sigmoid: bool,
+    *outputs: Tensor,
+) -> None:
+    from .triton.contrast import contrastive_loss
+
+    contrastive_loss(x, y, scale, bias, ids, weight, first, sigmoid, *outputs)
+
+
+def _check(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: Tensor | None,
+    weight: Tensor | None,
+    first: int,
+    sigmoid: bool,
+) -> None:
+    """If two relations leave no negative, one of them alone leaves none."""
+    if ids is not None and bool((ids == ids[:, :1]).all(1).any()):
+        raise ValueError(
+            f"x_ids and y_ids must leave negatives, but all {ids.shape[1]} ids of one of them agree, which makes every "
+            "row a positive of every other"
+        )
+
+
+def _backward_reference(
+    grad: Tensor,
+    grad_columns: Tensor,
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: Tensor | None,
+    weight: Tensor | None,
+    columns: Tensor,
+    rows: Tensor,
+    first: int,
+    sigmoid: bool,
+    wants_x: bool,
+    wants_y: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    of_x, of_y = (z.new_zeros(z.shape if wants else 0, dtype=grad.dtype) for z, wants in ((x, wants_x), (y, wants_y)))
+    sums = grad.new_zeros(2)
+    for i, j in _tiles(x, y):
+        products = _products(x, y, i, j, grad.dtype)
+        logits = _logits(products, scale, bias)
+        positive = _positive(ids, i, j, first, logits)
+        if sigmoid:
+            sign = torch.where(positive, -1.0, 1.0).to(grad.dtype)
+            slope = torch.sigmoid(logits * sign).mul_(sign).mul_(grad[i, None])
+        else:
+            slope = (logits - rows[i, None]).exp_().div_(2).sub_(positive * _share(weight, i, j, first))
+            slope.mul_(grad[i, None]).addcmul_((logits - columns[j]).exp_(), grad_columns[j])
+        sums += torch.stack(((slope * products).sum(), slope.sum()))
+        slope *= scale
+        if wants_x:
+            of_x[i].addmm_(slope, y[j].to(grad.dtype))
+        if wants_y:
+            of_y[j].addmm_(slope.T, x[i].to(grad.dtype))
+    return of_x.to(x.dtype), of_y.to(y.dtype), sums
+
+
+def _backward_allocate(
+    grad: Tensor,
+    grad_columns: Tensor,
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: Tensor | None,
+    weight: Tensor | None,
+    columns: Tensor,
+    rows: Tensor,
+    first: int,
+    sigmoid: bool,
+    wants_x: bool,
+    wants_y: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x and y, each empty if it is not wanted, and those of scale and bias (2,)."""
+    return x.new_empty(x.shape if wants_x else 0), y.new_empty(y.shape if wants_y else 0), grad.new_empty(2)
+
+
+def _backward_launch(
+    grad: Tensor,
+    grad_columns: Tensor,
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: Tensor | None,
+    weight: Tensor | None,
+    columns: Tensor,
+    rows: Tensor,
+    first: int,
+    sigmoid: bool,
+    wants_x: bool,
+    wants_y: bool,
+    *outputs: Tensor,
+) -> None:
+    from .triton.contrast import contrastive_loss_backward
+
+    contrastive_loss_backward(
+        grad, grad_columns, x, y, scale, bias, ids, weight, columns, rows, first, sigmoid, *outputs
+    )
+
+
+def _tiles(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Rows of x and rows of y that meet at a time."""
+    for row in range(0, x.shape[0], TILE[0]):
+        for column in range(0, y.shape[0], TILE[1]):
+            yield slice(row, min(row + TILE[0], x.shape[0])), slice(column, min(column + TILE[1], y.shape[0]))
+
+
+def _products(x: Tensor, y: Tensor, i: slice, j: slice, dtype: torch.dtype) -> Tensor:
+    """Of rows i of x with rows j of y. Autocast has no say in what writes into a given tensor."""
+    out = x.new_empty((i.stop - i.start, j.stop - j.start), dtype=dtype)
+    return torch.mm(x[i].to(dtype), y[j].to(dtype).T, out=out)
+
+
+def _logits(products: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    logits = products * scale.to(products.dtype)
+    return logits if bias is None else logits.add_(bias)
+
+
+def _positive(ids: Tensor | None, i: slice, j: slice, first: int, like: Tensor) -> Tensor:
+    """Which of the pairs of a tile are positives."""
+    row = torch.arange(first + i.start, first + i.stop, device=like.device)
+    if ids is None:
+        return row[:, None] == torch.arange(j.start, j.stop, device=like.device)
+    return (ids[:, row, None] == ids[:, None, j]).any(0)
+
+
+def _share(weight: Tensor | None, i: slice, j: slice, first: int) -> Tensor | float:
+    """What a positive counts: half of one over all positives of its row, and half of one over those of its column."""
+    if weight is None:
+        return 1.0
+    return (weight[first + i.start : first + i.stop, None] + weight[j]) / 2
+
+
+_op = define_op("contrastive_loss", _reference, _allocate, _launch, _check)
+_backward_op = define_op("contrastive_loss_backward", _backward_reference, _backward_allocate, _backward_launch)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, columns, rows = output
+    ctx.first, ctx.sigmoid = inputs[6:]
+    ctx.set_materialize_grads(False)  # of the log-sum-exp of rows, which has none
+    ctx.mark_non_differentiable(rows)
+    ctx.save_for_backward(*inputs[:6], columns, rows)
+
+
+def _backward(ctx: Any, grad: Tensor | None, grad_columns: Tensor | None, of_rows: None) -> tuple[Tensor | None, ...]:
+    if grad is None and grad_columns is None:
+        return (None,) * 8
+    x, y, scale, bias, ids, weight, columns, rows = ctx.saved_tensors
+    grad = columns.new_zeros(x.shape[0]) if grad is None else grad.contiguous()
+    grad_columns = torch.zeros_like(columns) if grad_columns is None else grad_columns.contiguous()
+    needed = ctx.needs_input_grad
+    of_x, of_y, sums = _backward_op(
+        grad, grad_columns, x, y, scale, bias, ids, weight, columns, rows, ctx.first, ctx.sigmoid, *needed[:2]
+    )
+    of_scale = sums[0].to(scale.dtype) if needed[2] else None
+    of_bias = sums[1].to(bias.dtype) if needed[3] else None
+    return of_x if needed[0] else None, of_y if needed[1] else None, of_scale, of_bias, None, None, None, None
+
+
+_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def contrastive_loss(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    kind: str = "clip",
+    *,
+    x_ids: Tensor | None = None,
+    y_ids: Tensor | None = None,
+    group: Any = None,
+) -> Tensor:
+    """CLIP's or SigLIP's loss of n pairs, where row i of x belongs to row i of y.
+
+        S = scale · x yᵀ + bias,    P[i, j] = [i = j or x_ids[i] = x_ids[j] or y_ids[i] = y_ids[j]]
+        clip:    loss = −½ mean over i of Σⱼ T[i, j] · (log softmax(S)[i, j] + log softmax(Sᵀ)[i, j]),
+                 T[i, j] = P[i, j] / Σₖ P[i, k]
+        siglip:  loss = −mean over i of Σⱼ log σ(±S[i, j]),    + where P[i, j], else −
+
+    Rows are used as they come: normalise them before. Products of tiles are made, reduced for both directions and
+    dropped, and made again in backward: memory grows as n·D, forward and backward, not as n². Maxima are subtracted
+    before exponentials, so that large scales do not overflow. Products are matrix products of PyTorch in float32, which
+    on a GPU follow `torch.backends.cuda.matmul`; TF32 rounds no float16 or bfloat16 row. Backward keeps x, y, ids, and
+    for clip two float32 numbers of each pair, with ids three. Differentiable in x, y, scale and bias; of a side without
+    a gradient none is computed.
+
+    Args:
+        x: (n, D) floating, normalised features of one side, of any strides.
+        y: (n, D) floating, of the other side; its dtype may differ.
+        scale: () floating, what logits are multiplied by (one over a temperature).
+        bias: () floating, what is added to them, or None; of siglip only, since clip's softmax cancels it.
+        kind: "clip" or "siglip".
+        x_ids: (n,) int64, what of x is the same (a video in several pairs): pairs with equal ids are positives of each
+            other. None: no two are the same.
+        y_ids: the same of y (a caption in several pairs).
+        group: a process group whose every rank passes its own n rows: the loss, the same on each rank, is that of all
+            W · n pairs. Gradients are W times those of the rank's rows and, for scale and bias, W times the part of the
+            rank's rows, so that the average over ranks that DDP takes is the gradient of one process. Features of y of
+            all ranks are gathered: W · n · D float32. None: this process alone. All ranks must pass the same n, which
+            is checked on a CPU and, since it is a host sync on a GPU, there inside `check_indices()`.
+
+    Returns:
+        Scalar float32; float64 on a CPU if x or y is. Autocast has no say in it.
+
+    Raises:
+        ValueError: a shape, device or value of an argument is not allowed, there is but one pair, or ids make all pairs
+            positives of each other.
+        TypeError: a dtype or type of an argument is not allowed.
+
+    References:
+        CLIP (arXiv 2103.00020), figure 3; SigLIP (arXiv 2303.15343), equation 1; several positives: InternVideo2's
+        second stage, multi_modality/models/criterions.py (OpenGVLab/InternVideo); tiles: Inf-CL (arXiv 2410.17243).
+    """
+    check_tensor(x, "x", FLOATING, ("n", "D"))
+    check_tensor(y, "y", FLOATING, tuple(x.shape), x)
+    check_tensor(scale, "scale", FLOATING, (), x)
+    sigmoid = check_choice(kind, "kind", KINDS) == "siglip"
+    if bias is not None:
+        check_tensor(bias, "bias", FLOATING, (), x)
+        if not sigmoid:
+            raise ValueError("bias must be None for kind 'clip', whose softmax cancels it")
+    given = [(ids, name) for ids, name in ((x_ids, "x_ids"), (y_ids, "y_ids")) if ids is not None]
+    for ids, name in given:
+        check_tensor(ids, name, INT64, (x.shape[0],), x)
+    if x.shape[1] == 0:
+        raise ValueError(f"x must have at least one feature, got shape {tuple(x.shape)}")
+    pairs = torch.stack([ids for ids, _ in given]) if given else None
+    rank = 0
+    if group is not None:
+        check_group(group, "group")
+        rank = group.rank()
+        if checks_values(x.device):
+            names = "rows and features of x, kind, and which of x_ids and y_ids are given,"
+            check_agreement((*x.shape, sigmoid, x_ids is not None, y_ids is not None), names, x.device, group)
+        y = gather_rows(y.to(arithmetic_dtype(x, y)), group)  # widened, so that gradients are summed in float32
+        pairs = None if pairs is None else gather_rows(pairs.T, group).T.contiguous()
+    if y.shape[0] < 2:
+        raise ValueError(f"x must have two rows or more, since one pair has no negative: got {y.shape[0]}")
+    weight = None if pairs is None or sigmoid else _counts(pairs).to(arithmetic_dtype(x, y)).reciprocal_()
+    terms, columns, _ = _op(x, y, scale, bias, pairs, weight, rank * x.shape[0], sigmoid)
+    if group is not None:
+        of_ranks = gather_rows(torch.cat((terms, columns))[None], group)
+        terms, columns = of_ranks[:, : x.shape[0]], of_ranks[:, x.shape[0] :].logsumexp(0)
+    return terms.mean() if sigmoid else terms.mean() + columns.mean() / 2
+
+
+def _counts(ids: Tensor) -> Tensor:
+    """(m,) how many pairs are positives of each, itself among them, by sorting and without a host sync."""
+    counts = sum(_equal(row) for row in ids)
+    if len(ids) == 2:
+        first, second = (torch.searchsorted(row.sort().values, row) for row in ids)
+        counts = counts - _equal(first * ids.shape[1] + second)
+    return counts  # type: ignore[return-value]
+
+
+def _equal(ids: Tensor) -> Tensor:
+    """(m,) how many of the ids equal each."""
+    ordered = ids.sort().values
+    return torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)

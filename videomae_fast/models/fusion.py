@@ -1,0 +1,196 @@
+"""InternVideo2's second stage: a dual encoder whose text model also reads the video, to match and to fill in words."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .bert import SplitBert
+from .dual_encoder import PairFeatures, VideoTextModel
+from .encoder import DIMENSIONS, Clip, init_small_linear
+from .linear import Linear, linear
+from .negatives import TEXT_STREAM, VIDEO_STREAM, hard_negatives
+from .text_tower import TextRows
+from .video_tower import VideoRows, VideoTower
+from .word_masks import mask_words, mlm_loss
+
+Gather = Callable[[Tensor], Tensor]  # rows of this process → rows of all processes, differentiable
+
+
+class FusionOutput(NamedTuple):
+    """What a step of the second stage adds up.
+
+    Attributes:
+        pairs: what `contrastive_loss` takes (VTC).
+        matching: scalar float32, the loss of telling pairs from hard negatives (VTM).
+        words: scalar float32, the loss of hidden words (MLM).
+    """
+
+    pairs: PairFeatures
+    matching: Tensor
+    words: Tensor
+
+
+class VideoTextFusionModel(VideoTextModel):
+    """A dual encoder with fusion layers, and heads for matching and for masked words.
+
+    Its state_dict has the names and shapes of the published checkpoints of stage 2 (without audio and without teachers'
+    heads), but for the words' decoder, which is the word embedding.
+
+    Args:
+        vision_encoder: the video tower.
+        text_encoder: the split text model, whose `source_dim` is the tower's `token_dim`.
+        embed_dim: E.
+        temperature: a key of TEMPERATURES; "internvideo2" as published.
+        word_ratio: share of the caption's words that are hidden.
+
+    Raises:
+        ValueError: as `VideoTextModel`; or `word_ratio` is not in (0, 1].
+
+    References:
+        InternVideo2, arXiv 2403.15377, section 3.2; models/internvideo2_stage2_visual.py and criterions.py of
+        OpenGVLab/InternVideo, InternVideo2/multi_modality.
+    """
+
+    text_encoder: SplitBert
+
+    def __init__(
+        self,
+        vision_encoder: VideoTower,
+        text_encoder: SplitBert,
+        embed_dim: int = 512,
+        temperature: str = "internvideo2",
+        word_ratio: float = 0.5,
+    ) -> None:
+        if not 0 < word_ratio <= 1:
+            raise ValueError(f"word_ratio must be in (0, 1], got {word_ratio}")
+        super().__init__(vision_encoder, text_encoder, embed_dim, temperature)
+        self.word_ratio = word_ratio
+        self.itm_head = Linear(text_encoder.dim, 2)
+        self.itm_head.apply(init_small_linear)
+
+    def forward(  # type: ignore[override]
+        self,
+        clip: Clip,
+        ids: Tensor,
+        mask: Tensor,
+        sample: Tensor,
+        visible: Tensor | None = None,
+        layout: str = DIMENSIONS,
+        *,
+        seed: int,
+        pair_ids: Tensor | None = None,
+        gather: Gather | None = None,
+    ) -> FusionOutput:
+        """Features for the contrastive loss, and the losses of matching and of words.
+
+        Args:
+            clip: as `VideoTower.forward` takes it.
+            ids: (B, L) int64 token numbers; row i is the caption of clip i.
+            mask: (B, L) bool or integer: 1 for tokens, 0 for padding.
+            sample: (B,) int64 sample numbers; hidden words and negatives are drawn by them.
+            visible: (B, K) int32 or int64 tokens of the clips; None: all.
+            layout: a permutation of "BCTHW".
+            seed: of the run, in [0, 2⁶³).
+            pair_ids: (B,) int64: pairs of equal ids are no negatives of each other. None: the sample numbers.
+            gather: gives the rows of all processes, with gradients, so that negatives are drawn among them: each
+                process then holds all their tokens, W·B·S rows. None: negatives are of this process, as published.
+
+        Returns:
+            The features and losses.
+
+        Raises:
+            ValueError: as `VideoTextModel.forward`; or, on a CPU, a pair has no negative.
+            TypeError: as `VideoTextModel.forward`.
+        """
+        if ids.shape[:1] != clip.shape[:1]:
+            raise ValueError(f"there must be as many captions as clips, got {ids.shape[0]} and {clip.shape[0]}")
+        return self.losses(
+            self.encode_video(clip, visible, layout), ids, mask, sample, seed=seed, pair_ids=pair_ids, gather=gather
+        )
+
+    def losses(
+        self,
+        video: VideoRows,
+        ids: Tensor,
+        mask: Tensor,
+        sample: Tensor,
+        *,
+        seed: int,
+        pair_ids: Tensor | None = None,
+        gather: Gather | None = None,
+    ) -> FusionOutput:
+        """As `forward`, from rows of the video tower, such as cached ones of a frozen tower."""
+        text = self.encode_text(ids, mask)
+        pairs = PairFeatures(
+            self.project_video(video.pooled), self.project_text(text.pooled), self.scale(), self.logit_bias
+        )
+        pair_ids = sample if pair_ids is None else pair_ids
+        matching = self._matching(pairs, video, text, mask, sample, seed, pair_ids, gather or _own)
+        return FusionOutput(pairs, matching, self._words(video, ids, mask, sample, seed))
+
+    def match(self, text: TextRows, mask: Tensor, video: Tensor) -> Tensor:
+        """Logits (B, 2) of "no pair" and "pair", of captions and the tokens (B, S, D) of videos."""
+        return linear(self.text_encoder.fuse(text.tokens, mask, video)[:, 0], self.itm_head)
+
+    def _matching(
+        self,
+        pairs: PairFeatures,
+        video: VideoRows,
+        text: TextRows,
+        mask: Tensor,
+        sample: Tensor,
+        seed: int,
+        ids: Tensor,
+        gather: Gather,
+    ) -> Tensor:
+        with torch.no_grad():
+            similarity = [pairs.scale * (a @ gather(b).mT) for a, b in (pairs[:2], pairs[1::-1])]
+            everyone = gather(ids)
+            texts = hard_negatives(similarity[0], ids, everyone, sample, seed=seed, stream=TEXT_STREAM)
+            videos = hard_negatives(similarity[1], ids, everyone, sample, seed=seed, stream=VIDEO_STREAM)
+        tokens = torch.cat([text.tokens, text.tokens, gather(text.tokens)[texts]])
+        masks = torch.cat([mask, mask, gather(mask)[texts]])
+        clips = torch.cat([video.tokens, gather(video.tokens)[videos], video.tokens])
+        return vtm_loss(self.match(TextRows(tokens, tokens[:, 0]), masks, clips))
+
+    def _words(self, video: VideoRows, ids: Tensor, mask: Tensor, sample: Tensor, seed: int) -> Tensor:
+        config = self.text_encoder.config
+        hidden, labels = mask_words(
+            ids,
+            sample,
+            seed=seed,
+            vocab_size=config.vocab_size,
+            mask_id=config.mask_id,
+            kept_ids=(config.pad_id, config.cls_id),
+            ratio=self.word_ratio,
+        )
+        tokens = self.text_encoder.fuse(self.encode_text(hidden, mask).tokens, mask, video.tokens)
+        return mlm_loss(self.text_encoder.words(tokens), labels)
+
+
+def vtm_loss(logits: Tensor) -> Tensor:
+    """Mean cross-entropy of matching, in float32: the first third are pairs, the rest are none.
+
+        loss = −(Σ over b < B of log softmax(logits[b])[1]  +  Σ over B ≤ b < 3B of log softmax(logits[b])[0]) / 3B
+
+    Args:
+        logits: (3B, 2) floating.
+
+    Returns:
+        Scalar float32 (float64 of float64).
+
+    Raises:
+        ValueError: another shape.
+    """
+    if logits.ndim != 2 or logits.shape[1] != 2 or not len(logits) or len(logits) % 3:
+        raise ValueError(f"logits must be (3B, 2): B pairs, then 2B that are none, got {tuple(logits.shape)}")
+    is_pair = torch.arange(len(logits), device=logits.device) < len(logits) // 3
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide, is_pair.long())
+
+
+def _own(rows: Tensor) -> Tensor:
+    return rows

@@ -1,0 +1,60 @@
+"""The video tower of InternVideo2's second stage: the encoder and pool of the first, and positions for images."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from .config import InternVideo2Config
+from .encoder import Clip
+from .internvideo2 import InternVideo2, position_rows
+from .video_tower import VideoTower, check_pool, image_config_of, zero_gradient
+
+
+class InternVideo2Tower(VideoTower, InternVideo2):
+    """A video tower of InternVideo2's encoder.
+
+        tokens = blocks([cls, patch_embed(clip)] + pos_embed)       pooled = clip_projector(tokens)
+
+    Images have the same kernel and a table of positions of their own. The state_dict has the names and shapes of
+    `vision_encoder.` in the published checkpoints of the second stage, without the heads of the first.
+
+    Args:
+        config: the model, with one frame a token (`tubelet_size` 1). Any number of frames and any size.
+        pool: "attention" as published; or "mean" of the visible tokens, without the cls token.
+
+    Raises:
+        ValueError: tokens are more than one frame long, or POOLS has no such pooling.
+
+    References:
+        InternVideo2, arXiv 2403.15377, section 3.2; models/backbones/internvideo2/internvideo2.py of
+        OpenGVLab/InternVideo, InternVideo2/multi_modality.
+    """
+
+    first_parts = ("patch_embed", "cls_token", "pos_embed", "img_pos_embed")
+    head_parts = ("clip_projector",)
+    undecayed: ClassVar[tuple[str, ...]] = ("cls_token", "pos_embed", "img_pos_embed")
+
+    def __init__(self, config: InternVideo2Config, *, pool: str = "attention") -> None:
+        if config.tubelet_size != 1:
+            raise ValueError(
+                "tubelet_size must be 1, because images and clips share the kernel of the patches, got "
+                f"{config.tubelet_size}"
+            )
+        super().__init__(config, pool=check_pool(pool) == "attention")
+        self.image_config: Any = image_config_of(config)
+        self.img_pos_embed = nn.Parameter(position_rows(self.image_config))
+        self.token_dim = config.encoder_dim
+        self.feature_dim = config.clip_embed_dim if pool == "attention" else config.encoder_dim
+
+    def _embed(self, clip: Clip, visible: Tensor, image: bool) -> Tensor:
+        used, unused = (self.img_pos_embed, self.pos_embed) if image else (self.pos_embed, self.img_pos_embed)
+        return zero_gradient(self.embed(clip, visible, used), unused)
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        return x
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        if self.clip_projector is None:
+            return tokens[:, 1:].mean(1)
+        pooled: Tensor = self.clip_projector(tokens)
+        return pooled

@@ -1,0 +1,267 @@
+"""Contrastive pre-training of a video tower and a text tower, on the tokens that masks keep.
+
+File structure:
+    ContrastConfig   the options of a run, in sections
+    Part             what one forward pass of the towers takes
+    Contrast         the recipe: build, batches, parts, step, evaluate
+    contrast         train with a configuration
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from videomae_kernels import CroppedClips, contrastive_loss
+
+from .._text import printable_lines
+from ..data.captioned import CaptionedBatch, CaptionTokens
+from ..engine.checkpoint import list_checkpoints
+from ..engine.loop import RunResult, run
+from ..engine.optim import make_optimizer
+from ..engine.recipe import Recipe
+from ..models import stochastic_depth
+from ..models.dual_encoder import PairFeatures, VideoTextModel
+from .config import Config
+from .contrast_options import (
+    ContrastData,
+    ContrastMasks,
+    ContrastOptimizer,
+    ContrastRun,
+    LossOptions,
+    TextTowerOptions,
+    VideoTowerOptions,
+)
+from .contrast_text import KeptText
+from .contrast_towers import build_towers, choose_trained
+from .contrast_videos import EvaluationPairs, TrainingPairs
+from .fit import use_fastest_attention
+from .gradient_cache import PartGradient, part_gradients
+from .ranks import check_equal, gather_uneven, process_group
+from .recall import recall_at_1
+from .videos import CHEAPER_VIDEOS
+
+
+@dataclass(frozen=True)
+class ContrastConfig(Config):
+    """The options of contrastive pre-training."""
+
+    data: ContrastData = field(default_factory=ContrastData)
+    masks: ContrastMasks = field(default_factory=ContrastMasks)
+    model: VideoTowerOptions = field(default_factory=VideoTowerOptions)
+    text: TextTowerOptions = field(default_factory=TextTowerOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
+    optimizer: ContrastOptimizer = field(default_factory=ContrastOptimizer)
+    run: ContrastRun = field(default_factory=ContrastRun)
+
+    def __post_init__(self) -> None:
+        if self.run.eval_every and not self.data.eval_data:
+            raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the captions to evaluate on")
+
+
+class Part(NamedTuple):
+    """What one forward pass of the towers takes.
+
+    Attributes:
+        clips: B clips.
+        visible: (B, K) int64 tokens that the video tower sees; None: all.
+        captions: tokens of the captions; None where their features are given.
+        text: (B, E) features of the captions, kept from a frozen tower; else None.
+        video_id: (B,) int64, equal for the same video.
+        caption_id: (B,) int64, equal for equal captions.
+        numbers: (B,) int64 on the host, the sample numbers of stochastic depth.
+        gradient: what the part contributes to a batch of several parts; None: the part is the batch.
+    """
+
+    clips: CroppedClips
+    visible: Tensor | None
+    captions: CaptionTokens | None
+    text: Tensor | None
+    video_id: Tensor
+    caption_id: Tensor
+    numbers: Tensor
+    gradient: PartGradient | None = None
+
+
+class Contrast(Recipe):
+    """The recipe of contrastive pre-training. A sample is a pair: a video or an image, and a caption."""
+
+    name = "contrast"
+    numbers = ("scale",)
+    cheaper = CHEAPER_VIDEOS
+
+    def __init__(self, config: ContrastConfig) -> None:
+        self.config = config
+        self.workers, self.ema_decay = config.data.workers, config.optimizer.ema_decay
+
+    def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
+        """Make data sets, model and optimizer, and the features of a frozen text tower."""
+        config, self.device, seed = self.config, device, self.config.run.seed
+        self.group = process_group()
+        world_size = self.group.size() if self.group else 1
+        check_equal(config.optimizer.batch_size, "batch_size", device, self.group)
+        if config.optimizer.batch_size * world_size < 2:
+            raise ValueError("batch_size must be at least 2 on one device: a single pair has nothing to differ from")
+        kinds = config.data.pairs(config.data.data)
+        eval_kinds = config.data.pairs(config.data.eval_data) if config.run.eval_every else (None, None)
+        use_fastest_attention(config.model.attention, device, say)
+        model, tokenizer = build_towers(config.model, config.text, config.loss, config.data, say)
+        if note := self._start(model):
+            say(printable_lines(note))
+        choose_trained(model, config.model.train, config.text.freeze_text)
+        self.kept = None
+        if config.text.freeze_text:
+            self.kept = KeptText(config.text, Path(config.run.output), config.run.precision)
+            mixtures = [mixture for mixture in (*kinds, *eval_kinds) if mixture is not None]
+            self.kept.prepare(mixtures, model.to(device), tokenizer, say)
+        tokens = None if self.kept else tokenizer
+        datasets = config.data.datasets(kinds, seed)
+        self.videos = TrainingPairs(datasets, tokens, config.data, Path(config.run.output))
+        per_epoch = self.videos.steps_per_epoch(config.optimizer.batch_size, world_size)
+        self.samples_per_epoch = per_epoch * config.optimizer.batch_size * world_size
+        if config.run.eval_every:
+            eval_datasets = config.data.datasets(eval_kinds, seed, max_replacements=0)
+            size = config.optimizer.micro_batch or config.optimizer.batch_size
+            self.eval_videos = EvaluationPairs(eval_datasets, size, config.data.workers, tokens)
+        if config.model.compile:
+            model.vision_encoder.compile()
+        self.model = model
+        optimizer = make_optimizer(model, config.optimizer, undecayed=model.undecayed)
+        optimizer.register_step_post_hook(lambda *_: model.limit_temperature())
+        return model, optimizer
+
+    def _start(self, model: VideoTextModel) -> str:
+        """Load weights, also those of a frozen text tower that a continued run keeps features of."""
+        run = self.config.run
+        saved = list_checkpoints(Path(run.output)) if run.resume else []
+        if saved and self.config.text.freeze_text:
+            replace(run, init=str(saved[-1]), init_partial=False, resume=False).initialize(model)
+        return run.initialize(model)
+
+    def order(self, samples_per_step: int) -> dict[str, Any]:
+        """See `TrainingPairs.order`. A run only continues with the same frozen text tower, too."""
+        return self.videos.order(samples_per_step) | ({"text": self.kept.digest} if self.kept else {})
+
+    def batches(
+        self, rank: int, world_size: int, start_step: int, num_steps: int
+    ) -> Generator[CaptionedBatch, None, None]:
+        """See `TrainingVideos.batches`."""
+        return self.videos.batches(self.config.optimizer.samples, rank, world_size, start_step, num_steps)
+
+    def parts(self, batch: CaptionedBatch, count: int, device: torch.device) -> list[Part]:
+        """Move clips to the device and draw their tokens. Of several parts, learn what each contributes to the loss."""
+        self.videos.count(batch)
+        parts = list(self._parts(batch, count, device))
+        if count == 1:
+            return parts
+        with torch.no_grad():
+            features = [self._features(self.model, part) for part in parts]
+        ids = [torch.cat([getattr(part, name) for part in parts]) for name in ("video_id", "caption_id")]
+        _, _, gradients = part_gradients(features, lambda whole: self._loss(whole, *ids, self.group))
+        return [part._replace(gradient=gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+    def _parts(self, batch: CaptionedBatch, count: int, device: torch.device) -> Iterator[Part]:
+        numbers, ratio = batch.sample.chunk(count), self.config.masks.ratio(batch.is_image)
+        ids = torch.stack([batch.video_id, batch.caption_id]).to(device, non_blocking=True).chunk(count, dim=1)
+        text = self.kept.rows(batch.caption_id).to(device, non_blocking=True).chunk(count) if self.kept else None
+        moved = batch.to(device, non_blocking=True)
+        for k, piece in enumerate(moved.split(count)):
+            assert isinstance(piece, CaptionedBatch)
+            visible = None
+            if ratio:
+                tower, seed = self.model.vision_encoder, self.config.run.seed
+                visible = tower.draw(piece.sample, ratio, seed=seed, image=batch.is_image)
+            yield Part(piece.clips, visible, piece.captions, text[k] if text else None, *ids[k], numbers[k])
+
+    def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the batch, or what the part contributes to it."""
+        features = self._features(model, part)
+        if part.gradient is not None:
+            share = len(part.numbers) / self.config.optimizer.samples
+            return part.gradient.apply(features), {"scale": features.scale * share}
+        return self._loss(features, part.video_id, part.caption_id, self.group), {"scale": features.scale}
+
+    def _features(self, model: nn.Module, part: Part) -> PairFeatures:
+        captions = (None, None) if part.captions is None else part.captions
+        with self._draws(part):
+            found: PairFeatures = model(part.clips, *captions, part.visible, text=part.text)
+        return found
+
+    @contextmanager
+    def _draws(self, part: Part) -> Iterator[None]:
+        """All that is random in a forward pass, as functions of the seed and the part's samples: both passes agree."""
+        seed, device = self.config.run.seed, part.clips.device
+        depth = stochastic_depth(seed=seed, step=0, sample=part.numbers)  # a sample has its number once in a run
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), depth:
+            torch.manual_seed((seed * 1000003 + int(part.numbers[0])) % 2**63)  # of dropout in the text tower
+            yield
+
+    def _loss(self, features: PairFeatures, video_id: Tensor, caption_id: Tensor, group: Any) -> Tensor:
+        ids = {"x_ids": video_id, "y_ids": caption_id}
+        return contrastive_loss(*features, self.config.loss.loss, **ids, group=group)
+
+    def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
+        """Loss, and recall at 1 in both directions, among all pairs of `eval_data`: one clip and caption of each entry.
+
+        Crops, masks and captions depend on the seed and the entry's place in the list only.
+        """
+        device = next(model.parameters()).device
+        rows: list[Sequence[Tensor]] = []
+        for batch, counts in self.eval_videos.batches(rank, world_size):
+            found, part = self._evaluated(model, batch, counts, device)
+            if counts:
+                rows.append((found.video, found.text, part.video_id, part.caption_id))
+            scale, bias = found.scale, found.bias
+        own = [torch.cat(each) for each in zip(*rows, strict=True)] if rows else None
+        video, text, video_id, caption_id = gather_uneven(own, device, self.group)
+        if len(video) < 2:
+            raise ValueError(f"eval_data must have two readable pairs or more, got {len(video)}")
+        loss = self._loss(PairFeatures(video, text, scale, bias), video_id, caption_id, None)
+        mine = slice(rank, None, world_size)
+        hits = {
+            "text_to_video": recall_at_1(text, video, caption_id, video_id, mine),
+            "video_to_text": recall_at_1(video, text, video_id, caption_id, mine),
+        }
+        figures = {
+            name: torch.stack([hit.double().sum(), hit.new_tensor(len(hit), dtype=torch.float64)])
+            for name, hit in hits.items()
+        }
+        return {"loss": torch.stack([loss.double(), torch.ones_like(loss).double()])} | figures
+
+    def _evaluated(
+        self, model: nn.Module, batch: CaptionedBatch, counts: bool, device: torch.device
+    ) -> tuple[PairFeatures, Part]:
+        """Features of a batch; of one that does not count, the text tower's may be anything."""
+        if not counts and self.kept:
+            batch = replace(batch, caption_id=self.kept.some_id.expand(len(batch.sample)))
+        (part,) = self._parts(batch, 1, device)
+        return self._features(model, part), part
+
+    def report(self) -> list[str]:
+        """See `TrainingPairs.report`."""
+        return self.videos.report()
+
+
+def contrast(config: ContrastConfig) -> RunResult:
+    """Train to the end, to `max_steps`, or until SIGTERM or Ctrl-C; each of the three leaves a checkpoint.
+
+    Args:
+        config: the run, for example `ContrastConfig.from_options(data="captions.tsv", text_model="minilm",
+            init="runs/mine", output="runs/pairs")`.
+
+    Returns:
+        The last checkpoint and its step. With `ema_decay`, model_ema.safetensors beside it holds the averaged weights.
+
+    Raises:
+        ValueError: settings, captions, weights or output cannot work; kept features are of other weights.
+        ImportError: transformers is missing.
+        NonFiniteLossError: the loss or a weight became NaN or infinite.
+        UnreadableVideosError: too many videos cannot be read.
+        OSError: the disk is full or broken, or a data-loading process died; the message names the last checkpoint.
+    """
+    return run(Contrast(config))

@@ -1,0 +1,133 @@
+"""The towers of contrastive pre-training, made from options."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .._optional import require
+from .._text import printable
+from ..data.captioned import CaptionTokenizer
+from ..models import InternVideo2Config
+from ..models.dual_encoder import VideoTextModel
+from ..models.internvideo2_tower import InternVideo2Tower
+from ..models.text_tower import TextTower, check_tokenizer
+from ..models.video_tower import VideoTower
+from ..models.video_transformer import VideoTransformer
+from .contrast_options import ContrastData, LossOptions, TextTowerOptions, VideoTowerOptions
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def build_video_tower(options: VideoTowerOptions, data: ContrastData) -> VideoTower:
+    """Make the video tower.
+
+    Args:
+        options: its section.
+        data: gives the size of the clips.
+
+    Returns:
+        The tower, with new weights, all trained.
+
+    Raises:
+        ValueError: sizes do not fit together.
+    """
+    config = options.tower_config(data)
+    pool = {} if options.pool == "auto" else {"pool": options.pool}
+    return (
+        InternVideo2Tower(config, **pool)
+        if isinstance(config, InternVideo2Config)
+        else VideoTransformer(config, **pool)
+    )
+
+
+def read_text_model(folder: str, say: Callable[[str], None]) -> nn.Module:
+    """Read a text encoder of transformers. A folder without weights gives a random one.
+
+    Args:
+        folder: a folder that transformers wrote.
+        say: prints a line if the weights are random.
+
+    Returns:
+        The encoder, in training mode. No code of the folder runs.
+
+    Raises:
+        ValueError: `folder` is empty, no folder, or transformers cannot read it.
+        ImportError: transformers is missing.
+    """
+    if not folder:
+        raise ValueError("text_model is empty: name a folder of a text encoder of transformers, with its tokenizer")
+    if not os.path.isdir(folder):
+        raise ValueError(f"text_model must be a folder of a text encoder of transformers, got {printable(folder)}")
+    transformers = require("transformers")
+    has_weights = any((Path(folder) / name).is_file() for name in _WEIGHTS)
+    try:
+        if has_weights:
+            model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
+        else:
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+            say(f"{printable(folder)} has no weights: the text tower is random, of the size in its config.json")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = printable(str(error).strip().partition("\n")[0])
+        raise ValueError(f"text_model {printable(folder)} cannot be read: {reason}") from error
+    made: nn.Module = model.train()
+    return made
+
+
+def build_towers(
+    model: VideoTowerOptions,
+    text: TextTowerOptions,
+    loss: LossOptions,
+    data: ContrastData,
+    say: Callable[[str], None],
+) -> tuple[VideoTextModel, CaptionTokenizer]:
+    """Make the dual encoder, and the tokenizer of its text tower.
+
+    Args:
+        model: section of the video tower.
+        text: section of the text tower.
+        loss: section of the loss.
+        data: gives the size of the clips.
+        say: prints a line.
+
+    Returns:
+        The model, of which all is trained, and the tokenizer.
+
+    Raises:
+        ValueError: options do not fit together, or the text model and its tokenizer do not.
+        ImportError: transformers is missing.
+    """
+    encoder = TextTower(read_text_model(text.text_model, say), text.text_pool)
+    tokenizer = CaptionTokenizer.read(text.text_model, text.max_tokens)
+    check_tokenizer(tokenizer.tokenizer, encoder.vocab_size)
+    if text.max_tokens > encoder.max_length:
+        raise ValueError(
+            f"max_tokens must be at most {encoder.max_length}, the positions of the text model, got {text.max_tokens}"
+        )
+    tower = build_video_tower(model, data)
+    return VideoTextModel(tower, encoder, model.embed_dim, loss.of_temperature), tokenizer
+
+
+def choose_trained(model: VideoTextModel, train: str, freeze_text: bool) -> None:
+    """Freeze what is not trained.
+
+    Args:
+        model: a new model, with its weights.
+        train: "none", or as `ClassifierParts.freeze` takes it.
+        freeze_text: whether the text tower is frozen.
+
+    Raises:
+        ValueError: `train` is none of these.
+    """
+    if train == "none":
+        model.freeze_video()
+    else:
+        try:
+            model.vision_encoder.freeze(train)
+        except ValueError as error:
+            raise ValueError(f"{error}; or 'none'") from error
+    if freeze_text:
+        model.freeze_text()

@@ -1,0 +1,34 @@
+"""Recall at 1: how often the most similar row of the other side is a right one."""
+
+import torch
+from torch import Tensor
+
+TILE = 1024  # rows whose similarities are in memory at a time
+
+
+def recall_at_1(x: Tensor, y: Tensor, x_ids: Tensor, y_ids: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+    """The share of rows of x whose best row of y is one of their own.
+
+        hit[i] = max over j with P[i, j] of x[i]·y[j]  >  max over the other j,    P[i, j] = [x_ids[i] = x_ids[j] or
+        y_ids[i] = y_ids[j]]
+
+    A tie is a miss. A row whose every candidate is its own is a hit.
+
+    Args:
+        x: (n, E) floating.
+        y: (n, E) floating; row i belongs to row i of x.
+        x_ids: (n,) int64, equal where x shows the same.
+        y_ids: (n,) int64, equal where y says the same.
+        rows: the rows of x that count.
+
+    Returns:
+        (r,) bool, for each of these rows whether it is a hit.
+    """
+    hits = []
+    places = torch.arange(len(x), device=x.device)[rows]
+    for some in places.split(TILE):
+        similar = x[some].float() @ y.float().T
+        own = (x_ids[some, None] == x_ids) | (y_ids[some, None] == y_ids)
+        best = [similar.masked_fill(~mask, -torch.inf).amax(1) for mask in (own, ~own)]
+        hits.append(best[0] > best[1])
+    return torch.cat(hits) if hits else places.bool()
