@@ -13,6 +13,7 @@ from .captioned import (
     CaptionTokenizer,
     CaptionTokens,
     make_captioned_loader,
+    merge_captions,
     positive_ids,
     split_kinds,
 )
@@ -30,7 +31,8 @@ from .sources.demo import demo_folder
 from .sources.labelled import number_classes
 from .sources.lists import read_annotations
 from .sources.mixture import Mixture, VideoSource, read_mixture
-from .views import MissingVideo, ViewBatch, ViewDataset, collate_views
+from .view_batch import MissingVideo, ViewBatch, collate_views
+from .views import ViewDataset
 
 __all__ = [
     "DEFAULT_READER",
@@ -71,6 +73,7 @@ __all__ = [
     "frame_indices",
     "make_captioned_loader",
     "make_loader",
+    "merge_captions",
     "multi_scale_crop_box",
     "number_classes",
     "open_entry",
