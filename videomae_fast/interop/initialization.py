@@ -1,8 +1,6 @@
 """Start a model from weights of any known layout."""
 
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -18,6 +16,7 @@ from .classifier import check_files_of_transformers, classifier_state, is_pretra
 from .huggingface.weights import from_huggingface, is_huggingface
 from .internvideo2 import ALIGNMENT, CLASSIFIER, fit_positions, internvideo2_state
 from .lora import merged_lora
+from .report import init_report
 from .settings import settings_beside
 
 _HEADS = {"classifier.weight", "head.weight", "encoder.head.weight"}  # names that only classifiers have
@@ -91,7 +90,7 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
         partly = "strict=False, or --init-partial, allows missing and unexpected names, not other shapes"
         allowed = f" ({partly})" if strict else ""
         raise CheckpointError(f"{str(path)!r} cannot initialise {type(model).__name__}: {error}{allowed}") from error
-    return _report(model, path, {"missing, left as they were": missing}, {"unexpected, not used": unexpected})
+    return init_report(model, path, {"missing, left as they were": missing}, {"unexpected, not used": unexpected})
 
 
 def _pretraining_names(state: State, strict: bool) -> State:
@@ -164,7 +163,7 @@ def _init_kept(
     load_weights(model, state, strict=False)
     left = {"new, left as they were" + why: new, "missing, left as they were": missing}
     notes = {what: [name for name in names if name in own] for what, names in (notes or {}).items()}
-    return _report(model, path, left, {"not used": [*unused, *unexpected], **notes})
+    return init_report(model, path, left, {"not used": [*unused, *unexpected], **notes})
 
 
 def _check_heads(config: VideoMAEConfig, path: str | os.PathLike[str]) -> None:
@@ -210,27 +209,6 @@ def _picked(state: State, rows: Sequence[int], classes: int) -> State:
         raise ValueError(f"rows go from {min(rows)} to {max(rows)}, the head of the file has {found} rows")
     picked = torch.tensor(rows, device=state["head.weight"].device)
     return {name: state[name][picked] for name in _HEAD if name in state}
-
-
-def _report(
-    model: nn.Module,
-    path: str | os.PathLike[str],
-    left: Mapping[str, Sequence[str]],
-    unused: Mapping[str, Sequence[str]],
-) -> str:
-    """What is not from the file, and what of the file is not used, or not as it was; "" if there is neither."""
-    lines = [f"  {what}: {_by_block(names)}" for what, names in {**left, **unused}.items() if names]
-    if not lines:
-        return ""
-    total = len(model.state_dict())
-    loaded = total - sum(map(len, left.values()))
-    return "\n".join([f"{loaded} of {total} tensors of {type(model).__name__} are from {str(path)!r}", *lines])
-
-
-def _by_block(names: Sequence[str]) -> str:
-    """All names; names that differ only in the number of a block are merged, with their count."""
-    counts = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names)
-    return ", ".join(f"{name} ({count})" if "*" in name else name for name, count in counts.items())
 
 
 def _check_overlap(model: nn.Module, state: Mapping[str, Tensor]) -> None:

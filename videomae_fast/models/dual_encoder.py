@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bert import SplitBert
 from .encoder import DIMENSIONS, Clip, init_small_linear
 from .layers import Block
 from .linear import Linear, linear
-from .text_tower import TextRows
+from .text_tower import TextRows, TextTower
 from .video_tower import VideoRows, VideoTower
 
 
@@ -62,7 +63,8 @@ class PairFeatures(NamedTuple):
 class VideoTextModel(nn.Module):
     """A dual encoder of videos and captions.
 
-        video = normalise(vision_proj(vision_encoder(clip).pooled))    text = normalise(text_proj(text_encoder(ids).pooled))
+        video = normalise(vision_proj(vision_encoder(clip).pooled))
+        text = normalise(text_proj(text_encoder(ids).pooled))
         logits[i, j] = scale · video[i]·text[j] + bias
 
     One learned number scales the logits, and its name and its limits are the published ones:
@@ -75,7 +77,7 @@ class VideoTextModel(nn.Module):
 
     Args:
         vision_encoder: the video tower.
-        text_encoder: the text tower.
+        text_encoder: the text tower: an encoder of transformers, or a split BERT.
         embed_dim: E; 512 in InternVideo2-1B.
         temperature: a key of TEMPERATURES.
 
@@ -94,7 +96,7 @@ class VideoTextModel(nn.Module):
     def __init__(
         self,
         vision_encoder: VideoTower,
-        text_encoder: nn.Module,
+        text_encoder: TextTower | SplitBert,
         embed_dim: int = 512,
         temperature: str = "clip",
     ) -> None:
@@ -109,7 +111,7 @@ class VideoTextModel(nn.Module):
         self.vision_encoder = vision_encoder
         self.text_encoder = text_encoder
         self.vision_proj = Linear(vision_encoder.feature_dim, embed_dim)
-        self.text_proj = Linear(int(text_encoder.dim), embed_dim)
+        self.text_proj = Linear(text_encoder.dim, embed_dim)
         self.register_parameter(self.temperature.parameter, nn.Parameter(torch.tensor(self.temperature.start)))
         bias = self.temperature.bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))

@@ -171,4 +171,4 @@ def zero_gradient(x: Tensor, *unused: Tensor) -> Tensor:
         x + 0, if a parameter requires a gradient and gradients are enabled; else x.
     """
     wanted = [p for p in unused if p.requires_grad and torch.is_grad_enabled()]
-    return x + sum(p.flatten()[0] * 0 for p in wanted).to(x.dtype) if wanted else x
+    return x + torch.stack([p.flatten()[0] * 0 for p in wanted]).sum().to(x.dtype) if wanted else x
