@@ -105,7 +105,9 @@ def test_both_passes_draw_alike(pairs: Path, tmp_path: Path) -> None:
 
 def test_it_learns(pairs: Path, text_model: Path, tmp_path: Path) -> None:
     """And a run is evaluated, on captions that it has learnt."""
-    config = paired.settings(pairs, text_model, tmp_path, epochs=40, eval_data=str(pairs), eval_every=40, lr=0.05, batch_size=8)
+    config = paired.settings(
+        pairs, text_model, tmp_path, epochs=40, eval_data=str(pairs), eval_every=40, lr=0.05, batch_size=8
+    )
     contrast(config)
     losses = torch.tensor(tiny.losses(tmp_path))
     assert len(losses) == 80
