@@ -41,9 +41,9 @@ SETTINGS: dict[str, Any] = {  # of `write_pairs`: 8 videos and 8 images, batches
 
 def write_text_model(folder: Path, *, dropout: float = 0.0, weights: bool = True, words: int = 0) -> Path:
     """A folder of a random BERT of two layers, and of a tokenizer of `WORDS`."""
+    import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-    import torch
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}

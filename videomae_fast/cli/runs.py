@@ -1,4 +1,4 @@
-"""`videomae-fast pretrain`, `align`, `contrast`, `finetune`, `distil`, `evaluate`, `features`, `gallery`: options of recipes."""
+"""The commands that have the options of recipes, such as `videomae-fast pretrain`, `align`, `contrast`, `finetune`."""
 
 import argparse
 import sys

@@ -6,6 +6,7 @@ from .conversion import convert
 from .features import FeatureModel, read_feature_model
 from .fusion import FusionError, fuse, unfuse
 from .huggingface.loading import load_huggingface
+from .huggingface.text import read_text_tower, read_tokenizer, split_bert_config
 from .huggingface.weights import from_huggingface, to_huggingface
 from .initialization import init_weights
 from .internvideo2 import internvideo2_config_of
@@ -14,6 +15,8 @@ from .official.model import pretrain_loss
 from .official.weights import load_published, save_published
 from .settings import parse_clip, trained_clip
 from .teachers import read_guide, read_video_teacher
+from .video_text import init_split_bert, init_video_text
+from .video_tower import init_video_tower
 
 __all__ = [
     "CLASSES_FILE",
@@ -26,6 +29,9 @@ __all__ = [
     "from_huggingface",
     "fuse",
     "head_rows",
+    "init_split_bert",
+    "init_video_text",
+    "init_video_tower",
     "init_weights",
     "internvideo2_config_of",
     "lists_rows",
@@ -39,8 +45,11 @@ __all__ = [
     "read_guide",
     "read_head_rows",
     "read_merged_names",
+    "read_text_tower",
+    "read_tokenizer",
     "read_video_teacher",
     "save_published",
+    "split_bert_config",
     "to_huggingface",
     "trained_clip",
     "unfuse",

@@ -30,7 +30,7 @@ def init_split_bert(model: SplitBert, path: PathLike, strict: bool = True) -> st
     return load_part(model, path, lambda state: _text_part(model, names_below(state, _TEXT), path), strict)
 
 
-def init_video_text_part(model: VideoTextModel, path: PathLike, strict: bool = True) -> str:
+def init_video_text(model: VideoTextModel, path: PathLike, strict: bool = True) -> str:
     """Initialise a whole dual encoder from a run, or from InternVideo2's second stage.
 
     Towers are read as by `init_video_tower` and `init_split_bert`; other names are those of the model.
@@ -47,29 +47,30 @@ def init_video_text_part(model: VideoTextModel, path: PathLike, strict: bool = T
         FileNotFoundError: `path` does not exist.
         CheckpointError: the file cannot be read, or holds no dual encoder of these towers.
     """
+    return load_part(model, path, lambda state: _whole(model, state, path), strict)
 
-    def convert(state: State) -> Part:
-        for prefix in (VIDEO, _TEXT):
-            if not any(name.startswith(prefix) for name in state):
-                raise CheckpointError(f"it holds no dual encoder: no name begins with {prefix!r}")
-        parts = [video_part(model.vision_encoder, names_below(state, VIDEO), path).below(VIDEO)]
-        text = {name: tensor for name, tensor in state.items() if name.startswith(_TEXT)}
-        if isinstance(model.text_encoder, SplitBert):
-            parts.append(_text_part(model.text_encoder, names_below(text, _TEXT), None).below(_TEXT))
-        else:
-            parts.append(Part(text))
-        rest = {name: t for name, t in state.items() if not name.startswith((VIDEO, _TEXT))}
-        own = model.state_dict().keys()
-        parts.append(Part({n: t for n, t in rest.items() if n in own}, unused=[n for n in rest if n not in own]))
-        whole = Part({})
-        for part in parts:
-            whole.state |= part.state
-            whole.new += part.new
-            whole.unused += part.unused
-            whole.notes |= part.notes
-        return whole
 
-    return load_part(model, path, convert, strict)
+def _whole(model: VideoTextModel, state: State, path: PathLike) -> Part:
+    """The weights of both towers, and all others of the model."""
+    for prefix in (VIDEO, _TEXT):
+        if not any(name.startswith(prefix) for name in state):
+            raise CheckpointError(f"it holds no dual encoder: no name begins with {prefix!r}")
+    parts = [video_part(model.vision_encoder, names_below(state, VIDEO), path).below(VIDEO)]
+    text = {name: tensor for name, tensor in state.items() if name.startswith(_TEXT)}
+    if isinstance(model.text_encoder, SplitBert):
+        parts.append(_text_part(model.text_encoder, names_below(text, _TEXT), None).below(_TEXT))
+    else:
+        parts.append(Part(text))
+    rest = {name: t for name, t in state.items() if not name.startswith((VIDEO, _TEXT))}
+    own = model.state_dict().keys()
+    parts.append(Part({n: t for n, t in rest.items() if n in own}, unused=[n for n in rest if n not in own]))
+    whole = Part({})
+    for part in parts:
+        whole.state |= part.state
+        whole.new += part.new
+        whole.unused += part.unused
+        whole.notes |= part.notes
+    return whole
 
 
 def _text_part(model: SplitBert, state: State, path: PathLike | None) -> Part:

@@ -198,7 +198,7 @@ def _own_run(tower: VideoTransformer, state: State, path: PathLike) -> Part:
         )
     notes = {}
     if grid != config.grid:
-        state["pos_embed"] = interpolate_positions(table[0].float(), grid, config.grid)[None]  # type: ignore[arg-type]
+        state["pos_embed"] = interpolate_positions(table[0].float(), grid, config.grid)[None]
         notes = {_interpolated(config.grid): ["pos_embed"]}
     return Part(state, _new_pool(tower, state), [], notes)
 

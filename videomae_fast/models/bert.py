@@ -207,7 +207,7 @@ class SplitBert(nn.Module):
 
     def __init__(self, config: SplitBertConfig, source_dim: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.source_dim = config, source_dim
         self.dim, self.vocab_size, self.max_length = config.dim, config.vocab_size, config.max_length
         self.bert = _Bert(config, source_dim)
         self.cls = nn.ModuleDict({"predictions": _WordHead(config)})
@@ -250,18 +250,25 @@ class SplitBert(nn.Module):
         Raises:
             ValueError: the model has no fusion layer, or the sizes differ.
         """
-        layers = self._layers[self.config.text_layers :]
-        if not layers:
-            raise ValueError(f"text_layers is depth {self.config.depth}, which leaves no layer to fuse with a video")
+        self.check_fusion()
         if source.ndim != 3 or source.shape[0] != tokens.shape[0] or mask.shape != tokens.shape[:2]:
             raise ValueError(
                 f"tokens {tuple(tokens.shape)}, mask {tuple(mask.shape)} and source {tuple(source.shape)} must be "
                 "(B, L, H), (B, L) and (B, S, D)"
             )
         keys = _key_mask(mask)
-        for layer in layers:
+        for layer in self._layers[self.config.text_layers :]:
             tokens = layer(tokens, keys, source)
         return tokens
+
+    def check_fusion(self) -> None:
+        """Make sure that there are fusion layers.
+
+        Raises:
+            ValueError: all layers are text layers.
+        """
+        if self.config.text_layers == self.config.depth:
+            raise ValueError(f"text_layers is depth {self.config.depth}, which leaves no layer to fuse with a video")
 
     def words(self, tokens: Tensor) -> Tensor:
         """Logits of words, (…, vocab_size), of tokens (…, H) after the fusion layers."""

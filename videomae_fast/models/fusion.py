@@ -47,7 +47,8 @@ class VideoTextFusionModel(VideoTextModel):
         word_ratio: share of the caption's words that are hidden.
 
     Raises:
-        ValueError: as `VideoTextModel`; or `word_ratio` is not in (0, 1].
+        ValueError: as `VideoTextModel`; `word_ratio` is not in (0, 1], or the text model has no fusion layer, or has
+            them for tokens of another width.
 
     References:
         InternVideo2, arXiv 2403.15377, section 3.2; models/internvideo2_stage2_visual.py and criterions.py of
@@ -66,6 +67,15 @@ class VideoTextFusionModel(VideoTextModel):
     ) -> None:
         if not 0 < word_ratio <= 1:
             raise ValueError(f"word_ratio must be in (0, 1], got {word_ratio}")
+        if text_encoder.config.text_layers == text_encoder.config.depth:
+            raise ValueError(
+                f"text_layers is depth {text_encoder.config.depth}, which leaves no layer to fuse with a video"
+            )
+        if text_encoder.source_dim != vision_encoder.token_dim:
+            raise ValueError(
+                f"source_dim of text_encoder must be {vision_encoder.token_dim}, the width of the video tower's tokens, got "
+                f"{text_encoder.source_dim}"
+            )
         super().__init__(vision_encoder, text_encoder, embed_dim, temperature)
         self.word_ratio = word_ratio
         self.itm_head = Linear(text_encoder.dim, 2)

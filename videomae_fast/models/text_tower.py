@@ -51,7 +51,7 @@ class TextTower(nn.Module):
                 f"with {sizes[0]} and {sizes[1]}"
             )
         if isinstance(getattr(model, "pooler", None), nn.Module):
-            model.pooler = None  # noqa: B010: its parameters would get no gradient
+            model.register_module("pooler", None)  # its parameters would get no gradient
         self.model = model
         self.pool = pool
         self.dim, self.vocab_size = int(config.hidden_size), int(config.vocab_size)

@@ -61,6 +61,7 @@ class VideoTransformer(VideoTower):
         self.apply(init_transformer)
         with torch.no_grad():
             inflate_image_kernel(self.image_embed.proj.weight, self.patch_embed.proj.weight)
+            self.patch_embed.proj.bias.copy_(self.image_embed.proj.bias)
 
     def freeze(self, train: str) -> None:
         """As `ClassifierParts.freeze`; positions that are not learned stay as they are."""

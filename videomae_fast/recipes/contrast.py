@@ -110,7 +110,7 @@ class Contrast(Recipe):
         kinds = config.data.pairs(config.data.data)
         eval_kinds = config.data.pairs(config.data.eval_data) if config.run.eval_every else (None, None)
         use_fastest_attention(config.model.attention, device, say)
-        model, tokenizer = build_towers(config.model, config.text, config.loss, config.data, say)
+        model, self.tokenizer = build_towers(config.model, config.text, config.loss, config.data, say)
         if note := self._start(model):
             say(printable_lines(note))
         choose_trained(model, config.model.train, config.text.freeze_text)
@@ -118,8 +118,8 @@ class Contrast(Recipe):
         if config.text.freeze_text:
             self.kept = KeptText(config.text, Path(config.run.output), config.run.precision)
             mixtures = [mixture for mixture in (*kinds, *eval_kinds) if mixture is not None]
-            self.kept.prepare(mixtures, model.to(device), tokenizer, say)
-        tokens = None if self.kept else tokenizer
+            self.kept.prepare(mixtures, model.to(device), self.tokenizer, say)
+        tokens = None if self.kept else self.tokenizer
         datasets = config.data.datasets(kinds, seed)
         self.videos = TrainingPairs(datasets, tokens, config.data, Path(config.run.output))
         per_epoch = self.videos.steps_per_epoch(config.optimizer.batch_size, world_size)

@@ -6,14 +6,20 @@ loss. It does not tell its optimizer.
 
 from collections import ChainMap
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from ..data import Mixture
 from ..data.captioned import CaptionedDataset, split_kinds
 from ..data.sources.captions import CAPTIONS_HELP
+from ..interop.checkpoint import read_weights
+from ..interop.video_text import init_video_text
+from ..interop.video_tower import init_video_tower
 from ..models import InternVideo2Config, VideoMAEConfig
 from ..models.config import CONFIGS
-from ..models.dual_encoder import TEMPERATURES
+from ..models.dual_encoder import TEMPERATURES, VideoTextModel
 from ..models.text_tower import TEXT_POOLS
 from ..models.video_tower import POOLS
 from .align_options import STUDENTS
@@ -239,3 +245,12 @@ class ContrastRun(RunOptions):
         "transformers",
         free=True,
     )
+
+    def _load(self, model: nn.Module, source: Path) -> str:
+        """Load a dual encoder, or weights of a video tower alone; its projection and the text tower are then new."""
+        assert isinstance(model, VideoTextModel)
+        strict, names = not self.init_partial, read_weights(source).keys()
+        if all(any(name.startswith(tower) for name in names) for tower in ("vision_encoder.", "text_encoder.")):
+            return init_video_text(model, source, strict)
+        note = init_video_tower(model.vision_encoder, source, strict)
+        return note or f"all weights of the video tower are from {source}"

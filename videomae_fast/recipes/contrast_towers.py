@@ -4,16 +4,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from .._optional import require
 from .._text import printable
 from ..data.captioned import CaptionTokenizer
+from ..interop.huggingface.text import read_text_tower, read_tokenizer
 from ..models import InternVideo2Config
 from ..models.dual_encoder import VideoTextModel
 from ..models.internvideo2_tower import InternVideo2Tower
-from ..models.text_tower import TextTower, check_tokenizer
+from ..models.text_tower import TextTower
 from ..models.video_tower import VideoTower
 from ..models.video_transformer import VideoTransformer
 from .contrast_options import ContrastData, LossOptions, TextTowerOptions, VideoTowerOptions
@@ -43,38 +43,51 @@ def build_video_tower(options: VideoTowerOptions, data: ContrastData) -> VideoTo
     )
 
 
-def read_text_model(folder: str, say: Callable[[str], None]) -> nn.Module:
-    """Read a text encoder of transformers. A folder without weights gives a random one.
+def build_text_tower(options: TextTowerOptions, say: Callable[[str], None]) -> tuple[TextTower, CaptionTokenizer]:
+    """Read a text encoder of transformers, and its tokenizer. A folder without weights gives a random encoder.
 
     Args:
-        folder: a folder that transformers wrote.
+        options: its section.
         say: prints a line if the weights are random.
 
     Returns:
-        The encoder, in training mode. No code of the folder runs.
+        The tower in float32, all of it trained, and its tokenizer. No code of the folder runs.
 
     Raises:
-        ValueError: `folder` is empty, no folder, or transformers cannot read it.
+        ValueError: `text_model` is empty or no folder, transformers cannot read it, it is no text encoder, its
+            tokenizer is of another model, or `max_tokens` are more than it has positions for.
         ImportError: transformers is missing.
     """
+    folder = options.text_model
     if not folder:
         raise ValueError("text_model is empty: name a folder of a text encoder of transformers, with its tokenizer")
     if not os.path.isdir(folder):
         raise ValueError(f"text_model must be a folder of a text encoder of transformers, got {printable(folder)}")
+    if any((Path(folder) / name).is_file() for name in _WEIGHTS):
+        tower = read_text_tower(folder, options.text_pool)
+    else:
+        tower = TextTower(_random_encoder(folder), options.text_pool)
+        say(f"{printable(folder)} has no weights: the text tower is random, of the size in its config.json")
+    tokenizer = CaptionTokenizer(read_tokenizer(folder, tower.vocab_size), options.max_tokens)
+    if options.max_tokens > tower.max_length:
+        raise ValueError(
+            f"max_tokens must be at most {tower.max_length}, the positions of the text model, got {options.max_tokens}"
+        )
+    tower.train()
+    return tower, tokenizer
+
+
+def _random_encoder(folder: str) -> nn.Module:
     transformers = require("transformers")
-    has_weights = any((Path(folder) / name).is_file() for name in _WEIGHTS)
     try:
-        if has_weights:
-            model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
-        else:
-            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            model = transformers.AutoModel.from_config(config, trust_remote_code=False)
-            say(f"{printable(folder)} has no weights: the text tower is random, of the size in its config.json")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = printable(str(error).strip().partition("\n")[0])
-        raise ValueError(f"text_model {printable(folder)} cannot be read: {reason}") from error
-    made: nn.Module = model.train()
-    return made
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"text_model {printable(folder)} cannot be read: {printable(str(error).partition(chr(10))[0])}"
+        ) from error
+    encoder: nn.Module = getattr(model, "text_model", model)
+    return encoder
 
 
 def build_towers(
@@ -100,13 +113,7 @@ def build_towers(
         ValueError: options do not fit together, or the text model and its tokenizer do not.
         ImportError: transformers is missing.
     """
-    encoder = TextTower(read_text_model(text.text_model, say), text.text_pool)
-    tokenizer = CaptionTokenizer.read(text.text_model, text.max_tokens)
-    check_tokenizer(tokenizer.tokenizer, encoder.vocab_size)
-    if text.max_tokens > encoder.max_length:
-        raise ValueError(
-            f"max_tokens must be at most {encoder.max_length}, the positions of the text model, got {text.max_tokens}"
-        )
+    encoder, tokenizer = build_text_tower(text, say)
     tower = build_video_tower(model, data)
     return VideoTextModel(tower, encoder, model.embed_dim, loss.of_temperature), tokenizer
 

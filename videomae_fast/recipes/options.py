@@ -324,4 +324,8 @@ class RunOptions(Section):
         if self.resume and list_checkpoints(Path(self.output)):
             return f"--resume continues from a checkpoint: --init {self.init} is not read"
         source = (list_checkpoints(Path(self.init)) or [Path(self.init)])[-1]  # the last checkpoint of a run
-        return init_weights(model, source, strict=not self.init_partial) or f"all weights are from {source}"
+        return self._load(model, source) or f"all weights are from {source}"
+
+    def _load(self, model: nn.Module, source: Path) -> str:
+        """Load weights into a model, and report what is missing and extra."""
+        return init_weights(model, source, strict=not self.init_partial)

@@ -150,8 +150,8 @@ def _positions(table: Tensor, settings: Mapping[str, Any], config: VideoMAEConfi
     """(1, N, D): the image's positions without the cls token's, for the tower's frames, repeated over time."""
     table = table.flatten(0, -2).float()
     size, patch = settings.get("image_size"), settings.get("patch_size")
-    known = isinstance(size, int) and isinstance(patch, int)
-    side = size // patch if known else math.isqrt(len(table))
+    sizes = [value for value in (size, patch) if isinstance(value, int)]
+    side = sizes[0] // sizes[1] if len(sizes) == 2 else math.isqrt(len(table))
     prefix = len(table) - side**2
     if not 0 <= prefix <= 2:  # a cls token, and DeiT's distillation token
         raise CheckpointError(f"its {len(table)} positions are no square of {side}x{side} patches and a cls token")
