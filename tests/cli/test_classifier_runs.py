@@ -11,7 +11,7 @@ from videomae_fast.engine import RunResult
 from videomae_fast.recipes import align as aligning
 from videomae_fast.recipes import distil as distilling
 from videomae_fast.recipes import evaluate as evaluating
-from videomae_fast.recipes import evaluate_probe, features
+from videomae_fast.recipes import evaluate_probe, evaluate_retrieval, evaluate_zeroshot, features
 from videomae_fast.recipes import finetune as finetuning
 from videomae_fast.recipes.align import AlignConfig
 from videomae_fast.recipes.config import Config
@@ -43,6 +43,8 @@ NEEDS = {
     "init_merged": {"init": "weights", "init_classes": "names.txt"},
     "probe": {"train_data": "more"},
     "train_data": {"probe": "knn"},
+    "templates": {"task": "zeroshot"},
+    "text_model": {"task": "retrieval"},
 }
 
 
@@ -68,6 +70,8 @@ def configs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
     monkeypatch.setattr(distilling, "distil", finetune)
     monkeypatch.setattr(evaluating, "evaluate", evaluate)
     monkeypatch.setattr(evaluate_probe, "evaluate_probe", evaluate)
+    monkeypatch.setattr(evaluate_retrieval, "evaluate_retrieval", evaluate)
+    monkeypatch.setattr(evaluate_zeroshot, "evaluate_zeroshot", evaluate)
     monkeypatch.setattr(features, "write_features", lambda config, say: asked.append(config))
     return asked
 

@@ -234,20 +234,43 @@ def _show_classifier(result: RunResult, config: finetuning.FinetuneConfig) -> No
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from ..pictures.confusion import save_confusion
-    from ..recipes.evaluate_probe import evaluate_probe
-
     config = read_config(args, evaluating.EvaluateConfig)
     folder = writable_folder(config.evaluation.output) if config.evaluation.output else None
     with _locked(folder, config.evaluation.precision):
-        result = evaluate_probe(config) if config.evaluation.probe else evaluating.evaluate(config)
+        result = _evaluated(config)
         if not result.is_main_process:
             return
         print(printable_lines("\n".join(result.lines())))
         if folder is not None:
             result.write(folder)
-            save_confusion(result.evaluation.confusion(), result.evaluation.class_names, folder / "confusion.png")
-            print(f"figures, predictions, classes, confusion: {printable(folder)}")
+            _draw_evaluation(result, folder)
+
+
+def _evaluated(config: evaluating.EvaluateConfig) -> Any:
+    """The result of the task of an evaluation."""
+    from ..recipes.evaluate_probe import evaluate_probe
+
+    if config.evaluation.task == "retrieval":
+        from ..recipes.evaluate_retrieval import evaluate_retrieval
+
+        return evaluate_retrieval(config)
+    if config.evaluation.task == "zeroshot":
+        from ..recipes.evaluate_zeroshot import evaluate_zeroshot
+
+        return evaluate_zeroshot(config)
+    return evaluate_probe(config) if config.evaluation.probe else evaluating.evaluate(config)
+
+
+def _draw_evaluation(result: Any, folder: Path) -> None:
+    from ..pictures.confusion import save_confusion
+    from ..pictures.retrieval import save_retrieval
+
+    if isinstance(result, evaluating.Result):
+        save_confusion(result.evaluation.confusion(), result.evaluation.class_names, folder / "confusion.png")
+        print(f"figures, predictions, classes, confusion: {printable(folder)}")
+    else:
+        save_retrieval(result, folder / "retrieval.png")
+        print(f"figures, what captions and videos find, queries and their videos: {printable(folder)}")
 
 
 def _locked(folder: Path | None, precision: str) -> AbstractContextManager[None]:

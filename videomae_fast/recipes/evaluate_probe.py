@@ -10,7 +10,8 @@ from ..data import Mixture, number_classes, read_classes
 from ..engine.log import say
 from ..engine.parallel import make_accelerator
 from ..interop import read_feature_model
-from .evaluate import EvaluateConfig, EvaluationOptions, Result
+from .evaluate import EvaluateConfig, Result
+from .evaluate_options import EvaluationOptions
 from .probe import knn, linear_probe
 from .scores import Evaluation
 from .sources import read_source
