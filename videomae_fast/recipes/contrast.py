@@ -140,6 +140,7 @@ class Contrast(Recipe):
         run = self.config.run
         saved = list_checkpoints(Path(run.output)) if run.resume else []
         if saved and self.config.text.freeze_text:
+            self.config.check_continues(saved[-1] / "config.json")
             replace(run, init=str(saved[-1]), init_partial=False, resume=False).initialize(model)
         return run.initialize(model)
 
