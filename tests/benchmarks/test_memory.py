@@ -160,7 +160,7 @@ def test_errors_are_one_line(
 def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match="precision must be one of"):
         StepSettings("tiny", precision="fp8")
-    with pytest.raises(ValueError, match="size must be one of"):
+    with pytest.raises(ValueError, match="model must be one of"):
         step_memory.MemoryReport(("videomae_fast",), StepSettings("huger"), 2).text()
 
 

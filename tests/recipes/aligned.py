@@ -20,9 +20,8 @@ from videomae_fast.models import (
     get_config,
     get_internvideo2_config,
 )
-from videomae_fast.models.config import CONFIGS
+from videomae_fast.models.config import CONFIGS, INTERNVIDEO2_CONFIGS
 from videomae_fast.recipes.align import AlignConfig
-from videomae_fast.recipes.align_options import STUDENTS
 
 STUDENT = InternVideo2Config(48, 2, 3, pool_heads=3, clip_embed_dim=32, layer_scale=0.1, drop_path=0.0)
 SETTINGS: dict[str, Any] = tiny.SETTINGS | {
@@ -98,5 +97,5 @@ def settings(videos: Path, output: Path, /, **changes: Any) -> AlignConfig:
 if __name__ == "__main__":
     from videomae_fast.cli import main
 
-    CONFIGS["tiny"], STUDENTS["internvideo2-tiny"] = tiny.TINY, STUDENT
+    CONFIGS["tiny"], INTERNVIDEO2_CONFIGS["tiny"] = tiny.TINY, STUDENT
     sys.exit(main())

@@ -10,8 +10,7 @@ from accelerate.state import AcceleratorState
 from tests.recipes import aligned, paired, taught, tiny
 from tests.recipes.brightness import write_brightness
 from videomae_fast.models import get_config
-from videomae_fast.models.config import CONFIGS
-from videomae_fast.recipes.align_options import STUDENTS
+from videomae_fast.models.config import CONFIGS, INTERNVIDEO2_CONFIGS
 from videomae_fast.recipes.finetune import finetune
 
 
@@ -78,7 +77,7 @@ def classifier_run(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adds the size "tiny" to the published ones."""
     monkeypatch.setitem(CONFIGS, "tiny", tiny.TINY)
-    monkeypatch.setitem(STUDENTS, "internvideo2-tiny", aligned.STUDENT)
+    monkeypatch.setitem(INTERNVIDEO2_CONFIGS, "tiny", aligned.STUDENT)
     assert get_config("tiny") == tiny.TINY
 
 

@@ -12,9 +12,13 @@ from videomae_fast.cli import main
 from videomae_fast.data import ClipBatch
 from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop import read_feature_model
-from videomae_fast.models import InternVideo2, InternVideo2ForAlignment, get_internvideo2_config
+from videomae_fast.models import (
+    INTERNVIDEO2_CONFIGS,
+    InternVideo2,
+    InternVideo2ForAlignment,
+    get_internvideo2_config,
+)
 from videomae_fast.recipes.align import AlignConfig, Alignment, Part, align
-from videomae_fast.recipes.align_options import STUDENTS
 
 # Importing transformers takes longer than all the rest.
 KINDS = ("video", "image", "both", "distil", pytest.param("huggingface", marks=pytest.mark.slow))
@@ -221,7 +225,7 @@ def test_a_run_begins_with_the_weights_of_another(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(STUDENTS, "internvideo2-tiny", get_internvideo2_config("small", encoder_depth=1))
+    monkeypatch.setitem(INTERNVIDEO2_CONFIGS, "tiny", get_internvideo2_config("small", encoder_depth=1))
     first = align(aligned.settings(videos, tmp_path / "first", max_steps=2, **teachers["both"]))
     encoder = read_feature_model(
         first.checkpoint

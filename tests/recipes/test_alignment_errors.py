@@ -9,9 +9,8 @@ import torch
 from tests.recipes import aligned
 from videomae_fast.engine import NonFiniteLossError
 from videomae_fast.interop.checkpoint import read_weights, write_safetensors
-from videomae_fast.models import get_internvideo2_config
+from videomae_fast.models import INTERNVIDEO2_CONFIGS, get_internvideo2_config
 from videomae_fast.recipes.align import AlignConfig, align
-from videomae_fast.recipes.align_options import STUDENTS
 
 
 @pytest.fixture
@@ -166,7 +165,7 @@ def test_weights_that_cannot_begin_a_run(
     state = read_weights(weights)
     state["pos_embed"] = torch.zeros(1, 400, 384)
     write_safetensors(state, weights)
-    monkeypatch.setitem(STUDENTS, "internvideo2-tiny", get_internvideo2_config("small", encoder_depth=1))
+    monkeypatch.setitem(INTERNVIDEO2_CONFIGS, "tiny", get_internvideo2_config("small", encoder_depth=1))
     options = {"video_teacher": str(video)}
     with pytest.raises(ValueError, match="the position table has 399 rows besides that of the cls token"):
         align(aligned.settings(videos, tmp_path / "run", init=str(weights), **options))

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.recipes import tiny
+from tests.recipes import internvideo2, tiny
+from videomae_fast.recipes.finetune import Finetuning
 from videomae_fast.recipes.pretrain import Pretraining
 
 
@@ -41,3 +42,15 @@ def test_a_small_gpu_recomputes(
     model, _ = Pretraining(settings).build(torch.device(device), said.append)
     assert model.config == replace(settings.model_config(), recompute=expected)
     assert said == ["attention runs on FA4"] * (device == "cuda")
+
+
+@pytest.mark.parametrize("gibibytes, expected", [(80, "never"), (2, "always")])
+def test_so_does_a_classifier_of_internvideo2(
+    gibibytes: int, expected: str, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = SimpleNamespace(total_memory=gibibytes * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr("videomae_fast.recipes.fit.activate_flash_attention", lambda device: "")
+    config = internvideo2.finetuning(labelled, tmp_path)
+    model, _ = Finetuning(config).build(torch.device("cuda"), print)
+    assert model.config == replace(config.model_config(), recompute=expected)  # type: ignore[type-var]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.recipes import tiny
+from tests.recipes import internvideo2, tiny
 from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.interop import load_published, read_classifier
 from videomae_fast.models import (
@@ -164,3 +164,24 @@ def test_without_peft(labelled: Path, tmp_path: Path) -> None:
 def test_a_rank_that_is_not_allowed() -> None:
     with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
         add_lora(_videomae(), 0)
+
+
+@pytest.mark.usefixtures("peft")
+def test_adapters_of_an_aligned_student_are_trained_and_merged(labelled: Path, held_out: Path, tmp_path: Path) -> None:
+    aligned = internvideo2.make_aligned(tmp_path / "aligned")
+    config = internvideo2.finetuning(
+        labelled, tmp_path / "run", init=str(aligned), lora_rank=2, lr=0.5, warmup_epochs=0
+    )
+    finetune(config.with_options(max_steps=1))
+    result = finetune(config.with_options(resume=True))
+    merged, start = read_classifier(result.checkpoint), load_published(aligned / "model.safetensors")
+    matrices = ("attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight")
+    changed = {name for name in merged.state if name in start and not torch.equal(merged.state[name], start[name])}
+    pool = {name for name in start if name.startswith("clip_projector.")}
+    assert changed == {name for name in start if name.startswith("blocks.") and name.endswith(matrices)} | pool
+    model = Finetuning(config.with_options(resume=True)).build(torch.device("cpu"), print)[0]
+    model.load_state_dict(load_published(result.checkpoint / "model.safetensors"))
+    clip = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(merged.build().eval()(clip), model.eval()(clip), rtol=1e-4, atol=1e-5)
+    assert evaluate(tiny.evaluation(held_out, tmp_path / "run")).evaluation.read.all()

@@ -1,4 +1,5 @@
-"""Every file of examples/configs/finetune is what the releases fine-tune with, written down again from scripts."""
+"""Every file of examples/configs/finetune for VideoMAE is what the releases fine-tune with, written down again from
+scripts. test_shipped_internvideo2.py has the others."""
 
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def _load(name: str) -> FinetuneConfig:
 
 
 def test_every_file_is_tested() -> None:
-    assert {path.stem for path in FOLDER.iterdir()} == TABLE.keys()
+    assert {path.stem for path in FOLDER.iterdir() if not path.stem.startswith("internvideo2_")} == TABLE.keys()
 
 
 @pytest.mark.parametrize("name", TABLE)

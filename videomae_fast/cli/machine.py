@@ -1,29 +1,37 @@
 """`videomae-fast memory` and `env`: commands for the memory of a GPU and the packages of this machine."""
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from .._text import printable_lines
 from ..models import CONFIGS
+from ..models.families import SIZES
 
 
 def add_memory(commands: Any) -> None:
     """Add `memory` to the commands."""
     memory = commands.add_parser(
         "memory",
-        help="predict the memory of a pre-training step and the largest batch for a GPU, without a GPU",
-        description="Predict where the memory of a pre-training step goes on a GPU, and the largest batch that fits. "
+        help="predict the memory of a training step and the largest batch for a GPU, without a GPU",
+        description="Predict where the memory of a training step goes on a GPU, and the largest batch that fits. "
         "It needs no GPU. `python -m benchmarks.memory` shows the published code beside it.",
     )
-    add_memory_options(memory)
+    add_memory_options(memory, SIZES)
+    memory.add_argument(
+        "--task",
+        default="pretrain",
+        choices=("pretrain", "finetune"),
+        help="whose step: of pre-training with masks, or of fine-tuning on all tokens (default: %(default)s)",
+    )
     memory.add_argument("--activation-checkpointing", action="store_true", help="recompute every block in backward")
     memory.set_defaults(run=_memory)
 
 
-def add_memory_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a memory prediction; `python -m benchmarks.memory` has them too."""
-    parser.add_argument("--model", default="base", choices=tuple(CONFIGS), help="size (default: %(default)s)")
+def add_memory_options(parser: argparse.ArgumentParser, sizes: Collection[str] = CONFIGS) -> None:
+    """Add the options of a memory prediction; `python -m benchmarks.memory` has them too, for the sizes it knows."""
+    parser.add_argument("--model", default="base", choices=tuple(sizes), help="size (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128, help="clips per step (default: %(default)s)")
     parser.add_argument(
         "--mask-ratio", type=float, default=0.9, help="share of tokens hidden from the encoder (default: %(default)s)"
@@ -49,7 +57,7 @@ def add_env(commands: Any) -> None:
 def _memory(args: argparse.Namespace) -> None:
     from ..recipes.step_memory import CHECKPOINTED, OURS, MemoryReport, StepSettings, open_cache
 
-    settings = StepSettings(args.model, args.mask_ratio, args.decoder_mask_ratio, args.precision)
+    settings = StepSettings(args.model, args.mask_ratio, args.decoder_mask_ratio, args.precision, args.task)
     asked = CHECKPOINTED if args.activation_checkpointing else OURS
     report = MemoryReport(
         (OURS, CHECKPOINTED) if args.all else (asked,),

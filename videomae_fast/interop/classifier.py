@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.classify import POSITIONS, PUBLISHED_CLIP, VideoMAEForClassification
-from ..models.config import InternVideo2Config, VideoMAEConfig
-from ..models.internvideo2_classify import InternVideo2ForClassification
+from ..models.classify import POSITIONS, PUBLISHED_CLIP
+from ..models.config import ClipConfig
+from ..models.families import VideoClassifier, classifier_of
 from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights, without_encoder
 from .huggingface.config import check_huggingface_config, check_preprocessor
 from .huggingface.weights import from_huggingface, is_huggingface
@@ -36,7 +36,7 @@ class Classifier:
     """
 
     state: State
-    config: VideoMAEConfig | InternVideo2Config
+    config: ClipConfig
     class_names: tuple[str, ...] | None
     positions: str
     trained_clip: tuple[int, int, int]
@@ -61,7 +61,7 @@ class Classifier:
         head = {name: self.state[name][picked] for name in ("head.weight", "head.bias")}
         return replace(self, state=self.state | head, class_names=tuple(class_names))
 
-    def build(self, **changes: Any) -> VideoMAEForClassification | InternVideo2ForClassification:
+    def build(self, **changes: Any) -> VideoClassifier:
         """Make the model, with its weights, in float32.
 
         Args:
@@ -74,14 +74,8 @@ class Classifier:
             ValueError: the changes do not fit together.
             CheckpointError: weights are missing, unexpected or of another shape.
         """
-        config = replace(self.config, **changes)
-        model: VideoMAEForClassification | InternVideo2ForClassification
-        if isinstance(config, InternVideo2Config):
-            model = InternVideo2ForClassification(config, self.num_classes)
-        else:
-            model = VideoMAEForClassification(
-                config, self.num_classes, positions=self.positions, trained_clip=self.trained_clip
-            )
+        config: ClipConfig = replace(self.config, **changes)  # type: ignore[type-var]
+        model = classifier_of(config, self.num_classes, positions=self.positions, trained_clip=self.trained_clip)
         load_weights(model, self.state)
         return model
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.classify import VideoMAEForClassification
-from ..models.config import VideoMAEConfig
+from ..models.config import ClipConfig
+from ..models.families import SIZES, VideoClassifier, family_of, family_of_weights
 from ..models.internvideo2 import InternVideo2, InternVideo2ForAlignment
 from ..models.internvideo2_classify import InternVideo2ForClassification
 from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights, without_encoder
@@ -24,7 +25,6 @@ Rows = Sequence[int] | Callable[[int], Sequence[int]] | None
 _HEAD = ("head.weight", "head.bias")
 # Names, or their beginnings, that a pre-trained model has, and a classifier has not.
 _PRETRAINING = ("decoder.", "encoder_to_decoder.", "mask_token", "encoder.norm.", "norm.")
-Classifier = VideoMAEForClassification | InternVideo2ForClassification
 
 
 def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = True, *, rows: Rows = None) -> str:
@@ -58,7 +58,8 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        CheckpointError: the file cannot be read; shapes differ; no name is the model's; a classifier is to initialise a
+        CheckpointError: the file cannot be read; it is of another family of models; shapes differ; no name is the
+            model's; a classifier is to initialise a
             pre-training model, and `strict` is set; the `config.json` of transformers beside the weights is of another
             model; or, if `strict`, names are missing or unexpected.
         ValueError: `rows` is given for another model, is not one row for each class, or names a row that the head of
@@ -71,15 +72,16 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
     References:
         run_class_finetuning.py (`--finetune`) of OpenGVLab/VideoMAEv2@29eab1e.
     """
-    if rows is not None and not isinstance(model, Classifier):
+    if rows is not None and not isinstance(model, VideoClassifier):
         raise ValueError(f"rows are for a classifier, not for a {type(model).__name__}")
     state = read_weights(path)
     try:
         state = merged_lora(state, path)
+        _check_family(cast(ClipConfig, model.config), state)
         if isinstance(model, InternVideo2):
             return _init_internvideo2(model, state, path, strict, rows)
         if is_huggingface(state):
-            _check_heads(cast(VideoMAEConfig, model.config), path)
+            _check_heads(cast(ClipConfig, model.config), path)
         if isinstance(model, VideoMAEForClassification):
             return _init_classifier(model, state, path, strict, rows)
         state = _pretraining_names(state, strict)
@@ -91,6 +93,16 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
         allowed = f" ({partly})" if strict else ""
         raise CheckpointError(f"{str(path)!r} cannot initialise {type(model).__name__}: {error}{allowed}") from error
     return init_report(model, path, {"missing, left as they were": missing}, {"unexpected, not used": unexpected})
+
+
+def _check_family(config: ClipConfig, state: State) -> None:
+    """Weights of another family have other names and other mathematics, so that no part of them fits."""
+    theirs, ours = family_of_weights(state), family_of(config)
+    if theirs.own_names and theirs is not ours:
+        sizes = ", ".join(name for name in SIZES if family_of(SIZES[name]) is theirs)
+        raise CheckpointError(
+            f"it holds weights of {theirs.name}, the model is of {ours.name} (sizes of {theirs.name}: {sizes})"
+        )
 
 
 def _pretraining_names(state: State, strict: bool) -> State:
@@ -166,7 +178,7 @@ def _init_kept(
     return init_report(model, path, left, {"not used": [*unused, *unexpected], **notes})
 
 
-def _check_heads(config: VideoMAEConfig, path: str | os.PathLike[str]) -> None:
+def _check_heads(config: ClipConfig, path: str | os.PathLike[str]) -> None:
     """Of weights of transformers: the files beside them, and the number of attention heads, which no shape tells."""
     check_files_of_transformers(path, config.encoder_dim)
     heads = settings_beside(path).get("num_attention_heads", config.encoder_heads)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..models.config import INTERNVIDEO2_CONFIGS, ClipConfig, InternVideo2Config
+from ..models.families import INTERNVIDEO2, family_of_weights
 from ..models.internvideo2 import InternVideo2
 from ..models.positions import interpolate_positions
 from .checkpoint import CheckpointError, State, load_weights, without_encoder
@@ -32,10 +33,7 @@ def is_internvideo2(state: Mapping[str, Tensor]) -> bool:
     Returns:
         True if blocks have the QK-norm and LayerScale of InternVideo2.
     """
-    return any(
-        {f"{prefix}blocks.0.attn.q_norm.weight", f"{prefix}blocks.0.ls1.gamma"} <= state.keys()
-        for prefix in ("", "encoder.")
-    )
+    return family_of_weights(state) is INTERNVIDEO2
 
 
 def internvideo2_state(state: Mapping[str, Tensor]) -> State:

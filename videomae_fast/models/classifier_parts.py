@@ -13,10 +13,12 @@ class ClassifierParts(nn.Module):
     Attributes:
         first_parts: names of the modules and parameters before the blocks.
         head_parts: names of the modules after the blocks; they may be None.
+        undecayed: last parts of the names of parameters that have no weight decay, besides vectors.
     """
 
     first_parts: ClassVar[tuple[str, ...]]
     head_parts: ClassVar[tuple[str, ...]]
+    undecayed: ClassVar[tuple[str, ...]]
     blocks: nn.ModuleList
 
     def layer_id(self, name: str) -> int:

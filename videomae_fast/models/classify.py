@@ -45,6 +45,7 @@ class VideoMAEForClassification(ClassifierParts, FixedPositions):
 
     first_parts = ("patch_embed",)
     head_parts = ("fc_norm", "head")
+    undecayed = ()
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ from torch import Tensor
 from .._optional import require
 from ..data.augment import normalized_clips
 from ..interop import read_classifier
-from ..models import VideoMAEForClassification
+from ..models import InternVideo2
+from ..models.families import VideoClassifier
 from ..models.layers import Block
 from ..models.norms import add_branch
 from ..recipes.finetune import FinetuneConfig
@@ -21,7 +22,7 @@ OPACITY = 0.6
 PROBABILITIES = 2**24  # that are held at a time
 
 
-def save_attention(model: VideoMAEForClassification, clip: Tensor, path: Path) -> None:
+def save_attention(model: VideoClassifier, clip: Tensor, path: Path) -> None:
     """Draw frames of a clip, and below them the same frames under their attention rollout.
 
     All frames have one scale, from the least to the largest token of the clip, which the picture says.
@@ -55,8 +56,6 @@ def save_run_attention(config: FinetuneConfig, weights: Path, path: Path) -> Non
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = read_classifier(weights).build().eval().to(device)
-    if not isinstance(model, VideoMAEForClassification):
-        raise ValueError(f"weights {str(weights)!r} are of a {type(model).__name__}: rollouts are of mean pooling")
     views = config.data.centre_views(config.data.labelled_videos())
     clips = next((clips for number in range(len(views)) if (clips := views[number].clips) is not None), None)
     if clips is None:
@@ -88,14 +87,16 @@ def draw_attention(clip: Tensor, rollout: Tensor) -> Any:
     return below([*strips, text(f"attention rollout: dark {low:.2f}, bright {high:.2f} times the mean token")], gap=4)
 
 
-def attention_rollout(model: VideoMAEForClassification, clip: Tensor) -> Tensor:
+def attention_rollout(model: VideoClassifier, clip: Tensor) -> Tensor:
     """The share of every token of a clip in what a classifier reads, if attention alone mixed tokens.
 
-        share = 1/N · 1ᵀ Â_L ⋯ Â_1,    Â_l = (A_l + I) / 2,    A_l = mean over heads of softmax(q kᵀ / √d)
+        share = p Â_L ⋯ Â_1,    Â_l = (A_l + I) / 2,    A_l = mean over heads of softmax(q kᵀ / √d)
 
-    The classifier reads the mean of the N tokens, hence 1/N · 1ᵀ. Rows of A_l sum to 1, so those of Â_l do, and the
-    shares, too. The product is taken from the left, so no product of two N×N matrices is ever computed; A_l is made
-    some rows at a time. The inputs of all blocks are kept: L·N·D numbers.
+    VideoMAE's classifier reads the mean of the N tokens, so that p = 1/N · 1ᵀ. That of InternVideo2 reads its attention
+    pool, so that p is the attention of the pool, averaged over heads, to the cls token and the N tokens; the share of
+    the cls token, which is of no pixels, is left out, and the others are divided by their sum. Rows of A_l sum to 1, so
+    those of Â_l do, and the shares, too. The product is taken from the left, so no product of two matrices is ever
+    computed; A_l is made some rows at a time. The inputs of all blocks are kept: L·N·D numbers.
 
     MLPs, norms and the size of values are left out, so this shows where information can come from; it does not
     explain a decision.
@@ -122,7 +123,12 @@ def attention_rollout(model: VideoMAEForClassification, clip: Tensor) -> Tensor:
         raise ValueError(f"clip must have shape (T, H, W, C), got {tuple(clip.shape)}")
     inputs: list[Tensor] = []
     blocks = [block for block in model.blocks if isinstance(block, Block)]
-    hooks = [block.register_forward_pre_hook(lambda _, terms: inputs.append(add_branch(*terms))) for block in blocks]
+    hooks = [
+        block.register_forward_pre_hook(lambda _, terms: inputs.append(add_branch(*terms[:2]))) for block in blocks
+    ]
+    pool = model.clip_projector if isinstance(model, InternVideo2) else None
+    if pool is not None:
+        hooks.append(pool.register_forward_pre_hook(lambda _, rows: inputs.append(*rows)))
     try:
         with torch.no_grad():
             model(clip[None], layout="BTHWC")
@@ -131,10 +137,15 @@ def attention_rollout(model: VideoMAEForClassification, clip: Tensor) -> Tensor:
             hook.remove()
     dtype = torch.promote_types(inputs[0].dtype, torch.float32)
     tokens = model.config.num_tokens
-    share = torch.full((tokens,), 1 / tokens, dtype=dtype, device=clip.device)
+    if pool is None:
+        share = torch.full((tokens,), 1 / tokens, dtype=dtype, device=clip.device)
+    else:
+        with torch.no_grad():
+            share = pool.with_weights(inputs.pop())[1][0].to(dtype)
     for block in reversed(blocks):
         share = (share + _attended(block, inputs.pop(), share)) / 2
-    return share.view(model.config.grid)
+    share = share[-tokens:]
+    return (share if pool is None else share / share.sum()).view(model.config.grid)
 
 
 @torch.no_grad()

@@ -5,18 +5,19 @@ InternVideo2/single_modality), but for the pixels.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..data.sampling import SAMPLINGS
 from ..masks import guided_masks
-from ..models.config import INTERNVIDEO2_CONFIGS, RECOMPUTE, InternVideo2Config
+from ..models.config import RECOMPUTE, InternVideo2Config
+from ..models.families import INTERNVIDEO2, Sizes
 from .config import Section, option
 from .options import BackboneOptions, DataOptions, OptimizerOptions
 
-STUDENTS = {f"internvideo2-{size}": config for size, config in INTERNVIDEO2_CONFIGS.items()}
+STUDENTS = Sizes((INTERNVIDEO2,))
 
 
 @dataclass(frozen=True)
@@ -115,17 +116,7 @@ class StudentOptions(BackboneOptions):
         Raises:
             ValueError: sizes do not fit together.
         """
-        return replace(
-            STUDENTS[self.model],
-            num_frames=data.num_frames,
-            image_size=(data.image_size, data.image_size),
-            patch_size=self.patch_size,
-            drop_path=self.drop_path,
-            attention=self.attention,
-            elementwise=self.elementwise,
-            recompute=self.recompute,
-            activation_checkpointing=self.activation_checkpointing,
-        )
+        return cast(InternVideo2Config, self.config(data, patch_size=self.patch_size))
 
 
 @dataclass(frozen=True)

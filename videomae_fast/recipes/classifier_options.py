@@ -13,9 +13,9 @@ from videomae_kernels import changed_token_index, random_mask_index
 from ..data import ClipBatch
 from ..data.augment import clean_clips
 from ..interop import parse_clip
-from ..models import VideoMAEForClassification
 from ..models.classify import POSITIONS, PUBLISHED_CLIP
-from ..models.config import VideoMAEConfig
+from ..models.config import ClipConfig
+from ..models.families import SIZES, VideoClassifier, classifier_of, family_of
 from ..models.lora import add_lora
 from .config import option
 from .options import BackboneOptions, DataOptions, OptimizerOptions
@@ -27,6 +27,7 @@ _DROP_STREAM = 4  # of random_mask_index: token dropping draws apart from masks 
 class ClassifierOptions(BackboneOptions):
     """The classifier, and which part of it is trained."""
 
+    patch_size: int = option(0, "height and width of a token in pixels; 0: as published for the size", least=0)
     drop_path: float = option(
         0.1,
         "stochastic depth of the last block; rises linearly over depth",
@@ -59,10 +60,25 @@ class ClassifierOptions(BackboneOptions):
         self.dropped_share()
         if self.trained_clip:
             parse_clip(self.trained_clip)
+        self._check_positions()
         if self.lora_rank and self.train != "all":
             raise ValueError(f"lora_rank {self.lora_rank} says what is trained: leave train at all, got '{self.train}'")
 
-    def classifier(self, config: VideoMAEConfig, num_classes: int) -> VideoMAEForClassification:
+    @property
+    def learns_positions(self) -> bool:
+        """Whether the model's positions are weights, for which `positions` and `trained_clip` have no meaning."""
+        return family_of(SIZES[self.model]).learns_positions
+
+    def _check_positions(self) -> None:
+        for name in ("positions", "trained_clip"):
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if self.learns_positions and value != default:
+                raise ValueError(
+                    f"{name} '{value}' is about fixed tables of positions, and {self.model} learns its own, which are "
+                    f"interpolated when weights are read: leave it at '{default}'"
+                )
+
+    def classifier(self, config: ClipConfig, num_classes: int) -> VideoClassifier:
         """Build the classifier, with random weights.
 
         Args:
@@ -76,7 +92,7 @@ class ClassifierOptions(BackboneOptions):
         Raises:
             ValueError: `trained_clip` does not divide into the model's patches.
         """
-        return VideoMAEForClassification(
+        return classifier_of(
             config,
             num_classes,
             head_dropout=self.head_dropout,
@@ -85,7 +101,7 @@ class ClassifierOptions(BackboneOptions):
             trained_clip=parse_clip(self.trained_clip) if self.trained_clip else PUBLISHED_CLIP,
         )
 
-    def choose_trained(self, model: VideoMAEForClassification) -> None:
+    def choose_trained(self, model: VideoClassifier) -> None:
         """Freeze what is not trained, and add adapters.
 
         Args:
@@ -124,13 +140,14 @@ class ClassifierOptions(BackboneOptions):
         """Which tokens are left out: "random", "changed" (those that do not change), or "" for none."""
         return self.drop_tokens.partition(":")[0]
 
-    def config(self, data: DataOptions, **changes: Any) -> VideoMAEConfig:
+    def config(self, data: DataOptions, **changes: Any) -> ClipConfig:
         """See `BackboneOptions.config`. It raises ValueError also where `drop_tokens` leaves too few tokens."""
-        config = super().config(data, **changes)
+        patch = {"patch_size": self.patch_size} if self.patch_size else {}
+        config = super().config(data, **patch, **changes)
         self._kept_count(config)
         return config
 
-    def _kept_count(self, config: VideoMAEConfig) -> int:
+    def _kept_count(self, config: ClipConfig) -> int:
         """Tokens of each clip that training computes."""
         count = config.num_tokens - int(self.dropped_share() * config.num_tokens)
         first = config.num_tokens // config.grid[0]
@@ -141,7 +158,7 @@ class ClassifierOptions(BackboneOptions):
             )
         return count
 
-    def kept_tokens(self, batch: ClipBatch, config: VideoMAEConfig, seed: int) -> Tensor | None:
+    def kept_tokens(self, batch: ClipBatch, config: ClipConfig, seed: int) -> Tensor | None:
         """The tokens of each clip that training computes.
 
         Args:

@@ -26,7 +26,8 @@ from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
 from ..interop import CLASSES_FILE, trained_clip
 from ..interop.settings import settings_beside
-from ..models import VideoMAEConfig, stochastic_depth
+from ..models import stochastic_depth
+from ..models.config import ClipConfig
 from ..models.encoder import Clip
 from .classifier_options import ClassifierOptions, LayerwiseOptimizer
 from .config import Config
@@ -51,7 +52,7 @@ class FinetuneConfig(Config):
         if self.run.eval_every and not self.data.eval_data:
             raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the videos to evaluate on")
 
-    def model_config(self) -> VideoMAEConfig:
+    def model_config(self) -> ClipConfig:
         """The configuration of the model. Sizes that do not fit together raise ValueError."""
         return self.model.config(self.data)
 
@@ -111,11 +112,11 @@ class Finetuning(Recipe):
         self.model_config = model_config
         if config.model.compile:
             model.compile(fullgraph=True)
-        return model, make_optimizer(model, config.optimizer, layer=model.layer_id)
+        return model, make_optimizer(model, config.optimizer, undecayed=model.undecayed, layer=model.layer_id)
 
     def _with_positions(self) -> FinetuneConfig:
-        """The configuration with the clip whose positions the weights were trained with, as checkpoints keep it."""
-        if not self.config.model.trained_clip:
+        """The configuration with the clip whose fixed positions the weights had in training, as checkpoints keep it."""
+        if not self.config.model.learns_positions and not self.config.model.trained_clip:
             run = self.config.run
             saved = settings_beside(run.source).get("trained_clip") if run.continues and run.source else None
             clip = saved if isinstance(saved, str) and saved else "x".join(map(str, trained_clip(run.source)))

@@ -2,17 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 
 from ..engine.precision import resolve_precision
 from ..masks import MaskPlan
-from ..models import VideoMAEConfig, choose_recompute
+from ..models import choose_recompute
 from ..models.attention import activate_flash_attention
+from ..models.config import ClipConfig
+
+C = TypeVar("C", bound=ClipConfig)
 
 
 def fit_to_device(
-    config: VideoMAEConfig,
+    config: C,
     tokens: MaskPlan | int,
     *,
     clips: int,
@@ -21,7 +25,7 @@ def fit_to_device(
     precision: str,
     device: torch.device,
     say: Callable[[str], None],
-) -> VideoMAEConfig:
+) -> C:
     """On a GPU, activate its fastest flash attention, and recompute only where memory is short.
 
     Args:
@@ -42,8 +46,9 @@ def fit_to_device(
         return config
     capacity = torch.cuda.get_device_properties(device).total_memory
     precision = resolve_precision(precision)
+    known: Any = config  # of a family that the closed form covers
     recompute = choose_recompute(
-        config,
+        known,
         tokens,
         clips=clips,
         precision=precision,
@@ -51,7 +56,8 @@ def fit_to_device(
         accumulate=accumulate,
         copies=averaged + (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1),
     )
-    return replace(config, recompute=recompute)
+    fitted: C = replace(known, recompute=recompute)
+    return fitted
 
 
 def use_fastest_attention(attention: str, device: torch.device, say: Callable[[str], None]) -> None:

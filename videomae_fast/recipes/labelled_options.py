@@ -17,7 +17,7 @@ from ..data.crops import AREAS, CROP_BOXES
 from ..data.sampling import SAMPLINGS
 from ..data.sources.classes import CLASSES_HELP
 from ..data.views import VIEW_SAMPLINGS, ViewDataset
-from ..models.config import VideoMAEConfig
+from ..models.config import ClipConfig
 from .config import Section, option
 from .options import DataOptions
 
@@ -117,7 +117,7 @@ class AugmentOptions(Section):
         if self.rand_augment:
             parse_rand_augment(self.rand_augment)
 
-    def clips(self, config: VideoMAEConfig, seed: int) -> ClipAugmentation:
+    def clips(self, config: ClipConfig, seed: int) -> ClipAugmentation:
         """The augmentation of each clip by itself.
 
         Args:

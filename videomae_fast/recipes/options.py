@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -18,9 +18,10 @@ from ..engine.log import tracker_names
 from ..engine.precision import PRECISIONS
 from ..interop import init_weights
 from ..masks import DECODER_MASKS, ENCODER_MASKS, MaskPlan, make_masks
-from ..models import CONFIGS, VideoMAEConfig, get_config
+from ..models import CONFIGS, VideoMAEConfig
 from ..models.attention import BACKENDS
-from ..models.config import DECODER_CONTEXTS, RECOMPUTE
+from ..models.config import DECODER_CONTEXTS, RECOMPUTE, ClipConfig
+from ..models.families import SIZES, config_of_size
 from ..models.norms import IMPLEMENTATIONS
 from .config import Section, option
 from .sources import read_source
@@ -185,7 +186,7 @@ class MaskOptions(Section):
 class BackboneOptions(Section):
     """The size of a model, and how a step computes its blocks."""
 
-    model: str = option("base", "size of the model", choices=CONFIGS)
+    model: str = option("base", "size of the model", choices=SIZES)
     drop_path: float = option(
         0.0, "stochastic depth of the last block; rises linearly over depth (published: 0)", least=0, below=1
     )
@@ -204,12 +205,12 @@ class BackboneOptions(Section):
     activation_checkpointing: bool = option(False, "repeat each block in backward instead of keeping its activations")
     compile: bool = option(False, "compile the model with torch.compile; the first step then takes minutes")
 
-    def config(self, data: ClipOptions, **changes: Any) -> VideoMAEConfig:
+    def config(self, data: ClipOptions, **changes: Any) -> ClipConfig:
         """The configuration of the model for the clips of `data`.
 
         Args:
             data: gives the size of the clips.
-            **changes: further fields of VideoMAEConfig.
+            **changes: further fields of the configuration.
 
         Returns:
             The configuration.
@@ -217,7 +218,7 @@ class BackboneOptions(Section):
         Raises:
             ValueError: sizes do not fit together.
         """
-        return get_config(
+        return config_of_size(
             self.model,
             num_frames=data.num_frames,
             image_size=(data.image_size, data.image_size),
@@ -234,6 +235,7 @@ class BackboneOptions(Section):
 class ModelOptions(BackboneOptions):
     """The model of pre-training, and how the step computes it."""
 
+    model: str = option("base", "size of the model", choices=CONFIGS)
     decoder_depth: int = option(0, "blocks of the decoder; 0: as published, 4", least=0)
     decoder_context: str = option(
         "published",
@@ -244,7 +246,7 @@ class ModelOptions(BackboneOptions):
     def config(self, data: ClipOptions, **changes: Any) -> VideoMAEConfig:
         """See `BackboneOptions.config`."""
         depth = {"decoder_depth": self.decoder_depth} if self.decoder_depth else {}
-        return super().config(data, decoder_context=self.decoder_context, **depth, **changes)
+        return cast(VideoMAEConfig, super().config(data, decoder_context=self.decoder_context, **depth, **changes))
 
 
 @dataclass(frozen=True)

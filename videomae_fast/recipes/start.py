@@ -16,7 +16,7 @@ from ..interop import (
     read_head_rows,
     read_merged_names,
 )
-from ..models import VideoMAEForClassification
+from ..models.families import VideoClassifier
 from .config import option
 from .options import RunOptions
 
@@ -59,7 +59,7 @@ class ClassifierRun(RunOptions):
             return list_checkpoints(Path(self.output))[-1]
         return last_checkpoint(Path(self.init)) if self.init else None
 
-    def start(self, model: VideoMAEForClassification, class_names: Sequence[str]) -> str:
+    def start(self, model: VideoClassifier, class_names: Sequence[str]) -> str:
         """Load the weights that `init` names, unless the run continues from a checkpoint.
 
         The head has the rows of our classes: those of `init_classes`, or else those that the names beside the weights

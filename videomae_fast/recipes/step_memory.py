@@ -1,7 +1,7 @@
-"""The predicted memory of a pre-training step, as a report on our model or on several implementations.
+"""The predicted memory of a training step, as a report on our model or on several implementations.
 
-`videomae-fast memory` reports on our model; benchmarks/memory adds the published code. The file lives beside the recipe
-because `PretrainingStep` is the step of `pretrain` without its data.
+`videomae-fast memory` reports on our model; benchmarks/memory adds the published code. The file is beside the recipes
+because `PretrainingStep` and `FinetuningStep` are the steps of `pretrain` and `finetune` without their data.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 import videomae_kernels
 
@@ -20,23 +21,27 @@ from ..memory.cache import PredictionCache, default_folder
 from ..memory.predict import ResizableStep
 from ..memory.progress import progress_bar
 from ..memory.report import batches_table, breakdown_table, draw_memory, peaks_table
-from ..models import VideoMAEForPretraining, get_config
+from ..models import CONFIGS, VideoMAEForPretraining, get_config
+from ..models.families import SIZES, classifier_of, config_of_size
 
 PACKAGES = (Path(__file__).parents[1], Path(videomae_kernels.__file__).parent)  # their sources decide our figures
 KNOWN_BATCHES = (64, 128)  # the largest batch is extrapolated from these
 MASK_RATIOS = (0.75, 0.9, 0.95)
 DECODER_MASK_RATIOS = (0.0, 0.25, 0.5, 0.75)
 OURS, CHECKPOINTED = "videomae_fast", "videomae_fast, checkpointed"
+TASKS = ("pretrain", "finetune")
+NUM_CLASSES = 400  # of a predicted classifier; a class is D weights
 
 
 @dataclass(frozen=True)
 class StepSettings:
     """All that the memory of a step depends on, apart from the implementation and the batch size."""
 
-    model: str  # a key of CONFIGS
+    model: str  # a key of SIZES; "pretrain" has those of CONFIGS
     mask_ratio: float = 0.9
     decoder_mask_ratio: float = 0.5  # 0: no decoder mask
     precision: str = "bf16"  # "bf16" (autocast) or "fp32"
+    task: str = "pretrain"  # one of TASKS; "finetune" computes all tokens
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
@@ -44,8 +49,18 @@ class StepSettings:
         for name in ("mask_ratio", "decoder_mask_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {TASKS}, got '{self.task}'")
+        if self.task == "pretrain" and self.model in SIZES and self.model not in CONFIGS:
+            raise ValueError(f"model {self.model} has no step of pre-training: take task 'finetune'")
+        for name in ("mask_ratio", "decoder_mask_ratio"):
+            default = type(self).__dataclass_fields__[name].default
+            if self.task == "finetune" and getattr(self, name) != default:
+                raise ValueError(f"task 'finetune' masks nothing: leave {name} at {default}, got {getattr(self, name)}")
 
     def __str__(self) -> str:
+        if self.task == "finetune":
+            return f"{self.precision}, all tokens, {NUM_CLASSES} classes"
         decoder = f"decoder mask ratio {self.decoder_mask_ratio}" if self.decoder_mask_ratio else "no decoder mask"
         return f"{self.precision}, mask ratio {self.mask_ratio}, {decoder}"
 
@@ -94,6 +109,40 @@ class PretrainingStep:
         self.optimizer.step()
 
 
+class FinetuningStep:
+    """A step of our classifier as `videomae-fast finetune` runs it, with clips that were augmented and mixed.
+
+    Args:
+        name: OURS, or CHECKPOINTED for activation checkpointing.
+        settings: the model and its precision.
+    """
+
+    def __init__(self, name: str, settings: StepSettings) -> None:
+        self.settings = settings
+        self.config = config_of_size(settings.model, activation_checkpointing=name == CHECKPOINTED)
+        self.model = classifier_of(self.config, NUM_CLASSES)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
+        self.set_batch_size(KNOWN_BATCHES[0])
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Replace the clips (B, C, T, H, W) float32 and their soft targets (B, NUM_CLASSES)."""
+        config = self.config
+        self.clip = torch.empty(batch_size, config.in_channels, config.num_frames, *config.image_size)
+        self.targets = torch.full((batch_size, NUM_CLASSES), 1 / NUM_CLASSES)
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bf16", cache_enabled=False):
+            loss = F.cross_entropy(self.model(self.clip).float(), self.targets)
+        loss.backward()
+        self.optimizer.step()
+
+
+def make_step(name: str, settings: StepSettings) -> Callable[[], ResizableStep]:
+    """A function that builds the step of our model for the task of `settings`; a `StepMaker`."""
+    return partial(FinetuningStep if settings.task == "finetune" else PretrainingStep, name, settings)
+
+
 @dataclass(frozen=True)
 class MemoryReport:
     """A report on one or more implementations of a step, with a progress bar on stderr.
@@ -110,7 +159,7 @@ class MemoryReport:
     names: Sequence[str]
     settings: StepSettings
     batch_size: int
-    maker: StepMaker = lambda name, settings: partial(PretrainingStep, name, settings)
+    maker: StepMaker = make_step
     cache: PredictionCache | None = None
     masked: Sequence[str] = ()
 
@@ -135,7 +184,7 @@ class MemoryReport:
             require("matplotlib.figure")  # before the long part
             if not picture.resolve().parent.is_dir():
                 raise FileNotFoundError(f"picture {picture}: its folder does not exist")
-        config, variations = get_config(self.settings.model), dict(self._variations())
+        config, variations = config_of_size(self.settings.model), dict(self._variations())
         predictions = len(self.names) * len({self.batch_size, *KNOWN_BATCHES, *CARDS.values()})
         with progress_bar(predictions + len(variations) * len(self.masked), "predictions") as advance:
             figures, largest = self._predict(advance)
@@ -144,7 +193,8 @@ class MemoryReport:
                 for title, settings in variations.items()
             }
         clip = f"{config.num_frames}x{config.image_size[0]}x{config.image_size[1]}"
-        title = f"ViT-{self.settings.model}, {self.batch_size} clips of {clip}, {self.settings}"
+        model = f"ViT-{self.settings.model}" if self.settings.model in CONFIGS else self.settings.model
+        title = f"{model}, {self.batch_size} clips of {clip}, {self.settings}"
         sections = [
             f"{title}: peak memory of a training step (forward, loss, backward, AdamW).",
             f"Predicted for a GPU, torch {torch.__version__}; rows that say measured are not. In MiB."
@@ -179,7 +229,7 @@ class MemoryReport:
 
     def _variations(self) -> Iterator[tuple[str, StepSettings]]:
         """Other mask ratios, by the title of their row."""
-        if self.masked:
+        if self.masked and self.settings.task == "pretrain":
             for ratio in MASK_RATIOS:
                 yield f"mask ratio {ratio}", replace(self.settings, mask_ratio=ratio)
             for ratio in DECODER_MASK_RATIOS:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._text import printable
 from ..engine.precision import resolve_precision
 from ..interop import CheckpointError, Classifier, read_classifier
-from ..models import VideoMAEConfig
+from ..models.config import ClipConfig
 from ..models.encoder import Clip
 from ..models.linear import Linear, linear
 from .start import last_checkpoint, with_classes
@@ -20,7 +20,7 @@ def read_teacher(
     teacher: str,
     teacher_classes: str,
     class_names: Sequence[str],
-    student: VideoMAEConfig,
+    student: ClipConfig,
     say: Callable[[str], None],
 ) -> Classifier:
     """Read the classifier that a student learns from, with a head of the student's classes.
@@ -114,7 +114,7 @@ class Teacher:
         compile: whether torch.compile compiles it.
 
     Attributes:
-        model: the `VideoMAEForClassification`.
+        model: the classifier, of any family.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class Teacher:
         self.model = model.requires_grad_(False).eval()
         self.half = resolve_precision(precision) == "bf16"
         if self.half:
-            for module in model.blocks.modules():
-                if isinstance(module, Linear):
+            for module in model.modules():
+                if isinstance(module, Linear) and module is not model.head:
                     module.weight.data = module.weight.data.bfloat16()
         self.model.to(device)
         self._features = torch.compile(model.features, fullgraph=True) if compile else model.features
@@ -143,7 +143,7 @@ class Teacher:
         """Logits of clips.
 
         Args:
-            clips: as `VideoMAEForClassification.forward` takes them, on the device of the teacher.
+            clips: as the classifier's `forward` takes them, on the device of the teacher.
 
         Returns:
             (B, C) float16, as a cache holds them: steps of 1/128 above 8.
