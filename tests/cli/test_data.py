@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.data.files import write_video
 from videomae_fast.cli import main
@@ -32,6 +33,24 @@ def test_check_data(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split("\t")[0] for line in (videos / "report.tsv").read_text().splitlines()[1:]] == [
         str(videos / name) for name in ("good.mp4", "empty.mp4")
     ]
+
+
+def test_check_captions(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (40, 30)).save(videos / "a.png")
+    lines = ["good.mp4\t0.1\tone\ttwo", "empty.mp4\t\tthree\t", "a.png\t\tfour\t", "good.mp4\t9\tfive\t"]
+    (videos / "list.tsv").write_text("\n".join(["path\tstart\tcaption\tcaption", *lines]))
+    options = ["--captions", "--workers", "1", "--report", str(videos / "report.tsv")]
+    assert main(["check-data", str(videos / "list.tsv"), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "4 videos, 2 bad\n5 captions, of 3 clips of videos and 1 images" in printed
+    assert "empty.mp4: the file is empty" in printed and "has 0.320 s, and its clip starts at 9 s" in printed
+    rows = [line.split("\t") for line in (videos / "report.tsv").read_text().splitlines()]
+    assert rows[3][2:6] == ["image", "40", "30", "1"]
+    assert main(["check-data", str(videos / "list.tsv"), "--captions", "--clean", str(videos / "new")]) == 2
+    assert "clean is for lists without captions" in capsys.readouterr().err
+    (videos / "list.tsv").write_text("path\tcaption\ngood.mp4\t\n")
+    assert main(["check-data", str(videos / "list.tsv"), "--captions"]) == 2
+    assert "list.tsv:2: the caption is empty" in capsys.readouterr().err
 
 
 def test_transcode(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:

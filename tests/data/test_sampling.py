@@ -8,6 +8,7 @@ from videomae_fast.data import (
     dense_views,
     frame_indices,
     sample_rng,
+    timed_frames,
     uniform_frames,
     uniform_views,
 )
@@ -165,3 +166,37 @@ def test_views_are_spread_evenly() -> None:
 def test_errors_of_fine_tuning_and_evaluation(call: Callable, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("total", "num_frames", "stride", "expected"),
+    [
+        (100, 4, 25, [12, 37, 62, 87]),
+        (112, 4, 25, [12, 37, 62, 87]),  # the fifth, 112, is not there
+        (113, 4, 25, [14, 42, 70, 98]),  # it is: spread over the video
+        (30, 4, 25, [12, 12, 12, 12]),
+        (5, 3, 25, [4, 4, 4]),
+        (4, 8, 0.5, [0, 0, 1, 1, 2, 2, 3, 3]),  # more frames per second than the video has
+        (1, 2, 1e9, [0, 0]),
+        (90, 3, 29.97, [14, 44, 74]),
+    ],
+)
+def test_timed_frames(total: int, num_frames: int, stride: float, expected: list[int]) -> None:
+    indices = timed_frames(total, num_frames, stride)
+    assert indices.dtype == np.int64 and indices.tolist() == expected
+
+
+def test_timed_frames_lie_in_every_video() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        total, num_frames, stride = int(rng.integers(1, 5000)), int(rng.integers(1, 300)), float(rng.uniform(0.1, 60))
+        indices = timed_frames(total, num_frames, stride)
+        assert len(indices) == num_frames and indices[0] >= 0 and indices[-1] < total and (np.diff(indices) >= 0).all()
+        if total > num_frames * stride + stride:  # it spans the video
+            assert indices[0] <= total / num_frames and indices[-1] >= total - 1 - total / num_frames
+
+
+@pytest.mark.parametrize("arguments", [(0, 4, 1.0), (4, 0, 1.0), (4, 4, 0.0), (4, 4, np.inf), (4, 4, np.nan)])
+def test_timed_frames_errors(arguments: tuple) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        timed_frames(*arguments)

@@ -163,7 +163,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_mixture_on_the_data_page_is_one() -> None:
-    from videomae_fast.data.sources.mixture import _KEYS
+    from videomae_fast.data.sources.mixture_file import _KEYS
 
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     (block,) = (code for language, code in FENCE.findall(text) if language == "json")

@@ -128,7 +128,7 @@ def test_the_video_tower_begins_with_other_weights(
     """Of a run of pretrain, an image model of transformers, and a run of contrast with more frames."""
     pretrain(tiny.settings(videos, tmp_path / "pretrain", max_steps=1, num_frames=4, track="none"))
     image = aligned.make_huggingface_teacher(
-        tmp_path / "image", hidden_size=48, num_hidden_layers=2, intermediate_size=192
+        tmp_path / "image", hidden_size=48, num_attention_heads=2, num_hidden_layers=2, intermediate_size=192
     )
     for source in (tmp_path / "pretrain", image):
         _, model, said = built(pairs, text_model, tmp_path, init=str(source), init_partial=source == image)

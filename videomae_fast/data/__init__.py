@@ -30,7 +30,8 @@ from .sources.classes import read_classes
 from .sources.demo import demo_folder
 from .sources.labelled import number_classes
 from .sources.lists import read_annotations
-from .sources.mixture import Mixture, VideoSource, read_mixture
+from .sources.mixture import Mixture, VideoSource
+from .sources.mixture_file import read_mixture
 from .view_batch import MissingVideo, ViewBatch, collate_views
 from .views import ViewDataset
 

@@ -157,8 +157,8 @@ def timed_frames(total: int, num_frames: int, frame_stride: float) -> np.ndarray
     """The frames of a clip at a given number per second, or spread over a longer video. Nothing is random.
 
     With S = frame_stride, frames of the video from one of the clip to the next, frame k is ⌊(k + 1/2) · S⌋: the middle
-    of its interval. The video has K = ⌈total / S - 1/2⌉ such frames, and at least one. If K < num_frames, the last one is
-    repeated. If K > num_frames, the clip spans the whole video: frame k is ⌊(k + 1/2) · total / num_frames⌋.
+    of its interval. The video has K = ⌈total / S - 1/2⌉ such frames, and at least one. If K < num_frames, the last one
+    is repeated. If K > num_frames, the clip spans the whole video: frame k is ⌊(k + 1/2) · total / num_frames⌋.
 
     Args:
         total: frames of the video, or of the part that the clip may show.

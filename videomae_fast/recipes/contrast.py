@@ -140,6 +140,7 @@ class Contrast(Recipe):
         run = self.config.run
         saved = list_checkpoints(Path(run.output)) if run.resume else []
         if saved and self.config.text.freeze_text:
+            self.config.check_continues(saved[-1] / "config.json")
             replace(run, init=str(saved[-1]), init_partial=False, resume=False).initialize(model)
         return run.initialize(model)
 
@@ -161,8 +162,10 @@ class Contrast(Recipe):
             return parts
         with torch.no_grad():
             features = [self._features(self.model, part) for part in parts]
-        ids = [torch.cat([getattr(part, name) for part in parts]) for name in ("video_id", "caption_id")]
-        _, _, gradients = part_gradients(features, lambda whole: self._loss(whole, *ids, self.group))
+        video_id, caption_id = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("video_id", "caption_id")
+        )
+        _, gradients = part_gradients(features, lambda whole: self._loss(whole, video_id, caption_id, self.group))
         return [part._replace(gradient=gradient) for part, gradient in zip(parts, gradients, strict=True)]
 
     def _parts(self, batch: CaptionedBatch, count: int, device: torch.device) -> Iterator[Part]:
@@ -176,7 +179,8 @@ class Contrast(Recipe):
             if ratio:
                 tower, seed = self.model.vision_encoder, self.config.run.seed
                 visible = tower.draw(piece.sample, ratio, seed=seed, image=batch.is_image)
-            yield Part(piece.clips, visible, piece.captions, text[k] if text else None, *ids[k], numbers[k])
+            kept = text[k] if text else None
+            yield Part(piece.clips, visible, piece.captions, kept, ids[k][0], ids[k][1], numbers[k])
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the batch, or what the part contributes to it."""

@@ -27,7 +27,7 @@ from .config import Section, option
 from .options import BackboneOptions, ClipOptions, RunOptions, ScheduleOptions
 from .sources import read_source
 
-KINDS = ("videos", "images")
+VIDEO_MODELS: ChainMap[str, Any] = ChainMap(STUDENTS, CONFIGS)  # VideoMAE's sizes first, then InternVideo2's
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class ContrastMasks(Section):
 class VideoTowerOptions(BackboneOptions):
     """The video tower, and how a step computes its blocks."""
 
-    model: str = option("base", "size of the video tower, of one of two families", choices=ChainMap(STUDENTS, CONFIGS))  # type: ignore[arg-type]
+    model: str = option("base", "size of the video tower, of one of two families", choices=VIDEO_MODELS)
     patch_size: int = option(0, "height and width of a token in pixels; 0: of the model", least=0)
     tubelet_size: int = option(0, "frames of a token; 0: of the model (internvideo2: always 1)", least=0)
     pool: str = option(
@@ -133,13 +133,14 @@ class VideoTowerOptions(BackboneOptions):
         Raises:
             ValueError: sizes do not fit together.
         """
-        named = {"patch_size": self.patch_size, "tubelet_size": self.tubelet_size}
+        named: dict[str, Any] = {"patch_size": self.patch_size, "tubelet_size": self.tubelet_size}
         sizes = {name: size for name, size in named.items() if size}
         if self.model not in STUDENTS:
             return self.config(data, **sizes)
-        known = ("drop_path", "attention", "elementwise", "recompute", "activation_checkpointing")
-        clip: dict[str, Any] = {"num_frames": data.num_frames, "image_size": (data.image_size, data.image_size)}
-        return replace(STUDENTS[self.model], **clip, **sizes, **{name: getattr(self, name) for name in known})
+        for name in ("drop_path", "attention", "elementwise", "recompute", "activation_checkpointing"):
+            sizes[name] = getattr(self, name)
+        size = data.image_size, data.image_size
+        return replace(STUDENTS[self.model], num_frames=data.num_frames, image_size=size, **sizes)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -35,7 +36,7 @@ def build_video_tower(options: VideoTowerOptions, data: ContrastData) -> VideoTo
         ValueError: sizes do not fit together.
     """
     config = options.tower_config(data)
-    pool = {} if options.pool == "auto" else {"pool": options.pool}
+    pool: dict[str, Any] = {} if options.pool == "auto" else {"pool": options.pool}
     return (
         InternVideo2Tower(config, **pool)
         if isinstance(config, InternVideo2Config)

@@ -55,7 +55,7 @@ class TrainingPairs(TrainingVideos):
         fingerprint = " ".join("-" if each is None else each.annotations.fingerprint() for each in self.datasets)
         return {"pairs": self._num_videos, "pairs_per_step": samples_per_step, "fingerprint": fingerprint}
 
-    def _loader(self, batch_size: int, **place: int) -> DataLoader[Any]:
+    def _loader(self, batch_size: int, **place: Any) -> DataLoader[Any]:
         return make_captioned_loader(*self.datasets, batch_size, self.tokenizer, **place)
 
     @property

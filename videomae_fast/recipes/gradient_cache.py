@@ -49,7 +49,7 @@ class PartGradient:
 
 def part_gradients(
     parts: Sequence[PairFeatures], loss: Callable[[PairFeatures], Tensor]
-) -> tuple[Tensor, PairFeatures, list[PartGradient]]:
+) -> tuple[Tensor, list[PartGradient]]:
     """The loss of a batch, and what each of its parts contributes.
 
     Args:
@@ -57,7 +57,7 @@ def part_gradients(
         loss: the loss of the features of a batch, a scalar.
 
     Returns:
-        The loss, the features of the batch, and a contribution for each part. Losses and gradients of the parts add up
+        The loss, and a contribution for each part. Losses and gradients of the parts add up
         to those of the batch.
     """
     first = parts[0]
@@ -78,4 +78,4 @@ def part_gradients(
         PartGradient(shares[0], PairFeatures(of_video, of_text, shares[1], bias))
         for of_video, of_text in zip(video.split(sizes), text.split(sizes), strict=True)
     ]
-    return value.detach(), PairFeatures(*(x if x is None else x.detach() for x in batch)), gradients
+    return value.detach(), gradients

@@ -205,7 +205,7 @@ class BackboneOptions(Section):
     activation_checkpointing: bool = option(False, "repeat each block in backward instead of keeping its activations")
     compile: bool = option(False, "compile the model with torch.compile; the first step then takes minutes")
 
-    def config(self, data: DataOptions, **changes: Any) -> ClipConfig:
+    def config(self, data: ClipOptions, **changes: Any) -> ClipConfig:
         """The configuration of the model for the clips of `data`.
 
         Args:
@@ -243,7 +243,7 @@ class ModelOptions(BackboneOptions):
         choices=DECODER_CONTEXTS,
     )
 
-    def config(self, data: DataOptions, **changes: Any) -> VideoMAEConfig:
+    def config(self, data: ClipOptions, **changes: Any) -> VideoMAEConfig:
         """See `BackboneOptions.config`."""
         depth = {"decoder_depth": self.decoder_depth} if self.decoder_depth else {}
         return cast(VideoMAEConfig, super().config(data, decoder_context=self.decoder_context, **depth, **changes))

@@ -171,7 +171,7 @@ class TextFeatures:
         try:
             self._ids = np.load(self.folder / IDS, allow_pickle=False)
             self._features = np.load(self.folder / FEATURES, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"the text features in {self.folder} are damaged: {error}; delete the folder") from error
         if self._ids.shape != (self.key["captions"],) or self._features.shape != (self.key["captions"], dim):
             raise ValueError(

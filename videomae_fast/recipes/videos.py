@@ -83,7 +83,7 @@ class TrainingVideos:
         """
         return next(iter(self._loader(batch_size, rank=rank, world_size=world_size, start_step=step - 1, num_steps=1)))
 
-    def _loader(self, batch_size: int, **place: int) -> DataLoader[Any]:
+    def _loader(self, batch_size: int, **place: Any) -> DataLoader[Any]:
         """The batches from a step on, as `make_loader` takes the arguments."""
         return make_loader(self.dataset, batch_size, **place)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videomae_fast.data import FrameFolder, VideoError, open_entry
-from videomae_fast.data.readers import IMAGE_TEMPLATE, ImageFolder
+from videomae_fast.data import CaptionedEntry, FrameFolder, TarMember, VideoError, VideoFile, open_entry
+from videomae_fast.data.readers import IMAGE_TEMPLATE, ImageFolder, open_captioned
 
 
 @pytest.fixture
@@ -89,3 +89,71 @@ def test_warnings_about_images_do_not_leak(image_folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ImageFolder(str(image_folder), 5, 10).frames(np.array([0])).shape == (1, 40, 50, 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "webp", "PNG"])
+def test_an_image_is_a_video_of_one_frame(suffix: str, tmp_path: Path) -> None:
+    pixels = np.zeros((40, 50, 3), dtype=np.uint8)
+    pixels[:, 16:, 0] = 200
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", quality=95)
+    data = (tmp_path / f"a.{suffix}").read_bytes()
+    (tmp_path / "x.tar").write_bytes(b"before" + data + b"after")
+    for entry in (
+        VideoFile(str(tmp_path / f"a.{suffix}")),
+        TarMember(str(tmp_path / "x.tar"), f"a.{suffix}", 6, len(data)),
+    ):
+        video = open_captioned(CaptionedEntry(entry, ("x",)))
+        assert video.num_frames == 1 and video.fps == 0
+        frames = video.frames(np.array([0, 0]))
+        assert frames.shape == (2, 40, 50, 3) and frames.dtype == np.uint8
+        np.testing.assert_allclose(frames[1].astype(int), pixels, atol=40 if suffix != "png" else 0)
+        np.testing.assert_array_equal(next(video.stream(np.array([0]))), frames[0])
+        with pytest.raises(ValueError, match=r"frames in \[0, 1\)"):
+            video.frames(np.array([1]))
+        video.close()
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    for mode, colour in (("L", 90), ("RGBA", (90, 90, 90, 10)), ("P", 3), ("1", 1), ("LA", (90, 4))):
+        Image.new(mode, (6, 5), colour).save(tmp_path / f"{mode}.png")
+        video = open_captioned(CaptionedEntry(VideoFile(str(tmp_path / f"{mode}.png")), ("x",)))
+        assert video.frames(np.array([0])).shape == (1, 5, 6, 3)
+
+
+def test_image_errors_name_the_image(tmp_path: Path) -> None:
+    def read(name: str, limit: int = 1 << 20) -> None:
+        video = open_captioned(CaptionedEntry(VideoFile(str(tmp_path / name)), ("x",)), max_decoded_bytes=limit)
+        video.frames(np.array([0]))
+
+    Image.new("RGB", (400, 300)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "script.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # Pillow would run it
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, message in (
+        ("gone.png", "gone.png: no such file"),
+        ("empty.jpg", r"empty.jpg: the file is empty \(0 bytes\)"),
+        ("pipe.png", "pipe.png: is a FIFO"),
+        ("half.png", "half.png: cannot be read"),
+        ("script.jpg", "script.jpg: cannot be read .*cannot identify"),
+    ):
+        with pytest.raises(VideoError, match=message):
+            read(name)
+    read("a.png", 2 * 400 * 300 * 3)
+    with pytest.raises(VideoError, match="more than max_decoded_bytes 719999"):
+        read("a.png", 2 * 400 * 300 * 3 - 1)
+    (tmp_path / "x.tar").write_bytes(whole)
+    for member in (
+        TarMember(str(tmp_path / "x.tar"), "a.png", 1, len(whole)),
+        TarMember(str(tmp_path / "x.tar"), "a.png", 1, 0),
+    ):
+        with pytest.raises(VideoError, match=r"x.tar/a.png: (the tar file has|is empty)"):
+            open_captioned(CaptionedEntry(member, ("x",)))
+
+
+def test_lists_without_captions_have_no_images(tmp_path: Path) -> None:
+    """`open_entry` takes an image for what it always was there: no video."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    with pytest.raises(VideoError, match="not a video container that is allowed"):
+        open_entry(VideoFile(str(tmp_path / "a.png")))

@@ -45,9 +45,10 @@ class CaptionTokens(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CaptionedBatch(ClipBatch):
-    """B clips of one kind, images or videos, each with one caption; `ClipBatch` has the other attributes.
+    """B clips of one kind, images or videos, each with one caption.
 
     Attributes:
+        clips, sample, label, crops_per_video, bad_videos, seconds, matrix: as in `ClipBatch`; one crop of each video.
         texts: the B captions.
         captions: their tokens; None if no tokenizer was given, as where features of texts are kept.
         video_id: (B,) int64 on the host, equal for one part of one video: a digest of its name, start and end.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..._json import parse_json
+from ..._text import printable
 from .annotations import Row
 from .captioned import LAST, CaptionRow, is_image
 from .fields import check_path, shown
@@ -79,8 +80,8 @@ def _parse_table(texts: Iterator[str], separator: str) -> Iterator[CaptionRow]:
             yield _table_row(columns, fields, shown(separator.join(fields)))
     except csv.Error as error:
         raise ValueError(
-            f"no separated values ({error}): a field that begins with a double quote ends with one, and quotes in it "
-            "are doubled"
+            f"no separated values ({printable(error)}): a field that begins with a double quote ends with one, and "
+            "quotes in it are doubled"
         ) from None
 
 

@@ -29,7 +29,8 @@ from ..sources.annotations import FrameFolder, TarMember, VideoEntry
 from ..sources.captioned import CaptionedEntry, CaptionedVideos
 from ..sources.lines import format_line
 from ..sources.lists import read_lines
-from ..sources.mixture import Mixture, read_mixture
+from ..sources.mixture import Mixture
+from ..sources.mixture_file import read_mixture
 from .process_pool import parallel_map
 
 Entry = VideoEntry | CaptionedEntry
@@ -230,8 +231,9 @@ def _check_task(task: tuple[Entry, str, str, int, int]) -> VideoCheck:
 
 
 def _open(entry: Entry, reader: str, template: str) -> VideoReader:
-    opens = open_captioned if isinstance(entry, CaptionedEntry) else open_entry
-    return opens(entry, reader, template=template)  # type: ignore[operator]
+    if isinstance(entry, CaptionedEntry):
+        return open_captioned(entry, reader, template=template)
+    return open_entry(entry, reader, template=template)
 
 
 def _codec_and_seconds(entry: Entry) -> tuple[str, float]:
