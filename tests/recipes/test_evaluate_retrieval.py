@@ -1,0 +1,327 @@
+"""Retrieval and zero-shot classification by a run of `contrast`, against features made one by one."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.recipes import paired, tiny
+from videomae_fast._text import read_table
+from videomae_fast.cli import main
+from videomae_fast.data import Annotations, CaptionedVideos, VideoFile, ViewDataset, read_captions
+from videomae_fast.models.config import CONFIGS
+from videomae_fast.recipes.contrast import contrast
+from videomae_fast.recipes.evaluate import EvaluateConfig
+from videomae_fast.recipes.evaluate_retrieval import RetrievalResult, evaluate_retrieval
+from videomae_fast.recipes.evaluate_zeroshot import TEMPLATES, evaluate_zeroshot, prompts_of, read_templates
+from videomae_fast.recipes.start import last_checkpoint
+from videomae_fast.recipes.two_towers import TwoTowers, read_two_towers
+
+pytest.importorskip("transformers")
+FAST: dict[str, Any] = {"workers": 0, "precision": "fp32", "batch_size": 3}
+
+
+@pytest.fixture(scope="session")
+def two_towers_run(pairs: Path, text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learned a little."""
+    folder = tmp_path_factory.mktemp("two_towers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONFIGS, "tiny", tiny.TINY)
+        contrast(paired.settings(pairs, text_model, folder, epochs=6, ema_decay=0.5))
+    return folder
+
+
+def evaluation(data: Path, run: Path, /, **changes: Any) -> EvaluateConfig:
+    given = {"task": "retrieval", "data": str(data), "init": str(run)}
+    return EvaluateConfig.from_options(**(FAST | given | changes))
+
+
+def text_features(towers: TwoTowers, text: str) -> Tensor:
+    tokens, _ = towers.tokenizer([text])
+    return towers.model.project_text(towers.model.encode_text(*tokens).pooled)[0]
+
+
+def view(videos: Any, frames: int, **changes: Any) -> ViewDataset:
+    shape = {"num_frames": frames, "frame_stride": 4, "size": (32, 32), "short_side": 32, "segments": 1, "crops": 1}
+    return ViewDataset(videos, **(shape | {"sampling": "uniform"} | changes))
+
+
+@torch.no_grad()
+def written_out(data: Path, run: Path) -> dict[str, dict[str, int]]:
+    """The rank of each caption and each video of a list, one at a time, from the whole matrix."""
+    towers = read_two_towers(str(run))
+    listed = read_captions(data)
+    entries = [listed.captioned(index) for index in range(len(listed))]
+    names = list(dict.fromkeys(entry.name for entry in entries))
+    captions = list(dict.fromkeys(caption for entry in entries for caption in entry.captions))
+    first = {entry.name: entry for entry in reversed(entries)}
+    video = []
+    for name in names:
+        entry = first[name]
+        clips = view(CaptionedVideos([entry]), 1 if entry.is_image else 4)[0].clips
+        video.append(towers.model.project_video(towers.model.encode_video(clips).pooled)[0])
+    similar = torch.stack([text_features(towers, caption) for caption in captions]) @ torch.stack(video).T
+    right = np.array([[any(e.name == n and c in e.captions for e in entries) for n in names] for c in captions])
+    sides = {"text": (captions, similar.numpy(), right), "video": (names, similar.numpy().T, right.T)}
+    return {
+        side: {
+            query: 1 + int((row[~own] >= row[own].max()).sum())
+            for query, row, own in zip(queries, matrix, owns, strict=True)
+        }
+        for side, (queries, matrix, owns) in sides.items()
+    }
+
+
+def ranks(result: RetrievalResult) -> dict[str, dict[str, int]]:
+    names = [entry.name for entry in result.videos]
+    sides = {"text": (result.captions, result.text_to_video), "video": (names, result.video_to_text)}
+    return {side: dict(zip(keys, found.rank.tolist(), strict=True)) for side, (keys, found) in sides.items()}
+
+
+def test_ranks_are_those_of_features_made_one_by_one(pairs: Path, two_towers_run: Path) -> None:
+    """Of videos and images together, with captions that two videos share and videos with two captions."""
+    result = evaluate_retrieval(evaluation(pairs, two_towers_run))
+    expected = written_out(pairs, two_towers_run)
+    assert len(result.videos) == 16 and len(result.captions) == 20 and not result.missing
+    assert ranks(result) == expected
+    assert len(set(expected["text"].values())) > 3  # neither perfect nor collapsed
+    figures = result.figures()
+    for side, direction in (("text", "text_to_video"), ("video", "video_to_text")):
+        found = np.array(list(expected[side].values()))
+        for top in (1, 5, 10):
+            assert figures[f"{direction}_r{top}"] == pytest.approx((found <= top).mean())
+        assert figures[f"{direction}_mdr"] == np.median(found)
+    assert figures["text_to_video_r5"] > 5 / 16  # chance, of one right video
+
+
+def test_a_line_for_each_caption_is_one_video(pairs: Path, two_towers_run: Path, tmp_path: Path) -> None:
+    """The same figures as of a list with all captions of a video in one line."""
+    videos = [json.loads(line) for line in pairs.read_text().splitlines()]
+    videos = [video for video in videos if video["path"].endswith("mp4")]
+    for entry in videos:
+        entry["path"] = str(pairs.parent / entry["path"])
+        entry["caption"] = ["the red columns move", *entry["caption"]]  # all share one
+    together, apart = tmp_path / "together.jsonl", tmp_path / "apart.tsv"
+    together.write_text("".join(json.dumps(video) + "\n" for video in videos))
+    lines = [f"{video['path']}\t{caption}\n" for video in videos for caption in video["caption"]]
+    apart.write_text("path\tcaption\n" + "".join(reversed(lines)))
+    found = [evaluate_retrieval(evaluation(data, two_towers_run)) for data in (together, apart)]
+    assert ranks(found[0]) == ranks(found[1]) == written_out(together, two_towers_run)
+    assert ranks(found[0])["text"]["the red columns move"] == 1  # any of all videos is right
+
+
+def test_what_cannot_be_read_is_missing(pairs: Path, two_towers_run: Path, tmp_path: Path) -> None:
+    """With its captions, unless another video has them; figures are those of the list without it."""
+    lines = pairs.read_text().splitlines()
+    broken = [json.dumps({"path": "broken.mp4", "caption": ["never shown", json.loads(lines[0])["caption"][0]]})]
+    shutil.copytree(pairs.parent, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "pairs.jsonl").write_text("\n".join([*lines[:3], *broken, *lines[3:]]) + "\n")
+    result = evaluate_retrieval(evaluation(tmp_path / "pairs.jsonl", two_towers_run))
+    assert [Path(each.path).name for each in result.missing] == ["broken.mp4"]
+    assert "never shown" not in result.captions and result.figures()["missing"] == 1
+    assert any("broken.mp4: " in line for line in result.lines())
+    whole = evaluate_retrieval(evaluation(pairs, two_towers_run))
+    assert ranks(result)["text"] == ranks(whole)["text"]
+
+
+def test_views_are_averaged(pairs: Path, two_towers_run: Path) -> None:
+    """Of several clips of a video, and of all that one is not."""
+    options = {"segments": 2, "crops": 2, "sampling": "dense", "frame_stride": 1}
+    one, many = (evaluate_retrieval(evaluation(pairs, two_towers_run, **changes)) for changes in ({}, options))
+    assert not torch.equal(one.text_to_video.similarity, many.text_to_video.similarity)
+    dataset, index = many.views[0]
+    towers = read_two_towers(str(two_towers_run))
+    with torch.no_grad():
+        rows = towers.model.project_video(towers.model.encode_video(dataset[index].clips).pooled)
+        mean = torch.nn.functional.normalize(rows.mean(0), dim=0)
+        expected = torch.stack([mean @ text_features(towers, caption) for caption in many.captions])
+    assert len(rows) == 4
+    torch.testing.assert_close(many.video_to_text.similarity[0], expected.sort(descending=True)[0][:5])
+
+
+def test_views_are_those_of_training_unless_said(pairs: Path, two_towers_run: Path) -> None:
+    result = evaluate_retrieval(evaluation(pairs, two_towers_run))
+    video, image = (next(d for d, _ in result.views if d.num_frames == frames) for frames in (4, 1))
+    assert (video.sampling, video.segments, video.crops, video.size, image.segments) == ("uniform", 1, 1, (32, 32), 1)
+    changed = evaluate_retrieval(evaluation(pairs, two_towers_run, num_frames=8, sampling="fps", fps=2.0))
+    assert (changed.views[0][0].num_frames, changed.views[0][0].sampling, changed.views[0][0].fps) == (8, "fps", 2.0)
+
+
+def test_averaged_weights_are_a_run_too(pairs: Path, two_towers_run: Path) -> None:
+    averaged = last_checkpoint(two_towers_run) / "model_ema.safetensors"
+    one, other = (evaluate_retrieval(evaluation(pairs, path)) for path in (two_towers_run, averaged))
+    assert not torch.equal(one.text_to_video.similarity, other.text_to_video.similarity)
+
+
+def test_the_command_writes_figures_tables_and_a_picture(
+    pairs: Path, two_towers_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = evaluation(pairs, two_towers_run, output=str(tmp_path))
+    assert main(tiny.arguments(config, "evaluate")) == 0
+    out = capsys.readouterr().out
+    assert "text to video: R@1 " in out and "video to text: R@1 " in out and " of 20" in out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    result = evaluate_retrieval(config)
+    assert metrics == result.figures() and metrics["videos"] == 16
+    rows = read_table(tmp_path / "text_to_video.tsv")
+    assert rows[0][:4] == ["caption", "rank", "top1", "similarity1"] and len(rows) == 21
+    for caption, rank, top1, *_ in rows[1:]:
+        owners = [entry.name for entry in result.videos if caption in entry.captions]
+        assert (rank == "1") == (top1 in owners)
+    assert len(read_table(tmp_path / "video_to_text.tsv")) == 17
+    assert (tmp_path / "retrieval.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(pairs: Path, two_towers_run: Path, tmp_path: Path) -> None:
+    """16 videos and 20 captions in batches of 3; and one video that cannot be read."""
+    shutil.copytree(pairs.parent, tmp_path / "data")
+    (tmp_path / "data" / "video3.mp4").write_bytes(b"no video")
+    found = []
+    for processes in (1, 2):
+        config = evaluation(tmp_path / "data" / "pairs.jsonl", two_towers_run, output=str(tmp_path / str(processes)))
+        arguments = tiny.arguments(config, "evaluate")
+        if processes == 2:
+            assert tiny.launch(arguments, "tests.recipes.paired").count("text to video: R@1") == 1
+        else:
+            assert main(arguments) == 0
+        names = ("metrics.json", "text_to_video.tsv", "video_to_text.tsv", "missing.tsv")
+        found.append([(tmp_path / str(processes) / name).read_text() for name in names])
+    assert found[0][0] == found[1][0] and found[0][3] == found[1][3]
+    ranked = [[[row[:2] for row in read_table(tmp_path / p / f"{n}.tsv")] for n in ("text_to_video", "video_to_text")]
+              for p in ("1", "2")]  # fmt: skip
+    assert ranked[0] == ranked[1]
+
+
+# Zero-shot classification
+
+
+def test_zero_shot_scores_are_those_of_prompts_made_one_by_one(
+    held_out: Path, two_towers_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "templates.txt").write_text("the {} move\n\n  image a {}\n")
+    config = evaluation(held_out, two_towers_run, task="zeroshot", templates=str(tmp_path / "templates.txt"))
+    result = evaluate_zeroshot(config)
+    towers = read_two_towers(str(two_towers_run))
+    with torch.no_grad():
+        classes = []
+        for name in tiny.CLASSES:
+            prompts = [f"the {name} move", f"image a {name}"]
+            mean = torch.stack([text_features(towers, prompt) for prompt in prompts]).mean(0)
+            classes.append(mean / mean.norm())
+        scores = []
+        for path in sorted(held_out.rglob("*.mp4"), key=str):
+            clips = view(Annotations([VideoFile(str(path), 0)]), 4)[0].clips
+            row = towers.model.project_video(towers.model.encode_video(clips).pooled)[0]
+            scores.append(torch.stack(classes) @ row)
+    assert result.evaluation.class_names == tiny.CLASSES
+    np.testing.assert_allclose(result.evaluation.scores, torch.stack(scores).numpy(), rtol=0, atol=1e-6)
+    assert result.evaluation.read.all() and len(set(result.evaluation.labels.tolist())) == 4
+
+
+def test_the_command_of_zero_shot_writes_what_evaluate_writes(
+    held_out: Path, two_towers_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = evaluation(held_out, two_towers_run, task="zeroshot", output=str(tmp_path))
+    assert main(tiny.arguments(config, "evaluate")) == 0
+    assert "8 videos" in capsys.readouterr().out
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"metrics.json", "predictions.tsv", "classes.tsv", "confusion.png"} <= names
+
+
+def test_prompts() -> None:
+    assert prompts_of(("cut_in_half", "{0}"), ("a {}", "{} b")) == ["a cut in half", "cut in half b", "a {0}", "{0} b"]
+    assert all(template.count("{}") == 1 for template in TEMPLATES) and len(TEMPLATES) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a {}\nb\n", r"templates.txt:2: expected \{\} once, got 'b'"),
+        ("{} {}\n", r"templates.txt:1: expected \{\} once"),
+        (" \n", r"templates.txt has no template"),
+        (b"\xff{}", r"templates.txt is no file of templates"),
+    ],
+)
+def test_bad_templates(text: str | bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "templates.txt"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ValueError, match=message):
+        read_templates(str(path))
+    with pytest.raises(FileNotFoundError, match="there is no file of templates at /gone"):
+        read_templates("/gone")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": ""}, "data is empty: name a list of videos with captions"),
+        ({"init": ""}, "init is empty: name a run of contrast"),
+        ({"init": "/gone"}, "init: /gone does not exist"),
+        ({"init": "CLASSIFIER"}, "init must be a run of contrast, got .*unknown"),
+        ({"init": "BARE"}, "init must be a run of contrast, which has a config.json: there is no .*config.json"),
+        ({"text_model": "/gone"}, "text_model"),
+        ({"image_size": 40}, "40"),
+        ({"data": "BROKEN"}, r"none of the 2 videos can be read:\n"),
+        ({"data": "ONE"}, "data must have two videos or more that can be read, got one of 2"),
+        ({"sampling": "fps", "segments": 2}, "segments must be 1 with sampling 'fps'"),
+        ({"task": "zeroshot", "data": "NUMBERS"}, "classes of the videos have numbers only, and zeroshot"),
+        ({"classes": "names.txt"}, "task retrieval has captions, not classes"),
+        ({"average": "logits"}, "task retrieval does not use average: leave it at 'softmax'"),
+        ({"init_classes": "x"}, "task retrieval does not use init_classes"),
+        ({"templates": "x"}, "templates 'x' are for task zeroshot, got task retrieval"),
+        ({"task": "classify", "text_model": "x"}, "text_model 'x' is for a task of two towers, got task classify"),
+    ],
+)  # fmt: skip
+def test_bad_input(
+    changes: dict[str, Any], message: str, pairs: Path, two_towers_run: Path, classifier_run: Path, tmp_path: Path
+) -> None:
+    shutil.copy(last_checkpoint(two_towers_run) / "model.safetensors", tmp_path / "bare.safetensors")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    good = pairs.parent / "video0.mp4"
+    (tmp_path / "broken.tsv").write_text(f"path\tcaption\n{tmp_path}/broken.mp4\ta\n{tmp_path}/gone.mp4\tb\n")
+    (tmp_path / "one.tsv").write_text(f"path\tcaption\n{tmp_path}/broken.mp4\ta\n{good}\tb\n")
+    (tmp_path / "numbers.txt").write_text(f"{good} 0\n{good} 1\n")
+    paths = {"CLASSIFIER": classifier_run, "BARE": tmp_path / "bare.safetensors", "BROKEN": tmp_path / "broken.tsv",
+             "ONE": tmp_path / "one.tsv", "NUMBERS": tmp_path / "numbers.txt"}  # fmt: skip
+    changes = {
+        name: str(paths.get(value, value)) if isinstance(value, str) else value for name, value in changes.items()
+    }
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        config = evaluation(pairs, two_towers_run, **changes)
+        evaluate_zeroshot(config) if config.evaluation.task == "zeroshot" else evaluate_retrieval(config)
+
+
+def test_damaged_weights_are_no_figures(pairs: Path, two_towers_run: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    checkpoint = last_checkpoint(two_towers_run)
+    shutil.copy(checkpoint / "config.json", tmp_path)
+    for name, message in (
+        ("vision_proj.weight", "features of 8 videos are NaN"),
+        ("text_proj.bias", "features of texts"),
+    ):
+        state = load_file(checkpoint / "model.safetensors")
+        state[name].fill_(math.nan)
+        save_file(state, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match=message):
+            evaluate_retrieval(evaluation(pairs, tmp_path))
+
+
+def test_captions_that_are_cut_are_counted(
+    two_towers_run: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{pairs.parent}/video{number}.mp4\t{'red ' * length}\n" for number, length in enumerate((3, 6, 7, 20))]
+    (tmp_path / "long.tsv").write_text("path\tcaption\n" + "".join(lines))
+    evaluate_retrieval(evaluation(tmp_path / "long.tsv", two_towers_run))
+    assert "2 of 4 texts were cut to 8 tokens" in capsys.readouterr().out
