@@ -10,13 +10,14 @@ ROOT = Path(__file__).parents[2]
 ROOM = "videomae_fast.interop."
 FILES = [path for path in sorted((ROOT / "videomae_fast/interop").rglob("*.py")) if path.name != "__init__.py"]
 LEVELS = (  # from the lowest up; modules of one level do not import each other
-    {"checkpoint", "seam"},
+    {"checkpoint", "seam", "report"},
     {"settings", "official.weights", "official.model", "timm"}
     | {"huggingface.weights", "huggingface.model", "huggingface.config", "huggingface.card"},
-    {"labels", "lora", "huggingface.folder", "huggingface.loading", "huggingface.vision", "fusion"} | {"internvideo2"},
+    {"labels", "lora", "huggingface.folder", "huggingface.loading", "huggingface.vision", "fusion"}
+    | {"internvideo2", "huggingface.image", "huggingface.text"},
     {"classifier"},
-    {"pretrained_encoder"},
-    {"conversion", "initialization", "features", "teachers"},
+    {"pretrained_encoder", "video_tower"},
+    {"conversion", "initialization", "features", "teachers", "video_text"},
 )
 LEVEL = {module: number for number, modules in enumerate(LEVELS) for module in modules}
 

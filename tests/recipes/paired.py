@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.recipes import aligned, tiny
-from videomae_fast.models.config import CONFIGS
-from videomae_fast.recipes.align_options import STUDENTS
+from videomae_fast.models.config import CONFIGS, INTERNVIDEO2_CONFIGS
 from videomae_fast.recipes.contrast import ContrastConfig
 
 WORDS = ("a", "the", "wide", "narrow", "red", "green", "blue", "columns", "rows", "move", "stand", "image")
@@ -119,5 +118,5 @@ def settings(data: Path, text: Path, output: Path, /, **changes: Any) -> Contras
 if __name__ == "__main__":
     from videomae_fast.cli import main
 
-    CONFIGS["tiny"], STUDENTS["internvideo2-tiny"] = tiny.TINY, aligned.STUDENT
+    CONFIGS["tiny"], INTERNVIDEO2_CONFIGS["tiny"] = tiny.TINY, aligned.STUDENT
     sys.exit(main())

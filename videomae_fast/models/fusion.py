@@ -73,8 +73,8 @@ class VideoTextFusionModel(VideoTextModel):
             )
         if text_encoder.source_dim != vision_encoder.token_dim:
             raise ValueError(
-                f"source_dim of text_encoder must be {vision_encoder.token_dim}, the width of the video tower's tokens, got "
-                f"{text_encoder.source_dim}"
+                f"source_dim of text_encoder must be {vision_encoder.token_dim}, the width of the video tower's "
+                f"tokens, got {text_encoder.source_dim}"
             )
         super().__init__(vision_encoder, text_encoder, embed_dim, temperature)
         self.word_ratio = word_ratio

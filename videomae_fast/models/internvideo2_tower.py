@@ -48,7 +48,7 @@ class InternVideo2Tower(VideoTower, InternVideo2):
 
     def _embed(self, clip: Clip, visible: Tensor, image: bool) -> Tensor:
         used, unused = (self.img_pos_embed, self.pos_embed) if image else (self.pos_embed, self.img_pos_embed)
-        return zero_gradient(self.embed(clip, visible, used), unused)
+        return self.embed(clip, visible, zero_gradient(used, unused))
 
     def _normalise(self, x: Tensor) -> Tensor:
         return x

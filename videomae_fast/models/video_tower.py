@@ -164,7 +164,7 @@ def zero_gradient(x: Tensor, *unused: Tensor) -> Tensor:
     optimizer would also skip a parameter in one process and not in several.
 
     Args:
-        x: any floating tensor.
+        x: any floating tensor; a small one, such as a table of positions, is cheap.
         *unused: parameters, on its device.
 
     Returns:

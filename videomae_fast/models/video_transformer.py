@@ -61,7 +61,7 @@ class VideoTransformer(VideoTower):
         self.apply(init_transformer)
         with torch.no_grad():
             inflate_image_kernel(self.image_embed.proj.weight, self.patch_embed.proj.weight)
-            self.patch_embed.proj.bias.copy_(self.image_embed.proj.bias)
+            self.patch_embed.proj.load_state_dict({"bias": self.image_embed.proj.bias}, strict=False)
 
     def freeze(self, train: str) -> None:
         """As `ClassifierParts.freeze`; positions that are not learned stay as they are."""
@@ -73,7 +73,8 @@ class VideoTransformer(VideoTower):
         if image:
             table = table.unflatten(0, (self.config.grid[0], -1)).mean(0)
         used, unused = (self.image_embed, self.patch_embed) if image else (self.patch_embed, self.image_embed)
-        return zero_gradient(used(clip, visible, table), *unused.parameters())
+        embedded: Tensor = used(clip, visible, zero_gradient(table, *unused.parameters()))
+        return embedded
 
     def _normalise(self, x: Tensor) -> Tensor:
         normed: Tensor = self.norm(x)

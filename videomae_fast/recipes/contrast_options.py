@@ -4,8 +4,7 @@ Defaults are those of LongViViT (arXiv 2312.07395) where it tells them: frames a
 loss. It does not tell its optimizer.
 """
 
-from collections import ChainMap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,13 @@ from ..data.sources.captions import CAPTIONS_HELP
 from ..interop.checkpoint import read_weights
 from ..interop.video_text import init_video_text
 from ..interop.video_tower import init_video_tower
-from ..models import InternVideo2Config, VideoMAEConfig
-from ..models.config import CONFIGS
+from ..models.config import ClipConfig
 from ..models.dual_encoder import TEMPERATURES, VideoTextModel
 from ..models.text_tower import TEXT_POOLS
 from ..models.video_tower import POOLS
-from .align_options import STUDENTS
 from .config import Section, option
 from .options import BackboneOptions, ClipOptions, RunOptions, ScheduleOptions
 from .sources import read_source
-
-VIDEO_MODELS: ChainMap[str, Any] = ChainMap(STUDENTS, CONFIGS)  # VideoMAE's sizes first, then InternVideo2's
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,6 @@ class ContrastMasks(Section):
 class VideoTowerOptions(BackboneOptions):
     """The video tower, and how a step computes its blocks."""
 
-    model: str = option("base", "size of the video tower, of one of two families", choices=VIDEO_MODELS)
     patch_size: int = option(0, "height and width of a token in pixels; 0: of the model", least=0)
     tubelet_size: int = option(0, "frames of a token; 0: of the model (internvideo2: always 1)", least=0)
     pool: str = option(
@@ -121,7 +115,7 @@ class VideoTowerOptions(BackboneOptions):
     )
     embed_dim: int = option(512, "width of the space of both projections", least=1)
 
-    def tower_config(self, data: ContrastData) -> VideoMAEConfig | InternVideo2Config:
+    def tower_config(self, data: ContrastData) -> ClipConfig:
         """The configuration of the video tower for the clips of `data`.
 
         Args:
@@ -135,12 +129,7 @@ class VideoTowerOptions(BackboneOptions):
         """
         named: dict[str, Any] = {"patch_size": self.patch_size, "tubelet_size": self.tubelet_size}
         sizes = {name: size for name, size in named.items() if size}
-        if self.model not in STUDENTS:
-            return self.config(data, **sizes)
-        for name in ("drop_path", "attention", "elementwise", "recompute", "activation_checkpointing"):
-            sizes[name] = getattr(self, name)
-        size = data.image_size, data.image_size
-        return replace(STUDENTS[self.model], num_frames=data.num_frames, image_size=size, **sizes)
+        return self.config(data, **sizes)
 
 
 @dataclass(frozen=True)
