@@ -43,7 +43,7 @@ from .contrast_videos import EvaluationPairs, TrainingPairs
 from .fit import use_fastest_attention
 from .gradient_cache import PartGradient, part_gradients
 from .ranks import check_equal, gather_uneven, process_group
-from .recall import recall_at_1
+from .retrieval import distinct_rows, rank_candidates
 from .videos import CHEAPER_VIDEOS
 
 
@@ -212,6 +212,7 @@ class Contrast(Recipe):
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
         """Loss, and recall at 1 in both directions, among all pairs of `eval_data`: one clip and caption of each entry.
 
+        For recall, a caption or a video that several entries have is there once: see `distinct_rows`.
         Crops, masks and captions depend on the seed and the entry's place in the list only.
         """
         device = next(model.parameters()).device
@@ -227,13 +228,13 @@ class Contrast(Recipe):
             raise ValueError(f"eval_data must have two readable pairs or more, got {len(video)}")
         loss = self._loss(PairFeatures(video, text, scale, bias), video_id, caption_id, None)
         mine = slice(rank, None, world_size)
-        hits = {
-            "text_to_video": recall_at_1(text, video, caption_id, video_id, mine),
-            "video_to_text": recall_at_1(video, text, video_id, caption_id, mine),
+        text, video, right = distinct_rows(text, video, caption_id, video_id)
+        ranks = {
+            "text_to_video": rank_candidates(text, video, right, mine).rank,
+            "video_to_text": rank_candidates(video, text, right.flip(1), mine).rank,
         }
         figures = {
-            name: torch.stack([hit.double().sum(), hit.new_tensor(len(hit), dtype=torch.float64)])
-            for name, hit in hits.items()
+            name: torch.stack([(rank == 1).sum(), rank.new_tensor(len(rank))]).double() for name, rank in ranks.items()
         }
         return {"loss": torch.stack([loss.double(), torch.ones_like(loss).double()])} | figures
 
