@@ -11,12 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.recipes import paired, tiny
+from tests.recipes import tiny
 from videomae_fast._text import read_table
 from videomae_fast.cli import main
 from videomae_fast.data import Annotations, CaptionedVideos, VideoFile, ViewDataset, read_captions
-from videomae_fast.models.config import CONFIGS
-from videomae_fast.recipes.contrast import contrast
 from videomae_fast.recipes.evaluate import EvaluateConfig
 from videomae_fast.recipes.evaluate_retrieval import RetrievalResult, evaluate_retrieval
 from videomae_fast.recipes.evaluate_zeroshot import TEMPLATES, evaluate_zeroshot, prompts_of, read_templates
@@ -25,16 +23,6 @@ from videomae_fast.recipes.two_towers import TwoTowers, read_two_towers
 
 pytest.importorskip("transformers")
 FAST: dict[str, Any] = {"workers": 0, "precision": "fp32", "batch_size": 3}
-
-
-@pytest.fixture(scope="session")
-def two_towers_run(pairs: Path, text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that learned a little."""
-    folder = tmp_path_factory.mktemp("two_towers")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CONFIGS, "tiny", tiny.TINY)
-        contrast(paired.settings(pairs, text_model, folder, epochs=6, ema_decay=0.5))
-    return folder
 
 
 def evaluation(data: Path, run: Path, /, **changes: Any) -> EvaluateConfig:

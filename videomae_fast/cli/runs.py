@@ -280,7 +280,13 @@ def _locked(folder: Path | None, precision: str) -> AbstractContextManager[None]
 
 
 def _features(args: argparse.Namespace) -> None:
+    from ..recipes.caption_features import write_caption_features
+
     config = read_config(args, extracting.FeaturesConfig)
+    if config.features.captions and not config.windows.data:
+        count = write_caption_features(config)
+        print(f"features of {count} captions: {printable(config.features.output)}")
+        return
     missing = extracting.write_features(config, lambda line: print(line, file=sys.stderr))
     print(f"features: {printable(config.features.output)}")
     if missing:

@@ -11,7 +11,7 @@ from ..models.attention import activate_flash_attention
 from ..models.dual_encoder import unit_rows
 from .evaluate import EvaluateConfig
 from .evaluate_options import DefaultViews
-from .two_towers import TwoTowers, VideoFeaturesAsForward, read_two_towers
+from .two_towers import TowerFeatures, TwoTowers, read_two_towers
 from .views import VideoFeatures, video_features
 
 
@@ -74,7 +74,7 @@ def features_of_videos(
         TimeoutError: as `video_features`.
     """
     model, batch_size, workers = towers.model, config.evaluation.batch_size, config.views.workers
-    found = video_features(VideoFeaturesAsForward(model), dataset, model.embed_dim, batch_size, workers, accelerator)
+    found = video_features(TowerFeatures(model), dataset, model.embed_dim, batch_size, workers, accelerator)
     if bad := int((~np.isfinite(found.values).all(1)).sum()):
         raise ValueError(
             f"the features of {bad} videos are NaN or infinite: the weights are damaged, or too large for precision "

@@ -11,6 +11,7 @@ from .._text import printable
 from ..data.captioned import CaptionTokenizer
 from ..engine.log import say
 from ..interop import init_video_text
+from ..interop.settings import settings_beside
 from ..models.dual_encoder import VideoTextModel
 from ..models.encoder import Clip
 from .contrast import ContrastConfig
@@ -65,16 +66,39 @@ def read_two_towers(path: str, **changes: Any) -> TwoTowers:
     return TwoTowers(model.eval(), tokenizer, config)
 
 
-class VideoFeaturesAsForward(nn.Module):
-    """The features of a dual encoder's videos as its forward pass: (B, E) in the place of logits."""
+def is_two_towers(source: Path) -> bool:
+    """Whether a checkpoint, or the folder of a file of weights, is of a run of `contrast`: its config.json tells."""
+    return "text_model" in settings_beside(source)
+
+
+class TowerFeatures(nn.Module):
+    """The video side of a dual encoder: its features, by the names that encoders have, and as its forward pass.
+
+    Args:
+        model: the dual encoder.
+
+    Attributes:
+        config: of the video tower.
+        embed_dim: E.
+    """
 
     def __init__(self, model: VideoTextModel) -> None:
         super().__init__()
         self.model = model
+        self.config = model.vision_encoder.config
+        self.embed_dim = model.embed_dim
+
+    def features(self, clip: Clip) -> Tensor:
+        """Features (B, E) of clips or of images, of length 1, as captions are compared with."""
+        return self.model.project_video(self.model.encode_video(clip).pooled)
+
+    def tokens(self, clip: Clip) -> Tensor:
+        """The tower's rows (B, N, D) of the N tokens of clips, without that of a cls token."""
+        return self.model.encode_video(clip).tokens[:, -self.config.num_tokens :]
 
     def forward(self, clip: Clip) -> Tensor:
-        """The features of clips or of images."""
-        return self.model.project_video(self.model.encode_video(clip).pooled)
+        """`features`, in the place of logits."""
+        return self.features(clip)
 
 
 def encode_texts(towers: TwoTowers, texts: Sequence[str], accelerator: Any) -> Tensor:
