@@ -286,9 +286,21 @@ def guided_masks(
     keep = groups.shape[2] - int(ratio * groups.shape[2])
     if masks_per_clip > 1:
         groups = groups.repeat_interleave(masks_per_clip, dim=0)
-        mask = torch.arange(masks_per_clip, device=sample.device)
-        sample = (sample[:, None] * masks_per_clip + mask).flatten()
-    return weighted_mask_index(groups, keep, sample, seed=seed)
+    return weighted_mask_index(groups, keep, mask_numbers(sample, masks_per_clip), seed=seed)
+
+
+def mask_numbers(sample: Tensor, masks_per_clip: int) -> Tensor:
+    """The sample numbers that the masks of clips draw with: s·M + m of mask m of sample s.
+
+    Args:
+        sample: (B,) int64 sample numbers.
+        masks_per_clip: M.
+
+    Returns:
+        (B·M,) int64; the masks of a clip follow each other.
+    """
+    mask = torch.arange(masks_per_clip, device=sample.device)
+    return (sample[:, None] * masks_per_clip + mask).flatten()
 
 
 def overlap_first(decoded: Tensor, visible: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:

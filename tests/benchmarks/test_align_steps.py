@@ -49,7 +49,7 @@ def test_cases() -> None:
     assert set(PREDICTABLE) <= set(IMPLEMENTATIONS)
 
 
-@pytest.mark.parametrize("masks", [1, 2, 4])
+@pytest.mark.parametrize("masks", [2, *(pytest.param(masks, marks=pytest.mark.slow) for masks in (1, 4))])
 def test_all_agree_on_loss_and_gradients(masks: int) -> None:
     batch = replace(CASE, masks=masks).inputs()
     expected = Outcome.of(make_align_step("published", batch))
@@ -135,6 +135,7 @@ def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicted, "largest_batch", lambda *_: 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_search")
 def test_flops_by_hand_of_the_published_structure() -> None:
     """All tokens are embedded, and every block is computed twice; the clip has no gradient."""

@@ -115,11 +115,12 @@ def run_commands(folder: Path, output: Path, timeout: float) -> Outcome:
     )
 
 
+@pytest.mark.slow  # a process of its own, which a crash ends
 @pytest.mark.parametrize(
     ("names", "count"),
     [
         pytest.param(list(CONTAINERS), 3, id="all"),
-        *(pytest.param([name], 50, id=name, marks=pytest.mark.slow) for name in CONTAINERS),
+        *(pytest.param([name], 50, id=name) for name in CONTAINERS),
     ],
 )
 def test_every_flipped_video_is_read_or_named(

@@ -51,7 +51,9 @@ def assert_sees_the_same(ours: InternVideo2Guide, expected: InternVideo2Guide, n
     assert all(torch.equal(a, b) for a, b in zip(first.layers, second.layers, strict=True))
 
 
-@pytest.mark.parametrize("wrapper", ["model", "module", "stage2", None])
+@pytest.mark.parametrize(
+    "wrapper", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("model", "module")), "stage2", None]
+)
 def test_internvideo2_of_every_stage(wrapper: str | None, tmp_path: Path) -> None:
     """Heads are left out; of stage 2, text and tables for images too. Positions of 2 frames serve 4."""
     state = make_student().state_dict()

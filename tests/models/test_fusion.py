@@ -157,6 +157,19 @@ def test_autocast_has_losses_in_float32() -> None:
     assert output.matching.dtype == output.words.dtype == output.pairs.video.dtype == torch.float32
 
 
+@pytest.mark.slow
+def test_a_step_compiles_as_one_graph() -> None:
+    found, clip = model().float(), clips().float()
+    visible = found.vision_encoder.draw(SAMPLE, 0.5, seed=1)
+    for train in ("all", "last:1"):
+        found.vision_encoder.freeze(train)
+        compiled = torch.compile(found, fullgraph=True, backend="aot_eager")
+        output, expected = (call(clip, CAPTIONS, LETTERS, SAMPLE, visible, seed=5) for call in (compiled, found))
+        torch.testing.assert_close(output.matching, expected.matching)
+        torch.testing.assert_close(output.words, expected.words)
+        torch.testing.assert_close(output.pairs.video, expected.pairs.video)
+
+
 def test_names_are_those_of_the_published_checkpoint() -> None:
     config = get_internvideo2_config("1b", num_frames=4)
     with torch.device("meta"):

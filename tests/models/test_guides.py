@@ -223,5 +223,5 @@ def test_errors_name_what_came() -> None:
     guide = InternVideo2Guide(make_model(1), (0,), num_frames=4, dtype=torch.float64)
     with pytest.raises(ValueError, match="T=4"):
         guide.observe(make_clip()[:, :, :3])
-    with pytest.raises(ValueError, match="M masks for each of 2 clips, got \\(3, 4\\)"):
+    with pytest.raises(ValueError, match="M masks of one token or more for each of 2 clips, got shape \\(3, 4\\)"):
         guide.observe(make_clip()).rows(MASKS[:3])

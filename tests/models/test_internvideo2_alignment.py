@@ -90,7 +90,7 @@ def test_the_losses_of_the_tokens() -> None:
 
 @pytest.mark.parametrize("recompute", ["always", "never"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("cls", [True, False])
+@pytest.mark.parametrize("cls", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_masks_of_one_clip_are_as_clips_of_their_own(cls: bool, checkpointing: bool, recompute: str) -> None:
     """Losses are the means of those of each mask alone, and so is every gradient."""
     model = student(replace(TINY, activation_checkpointing=checkpointing, recompute=recompute))
@@ -198,6 +198,7 @@ def test_stochastic_depth_is_drawn_for_each_mask() -> None:
         model(clip, visible, image, video)
 
 
+@pytest.mark.slow
 def test_it_compiles_as_one_graph() -> None:
     model, inputs = student(), (clip_for(), masks(), *teachers())
     compiled = torch.compile(model, backend="eager", fullgraph=True)

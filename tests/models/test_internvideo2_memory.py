@@ -17,9 +17,10 @@ from videomae_fast.models import (
 )
 from videomae_fast.models.memory_budget import AlignmentTokens, peak_bytes
 
-SMALL = get_internvideo2_config("small", encoder_depth=3, recompute="never")
+SMALL = get_internvideo2_config("small", encoder_depth=2, recompute="never")
 WIDE = get_internvideo2_config("1b", encoder_depth=2, recompute="never")
-BOTH = AlignmentHeads((1, 2), video_layers=(2,))
+BOTH = AlignmentHeads((0, 1), video_layers=(1,))
+DISTILLED = AlignmentHeads((0, 1), image_dim=1408, image_mlp=True)
 GIB = 2**30
 
 
@@ -74,13 +75,15 @@ class AlignmentStep(Step):
 @pytest.mark.parametrize(
     "config, clips, tokens, precision",
     [
-        (SMALL, 16, AlignmentTokens(BOTH, 416), "bf16"),
-        (SMALL, 16, AlignmentTokens(BOTH, 416), "fp32"),
+        pytest.param(SMALL, 16, AlignmentTokens(BOTH, 416), "bf16", marks=pytest.mark.slow),
+        pytest.param(SMALL, 16, AlignmentTokens(BOTH, 416), "fp32", marks=pytest.mark.slow),
         (SMALL, 8, AlignmentTokens(BOTH, 416, masks_per_clip=2), "bf16"),
-        (SMALL, 16, AlignmentTokens(AlignmentHeads((0, 1, 2), image_dim=1408, image_mlp=True), 410), "fp32"),
-        (SMALL, 16, AlignmentTokens(AlignmentHeads((1, 2), pooled_dim=None), 416), "bf16"),
-        (replace(SMALL, elementwise="torch"), 16, AlignmentTokens(BOTH, 416), "bf16"),
-        (WIDE, 32, AlignmentTokens(AlignmentHeads((0, 1), video_layers=(1,)), 416), "bf16"),
+        pytest.param(SMALL, 16, AlignmentTokens(DISTILLED, 410), "fp32", marks=pytest.mark.slow),
+        (SMALL, 16, AlignmentTokens(replace(DISTILLED, pooled_dim=None), 410), "fp32"),
+        pytest.param(
+            replace(SMALL, elementwise="torch"), 16, AlignmentTokens(BOTH, 416), "bf16", marks=pytest.mark.slow
+        ),
+        pytest.param(WIDE, 32, AlignmentTokens(BOTH, 416), "bf16", marks=pytest.mark.slow),
     ],
     ids=["bf16", "fp32", "two masks", "distillation", "without pool", "torch", "1B"],
 )

@@ -20,9 +20,9 @@ def make_block(mlp_ratio: float, drop_path: float) -> Block:
     return Block(12, 3, int(12 * mlp_ratio), drop_path=drop_path)
 
 
-def run(block: Block, x: Tensor, last_rows: Rows = None, mean: bool = False) -> Tensor:
+def run(block: Block, x: Tensor, rows: Rows = None, mean: bool = False) -> Tensor:
     """The block alone: its input has no branch to add, and its two terms are added."""
-    return add_branch(*block(x, last_rows=last_rows, mean=mean))
+    return add_branch(*block(x, rows=rows, mean=mean))
 
 
 def randomise(module: nn.Module) -> nn.Module:

@@ -88,11 +88,11 @@ class Launches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def autocast_step(block: Block, x: Tensor, cache: bool = False, last_rows: int | None = None) -> list[str]:
+def autocast_step(block: Block, x: Tensor, cache: bool = False, rows: int | None = None) -> list[str]:
     """Forward and backward under autocast; the casts and copies in them."""
     with Launches() as launches:
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=cache):
-            loss = run(block, x, last_rows).float().square().sum()
+            loss = run(block, x, rows).float().square().sum()
         loss.backward()
     return launches.names
 
@@ -120,16 +120,16 @@ def test_one_launch_casts_the_weights_and_one_the_gradients(cache: bool) -> None
         assert bias is not None and torch.equal(bias, torch.cat([part.bfloat16() for part in parts]))
 
 
-@pytest.mark.parametrize("last_rows", [None, 3])
-def test_copies_change_no_bit(last_rows: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [None, 3])
+def test_copies_change_no_bit(rows: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against autocast's own casts of every weight."""
     block, x = bf16_block()
-    autocast_step(block, x, last_rows=last_rows)
+    autocast_step(block, x, rows=rows)
     ours = [x.grad, *(p.grad for p in block.parameters())]
     twin, x = copy.deepcopy(block), x.detach().requires_grad_()
     twin.zero_grad()
     monkeypatch.setattr("videomae_fast.models.layers.autocast_copies", lambda *_: {})
-    assert "_foreach_copy_" not in autocast_step(twin, x, last_rows=last_rows)
+    assert "_foreach_copy_" not in autocast_step(twin, x, rows=rows)
     for a, b in zip(ours, [x.grad, *(p.grad for p in twin.parameters())], strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b)
 

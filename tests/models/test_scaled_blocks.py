@@ -25,9 +25,9 @@ class Chain(nn.ModuleList):
         scaled = dict(norm="rmsnorm", qkv_bias=False, qk_norm=True, layer_scale=0.2)
         super().__init__(Block(12, 3, 40, layer=i, **(scaled | options)) for i in range(2))
 
-    def forward(self, x: Tensor, last_rows: int | None = None, mean: bool = False) -> Tensor:
+    def forward(self, x: Tensor, rows: int | None = None, mean: bool = False) -> Tensor:
         total, branch = self[0](x)
-        return add_branch(*self[1](total, branch, last_rows, mean))
+        return add_branch(*self[1](total, branch, rows, mean))
 
 
 def rms(x: Tensor, norm: nn.Module) -> Tensor:
@@ -137,6 +137,7 @@ def test_only_layer_scale_changes_what_a_block_returns() -> None:
     assert type(branch) is Tensor
 
 
+@pytest.mark.slow
 def test_compiles_to_one_graph() -> None:
     torch.compiler.reset()
     chain = randomise(Chain())

@@ -135,7 +135,7 @@ def test_errors_name_what_came() -> None:
     with pytest.raises(ValueError, match="teacher tiny has a grid of 2x2x3 tokens, the student of 2x2x2"):
         teacher.check_grid((2, 2, 2))
     teacher.check_grid((2, 2, 3))
-    with pytest.raises(ValueError, match="M masks for each of 2 clips, got \\(3, 3\\)"):
+    with pytest.raises(ValueError, match="M masks of one token or more for each of 2 clips, got shape \\(3, 3\\)"):
         teacher.rows(make_clip(), MASKS[:3])
     with pytest.raises(ValueError, match="T=4"):
         teacher.rows(make_clip()[:, :, :2], MASKS)

@@ -73,6 +73,17 @@ def teacher(colors: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def aligners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Teachers of an alignment, by what the option that names each begins with: "video", "image", "distil"."""
+    folder = tmp_path_factory.mktemp("aligners")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONFIGS, "tiny", tiny.TINY)
+        video = aligned.make_video_teacher(folder / "video")
+    image, distil = folder / "image.safetensors", folder / "distil.safetensors"
+    return {"video": video, "image": aligned.make_image_teacher(image), "distil": aligned.make_distil_teacher(distil)}
+
+
+@pytest.fixture(scope="session")
 def classifier_run(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine-tuning run that learned a little, with an average of its weights. Its clips have 48 x 48 pixels, so that
     the frames of the videos need no resize in evaluation; its positions are those of the published code."""

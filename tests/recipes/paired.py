@@ -115,6 +115,14 @@ def settings(data: Path, text: Path, output: Path, /, **changes: Any) -> Contras
     return ContrastConfig.from_options(**(SETTINGS | given | changes))
 
 
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """The weights of a checkpoint."""
+    from safetensors.torch import load_file
+
+    found: dict[str, Any] = load_file(checkpoint / "model.safetensors")
+    return found
+
+
 if __name__ == "__main__":
     from videomae_fast.cli import main
 

@@ -1,6 +1,8 @@
 """Alignment: what a step computes, with every kind of teacher, and runs that learn, continue and evaluate."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,25 +17,26 @@ from videomae_fast.interop import read_feature_model
 from videomae_fast.models import (
     INTERNVIDEO2_CONFIGS,
     InternVideo2,
+    InternVideo2Config,
     InternVideo2ForAlignment,
+    InternVideo2Guide,
+    VideoMAETeacher,
     get_internvideo2_config,
 )
+from videomae_fast.models.memory_budget import AlignmentTokens
 from videomae_fast.recipes.align import AlignConfig, Alignment, Part, align
+from videomae_fast.recipes.align_teachers import Teachers, read_teachers
 
 # Importing transformers takes longer than all the rest.
 KINDS = ("video", "image", "both", "distil", pytest.param("huggingface", marks=pytest.mark.slow))
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("video", "image", "distil", "huggingface")]
 
 
 @pytest.fixture(scope="module")
-def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def teachers(aligners: dict[str, Path]) -> dict[str, dict[str, Any]]:
     """The options of each kind of alignment."""
-    folder, patch = tmp_path_factory.mktemp("teachers"), pytest.MonkeyPatch()
-    patch.setitem(tiny.CONFIGS, "tiny", tiny.TINY)
-    video = {"video_teacher": str(aligned.make_video_teacher(folder / "video"))}
-    image = {"image_teacher": str(aligned.make_image_teacher(folder / "image.safetensors"))}
-    distil = {"distil_teacher": str(aligned.make_distil_teacher(folder / "distil.safetensors"))}
-    patch.undo()
-    return {"video": video, "image": image, "both": video | image, "distil": distil}
+    options = {kind: {f"{kind}_teacher": str(path)} for kind, path in aligners.items()}
+    return options | {"both": options["video"] | options["image"]}
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def _same(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> bool:
     return len(left) == len(right) and all(map(torch.equal, left, right))
 
 
-@pytest.mark.parametrize("masks", [1, 3])
+@pytest.mark.parametrize("masks", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step(kind: str, masks: int, videos: Path, tmp_path: Path, of_kind: dict[str, Any]) -> None:
     """The student alone learns, from rows at its own tokens, and its losses are those of each mask by itself."""
@@ -121,7 +124,7 @@ def test_a_step(kind: str, masks: int, videos: Path, tmp_path: Path, of_kind: di
         assert (id(parameter) in undecayed) == (is_table or parameter.ndim == 1), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["both", *SLOW])
 def test_two_masks_are_two_draws(kind: str, videos: Path, tmp_path: Path, of_kind: dict[str, Any]) -> None:
     """Losses and gradients of M = 2 are the mean of those of two samples of the same clip, drawn alone."""
     recipe, model, _, batches = prepared(aligned.settings(videos, tmp_path, masks_per_clip=2, **of_kind))
@@ -174,9 +177,6 @@ def test_parts_add_up_to_the_batch(videos: Path, tmp_path: Path, teachers: dict[
         torch.testing.assert_close(sum(each[name] for _, each in found), numbers[name], rtol=1e-5, atol=0)
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("video", "image", "distil", "huggingface")]
-
-
 @pytest.mark.parametrize("kind", ["both", *SLOW])
 def test_the_loss_falls_and_a_run_continues_exactly(
     kind: str, videos: Path, tmp_path: Path, of_kind: dict[str, Any]
@@ -189,8 +189,46 @@ def test_the_loss_falls_and_a_run_continues_exactly(
     names = {"video": ("video",), "both": ("image", "pooled", "video")}.get(kind, ("image", "pooled"))
     for row in read_log(tmp_path / "run"):
         assert sum(float(row[name]) for name in names) == pytest.approx(float(row["loss"]), rel=1e-5)
-    align(config.with_options(output=str(tmp_path / "whole"), max_steps=7))
-    assert tiny.losses(tmp_path / "whole") == losses[:7]
+    align(config.with_options(output=str(tmp_path / "whole"), max_steps=5))
+    assert tiny.losses(tmp_path / "whole") == losses[:5]
+
+
+def test_a_gpu_decides_about_recomputation(
+    videos: Path, tmp_path: Path, teachers: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice counts the student's step, the average of its weights, and the teachers' weights."""
+    asked: dict[str, Any] = {}
+
+    def choose(config: InternVideo2Config, tokens: AlignmentTokens, **options: Any) -> str:
+        asked.update(options, tokens=tokens)
+        return "never"
+
+    def on_cpu(*args: Any, device: torch.device, **options: Any) -> Teachers:
+        return read_teachers(*args, device=torch.device("cpu"), **options)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=7 * 2**30))
+    monkeypatch.setattr("videomae_fast.recipes.fit.activate_flash_attention", lambda device: "FA4")
+    monkeypatch.setattr("videomae_fast.recipes.fit.choose_recompute", choose)
+    monkeypatch.setattr("videomae_fast.recipes.align.read_teachers", on_cpu)
+    options = {"masks_per_clip": 3, "crops_per_video": 2, "accumulate": 2, "ema_decay": 0.5, "precision": "fp32"}
+    recipe = Alignment(aligned.settings(videos, tmp_path, **options, **teachers["both"]))
+    said: list[str] = []
+    model, _ = recipe.build(torch.device("cuda"), said.append)
+    assert said[-1] == "attention runs on FA4"
+    assert model.config == replace(recipe.config.model_config(), recompute="never")
+    guide, video = recipe.teachers.guide, recipe.teachers.video
+    assert isinstance(guide, InternVideo2Guide) and isinstance(video, VideoMAETeacher)
+    fixed = (video.model.config.num_tokens + len(video.model.blocks)) * video.dim  # positions, and biases of keys
+    numbers = fixed + sum(each.numel() for teacher in (guide, video) for each in teacher.model.state_dict().values())
+    assert asked == {
+        "tokens": AlignmentTokens(recipe.teachers.heads, visible=8, masks_per_clip=3),
+        "clips": 4 * 2,
+        "precision": "fp32",
+        "capacity_bytes": 7 * 2**30,
+        "accumulate": 2,
+        "copies": 1,
+        "teachers": 4 * numbers,
+    }
 
 
 def test_evaluation(videos: Path, tmp_path: Path, teachers: dict[str, dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Alignments that cannot work end with a sentence about what is wrong, before they train or at the step that fails."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from videomae_fast.recipes.align import AlignConfig, align
 
 
 @pytest.fixture
-def video(tmp_path: Path) -> Path:
-    return aligned.make_video_teacher(tmp_path / "video")
+def video(aligners: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(aligners["video"], tmp_path / "video"))
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return aligned.make_image_teacher(tmp_path / "image.safetensors")
+def image(aligners: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copy(aligners["image"], tmp_path))
+
+
+@pytest.fixture
+def distil(aligners: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copy(aligners["distil"], tmp_path))
 
 
 def spoil(weights: Path, **tensors: float | None) -> Path:
@@ -77,8 +83,7 @@ def test_teachers_that_do_not_fit(
         align(aligned.settings(videos, tmp_path / "run", **({"video_teacher": str(video)} | options)))
 
 
-def test_teachers_of_another_kind(video: Path, image: Path, videos: Path, tmp_path: Path) -> None:
-    distil = aligned.make_distil_teacher(tmp_path / "distil.safetensors")
+def test_teachers_of_another_kind(video: Path, image: Path, distil: Path, videos: Path, tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     for option, path, message in (
         ("image_teacher", video, r"video' holds no teacher that guides masks.*Known teachers are"),
@@ -158,16 +163,13 @@ def test_a_run_continues_with_its_teachers_only(video: Path, videos: Path, tmp_p
 
 
 def test_weights_that_cannot_begin_a_run(
-    video: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    video: Path, distil: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their position table is of no clip that could be meant, or they are of another model."""
-    weights = aligned.make_distil_teacher(tmp_path / "odd.safetensors")
-    state = read_weights(weights)
-    state["pos_embed"] = torch.zeros(1, 400, 384)
-    write_safetensors(state, weights)
+    write_safetensors(read_weights(distil) | {"pos_embed": torch.zeros(1, 400, 384)}, distil)
     monkeypatch.setitem(INTERNVIDEO2_CONFIGS, "tiny", get_internvideo2_config("small", encoder_depth=1))
     options = {"video_teacher": str(video)}
     with pytest.raises(ValueError, match="the position table has 399 rows besides that of the cls token"):
-        align(aligned.settings(videos, tmp_path / "run", init=str(weights), **options))
+        align(aligned.settings(videos, tmp_path / "run", init=str(distil), **options))
     with pytest.raises(ValueError, match="holds no InternVideo2"):
         align(aligned.settings(videos, tmp_path / "run", init=str(video), **options))

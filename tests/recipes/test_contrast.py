@@ -147,19 +147,13 @@ def test_what_is_frozen_stays(pairs: Path, text_model: Path, tmp_path: Path) -> 
     config = paired.settings(pairs, text_model, tmp_path, train="last:1", freeze_text=True, max_steps=3)
     torch.manual_seed(config.run.seed)
     before = {k: v.clone() for k, v in Contrast(config).build(torch.device("cpu"), print)[0].state_dict().items()}
-    after = tiny_state(contrast(config).checkpoint)
+    after = paired.state_of(contrast(config).checkpoint)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     kept = ("text_encoder.", "text_proj.", "vision_encoder.blocks.0.", "vision_encoder.patch_embed.")
     assert not [
         name for name in changed if name.startswith((*kept, "vision_encoder.image_embed.", "vision_encoder.pos"))
     ]
     assert {"vision_proj.weight", "vision_encoder.norm.weight", "vision_encoder.blocks.1.attn.proj.weight"} <= changed
-
-
-def tiny_state(checkpoint: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(checkpoint / "model.safetensors")
 
 
 def test_captions_that_are_cut_are_counted(

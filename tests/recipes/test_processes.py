@@ -91,7 +91,7 @@ def test_two_processes_align_as_one(videos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["trained", "frozen"])
+@pytest.mark.parametrize("kind", ["trained", "frozen", "fused"])
 def test_two_processes_contrast_as_one(kind: str, pairs: Path, text_model: Path, tmp_path: Path) -> None:
     """The loss is over the pairs of both, in several parts, of both kinds; an uneven share of the evaluation."""
     listed = pairs.parent / "seven.jsonl"
@@ -99,8 +99,11 @@ def test_two_processes_contrast_as_one(kind: str, pairs: Path, text_model: Path,
     shared = {"epochs": 2, "drop_path": 0.5, "eval_data": str(listed), "eval_every": 4}
     if kind == "frozen":
         shared |= {"train": "last:1", "freeze_text": True, "loss": "siglip"}
+    if kind == "fused":  # hidden words are averaged in each process, whatever their number
+        shared |= {"fusion_layers": 1, "negatives": "global", "words_weight": 0.0}
     contrast(paired.settings(pairs, text_model, tmp_path / "one", batch_size=4, **shared))
-    two = paired.settings(pairs, text_model, tmp_path / "two", batch_size=2, micro_batch=1, **shared)
+    size = 0 if kind == "fused" else 1
+    two = paired.settings(pairs, text_model, tmp_path / "two", batch_size=2, micro_batch=size, **shared)
     tiny.launch(tiny.arguments(two, "contrast"), "tests.recipes.paired")
     for file, names in (("log.csv", ("loss", "scale")), (EVALUATIONS, ("loss", "text_to_video", "video_to_text"))):
         rows = [read_log(tmp_path / run, file) for run in ("one", "two")]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._optional import require
+from ..models.config import InternVideo2Config
 from ..models.encoder import ChannelStats, Encoder
 from ..models.frozen_teacher import freeze, last_layers
 from ..models.guides import InternVideo2Guide
@@ -152,7 +153,7 @@ def read_guide(
     return InternVideo2Guide(model, chosen, num_frames=num_frames, dtype=dtype, name=_name(path))
 
 
-def _internvideo2(state: State, path: PathLike) -> tuple[State, Any]:
+def _internvideo2(state: State, path: PathLike) -> tuple[State, InternVideo2Config]:
     """The weights of the encoder and its pool alone, and their configuration as they were trained."""
     patch = state.get("patch_embed.proj.weight")
     if patch is None or patch.ndim != 4:

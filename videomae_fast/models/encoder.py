@@ -25,14 +25,18 @@ ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]  # (mean, std) of eac
 DIMENSIONS = "BCTHW"
 
 
-def open_clip(clip: Clip, config: ClipConfig, layout: str, num_frames: int | None = None) -> Clip:
-    """Check the size of a clip against the model's, and return it as a view (B, C, T, H, W).
+def open_clip(clip: Clip, config: ClipConfig, layout: str) -> Clip:
+    """`view_clip` of the size that a model was built for."""
+    return view_clip(clip, (config.num_frames, *config.image_size), layout)
+
+
+def view_clip(clip: Clip, size: tuple[int, int, int], layout: str) -> Clip:
+    """Check the size of a clip, and return it as a view (B, C, T, H, W).
 
     Args:
         clip: five dimensions in the order of `layout`, any strides. Or CroppedClips, which have no layout.
-        config: the model.
+        size: (T, H, W) that a model was built for.
         layout: a permutation of "BCTHW".
-        num_frames: frames of the clip, if others than the model's.
 
     Returns:
         The clip; CroppedClips as they are.
@@ -49,8 +53,7 @@ def open_clip(clip: Clip, config: ClipConfig, layout: str, num_frames: int | Non
         raise ValueError(f"clip must have 5 dimensions ({layout}), got shape {shape}")
     else:
         clip = clip.permute([layout.index(dimension) for dimension in DIMENSIONS])
-    expected = num_frames or config.num_frames, *config.image_size
-    for name, value, came in zip("THW", expected, clip.shape[2:], strict=True):
+    for name, value, came in zip("THW", size, clip.shape[2:], strict=True):
         if came != value:
             raise ValueError(f"clip must have {name}={value} as the model was built for, got {shape} as {layout}")
     return clip

@@ -24,13 +24,13 @@ class FusionOutput(NamedTuple):
 
     Attributes:
         pairs: what `contrastive_loss` takes (VTC).
-        matching: scalar float32, the loss of telling pairs from hard negatives (VTM).
-        words: scalar float32, the loss of hidden words (MLM).
+        matching: scalar float32, the loss of telling pairs from hard negatives (VTM); None of features alone.
+        words: scalar float32, the loss of hidden words (MLM); None of features alone.
     """
 
     pairs: PairFeatures
-    matching: Tensor
-    words: Tensor
+    matching: Tensor | None = None
+    words: Tensor | None = None
 
 
 class VideoTextFusionModel(VideoTextModel):
@@ -86,7 +86,7 @@ class VideoTextFusionModel(VideoTextModel):
         clip: Clip,
         ids: Tensor,
         mask: Tensor,
-        sample: Tensor,
+        sample: Tensor | None,
         visible: Tensor | None = None,
         layout: str = DIMENSIONS,
         *,
@@ -100,7 +100,7 @@ class VideoTextFusionModel(VideoTextModel):
             clip: as `VideoTower.forward` takes it.
             ids: (B, L) int64 token numbers; row i is the caption of clip i.
             mask: (B, L) bool or integer: 1 for tokens, 0 for padding.
-            sample: (B,) int64 sample numbers; hidden words and negatives are drawn by them.
+            sample: (B,) int64 sample numbers; hidden words and negatives are drawn by them. None: the features alone.
             visible: (B, K) int32 or int64 tokens of the clips; None: all.
             layout: a permutation of "BCTHW".
             seed: of the run, in [0, 2⁶³).
@@ -126,7 +126,7 @@ class VideoTextFusionModel(VideoTextModel):
         video: VideoRows,
         ids: Tensor,
         mask: Tensor,
-        sample: Tensor,
+        sample: Tensor | None,
         *,
         seed: int,
         pair_ids: Tensor | None = None,
@@ -137,6 +137,8 @@ class VideoTextFusionModel(VideoTextModel):
         pairs = PairFeatures(
             self.project_video(video.pooled), self.project_text(text.pooled), self.scale(), self.logit_bias
         )
+        if sample is None:
+            return FusionOutput(pairs)
         pair_ids = sample if pair_ids is None else pair_ids
         matching = self._matching(pairs, video, text, mask, sample, seed, pair_ids, gather or _own)
         return FusionOutput(pairs, matching, self._words(video, ids, mask, sample, seed))

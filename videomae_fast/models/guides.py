@@ -5,7 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .encoder import DIMENSIONS, Clip, open_clip
+from .encoder import DIMENSIONS, Clip, view_clip
 from .frozen_teacher import Teacher
 from .internvideo2 import InternVideo2
 from .norms import add_branch
@@ -80,7 +80,8 @@ class InternVideo2Guide(Teacher):
         """Run the model on all tokens of a part of a batch.
 
         Args:
-            clip: `num_frames` frames of the size the model was built for, as `open_clip` takes it.
+            clip: `num_frames` frames of the size the model was built for, as `view_clip` takes it; uint8, or floating
+                and normalised with the pixel_mean and pixel_std of the configuration.
             layout: a permutation of "BCTHW".
 
         Returns:
@@ -90,7 +91,7 @@ class InternVideo2Guide(Teacher):
             ValueError: the clip has another size; the message names what came.
             TypeError: the clip is neither uint8 nor floating.
         """
-        clip = open_clip(clip, self.model.config, layout, self.num_frames)
+        clip = view_clip(clip, (self.num_frames, *self.model.config.image_size), layout)
         with self.running(clip):
             x, branch = self._embed(clip), None
             found = []

@@ -18,7 +18,7 @@ from .encoder import DIMENSIONS, Clip, PatchEmbedding, every_token, init_small_l
 from .layers import Block
 from .norms import add_branch
 from .positions import sincos_table
-from .teachers import TeacherRows, check_rows
+from .teachers import TeacherRows, check_rows, masks_of
 
 Targets = dict[int, tuple[nn.Module, Tensor]]  # by block: a head and the teacher's rows
 
@@ -45,7 +45,7 @@ class InternVideo2(nn.Module):
         super().__init__()
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.encoder_dim))
-        self.pos_embed = nn.Parameter(position_rows(config))
+        self.pos_embed = nn.Parameter(_position_rows(config))
         self.patch_embed = PatchEmbedding(config)
         self.blocks = make_blocks(
             config,
@@ -133,14 +133,10 @@ class InternVideo2(nn.Module):
             TypeError: the clip is neither uint8 nor floating.
         """
         batch = clip.shape[0]
-        if visible.ndim != 2 or visible.shape[0] < 1 or visible.shape[0] % batch or visible.shape[1] < 1:
-            raise ValueError(
-                f"visible must be (B·M, K) with M masks of one token or more for each of {batch} clips, got shape "
-                f"{tuple(visible.shape)}"
-            )
+        masks = masks_of(visible, batch)
         table = self.pos_embed if table is None else table
         parts = []  # one after the other: two masks of a clip may list the same token
-        for index in visible.unflatten(0, (batch, -1)).unbind(1):
+        for index in visible.unflatten(0, (batch, masks)).unbind(1):
             x = self.patch_embed(clip, index, table[0, 1:])
             cls = (self.cls_token + table[:, :1]).to(x.dtype)
             parts += [cls.expand(batch, -1, -1), x]
@@ -171,14 +167,14 @@ class InternVideo2ForAlignment(InternVideo2):
         self.heads = heads
         dim, recompute = config.encoder_dim, config.recompute
         if heads.image_layers:
-            self.clip_pos_embed = nn.Parameter(position_rows(config))
+            self.clip_pos_embed = nn.Parameter(_position_rows(config))
             self.clip_decoder = nn.ModuleList(
                 AlignmentHead(dim, heads.image_dim, heads.image_mlp, recompute) for _ in heads.image_layers
             )
         if heads.pooled_dim is not None:
             self.final_clip_decoder = AlignmentHead(config.clip_embed_dim, heads.pooled_dim, heads.image_mlp, recompute)
         if heads.video_layers:
-            self.mae_pos_embed = nn.Parameter(position_rows(config, cls=False))
+            self.mae_pos_embed = nn.Parameter(_position_rows(config, cls=False))
             self.mae_decoder = nn.ModuleList(
                 AlignmentHead(dim, heads.video_dim, True, recompute) for _ in heads.video_layers
             )
@@ -273,6 +269,6 @@ class InternVideo2ForAlignment(InternVideo2):
         check_rows("video", video, len(heads.video_layers), ((masked, rows, heads.video_dim),), None)
 
 
-def position_rows(config: InternVideo2Config, cls: bool = True) -> Tensor:
+def _position_rows(config: InternVideo2Config, cls: bool = True) -> Tensor:
     """The table that learned positions start from: (1, 1 + N, D) with zeros for the cls token, or (1, N, D)."""
     return F.pad(sincos_table(config.grid, config.encoder_dim), (0, 0, int(cls), 0))[None]

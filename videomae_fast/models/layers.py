@@ -77,32 +77,32 @@ class Attention(nn.Module):
         self.k_norm = make_norm(qk_norm, dim, eps, elementwise) if qk_norm else None
         self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor, last_rows: Rows = None) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows = None) -> Tensor:
         """(B, n, D) → (B, n, D), or (B, rows, D) for the last rows or listed rows, which attend to all n rows."""
-        return self.attend(*self.project(x, last_rows))
+        return self.attend(*self.project(x, rows))
 
     def project(
         self,
         x: Tensor,
-        last_rows: Rows = None,
+        rows: Rows = None,
         copies: Copies | None = None,
         source: Source | None = None,
     ) -> tuple[Tensor, ...]:
-        """Queries of the rows that `last_rows` chooses, as in `Block`, or of all; keys and values of all.
+        """Queries of the rows that `rows` chooses, as in `Block`, or of all; keys and values of all.
 
         They are packed as one matrix product writes them: (B, n, 3, heads, head_dim) for all rows, or for chosen rows
         queries (B, rows, heads, head_dim) and (B, n, 2, heads, head_dim). With QK-norm they are three tensors.
         """
         dim = x.shape[-1]
         bias = None if copies and self.qkv in copies else self._join(self.biases())
-        if last_rows is None:
+        if rows is None:
             qkv = linear(x, self.qkv, bias=bias, copies=copies, source=source)
             if self.q_norm is None:
                 return (qkv.unflatten(2, (3, self.heads, -1)),)
             q, k, v = qkv.unflatten(2, (3, dim)).unbind(2)
         else:
-            rows = source and source.of_rows(partial(choose_rows, rows=last_rows))
-            q = linear(choose_rows(x, last_rows), self.qkv, bias=bias, copies=copies, out=slice(0, dim), source=rows)
+            of_rows = source and source.of_rows(partial(choose_rows, rows=rows))
+            q = linear(choose_rows(x, rows), self.qkv, bias=bias, copies=copies, out=slice(0, dim), source=of_rows)
             kv = linear(x, self.qkv, bias=bias, copies=copies, out=slice(dim, 3 * dim), source=source)
             if self.q_norm is None:
                 return q.unflatten(2, (self.heads, -1)), kv.unflatten(2, (2, self.heads, -1))
@@ -203,14 +203,14 @@ class Block(nn.Module):
         self.checkpointing = activation_checkpointing
 
     def forward(
-        self, x: Tensor, branch: Branch | None = None, last_rows: Rows = None, mean: bool = False
+        self, x: Tensor, branch: Branch | None = None, rows: Rows = None, mean: bool = False
     ) -> tuple[Tensor, Branch | None]:
         """Run the block on x + branch.
 
         Args:
             x: (B, n, D), the residual stream.
             branch: (B, n, D), to be added to it; with LayerScale its two factors (B, n, D) and (D,); or None.
-            last_rows: compute exactly the last rows, as many as this number, or exactly the rows that this tensor
+            rows: compute exactly the last rows, as many as this number, or exactly the rows that this tensor
                 lists, as `choose_rows` takes it, without computing the others. None computes all n rows.
             mean: compute exactly the mean of these rows. The mean commutes with the residual sum, LayerScale and the
                 last product of the MLP, which is then computed for one row.
@@ -223,17 +223,17 @@ class Block(nn.Module):
         if self.training and self.drop_path is not None:  # drawn here: checkpointing repeats `_forward`
             draws = self.drop_path(x, 0), self.drop_path(x, 1)
         if self.checkpointing:  # one tensor is kept, not two
-            return checkpoint(self._sum, add_branch(x, branch), last_rows, mean, draws, use_reentrant=False), None
-        return self._forward(x, branch, last_rows, mean, draws)
+            return checkpoint(self._sum, add_branch(x, branch), rows, mean, draws, use_reentrant=False), None
+        return self._forward(x, branch, rows, mean, draws)
 
-    def _sum(self, x: Tensor, last_rows: Rows, mean: bool, draws: tuple[BranchDraw, BranchDraw] | None) -> Tensor:
-        return add_branch(*self._forward(x, None, last_rows, mean, draws))
+    def _sum(self, x: Tensor, rows: Rows, mean: bool, draws: tuple[BranchDraw, BranchDraw] | None) -> Tensor:
+        return add_branch(*self._forward(x, None, rows, mean, draws))
 
     def _forward(
         self,
         x: Tensor,
         branch: Branch | None,
-        last_rows: Rows,
+        rows: Rows,
         mean: bool,
         draws: tuple[BranchDraw, BranchDraw] | None,
     ) -> tuple[Tensor, Branch | None]:
@@ -241,18 +241,18 @@ class Block(nn.Module):
         copies = autocast_copies(x.device.type, layers, (self.attn.qkv, self.attn.biases()))
         if draws is None:
             x, y, source = add_norm(x, branch, self.norm1)
-            branch = self._attention_branch(y, source, last_rows, copies)
-            x, y, source = add_norm(choose_rows(x, last_rows), branch, self.norm2)
+            branch = self._attention_branch(y, source, rows, copies)
+            x, y, source = add_norm(choose_rows(x, rows), branch, self.norm2)
             return _mean(x, mean), self._mlp_branch(y, source, copies, mean)
         attention, mlp = draws
         x = add_branch(x, branch)
         _, y, source = add_norm(attention.select(x), None, self.norm1)
-        x = attention.add(choose_rows(x, last_rows), _product(self._attention_branch(y, source, last_rows, copies)))
+        x = attention.add(choose_rows(x, rows), _product(self._attention_branch(y, source, rows, copies)))
         _, y, source = add_norm(mlp.select(x), None, self.norm2)
         return mlp.add(_mean(x, mean), _product(self._mlp_branch(y, source, copies, mean))), None
 
-    def _attention_branch(self, x: Tensor, source: Source | None, last_rows: Rows, copies: Copies) -> Branch:
-        qkv = self.attn.project(x, last_rows, copies, None if self.recompute == "never" else source)
+    def _attention_branch(self, x: Tensor, source: Source | None, rows: Rows, copies: Copies) -> Branch:
+        qkv = self.attn.project(x, rows, copies, None if self.recompute == "never" else source)
         scaled: Branch = self.ls1(self.attn.attend(*qkv, copies=copies))
         return scaled
 

@@ -95,10 +95,13 @@ def masks_of(visible: Tensor, batch: int) -> int:
         M.
 
     Raises:
-        ValueError: they are not M masks for each clip.
+        ValueError: they are not M masks of one token or more for each clip.
     """
-    if visible.ndim != 2 or not visible.shape[0] or visible.shape[0] % batch:
-        raise ValueError(f"visible must be (B·M, K), M masks for each of {batch} clips, got {tuple(visible.shape)}")
+    if visible.ndim != 2 or not visible.numel() or visible.shape[0] % batch:
+        raise ValueError(
+            f"visible must be (B·M, K) with M masks of one token or more for each of {batch} clips, got shape "
+            f"{tuple(visible.shape)}"
+        )
     return visible.shape[0] // batch
 
 

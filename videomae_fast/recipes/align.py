@@ -24,16 +24,16 @@ from ..data import ClipBatch
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
+from ..masks import mask_numbers
 from ..models import AlignmentLosses, InternVideo2Config, InternVideo2ForAlignment, TeacherRows, stochastic_depth
 from .align_options import AlignData, AlignMasks, AlignOptimizer, StudentOptions, TeacherOptions
 from .align_teachers import read_teachers
 from .config import Config
-from .fit import use_fastest_attention
+from .fit import fit_to_device
 from .options import RunOptions
 from .videos import CHEAPER_VIDEOS, EvaluationVideos, TrainingVideos
 
 EPS = 1e-6  # of AdamW, as published
-UNDECAYED = {"cls_token", "pos_embed", "clip_pos_embed", "mae_pos_embed"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,6 @@ class Alignment(Recipe):
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         """Make data sets, teachers, student and optimizer. Compilation is in place: the weights keep their names."""
         config, self.device = self.config, device
-        use_fastest_attention(config.model.attention, device, say)
         student, seed = config.model_config(), config.run.seed
         with torch.random.fork_rng(devices=[]):  # the student's first weights are those of its seed, whoever teaches
             self.teachers = read_teachers(
@@ -102,6 +101,17 @@ class Alignment(Recipe):
                 precision=config.run.precision,
                 say=say,
             )
+        student = fit_to_device(
+            student,
+            self.teachers.tokens(),
+            clips=config.optimizer.batch_size * config.data.crops_per_video,
+            accumulate=config.optimizer.accumulate,
+            averaged=config.optimizer.ema_decay > 0,
+            teachers=self.teachers.weight_bytes(),
+            precision=config.run.precision,
+            device=device,
+            say=say,
+        )
         data = config.data.of_clips(self.teachers.every)
         dataset = data.dataset(seed)
         self.samples_per_epoch = len(dataset)
@@ -115,7 +125,7 @@ class Alignment(Recipe):
             say(printable_lines(note))
         if config.model.compile:
             model.compile(fullgraph=True)
-        return model, make_optimizer(model, config.optimizer, undecayed=UNDECAYED, eps=EPS)
+        return model, make_optimizer(model, config.optimizer, undecayed=model.undecayed, eps=EPS)
 
     def order(self, samples_per_step: int) -> dict[str, Any]:
         """See `TrainingVideos.order`. A run only continues with the same teachers, too."""
@@ -129,7 +139,7 @@ class Alignment(Recipe):
 
     def parts(self, batch: ClipBatch, count: int, device: torch.device) -> Iterator[Part]:
         """Move clips to the device, and let the teachers see them: a part at a time, so that only its rows are held."""
-        numbers = self.config.masks.numbers(batch.sample).chunk(count)
+        numbers = mask_numbers(batch.sample, self.config.masks.masks_per_clip).chunk(count)
         batch = batch.to(device, non_blocking=True)
         for piece, own in zip(batch.split(count), numbers, strict=True):
             lesson = self.teachers(piece.clips, piece.sample)

@@ -7,12 +7,11 @@ InternVideo2/single_modality), but for the pixels.
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from ..data.sampling import SAMPLINGS
 from ..masks import guided_masks
-from ..models.config import RECOMPUTE, InternVideo2Config
+from ..models.config import InternVideo2Config
 from ..models.families import INTERNVIDEO2, Sizes
 from .config import Section, option
 from .options import BackboneOptions, DataOptions, OptimizerOptions
@@ -56,18 +55,6 @@ class AlignMasks(Section):
     mask_ratio: float = option(0.8, "share of tokens hidden from the student", least=0, below=1)
     masks_per_clip: int = option(1, "masks of each clip; the teachers run once for all of them", least=1)
 
-    def numbers(self, sample: Tensor) -> Tensor:
-        """The sample numbers that masks and stochastic depth draw with: s·M + m for mask m of sample s.
-
-        Args:
-            sample: (B,) int64.
-
-        Returns:
-            (B·M,) int64; the masks of a clip follow each other.
-        """
-        masks = torch.arange(self.masks_per_clip, device=sample.device)
-        return (sample[:, None] * self.masks_per_clip + masks).flatten()
-
     def visible(self, weights: Tensor, sample: Tensor, per: str, seed: int) -> Tensor:
         """Draw the visible tokens, see `guided_masks`.
 
@@ -93,12 +80,6 @@ class StudentOptions(BackboneOptions):
     model: str = option("internvideo2-1b", "size of the student", choices=STUDENTS)
     patch_size: int = option(
         14, "height and width of a token in pixels; the teachers' grids must be the student's", least=1
-    )
-    recompute: str = option(
-        "auto",
-        "repeat norms and activation functions in backward to save memory; auto: always",
-        choices=RECOMPUTE,
-        free=True,
     )
     drop_path: float = option(
         0.25, "stochastic depth of the last block; rises linearly over depth (6b: 0.3)", least=0, below=1

@@ -17,6 +17,7 @@ from ..interop.huggingface.vision import HuggingFaceGuide
 from ..models import AlignmentHeads, InternVideo2Config, TeacherRows
 from ..models.frozen_teacher import Teacher, find_nonfinite, last_layers, observe_and_draw
 from ..models.guides import InternVideo2Guide
+from ..models.memory_budget import AlignmentTokens
 from ..models.video_teacher import VideoMAETeacher
 from .align_options import AlignMasks, TeacherOptions
 from .start import last_checkpoint
@@ -148,7 +149,7 @@ class Teachers:
             raise ValueError(f"the attention of teacher {self.guide.name} guides no masks: {error}") from error
 
     def find_nonfinite(self, clips: CroppedClips, sample: Tensor) -> str:
-        """Which teacher's attention or rows are not finite. The host waits for the device.
+        """Which teacher's rows are not finite. The host waits for the device.
 
         Args:
             clips: as in `__call__`.
@@ -161,6 +162,17 @@ class Teachers:
         found = ((self.guide, lesson.image), (self.video, lesson.video))
         phrases = [find_nonfinite(teacher, rows) for teacher, rows in found if teacher is not None and rows is not None]
         return "; ".join(filter(None, phrases))
+
+    def tokens(self) -> AlignmentTokens:
+        """What a step computes for each clip."""
+        even = torch.ones(()).expand(1, *self.grid)
+        visible = self.masks.visible(even, torch.zeros(1, dtype=torch.int64), self.per, seed=0)
+        return AlignmentTokens(self.heads, visible.shape[1], self.masks.masks_per_clip)
+
+    def weight_bytes(self) -> int:
+        """The memory that the weights of all teachers take."""
+        models = [teacher.model for teacher in (self.guide, self.video) if teacher is not None]
+        return sum(tensor.nbytes for model in models for tensor in (*model.parameters(), *model.buffers()))
 
     def digest(self) -> str:
         """A digest of the weights of all teachers and of what they do to pixels: a run continues with the same only."""

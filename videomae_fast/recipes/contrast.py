@@ -10,6 +10,7 @@ File structure:
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,19 +21,21 @@ from torch.optim import Optimizer
 from videomae_kernels import CroppedClips, contrastive_loss
 
 from .._text import printable_lines
-from ..data.captioned import CaptionedBatch, CaptionTokens
+from ..data.captioned import CaptionedBatch, CaptionTokens, positive_ids
 from ..engine.checkpoint import list_checkpoints
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
 from ..models import stochastic_depth
 from ..models.dual_encoder import PairFeatures, VideoTextModel
+from ..models.fusion import FusionOutput
 from .config import Config
 from .contrast_options import (
     ContrastData,
     ContrastMasks,
     ContrastOptimizer,
     ContrastRun,
+    FusionOptions,
     LossOptions,
     TextTowerOptions,
     VideoTowerOptions,
@@ -42,7 +45,7 @@ from .contrast_towers import build_towers, choose_trained
 from .contrast_videos import EvaluationPairs, TrainingPairs
 from .fit import use_fastest_attention
 from .gradient_cache import PartGradient, part_gradients
-from .ranks import check_equal, gather_uneven, process_group
+from .ranks import check_equal, gather_rows, gather_uneven, process_group
 from .retrieval import distinct_rows, rank_candidates
 from .videos import CHEAPER_VIDEOS
 
@@ -56,12 +59,18 @@ class ContrastConfig(Config):
     model: VideoTowerOptions = field(default_factory=VideoTowerOptions)
     text: TextTowerOptions = field(default_factory=TextTowerOptions)
     loss: LossOptions = field(default_factory=LossOptions)
+    fusion: FusionOptions = field(default_factory=FusionOptions)
     optimizer: ContrastOptimizer = field(default_factory=ContrastOptimizer)
     run: ContrastRun = field(default_factory=ContrastRun)
 
     def __post_init__(self) -> None:
         if self.run.eval_every and not self.data.eval_data:
             raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the captions to evaluate on")
+        if self.fusion.fusion_layers and self.text.freeze_text:
+            raise ValueError(
+                f"freeze_text does not go with fusion_layers {self.fusion.fusion_layers}: layers of the text model "
+                "learn to read the video"
+            )
 
 
 class Part(NamedTuple):
@@ -74,7 +83,9 @@ class Part(NamedTuple):
         text: (B, E) features of the captions, kept from a frozen tower; else None.
         video_id: (B,) int64, equal for the same video.
         caption_id: (B,) int64, equal for equal captions.
-        numbers: (B,) int64 on the host, the sample numbers of stochastic depth.
+        sample: (B,) int64 sample numbers, on the device.
+        pair_ids: (B,) int64, equal for pairs that are no negatives of each other; None without fusion.
+        numbers: `sample` on the host.
         gradient: what the part contributes to a batch of several parts; None: the part is the batch.
     """
 
@@ -84,6 +95,8 @@ class Part(NamedTuple):
     text: Tensor | None
     video_id: Tensor
     caption_id: Tensor
+    sample: Tensor
+    pair_ids: Tensor | None
     numbers: Tensor
     gradient: PartGradient | None = None
 
@@ -92,12 +105,13 @@ class Contrast(Recipe):
     """The recipe of contrastive pre-training. A sample is a pair: a video or an image, and a caption."""
 
     name = "contrast"
-    numbers = ("scale",)
     cheaper = CHEAPER_VIDEOS
 
     def __init__(self, config: ContrastConfig) -> None:
         self.config = config
         self.workers, self.ema_decay = config.data.workers, config.optimizer.ema_decay
+        self.fuses = config.fusion.fusion_layers > 0
+        self.numbers = ("contrast", "matching", "words", "scale") if self.fuses else ("scale",)
 
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         """Make data sets, model and optimizer, and the features of a frozen text tower."""
@@ -110,7 +124,7 @@ class Contrast(Recipe):
         kinds = config.data.pairs(config.data.data)
         eval_kinds = config.data.pairs(config.data.eval_data) if config.run.eval_every else (None, None)
         use_fastest_attention(config.model.attention, device, say)
-        model, self.tokenizer = build_towers(config.model, config.text, config.loss, config.data, say)
+        model, self.tokenizer = build_towers(config.model, config.text, config.loss, config.fusion, config.data, say)
         if note := self._start(model):
             say(printable_lines(note))
         choose_trained(model, config.model.train, config.text.freeze_text)
@@ -161,7 +175,7 @@ class Contrast(Recipe):
         if count == 1:
             return parts
         with torch.no_grad():
-            features = [self._features(self.model, part) for part in parts]
+            features = [self._features(self.model, part).pairs for part in parts]
         video_id, caption_id = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("video_id", "caption_id")
         )
@@ -180,20 +194,53 @@ class Contrast(Recipe):
                 tower, seed = self.model.vision_encoder, self.config.run.seed
                 visible = tower.draw(piece.sample, ratio, seed=seed, image=batch.is_image)
             kept = text[k] if text else None
-            yield Part(piece.clips, visible, piece.captions, kept, ids[k][0], ids[k][1], numbers[k])
+            pair_ids = self._pair_ids(ids[k], piece) if self.fuses else None
+            yield Part(
+                piece.clips, visible, piece.captions, kept, ids[k][0], ids[k][1], piece.sample, pair_ids, numbers[k]
+            )
+
+    def _pair_ids(self, ids: Tensor, piece: CaptionedBatch) -> Tensor:
+        """Numbers of the pairs: of one device from the host's ids; of all devices they are read back, a host sync."""
+        if self.config.fusion.negatives == "local" or self.group is None:
+            return piece.ids.to(ids.device, non_blocking=True)
+        joined = gather_rows(ids.T, self.group).T.cpu()
+        numbers = positive_ids(joined[0], joined[1]).to(ids.device, non_blocking=True)
+        return numbers[self.group.rank() * ids.shape[1] :][: ids.shape[1]]
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the batch, or what the part contributes to it."""
-        features = self._features(model, part)
-        if part.gradient is not None:
-            share = len(part.numbers) / self.config.optimizer.samples
-            return part.gradient.apply(features), {"scale": features.scale * share}
-        return self._loss(features, part.video_id, part.caption_id, self.group), {"scale": features.scale}
+        """The loss of the batch, or what the part contributes to it.
 
-    def _features(self, model: nn.Module, part: Part) -> PairFeatures:
+        loss = contrast_weight · contrast + matching_weight · matching + words_weight · words
+        """
+        found = self._features(model, part, fuse=self.fuses)
+        pairs, share = found.pairs, len(part.numbers) / self.config.optimizer.samples
+        if part.gradient is not None:
+            contrast = part.gradient.apply(pairs)
+        else:
+            contrast = self._loss(pairs, part.video_id, part.caption_id, self.group)
+        numbers = {"scale": pairs.scale * share}
+        if found.matching is None or found.words is None:
+            return contrast, numbers
+        matching, words, options = found.matching * share, found.words * share, self.config.fusion
+        loss = options.contrast_weight * contrast + options.matching_weight * matching + options.words_weight * words
+        return loss, numbers | {"contrast": contrast, "matching": matching, "words": words}
+
+    def _features(self, model: nn.Module, part: Part, fuse: bool = False) -> FusionOutput:
+        """What the model makes of a part; without `fuse`, the features alone."""
         captions = (None, None) if part.captions is None else part.captions
         with self._draws(part):
-            found: PairFeatures = model(part.clips, *captions, part.visible, text=part.text)
+            if not self.fuses:
+                return FusionOutput(model(part.clips, *captions, part.visible, text=part.text))
+            group = self.group if self.config.fusion.negatives == "global" else None
+            found: FusionOutput = model(
+                part.clips,
+                *captions,
+                part.sample if fuse else None,
+                part.visible,
+                seed=self.config.run.seed,
+                pair_ids=part.pair_ids,
+                gather=partial(gather_rows, group=group),
+            )
         return found
 
     @contextmanager
@@ -245,7 +292,7 @@ class Contrast(Recipe):
         if not counts and self.kept:
             batch = replace(batch, caption_id=self.kept.some_id.expand(len(batch.sample)))
         (part,) = self._parts(batch, 1, device)
-        return self._features(model, part), part
+        return self._features(model, part).pairs, part
 
     def report(self) -> list[str]:
         """See `TrainingPairs.report`."""

@@ -188,6 +188,28 @@ class LossOptions(Section):
 
 
 @dataclass(frozen=True)
+class FusionOptions(Section):
+    """InternVideo2's second stage: last layers of the text model that also read the video, and what they learn."""
+
+    fusion_layers: int = option(
+        0,
+        "last layers of --text-model, a BERT, that also read the video, to tell pairs from others and to fill in "
+        "hidden words; 0: the contrastive loss alone (published: 5 of 24)",
+        least=0,
+    )
+    contrast_weight: float = option(1.0, "weight of the contrastive loss", least=0)
+    matching_weight: float = option(1.0, "weight of telling pairs from hard negatives", least=0)
+    words_weight: float = option(1.0, "weight of filling in hidden words", least=0)
+    word_ratio: float = option(0.5, "share of the words of a caption that are hidden", least=0, below=1)
+    negatives: str = option(
+        "local",
+        "pairs that hard negatives are drawn among; local: of a device, and of a micro-batch, as published; global: of "
+        "all devices",
+        choices=("local", "global"),
+    )
+
+
+@dataclass(frozen=True)
 class ContrastOptimizer(ScheduleOptions):
     """Pairs of a step, epochs, and the optimizer."""
 

@@ -62,6 +62,39 @@ def gather_uneven(rows: Sequence[Tensor] | None, device: torch.device, group: An
     return joined
 
 
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; backward sums what every process says about a process's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group, ctx.rows = group, len(x)
+        return torch.cat(_gather(x, group))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        total = grad.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total, group=ctx.group)
+        return total[ctx.group.rank() * ctx.rows :][: ctx.rows], None
+
+
+def gather_rows(x: Tensor, group: Any) -> Tensor:
+    """(W · n, …): x (n, …) of all processes, in the order of their ranks, with the sum of their gradients.
+
+    Args:
+        x: of this process, of the shape that the others have.
+        group: as `process_group` returns it.
+
+    Returns:
+        The rows; x itself for a process that is alone.
+    """
+    if group is None:
+        return x
+    if x.dtype == torch.bool:
+        return gather_rows(x.byte(), group).bool()
+    joined: Tensor = _Gather.apply(x, group)
+    return joined
+
+
 def _gather(x: Tensor, group: Any) -> list[Tensor]:
     found = [torch.empty_like(x) for _ in range(group.size())]
     torch.distributed.all_gather(found, x.contiguous(), group=group)

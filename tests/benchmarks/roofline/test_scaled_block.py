@@ -92,7 +92,7 @@ def cell(size: str, elementwise: str, recompute: str) -> str:
 
 
 @pytest.mark.parametrize("recompute", ["always", "never"])
-@pytest.mark.parametrize("elementwise", ["torch", "triton"])
+@pytest.mark.parametrize("elementwise", [pytest.param("torch", marks=pytest.mark.slow), "triton"])
 def test_counts_of_the_documentation(elementwise: str, recompute: str, rms_norm_of_cuda: None) -> None:
     line = f"| `{elementwise}`, `--recompute {recompute}` | " + " | ".join(
         cell(size, elementwise, recompute) for size in SIZES

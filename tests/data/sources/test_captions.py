@@ -205,6 +205,15 @@ def test_kinds_and_fingerprints(folder: Path) -> None:
     assert videos.fingerprint() == same and len({same, *(other.fingerprint() for other in others)}) == 5
 
 
+@pytest.mark.parametrize(
+    "change", [{"captions": ()}, {"captions": ("x", "")}, {"start": -1.0}, {"start": 2.0, "end": 2.0}]
+)
+def test_entries_are_checked(change: dict) -> None:
+    good = CaptionedEntry(VideoFile("a.mp4"), ("x",))
+    with pytest.raises(ValueError, match=r"a.mp4 needs captions, none of them empty, and 0 <= start < end"):
+        CaptionedVideos([good, good._replace(**change)])
+
+
 def test_captions_are_flat() -> None:
     """No Python object for an entry: what pickles to a worker is the arrays."""
     videos = CaptionedVideos(CaptionedEntry(VideoFile(f"{i}.mp4"), ("a dog", "a cat")) for i in range(1000))

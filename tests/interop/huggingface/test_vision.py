@@ -164,8 +164,12 @@ def test_errors_name_what_came() -> None:
     with pytest.raises(ValueError, match="teacher HF \\(ResNetModel\\) has no list of None blocks"):
         make_guide(transformers.ResNetModel(config), name="HF")
     guide = make_guide(make_model("ViTModel"), name="HF")
-    with pytest.raises(ValueError, match="clip must have \\(T, H, W\\) = \\(4, 16, 16\\) as teacher HF"):
+    with pytest.raises(ValueError, match="clip must have T=4 as the model was built for"):
         guide.observe(make_clip()[:, :, :2])
+    with pytest.raises(ValueError, match="layout must be a permutation of 'BCTHW'"):
+        guide.observe(make_clip(), "BTHW")
+    with pytest.raises(TypeError, match="clip must be uint8 or floating, got torch\\.int16"):
+        guide.observe(make_clip().to(torch.int16))
     config = transformers.BeitConfig(**SIZES, **MLP, use_relative_position_bias=True)
     with pytest.raises(ValueError, match="attention of teacher HF \\(BeitModel\\) cannot be seen"):
         make_guide(transformers.BeitModel(config).double(), name="HF")

@@ -51,9 +51,11 @@ def awkward(groups, positions):
     return weights
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64, pytest.param(torch.float16, marks=pytest.mark.slow)]
+)
 def test_the_kernel_agrees_with_the_reference(dtype, backend, monkeypatch):
-    weights = awkward(3, 37) if dtype == torch.float32 else torch.rand(2, 3, 37).to(dtype)
+    weights = awkward(2, 37) if dtype == torch.float32 else torch.rand(2, 2, 37).to(dtype)
     sample = torch.tensor([5, 2**40 + 3])
     found = weighted_mask_index(weights.to(backend.device), 9, sample.to(backend.device), seed=2**40, stream=2**30)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
@@ -62,8 +64,7 @@ def test_the_kernel_agrees_with_the_reference(dtype, backend, monkeypatch):
     assert torch.equal(found.cpu(), expected)
 
 
-@pytest.mark.parametrize("seed", [0, 2**63 - 1])
-@pytest.mark.parametrize("sample", [0, 2**32 + 5])
+@pytest.mark.parametrize(("sample", "seed"), [(0, 0), (2**32 + 5, 2**63 - 1)])
 def test_masks_follow_their_definition(sample, seed, backend):
     """Pins every mask of every release: a resumed run must draw the same ones."""
     weights = awkward(2, 23)
@@ -74,7 +75,7 @@ def test_masks_follow_their_definition(sample, seed, backend):
     assert found.tolist() == expected
 
 
-@pytest.mark.parametrize(("positions", "keep", "block"), [(100, 20, 16), (64, 63, 32), (1500, 300, 1024)])
+@pytest.mark.parametrize(("positions", "keep", "block"), [(40, 20, 16), (64, 63, 32), (1500, 300, 1024)])
 def test_tokens_of_several_blocks(positions, keep, block, backend, monkeypatch):
     monkeypatch.setitem(_tiling.TILES, "weighted_index", _tiling.Tile(block, num_warps=2))
     weights, sample = torch.rand(1, 2, positions), torch.tensor([7])
@@ -148,7 +149,7 @@ def test_small_weights_have_their_share():
     ],
 )
 def test_two_sequences_are_independent(first, second):
-    draws, positions, keep = 4000, 60, 12
+    draws, positions, keep = 2000, 60, 12
     weights = torch.linspace(0.5, 2, positions).expand(draws, 2, -1)
 
     def seen(seed, stream=0, offset=0, group=0):
@@ -164,13 +165,11 @@ def test_two_sequences_are_independent(first, second):
 
 class TestPureFunctionOfSeedSampleAndWeights:
     def test_neither_order_nor_company_matters(self, backend):
-        sample = torch.tensor([5, 2**40, 0], device=backend.device)
-        weights = torch.rand(3, 3, 37, device=backend.device)
+        sample = torch.tensor([5, 2**40], device=backend.device)
+        weights = torch.rand(2, 2, 37, device=backend.device)
         together = weighted_mask_index(weights, 9, sample, seed=11)
-        order = torch.tensor([2, 0, 1], device=backend.device)
-        assert torch.equal(weighted_mask_index(weights[order], 9, sample[order], seed=11), together[order])
-        for i in range(3):
-            assert torch.equal(weighted_mask_index(weights[i : i + 1], 9, sample[i : i + 1], seed=11)[0], together[i])
+        assert torch.equal(weighted_mask_index(weights.flip(0), 9, sample.flip(0), seed=11), together.flip(0))
+        assert torch.equal(weighted_mask_index(weights[:1], 9, sample[:1], seed=11), together[:1])
 
     def test_the_global_generator_is_not_used(self):
         weights, sample = torch.rand(3, 1, 37), torch.arange(3)
@@ -193,9 +192,9 @@ class TestPureFunctionOfSeedSampleAndWeights:
 
 
 def test_weights_of_any_strides(backend):
-    """Attention without the column of a class token, of transposed and of repeated groups."""
-    attention = torch.rand(2, 3, 38)
-    cases = (attention[..., 1:], attention.mT.contiguous().mT[..., 1:], attention[:, :1, 1:].expand(-1, 3, -1))
+    """Attention without the column of a class token, transposed, and of repeated groups."""
+    attention = torch.rand(2, 2, 38)
+    cases = (attention.mT.contiguous().mT[..., 1:], attention[:, :1, 1:].expand(-1, 2, -1))
     sample = torch.arange(2)
     for weights in cases:
         found = weighted_mask_index(weights.to(backend.device), 9, sample.to(backend.device), seed=3)
@@ -210,7 +209,7 @@ def test_all_tokens_kept(groups, positions, backend):
 
 
 def test_tokens_of_no_weight_are_not_drawn(backend):
-    draws = 12 if backend.runs_triton else 200
+    draws = 4 if backend.runs_triton else 200
     weights = torch.zeros(draws, 2, 10, device=backend.device)
     weights[:, 0, 2:7] = 1e-30
     weights[:, 1, [0, 4, 5, 9]] = torch.tensor([1e-38, 1e38, 1.0, 1e-3], device=backend.device)

@@ -43,12 +43,18 @@ def compare(inputs, *, ulps=4.0):
         assert_within_error_budget(ours, theirs, true, ulps=ulps)
 
 
-@pytest.mark.parametrize("dtypes", list(itertools.product(FLOATS, FLOATS, FLOATS[::2])))
+def precisions():
+    """Every pair of two dtypes; all combinations are slow."""
+    for i, dtypes in enumerate(itertools.product(FLOATS, FLOATS, FLOATS[::2])):
+        yield pytest.param(dtypes, marks=pytest.mark.slow if i // 2 % 2 != i % 2 else ())
+
+
+@pytest.mark.parametrize("dtypes", precisions())
 def test_loss_and_gradients_in_every_precision(dtypes, backend):
     compare(make_inputs(backend.device, 2, 5, 24, dtypes=dtypes))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_widths(width, dtype, backend):
     compare(make_inputs(backend.device, 3, 2, width, dtypes=(dtype, dtype, torch.float32)), ulps=16)
@@ -61,7 +67,7 @@ def test_rows_of_one_element_cannot_turn(backend):
     torch.testing.assert_close(of_x, torch.zeros_like(x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(9,), (5, 9), (2, 3, 9), (2, 3, 2, 9), (1, 1, 9), (1, 9), (7, 1, 9)])
+@pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 24), (2, 3, 2, 24), (1, 1, 24), (1, 24), (7, 1, 24)])
 def test_any_number_of_dimensions(shape, backend):
     compare(make_inputs(backend.device, *shape))
 
@@ -106,19 +112,19 @@ class Widened(TorchDispatchMode):
 def test_the_reference_widens_a_piece_at_a_time(monkeypatch):
     from videomae_kernels.tokens import align
 
-    monkeypatch.setattr(align, "CACHED", 1024)
-    x, target, weight, bias = make_inputs("cpu", 3, 70, 64, dtypes=(torch.bfloat16,) * 2 + (torch.float32,))
+    monkeypatch.setattr(align, "CACHED", 256)
+    x, target, weight, bias = make_inputs("cpu", 2, 30, 16, dtypes=(torch.bfloat16,) * 2 + (torch.float32,))
     losses, stats = align._op(x, target, weight, bias, EPS)
     with Widened() as widened:
-        align._reference(x[:, -60:], target[:, -60:], weight, bias, EPS)
+        align._reference(x[:, -20:], target[:, -20:], weight, bias, EPS)
         align._backward_reference(losses, x, target, stats, weight, bias, True)
-    assert widened.most == 1024
+    assert widened.most == 256
 
 
 def test_it_is_the_squared_distance_on_the_sphere(backend):
     """Aligned rows are 0 apart, opposite ones 4, orthogonal ones 2, whatever the teacher's lengths."""
-    x, weight, bias = torch.randn(4, 16, device=backend.device), *torch.randn(2, 16, device=backend.device)
-    rows = F.layer_norm(x, (16,), weight, bias, EPS)
+    x, weight, bias = torch.randn(5, 24, device=backend.device), *torch.randn(2, 24, device=backend.device)
+    rows = F.layer_norm(x, (24,), weight, bias, EPS)
     other = torch.randn_like(rows)
     other -= (other * rows).sum(-1, keepdim=True) / rows.square().sum(-1, keepdim=True) * rows
     for target, distance in ((rows, 0.0), (rows * 300, 0.0), (-rows / 300, 4.0), (other, 2.0)):
@@ -127,8 +133,8 @@ def test_it_is_the_squared_distance_on_the_sphere(backend):
 
 
 def test_lengths_of_teachers_do_not_count(backend):
-    x, target, weight, bias = make_inputs(backend.device, 3, 4, 12)
-    lengths = 2.0 ** torch.randint(-20, 20, (3, 4, 1), device=backend.device)
+    x, target, weight, bias = make_inputs(backend.device, 2, 5, 24)
+    lengths = 2.0 ** torch.randint(-20, 20, (2, 5, 1), device=backend.device)
     first, scaled = (run(alignment_loss, (x, rows, weight, bias)) for rows in (target, target * lengths))
     for ours, wanted in zip(scaled, first, strict=True):
         torch.testing.assert_close(ours, wanted)
@@ -138,11 +144,12 @@ def test_lengths_of_teachers_do_not_count(backend):
 @pytest.mark.parametrize("which", ["target", "student"])
 def test_short_rows_are_what_normalize_makes_of_them(which, short, backend):
     """Of length 0, below the floor, and above it; the student's normalised rows have that length by their bias."""
-    x, target, weight, bias = make_inputs(backend.device, 3, 4)
+    x, target, weight, bias = make_inputs(backend.device, 5, 24)
+    row = F.pad(torch.tensor([short], device=backend.device), (0, 23))
     if which == "target":
-        target[1] = torch.tensor([short, 0, 0, 0], device=backend.device)
+        target[1] = row
     else:
-        x[1], bias = 2.0, torch.tensor([0, short, 0, 0], device=backend.device)
+        x[1], bias = 2.0, row
     for ours, wanted in zip(
         run(alignment_loss, (x, target, weight, bias)), run(plain, (x, target, weight, bias)), strict=True
     ):
@@ -153,7 +160,7 @@ def test_short_rows_are_what_normalize_makes_of_them(which, short, backend):
 @pytest.mark.parametrize("which", [0, 1], ids=["x", "target"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_not_hidden(which, value, backend):
-    inputs = make_inputs(backend.device, 3, 4, 12)
+    inputs = make_inputs(backend.device, 2, 5, 24)
     inputs[which][1, 2, 3] = value
     assert all(result.isnan().any() for result in run(alignment_loss, inputs))
 
@@ -182,7 +189,7 @@ def test_any_strides(view, backend):
 
 
 def test_gradients_through_views(backend):
-    x, target, weight, bias = make_inputs(backend.device, 2, 6, 8)
+    x, target, weight, bias = make_inputs(backend.device, 2, 5, 24)
     leaves = [t.requires_grad_() for t in (x, weight, bias)]
     last = lambda x, *parameters: alignment_loss(x[:, -2:], target[:, -2:], *parameters)  # noqa: E731
     assert_strided_gradients(last, leaves)
@@ -214,7 +221,7 @@ def test_no_rows_have_no_mean(shape, backend):
 
 @pytest.mark.parametrize("which", [0, 1], ids=["x", "target"])
 def test_float64_on_a_cpu(which):
-    inputs = make_inputs("cpu", 3, 4, 10)
+    inputs = make_inputs("cpu", 2, 2, 5)
     inputs[which] = inputs[which].double()
     assert alignment_loss(*inputs).dtype == torch.float64
     inputs = [t.double() for t in inputs]
@@ -237,7 +244,7 @@ def test_backward_keeps_x_the_target_and_four_numbers_of_each_row():
     assert sum(t.nbytes for t in own) == 4 * 4 * 2 * 5
 
 
-@pytest.mark.parametrize("width", [2, 5, 8, 31])
+@pytest.mark.parametrize("width", [2, *(pytest.param(width, marks=pytest.mark.slow) for width in (5, 8, 31))])
 def test_the_lanes_of_a_short_row_agree(width, backend):
     """Else it is open which lane's rounding is kept: two lanes store one address, which stops a launch on PTX."""
     inputs = make_inputs(backend.device, 100, width)

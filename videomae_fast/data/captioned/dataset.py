@@ -79,6 +79,9 @@ class CaptionedDataset(ClipDataset):
         frame_stride: as in `ClipDataset`; not used by "fps".
         options: further arguments of `ClipDataset`, but for `crops_per_video`, which is 1.
 
+    Attributes:
+        images: whether the entries are images.
+
     Raises:
         ValueError: as `ClipDataset`; also if `annotations` have no captions or both kinds, `fps` is not positive, or
             images are asked for with more than one frame.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..._text import printable
 from .annotations import Annotations, FrameFolder, Row, VideoEntry
 from .shards import IMAGE_SUFFIXES
 
@@ -84,6 +85,9 @@ class CaptionedVideos(Annotations):
         class_names: empty.
         is_image: (n,) bool, which entries are images.
         num_captions: (n,) int64, the number of captions of each entry.
+
+    Raises:
+        ValueError: an entry has no caption or an empty one, or its start is negative or not before its end.
     """
 
     def __init__(self, entries: Iterable[CaptionedEntry], root: str | os.PathLike = "") -> None:
@@ -101,6 +105,9 @@ class CaptionedVideos(Annotations):
 
         Returns:
             The data set.
+
+        Raises:
+            ValueError: as `CaptionedVideos`.
         """
         videos = cls.__new__(cls)
         videos._fill_captioned(rows, root)
@@ -111,6 +118,11 @@ class CaptionedVideos(Annotations):
 
         def rows() -> Iterator[Row]:
             for row, captions, start, end in captioned:
+                if not (captions and all(captions) and 0 <= start < end):
+                    raise ValueError(
+                        f"{printable(row.name())} needs captions, none of them empty, and 0 <= start < end, got "
+                        f"{len(captions)} captions, {start:g} and {end:g}"
+                    )
                 for caption in captions:
                     texts.extend(caption.encode())
                     ends.append(len(texts))

@@ -11,7 +11,7 @@ from videomae_kernels import tube_mask_gather
 
 from ..._optional import require
 from ...models.constants import IMAGENET_MEAN, IMAGENET_STD
-from ...models.encoder import DIMENSIONS, ChannelStats, Clip
+from ...models.encoder import DIMENSIONS, ChannelStats, Clip, view_clip
 from ...models.frozen_teacher import Teacher
 from ...models.teachers import Observation
 
@@ -103,12 +103,12 @@ class HuggingFaceGuide(Teacher):
             The attention and the features, in `dtype`.
 
         Raises:
-            ValueError: the clip has another size; the message names what came.
+            ValueError: the clip has another size, or the layout is wrong; the message names what came.
+            TypeError: the clip is neither uint8 nor floating.
         """
-        if isinstance(clip, Tensor):
-            clip = clip.permute([layout.index(dimension) for dimension in DIMENSIONS])
-        if tuple(clip.shape[2:]) != self.size:
-            raise ValueError(f"clip must have (T, H, W) = {self.size} as teacher {self.name}, got {tuple(clip.shape)}")
+        clip = view_clip(clip, self.size, layout)
+        if clip.dtype != torch.uint8 and not clip.dtype.is_floating_point:
+            raise TypeError(f"clip must be uint8 or floating, got {clip.dtype}")
         with self.running(clip):
             found, pooled, seen = self._run(self._frames(clip))
             attention = self._weights(seen)
