@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.recipes import tiny
+from tests.recipes import paired, tiny
 from videomae_fast._text import read_table
 from videomae_fast.cli import main
 from videomae_fast.data import Annotations, CaptionedVideos, VideoFile, ViewDataset, read_captions
+from videomae_fast.recipes.contrast import contrast
 from videomae_fast.recipes.evaluate import EvaluateConfig
 from videomae_fast.recipes.evaluate_retrieval import RetrievalResult, evaluate_retrieval
 from videomae_fast.recipes.evaluate_zeroshot import TEMPLATES, evaluate_zeroshot, prompts_of, read_templates
@@ -313,3 +314,9 @@ def test_captions_that_are_cut_are_counted(
     (tmp_path / "long.tsv").write_text("path\tcaption\n" + "".join(lines))
     evaluate_retrieval(evaluation(tmp_path / "long.tsv", two_towers_run))
     assert "2 of 4 texts were cut to 8 tokens" in capsys.readouterr().out
+
+
+def test_a_run_with_fusion_layers_is_evaluated_by_its_towers(pairs: Path, text_model: Path, tmp_path: Path) -> None:
+    contrast(paired.settings(pairs, text_model, tmp_path, max_steps=1, fusion_layers=1, text_pool="first"))
+    result = evaluate_retrieval(evaluation(pairs, tmp_path))
+    assert ranks(result) == written_out(pairs, tmp_path)
