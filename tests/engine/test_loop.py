@@ -18,7 +18,8 @@ from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.engine.log import COLUMNS, EVALUATIONS, read_log
 from videomae_fast.engine.optim import make_optimizer
 from videomae_fast.recipes.config import Config
-from videomae_fast.recipes.options import OptimizerOptions, RunOptions
+from videomae_fast.recipes.options import RunOptions
+from videomae_fast.recipes.schedule import OptimizerOptions
 
 POINTS = 24
 

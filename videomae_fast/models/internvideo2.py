@@ -45,7 +45,7 @@ class InternVideo2(nn.Module):
         super().__init__()
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.encoder_dim))
-        self.pos_embed = nn.Parameter(_position_rows(config))
+        self.pos_embed = nn.Parameter(position_rows(config))
         self.patch_embed = PatchEmbedding(config)
         self.blocks = make_blocks(
             config,
@@ -167,14 +167,14 @@ class InternVideo2ForAlignment(InternVideo2):
         self.heads = heads
         dim, recompute = config.encoder_dim, config.recompute
         if heads.image_layers:
-            self.clip_pos_embed = nn.Parameter(_position_rows(config))
+            self.clip_pos_embed = nn.Parameter(position_rows(config))
             self.clip_decoder = nn.ModuleList(
                 AlignmentHead(dim, heads.image_dim, heads.image_mlp, recompute) for _ in heads.image_layers
             )
         if heads.pooled_dim is not None:
             self.final_clip_decoder = AlignmentHead(config.clip_embed_dim, heads.pooled_dim, heads.image_mlp, recompute)
         if heads.video_layers:
-            self.mae_pos_embed = nn.Parameter(_position_rows(config, cls=False))
+            self.mae_pos_embed = nn.Parameter(position_rows(config, cls=False))
             self.mae_decoder = nn.ModuleList(
                 AlignmentHead(dim, heads.video_dim, True, recompute) for _ in heads.video_layers
             )
@@ -269,6 +269,6 @@ class InternVideo2ForAlignment(InternVideo2):
         check_rows("video", video, len(heads.video_layers), ((masked, rows, heads.video_dim),), None)
 
 
-def _position_rows(config: InternVideo2Config, cls: bool = True) -> Tensor:
+def position_rows(config: InternVideo2Config, cls: bool = True) -> Tensor:
     """The table that learned positions start from: (1, 1 + N, D) with zeros for the cls token, or (1, N, D)."""
     return F.pad(sincos_table(config.grid, config.encoder_dim), (0, 0, int(cls), 0))[None]

@@ -1,4 +1,4 @@
-"""Recall at 1: how often the most similar row of the other side is a right one."""
+"""Recall at 1, how often the most similar row of the other side is a right one, over the pairs of all processes."""
 
 import torch
 from torch import Tensor
@@ -32,3 +32,27 @@ def recall_at_1(x: Tensor, y: Tensor, x_ids: Tensor, y_ids: Tensor, rows: Tensor
         best = [similar.masked_fill(~mask, -torch.inf).amax(1) for mask in (own, ~own)]
         hits.append(best[0] > best[1])
     return torch.cat(hits) if hits else places.bool()
+
+
+def recalls(
+    video: Tensor, text: Tensor, video_id: Tensor, caption_id: Tensor, rank: int, world_size: int
+) -> dict[str, Tensor]:
+    """Recall at 1 in both directions, as an evaluation of the engine returns figures.
+
+    Args:
+        video: (n, E) features of all videos.
+        text: (n, E) features of their captions.
+        video_id: (n,) int64, equal for the same video.
+        caption_id: (n,) int64, equal for equal captions.
+        rank: of this process, which counts every `world_size`-th row.
+        world_size: number of processes.
+
+    Returns:
+        For "text_to_video" and "video_to_text" the hits and the rows that this process counts, (2,) float64.
+    """
+    mine = slice(rank, None, world_size)
+    hits = {
+        "text_to_video": recall_at_1(text, video, caption_id, video_id, mine),
+        "video_to_text": recall_at_1(video, text, video_id, caption_id, mine),
+    }
+    return {name: torch.stack([hit.sum(), torch.ones_like(hit).sum()]).double() for name, hit in hits.items()}
