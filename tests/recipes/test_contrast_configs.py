@@ -22,7 +22,15 @@ LONGVIVIT: dict[str, Any] = {  # sections 3 and 4 of arXiv 2312.07395
 }
 PHASE_B = LONGVIVIT | {"mask_ratio": 0.75, "train": "last:4", "freeze_text": True}
 STAGE2: dict[str, Any] = {  # of InternVideo2-1B
-    **{"model": "internvideo2-1b", "loss": "clip", "num_frames": 4, "image_size": 224, "patch_size": 14, "pool": "attention", "text_pool": "first"},
+    **{
+        "model": "internvideo2-1b",
+        "loss": "clip",
+        "num_frames": 4,
+        "image_size": 224,
+        "patch_size": 14,
+        "pool": "attention",
+        "text_pool": "first",
+    },
     **{"max_tokens": 32, "embed_dim": 512, "temperature": "internvideo2", "fusion_layers": 5, "word_ratio": 0.5},
     **{"contrast_weight": 1.0, "matching_weight": 1.0, "words_weight": 1.0, "negatives": "local"},
     **{"beta2": 0.98, "weight_decay": 0.05, "clip_grad": 3.0, "freeze_text": False, "batch_size": 64},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.recipes import paired, tiny
-from tests.recipes.test_contrast import gradients, prepared
+from tests.recipes.test_contrastive import gradients, prepared
 from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.models.fusion import VideoTextFusionModel
 from videomae_fast.recipes.contrast import ContrastConfig, contrast

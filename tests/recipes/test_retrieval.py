@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from videomae_fast.recipes.retrieval import distinct_rows, rank_candidates, retrieval_figures
+from videomae_fast.recipes.retrieval import rank_candidates, retrieval_figures
 
 
 def written_out(x: Tensor, y: Tensor, right: Tensor) -> Tensor:
@@ -122,15 +122,6 @@ def test_bad_arguments(change: dict[str, Tensor], message: str) -> None:
     given = {"x": torch.ones(3, 2), "y": torch.ones(4, 2), "right": torch.tensor([[0, 0], [1, 1], [2, 3]])}
     with pytest.raises(ValueError, match=message):
         rank_candidates(**(given | change))
-
-
-def test_pairs_that_share_a_side() -> None:
-    """Two clips of one video, and one caption of two videos."""
-    x, y = torch.arange(5)[:, None].float(), torch.arange(5)[:, None] + 10.0
-    captions, videos = torch.tensor([7, 3, 7, 9, 7]), torch.tensor([2, 2, 1, 5, 2])
-    text, video, right = distinct_rows(x, y, captions, videos)
-    assert text.flatten().tolist() == [1, 0, 3] and video.flatten().tolist() == [12, 10, 13]
-    assert sorted(map(tuple, right.tolist())) == [(0, 1), (1, 0), (1, 1), (2, 2)]
 
 
 def test_figures() -> None:

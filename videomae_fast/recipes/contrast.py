@@ -46,7 +46,7 @@ from .contrast_videos import EvaluationPairs, TrainingPairs
 from .fit import use_fastest_attention
 from .gradient_cache import PartGradient, part_gradients
 from .ranks import check_equal, gather_rows, gather_uneven, process_group
-from .retrieval import distinct_rows, rank_candidates
+from .recall import recalls
 from .videos import CHEAPER_VIDEOS
 
 
@@ -171,7 +171,7 @@ class Contrast(Recipe):
     def parts(self, batch: CaptionedBatch, count: int, device: torch.device) -> list[Part]:
         """Move clips to the device and draw their tokens. Of several parts, learn what each contributes to the loss."""
         self.videos.count(batch)
-        parts = list(self._parts(batch, count, device))
+        parts = list(self._parts(batch, count, device, self.fuses))
         if count == 1:
             return parts
         with torch.no_grad():
@@ -182,7 +182,7 @@ class Contrast(Recipe):
         _, gradients = part_gradients(features, lambda whole: self._loss(whole, video_id, caption_id, self.group))
         return [part._replace(gradient=gradient) for part, gradient in zip(parts, gradients, strict=True)]
 
-    def _parts(self, batch: CaptionedBatch, count: int, device: torch.device) -> Iterator[Part]:
+    def _parts(self, batch: CaptionedBatch, count: int, device: torch.device, fuse: bool) -> Iterator[Part]:
         numbers, ratio = batch.sample.chunk(count), self.config.masks.ratio(batch.is_image)
         ids = torch.stack([batch.video_id, batch.caption_id]).to(device, non_blocking=True).chunk(count, dim=1)
         text = self.kept.rows(batch.caption_id).to(device, non_blocking=True).chunk(count) if self.kept else None
@@ -194,7 +194,7 @@ class Contrast(Recipe):
                 tower, seed = self.model.vision_encoder, self.config.run.seed
                 visible = tower.draw(piece.sample, ratio, seed=seed, image=batch.is_image)
             kept = text[k] if text else None
-            pair_ids = self._pair_ids(ids[k], piece) if self.fuses else None
+            pair_ids = self._pair_ids(ids[k], piece) if fuse else None
             yield Part(
                 piece.clips, visible, piece.captions, kept, ids[k][0], ids[k][1], piece.sample, pair_ids, numbers[k]
             )
@@ -259,7 +259,6 @@ class Contrast(Recipe):
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
         """Loss, and recall at 1 in both directions, among all pairs of `eval_data`: one clip and caption of each entry.
 
-        For recall, a caption or a video that several entries have is there once: see `distinct_rows`.
         Crops, masks and captions depend on the seed and the entry's place in the list only.
         """
         device = next(model.parameters()).device
@@ -274,15 +273,7 @@ class Contrast(Recipe):
         if len(video) < 2:
             raise ValueError(f"eval_data must have two readable pairs or more, got {len(video)}")
         loss = self._loss(PairFeatures(video, text, scale, bias), video_id, caption_id, None)
-        mine = slice(rank, None, world_size)
-        text, video, right = distinct_rows(text, video, caption_id, video_id)
-        ranks = {
-            "text_to_video": rank_candidates(text, video, right, mine).rank,
-            "video_to_text": rank_candidates(video, text, right.flip(1), mine).rank,
-        }
-        figures = {
-            name: torch.stack([(rank == 1).sum(), rank.new_tensor(len(rank))]).double() for name, rank in ranks.items()
-        }
+        figures = recalls(video, text, video_id, caption_id, rank, world_size)
         return {"loss": torch.stack([loss.double(), torch.ones_like(loss).double()])} | figures
 
     def _evaluated(
@@ -291,7 +282,7 @@ class Contrast(Recipe):
         """Features of a batch; of one that does not count, the text tower's may be anything."""
         if not counts and self.kept:
             batch = replace(batch, caption_id=self.kept.some_id.expand(len(batch.sample)))
-        (part,) = self._parts(batch, 1, device)
+        (part,) = self._parts(batch, 1, device, fuse=False)
         return self._features(model, part).pairs, part
 
     def report(self) -> list[str]:

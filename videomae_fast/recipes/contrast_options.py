@@ -21,7 +21,8 @@ from ..models.dual_encoder import TEMPERATURES, VideoTextModel
 from ..models.text_tower import TEXT_POOLS
 from ..models.video_tower import POOLS
 from .config import Section, option
-from .options import BackboneOptions, ClipOptions, RunOptions, ScheduleOptions
+from .options import BackboneOptions, ClipOptions, RunOptions
+from .schedule import ScheduleOptions
 from .sources import read_source
 
 

@@ -13,7 +13,7 @@ from ..data.captioned import CaptionTokenizer
 from ..interop.huggingface.text import read_text_tower, read_tokenizer, split_bert_config
 from ..interop.settings import settings_beside
 from ..interop.video_text import init_split_bert
-from ..models import InternVideo2Config
+from ..models import InternVideo2Config, VideoMAEConfig
 from ..models.bert import SplitBert
 from ..models.dual_encoder import VideoTextModel
 from ..models.fusion import VideoTextFusionModel
@@ -42,11 +42,10 @@ def build_video_tower(options: VideoTowerOptions, data: ContrastData) -> VideoTo
     """
     config = options.tower_config(data)
     pool: dict[str, Any] = {} if options.pool == "auto" else {"pool": options.pool}
-    return (
-        InternVideo2Tower(config, **pool)
-        if isinstance(config, InternVideo2Config)
-        else VideoTransformer(config, **pool)
-    )
+    if isinstance(config, InternVideo2Config):
+        return InternVideo2Tower(config, **pool)
+    assert isinstance(config, VideoMAEConfig)
+    return VideoTransformer(config, **pool)
 
 
 def build_text_tower(options: TextTowerOptions, say: Callable[[str], None]) -> tuple[TextTower, CaptionTokenizer]:

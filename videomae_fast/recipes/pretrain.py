@@ -29,7 +29,8 @@ from ..models.encoder import Encoder
 from .config import Config, option
 from .fit import fit_to_device
 from .knn_monitor import KnnMonitor
-from .options import DataOptions, MaskOptions, ModelOptions, OptimizerOptions, RunOptions
+from .options import DataOptions, MaskOptions, ModelOptions, RunOptions
+from .schedule import OptimizerOptions
 from .videos import CHEAPER_VIDEOS, EvaluationVideos, TrainingVideos
 
 

@@ -71,7 +71,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(_gather(x, group))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(total, group=ctx.group)
         return total[ctx.group.rank() * ctx.rows :][: ctx.rows], None

@@ -104,29 +104,6 @@ def _within(pairs: Tensor, row: int, first: int, count: int) -> Tensor:
     return kept
 
 
-def distinct_rows(x: Tensor, y: Tensor, x_ids: Tensor, y_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Make queries and candidates of pairs: each that several pairs have is there once.
-
-    Args:
-        x: (n, E) features.
-        y: (n, E) features; row i is of the pair of row i of `x`.
-        x_ids: (n,) int64, equal where `x` is of the same.
-        y_ids: (n,) int64, equal where `y` is of the same.
-
-    Returns:
-        The first row of each id, of `x` and of `y`, and `right` as `rank_candidates` takes it.
-    """
-    rows, numbers = zip(*(_first_of(ids) for ids in (x_ids, y_ids)), strict=True)
-    return x[rows[0]], y[rows[1]], torch.stack(numbers, 1).unique(dim=0)
-
-
-def _first_of(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The place of the first of each id, ids in ascending order; and for each place the number of its id."""
-    known, numbers = ids.unique(return_inverse=True)
-    places = torch.arange(len(ids), device=ids.device)
-    return places.new_full((len(known),), len(ids)).scatter_reduce(0, numbers, places, "amin"), numbers
-
-
 def retrieval_figures(rank: Tensor | np.ndarray | Sequence[int]) -> dict[str, float]:
     """Recall at 1, 5 and 10, and the median rank.
 
