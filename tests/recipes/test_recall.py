@@ -8,7 +8,8 @@ from videomae_fast.recipes.recall import distinct_rows, recalls
 def test_recall_is_its_definition() -> None:
     """With equal videos, equal captions, ties, and rows that several processes share."""
     generator = torch.Generator().manual_seed(1)
-    x, y = (torch.randint(-2, 3, (40, 3), generator=generator).float() for _ in range(2))
+    x = torch.randint(-2, 3, (40, 4), generator=generator).float()
+    y = x + torch.randint(-1, 2, (40, 4), generator=generator)
     x_ids, y_ids = (torch.randint(0, 25, (40,), generator=generator).tolist() for _ in range(2))
     known = set(zip(x_ids, y_ids, strict=True))
     video, text = ({k: rows[ids.index(k)] for k in ids} for rows, ids in ((x, x_ids), (y, y_ids)))
