@@ -23,6 +23,7 @@ from benchmarks.harness.results import Results, load_newest
 from benchmarks.harness.run import ROOT
 from benchmarks.harness.targets import shortfalls
 from benchmarks.ops.align import ALIGN_OPS
+from benchmarks.ops.contrast import CONTRAST_OPS
 from benchmarks.ops.layers import LAYER_OPS
 from benchmarks.ops.masks import MASK_OPS
 from benchmarks.ops.pixels import PIXEL_OPS
@@ -57,7 +58,7 @@ def find_cases(
 ) -> dict[str, tuple[Op, OpCase]]:
     """For each kernel that the ops suite launches, or each of `wanted`, the first case that launches it."""
     found: dict[str, tuple[Op, OpCase]] = {}
-    for op in (*TOKEN_OPS, *LAYER_OPS, *ALIGN_OPS, *PIXEL_OPS, *MASK_OPS):
+    for op in (*TOKEN_OPS, *LAYER_OPS, *ALIGN_OPS, *CONTRAST_OPS, *PIXEL_OPS, *MASK_OPS):
         for direction in op.directions:
             for clip in (clip for clip in op.clips if clip not in CROPS):  # crops read no entry: `crop_tile` is a rule
                 if wanted and found.keys() >= set(wanted):

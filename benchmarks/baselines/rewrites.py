@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 Affine = tuple[Tensor, Tensor]  # scale and shift of every channel, (C, 1, 1, 1)
+CHUNK = 1024  # rows of x in losses of all pairs
 FIXED_POINT = 2**22  # Pillow's weights are integers in this unit
 
 
@@ -222,6 +224,36 @@ def alignment_loss(x: Tensor, target: Tensor, weight: Tensor, bias: Tensor) -> T
     """Mean of 2 − 2·cosine of normalised rows and a teacher's, in float32."""
     rows = F.layer_norm(x.float(), x.shape[-1:], weight, bias)
     return (2 - 2 * F.cosine_similarity(rows, target.float(), dim=-1)).mean()
+
+
+def clip_loss(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's loss in float32, a chunk of rows at a time, whose logits backward makes again."""
+
+    def of_chunk(part: Tensor, y: Tensor, scale: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        logits = scale * (part @ y.T)
+        return (logits.logsumexp(1) / 2 - logits.diagonal(first)).sum(), logits.logsumexp(0)
+
+    x, y = (side if side.dtype == torch.float64 else side.float() for side in (x, y))
+    total, columns = x.new_zeros(()), x.new_full((len(y),), -torch.inf)
+    for first in range(0, len(x), CHUNK):
+        of_rows, of_columns = checkpoint(of_chunk, x[first : first + CHUNK], y, scale, first, use_reentrant=False)
+        total, columns = total + of_rows, torch.logaddexp(columns, of_columns)
+    return total / len(x) + columns.mean() / 2
+
+
+def siglip_loss(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """SigLIP's loss in float32, a chunk of rows at a time, whose logits backward makes again."""
+
+    def of_chunk(part: Tensor, y: Tensor, scale: Tensor, bias: Tensor, first: int) -> Tensor:
+        logits = scale * (part @ y.T) + bias
+        return -F.logsigmoid(-logits).sum() - logits.diagonal(first).sum()  # log σ(s) = log σ(−s) + s
+
+    x, y = (side if side.dtype == torch.float64 else side.float() for side in (x, y))
+    chunks = [
+        checkpoint(of_chunk, x[first : first + CHUNK], y, scale, bias, first, use_reentrant=False)
+        for first in range(0, len(x), CHUNK)
+    ]
+    return torch.stack(chunks).sum() / len(x)
 
 
 def patch_targets(clip: Tensor, index: Tensor, patch: Sequence[int], affine: Affine | None) -> Tensor:

@@ -4,6 +4,7 @@ from typing import Any
 
 from benchmarks.ops.align import ALIGN_OPS
 from benchmarks.ops.attention import ATTENTION_OPS
+from benchmarks.ops.contrast import CONTRAST_OPS
 from benchmarks.ops.layers import LAYER_OPS
 from benchmarks.ops.masks import MASK_OPS
 from benchmarks.ops.pixels import PIXEL_OPS
@@ -13,7 +14,7 @@ from benchmarks.settings import Settings
 
 
 def parametrize(settings: Settings) -> tuple[str, list[Any], list[str]]:
-    return rows((*ALIGN_OPS, *ATTENTION_OPS, *LAYER_OPS, *MASK_OPS, *PIXEL_OPS, *TOKEN_OPS), settings)
+    return rows((*ALIGN_OPS, *ATTENTION_OPS, *CONTRAST_OPS, *LAYER_OPS, *MASK_OPS, *PIXEL_OPS, *TOKEN_OPS), settings)
 
 
 def test_op(benchmark: Any, settings: Settings, op: Op, case: OpCase, variant: str) -> None:

@@ -33,7 +33,7 @@ class OpCase:
     op: str
     direction: str  # "forward" or "backward"
     size: str
-    clip: str  # one of CLIPS or CROPS; "" for ops that see no clip
+    clip: str  # one of CLIPS or CROPS; "" for ops that see no clip; of losses of pairs, their kind and ranks
     precision: str  # a key of DTYPES; "" for ops on integers
     batch_size: int
     device: torch.device

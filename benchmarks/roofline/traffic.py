@@ -87,6 +87,8 @@ OURS = {
     "bias_gelu": Own("GELU"),
     "bias_gelu_backward": Own("GELU"),
     "changed_token_index": Own(partly={"clip": _compared_frames}),
+    "contrastive_loss": Own(),
+    "contrastive_loss_backward": Own(),
     "gather_tokens": Own(partly={"x": _as_returned}),
     "layer_norm": Own("norms"),
     "layer_norm_backward": Own("norms"),

@@ -20,7 +20,7 @@ class _Gather(torch.autograd.Function):
         return out.flatten(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(total, group=ctx.group)
         return total[ctx.group.rank() * ctx.rows :][: ctx.rows], None
@@ -31,7 +31,7 @@ def gather_rows(x: Tensor, group: Any) -> Tensor:
 
     The gradient of x is the sum over processes of their gradients of its rows. All processes call it with one shape.
     """
-    return _Gather.apply(x, group)  # type: ignore[no-any-return]
+    return _Gather.apply(x, group)
 
 
 def check_group(group: Any, name: str) -> None:

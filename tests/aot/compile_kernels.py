@@ -209,6 +209,20 @@ def long_clips() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"N = {n} running_cell_select", lambda v=visible, g=grid: vk.running_cell_select(v, sample, g, 0.5)
 
 
+def pairs() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(name, call) of the loss of 256 pairs: what is launched between matrix products has neither width nor dtype."""
+    ids = {"x_ids": torch.arange(256) // 2, "y_ids": torch.arange(256) // 3}
+
+    def contrastive_loss(kind: str, count: int) -> None:
+        x, y, scale, bias = (torch.zeros(size, requires_grad=True) for size in ((256, 64), (256, 64), (), ()))
+        given = dict(list(ids.items())[:count])
+        backward(vk.contrastive_loss(x, y, scale, None if kind == "clip" else bias, kind, **given))
+
+    for kind in ("clip", "siglip"):
+        for count in range(3):
+            yield f"contrastive_loss {kind}, ids of {count} sides", lambda k=kind, c=count: contrastive_loss(k, c)
+
+
 def backward(*outputs: Tensor) -> None:
     torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
@@ -242,7 +256,7 @@ def compile_all(name: str) -> dict[str, Any]:
         for case, call in cases(model):
             now = f"{model} {case}"
             call()
-    for case, call in long_clips():
+    for case, call in (*long_clips(), *pairs()):
         now = case
         call()
     return {"triton": triton.__version__, "entries": entry_kernels(), "compiled": records}

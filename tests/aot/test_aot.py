@@ -98,6 +98,15 @@ def test_rows_compared_with_a_teachers_move_in_accesses_of_128_bits(target: str,
 
 
 @targets
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_products_of_pairs_move_in_accesses_of_128_bits(target: str, kind: str) -> None:
+    """Narrower are only ids and numbers of the rows and columns of a tile; forward stores nothing else."""
+    for r in records(target, "", f"contrastive_loss {kind}"):
+        assert ("128" in r["stores"]) == ("backward" in r["kernel"]) and r["loads"]["128"] >= 4, r
+        assert r["stores"].keys() <= {"128", "32"} and r["stores"]["32"] <= 3, r
+
+
+@targets
 @pytest.mark.parametrize(
     "case", ["ViT-B patch_targets uint8", "ViT-g patch_targets uint8", "ViT-B tube_mask_gather uint8"]
 )

@@ -35,6 +35,8 @@ def test_cases_are_found_and_timed() -> None:
     assert directions["bias_gelu_backward"] == ("bias_gelu", "backward")
     assert directions["alignment_loss"] == ("alignment_loss", "forward")
     assert directions["alignment_loss_backward"] == ("alignment_loss", "backward")
+    assert directions["contrastive_loss"] == ("contrastive_loss", "forward")
+    assert directions["contrastive_loss_backward"] == ("contrastive_loss", "backward")
     assert directions["loss"] == ("masked_patch_loss", "forward")
     assert directions["gradient"] == ("masked_patch_loss", "backward")
     assert directions["gather_backward"] == ("tube_mask_gather", "backward")

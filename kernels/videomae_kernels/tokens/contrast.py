@@ -1,6 +1,5 @@
 """contrastive_loss: CLIP's and SigLIP's loss of all pairs of rows, tile by tile, without keeping their products."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,9 +10,9 @@ from .._checks import FLOATING, INT64, check_choice, check_tensor
 from .._custom_op import arithmetic_dtype, define_op
 from .._ranks import check_agreement, check_group, gather_rows
 from .._values import checks_values
+from . import pairs
 
 KINDS = ("clip", "siglip")
-TILE = (256, 2048)  # rows and columns whose products the reference has at a time: 2 MiB, which caches hold
 ROWS = 256  # at least, whose products the kernels have at a time
 
 
@@ -27,18 +26,18 @@ def _reference(
     first: int,
     sigmoid: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Row i of x belongs to row first + i of y. `ids` (1 or 2, m) and `weight` (m,), 1 / `_counts`, are of pairs."""
+    """Row i of x belongs to row first + i of y. Of pairs are `ids` (1 or 2, m) and `weight` (m,), 1 / `counts`."""
     terms, columns, rows = _allocate(x, y, scale, bias, ids, weight, first, sigmoid)
     terms.zero_()
     columns.fill_(-torch.inf)
     rows.fill_(-torch.inf)
-    for i, j in _tiles(x, y):
-        logits = _logits(_products(x, y, i, j, terms.dtype), scale, bias)
-        positive = _positive(ids, i, j, first, logits)
+    for i, j in pairs.tiles(x, y):
+        logits = pairs.logits(pairs.products(x, y, i, j, terms.dtype), scale, bias)
+        positive = pairs.positive(ids, i, j, first, logits)
         if sigmoid:
             terms[i] -= F.logsigmoid(torch.where(positive, logits, -logits)).sum(1)
         else:
-            terms[i] -= torch.where(positive, logits * _share(weight, i, j, first), 0).sum(1)
+            terms[i] -= torch.where(positive, logits * pairs.share(weight, i, j, first), 0).sum(1)
             rows[i] = torch.logaddexp(rows[i], logits.logsumexp(1))
             columns[j] = torch.logaddexp(columns[j], logits.logsumexp(0))
     if not sigmoid:
@@ -118,15 +117,15 @@ def _backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     of_x, of_y = (z.new_zeros(z.shape if wants else 0, dtype=grad.dtype) for z, wants in ((x, wants_x), (y, wants_y)))
     sums = grad.new_zeros(2)
-    for i, j in _tiles(x, y):
-        products = _products(x, y, i, j, grad.dtype)
-        logits = _logits(products, scale, bias)
-        positive = _positive(ids, i, j, first, logits)
+    for i, j in pairs.tiles(x, y):
+        products = pairs.products(x, y, i, j, grad.dtype)
+        logits = pairs.logits(products, scale, bias)
+        positive = pairs.positive(ids, i, j, first, logits)
         if sigmoid:
             sign = torch.where(positive, -1.0, 1.0).to(grad.dtype)
             slope = torch.sigmoid(logits * sign).mul_(sign).mul_(grad[i, None])
         else:
-            slope = (logits - rows[i, None]).exp_().div_(2).sub_(positive * _share(weight, i, j, first))
+            slope = (logits - rows[i, None]).exp_().div_(2).sub_(positive * pairs.share(weight, i, j, first))
             slope.mul_(grad[i, None]).addcmul_((logits - columns[j]).exp_(), grad_columns[j])
         sums += torch.stack(((slope * products).sum(), slope.sum()))
         slope *= scale
@@ -179,39 +178,6 @@ def _backward_launch(
     contrastive_loss_backward(
         grad, grad_columns, x, y, scale, bias, ids, weight, columns, rows, first, sigmoid, *outputs
     )
-
-
-def _tiles(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Rows of x and rows of y that meet at a time."""
-    for row in range(0, x.shape[0], TILE[0]):
-        for column in range(0, y.shape[0], TILE[1]):
-            yield slice(row, min(row + TILE[0], x.shape[0])), slice(column, min(column + TILE[1], y.shape[0]))
-
-
-def _products(x: Tensor, y: Tensor, i: slice, j: slice, dtype: torch.dtype) -> Tensor:
-    """Of rows i of x with rows j of y. Autocast has no say in what writes into a given tensor."""
-    out = x.new_empty((i.stop - i.start, j.stop - j.start), dtype=dtype)
-    return torch.mm(x[i].to(dtype), y[j].to(dtype).T, out=out)
-
-
-def _logits(products: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    logits = products * scale.to(products.dtype)
-    return logits if bias is None else logits.add_(bias)
-
-
-def _positive(ids: Tensor | None, i: slice, j: slice, first: int, like: Tensor) -> Tensor:
-    """Which of the pairs of a tile are positives."""
-    row = torch.arange(first + i.start, first + i.stop, device=like.device)
-    if ids is None:
-        return row[:, None] == torch.arange(j.start, j.stop, device=like.device)
-    return (ids[:, row, None] == ids[:, None, j]).any(0)
-
-
-def _share(weight: Tensor | None, i: slice, j: slice, first: int) -> Tensor | float:
-    """What a positive counts: half of one over all positives of its row, and half of one over those of its column."""
-    if weight is None:
-        return 1.0
-    return (weight[first + i.start : first + i.stop, None] + weight[j]) / 2
 
 
 _op = define_op("contrastive_loss", _reference, _allocate, _launch, _check)
@@ -304,12 +270,12 @@ def contrastive_loss(
         check_tensor(bias, "bias", FLOATING, (), x)
         if not sigmoid:
             raise ValueError("bias must be None for kind 'clip', whose softmax cancels it")
-    given = [(ids, name) for ids, name in ((x_ids, "x_ids"), (y_ids, "y_ids")) if ids is not None]
-    for ids, name in given:
-        check_tensor(ids, name, INT64, (x.shape[0],), x)
+    given = [(each, name) for each, name in ((x_ids, "x_ids"), (y_ids, "y_ids")) if each is not None]
+    for each, name in given:
+        check_tensor(each, name, INT64, (x.shape[0],), x)
     if x.shape[1] == 0:
         raise ValueError(f"x must have at least one feature, got shape {tuple(x.shape)}")
-    pairs = torch.stack([ids for ids, _ in given]) if given else None
+    ids = torch.stack([each for each, _ in given]) if given else None
     rank = 0
     if group is not None:
         check_group(group, "group")
@@ -318,27 +284,12 @@ def contrastive_loss(
             names = "rows and features of x, kind, and which of x_ids and y_ids are given,"
             check_agreement((*x.shape, sigmoid, x_ids is not None, y_ids is not None), names, x.device, group)
         y = gather_rows(y.to(arithmetic_dtype(x, y)), group)  # widened, so that gradients are summed in float32
-        pairs = None if pairs is None else gather_rows(pairs.T, group).T.contiguous()
+        ids = None if ids is None else gather_rows(ids.T, group).T.contiguous()
     if y.shape[0] < 2:
         raise ValueError(f"x must have two rows or more, since one pair has no negative: got {y.shape[0]}")
-    weight = None if pairs is None or sigmoid else _counts(pairs).to(arithmetic_dtype(x, y)).reciprocal_()
-    terms, columns, _ = _op(x, y, scale, bias, pairs, weight, rank * x.shape[0], sigmoid)
+    weight = None if ids is None or sigmoid else pairs.counts(ids).to(arithmetic_dtype(x, y)).reciprocal_()
+    terms, columns, _ = _op(x, y, scale, bias, ids, weight, rank * x.shape[0], sigmoid)
     if group is not None:
         of_ranks = gather_rows(torch.cat((terms, columns))[None], group)
         terms, columns = of_ranks[:, : x.shape[0]], of_ranks[:, x.shape[0] :].logsumexp(0)
     return terms.mean() if sigmoid else terms.mean() + columns.mean() / 2
-
-
-def _counts(ids: Tensor) -> Tensor:
-    """(m,) how many pairs are positives of each, itself among them, by sorting and without a host sync."""
-    counts = sum(_equal(row) for row in ids)
-    if len(ids) == 2:
-        first, second = (torch.searchsorted(row.sort().values, row) for row in ids)
-        counts = counts - _equal(first * ids.shape[1] + second)
-    return counts  # type: ignore[return-value]
-
-
-def _equal(ids: Tensor) -> Tensor:
-    """(m,) how many of the ids equal each."""
-    ordered = ids.sort().values
-    return torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)

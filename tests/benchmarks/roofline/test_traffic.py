@@ -10,6 +10,7 @@ import videomae_kernels as vk
 from benchmarks.harness.counts import launches_kernel
 from benchmarks.ops.align import ALIGN_OPS
 from benchmarks.ops.clip import crop_bytes
+from benchmarks.ops.contrast import CONTRAST_OPS
 from benchmarks.ops.layers import LAYER_OPS
 from benchmarks.ops.masks import MASK_OPS
 from benchmarks.ops.pixels import PIXEL_OPS
@@ -89,7 +90,7 @@ PARTLY_PYTORCHS = {  # a matrix product, or a sum for the mask token's gradient
 }
 CASES = [
     (op, OpCase(op.name, direction, "base", clip, "fp32" if op.floating else "", 2, DEVICE))
-    for op in (*ALIGN_OPS, *LAYER_OPS, *MASK_OPS, *PIXEL_OPS, *TOKEN_OPS)
+    for op in (*ALIGN_OPS, *CONTRAST_OPS, *LAYER_OPS, *MASK_OPS, *PIXEL_OPS, *TOKEN_OPS)
     for direction in op.directions
     for clip in op.clips
     if (op.name, direction) not in PARTLY_PYTORCHS

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.kernels.tokens.test_contrast import IDS, KINDS, make_inputs, widened
 from videomae_kernels import contrastive_loss
-from videomae_kernels.tokens import contrast
+from videomae_kernels.tokens import pairs
 
 RANKS, LOCAL, WIDTH = 4, 5, 7
 CASES = [(size, kind, ids) for size in (1, 2, 4) for kind in KINDS for ids in IDS]
@@ -86,7 +86,7 @@ def run(rank: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=timedelta(seconds=30)
     )
-    contrast.TILE = (3, 4)
+    pairs.TILE = (3, 4)
     groups: dict[int, dist.ProcessGroup] = {}
     for size in (1, 2, 4):
         for first in range(0, RANKS, size):

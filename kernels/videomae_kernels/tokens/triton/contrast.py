@@ -39,7 +39,7 @@ def _positive(ids, pair, col, in_rows, in_cols, num_columns, RELATIONS: tl.const
 
 @triton.jit
 def _share(weight, pair, col, in_rows, in_cols, RELATIONS: tl.constexpr):
-    """What each positive of a tile counts: see `_share` of contrast.py."""
+    """What each positive of a tile counts: see `share` of pairs.py."""
     if RELATIONS:
         of_rows = tl.load(weight + pair, mask=in_rows, other=0.0)
         of_columns = tl.load(weight + col, mask=in_cols, other=0.0)
