@@ -17,7 +17,8 @@ from ..models.encoder import Clip
 from .contrast import ContrastConfig
 from .contrast_towers import build_towers
 from .start import last_checkpoint
-from .text_features import BATCH
+
+TEXTS = 256  # of a forward pass
 
 
 class TwoTowers(NamedTuple):
@@ -121,7 +122,7 @@ def encode_texts(towers: TwoTowers, texts: Sequence[str], accelerator: Any) -> T
     values = torch.zeros(len(texts), model.embed_dim, device=device)
     cut = torch.zeros((), dtype=torch.int64, device=device)
     own = torch.arange(accelerator.process_index, len(texts), accelerator.num_processes)
-    for some in own.split(BATCH):
+    for some in own.split(TEXTS):
         if len(some):
             tokens, too_long = towers.tokenizer([texts[number] for number in some])
             rows = model.project_text(model.encode_text(*tokens.to(device)).pooled)
