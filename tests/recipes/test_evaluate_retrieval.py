@@ -37,8 +37,22 @@ def text_features(towers: TwoTowers, text: str) -> Tensor:
     return towers.model.project_text(towers.model.encode_text(*tokens).pooled)[0]
 
 
+def pooled_rows(towers: TwoTowers, views: ViewDataset, index: int = 0) -> Tensor:
+    """What the video tower makes of each view of a video."""
+    clips = views[index].clips
+    assert clips is not None
+    return towers.model.encode_video(clips).pooled
+
+
 def view(videos: Any, frames: int, **changes: Any) -> ViewDataset:
-    shape = {"num_frames": frames, "frame_stride": 4, "size": (32, 32), "short_side": 32, "segments": 1, "crops": 1}
+    shape: dict[str, Any] = {
+        "num_frames": frames,
+        "frame_stride": 4,
+        "size": (32, 32),
+        "short_side": 32,
+        "segments": 1,
+        "crops": 1,
+    }
     return ViewDataset(videos, **(shape | {"sampling": "uniform"} | changes))
 
 
@@ -54,8 +68,8 @@ def written_out(data: Path, run: Path) -> dict[str, dict[str, int]]:
     video = []
     for name in names:
         entry = first[name]
-        clips = view(CaptionedVideos([entry]), 1 if entry.is_image else 4)[0].clips
-        video.append(towers.model.project_video(towers.model.encode_video(clips).pooled)[0])
+        views = view(CaptionedVideos([entry]), 1 if entry.is_image else 4)
+        video.append(towers.model.project_video(pooled_rows(towers, views))[0])
     similar = torch.stack([text_features(towers, caption) for caption in captions]) @ torch.stack(video).T
     right = np.array([[any(e.name == n and c in e.captions for e in entries) for n in names] for c in captions])
     sides = {"text": (captions, similar.numpy(), right), "video": (names, similar.numpy().T, right.T)}
@@ -127,7 +141,7 @@ def test_views_are_averaged(pairs: Path, two_towers_run: Path, monkeypatch: pyte
     options = {"segments": 2, "crops": 2, "sampling": "dense", "frame_stride": 1}
     towers = read_two_towers(str(two_towers_run))
     dataset, index = evaluate_retrieval(evaluation(pairs, two_towers_run, **options)).views[0]
-    rows = towers.model.encode_video(dataset[index].clips).pooled
+    rows = pooled_rows(towers, dataset, index)
     centre = rows.mean(0)
 
     def project(self: VideoTextModel, pooled: Tensor) -> Tensor:
@@ -215,8 +229,8 @@ def test_zero_shot_scores_are_those_of_prompts_made_one_by_one(
             classes.append(mean / mean.norm())
         scores = []
         for path in sorted(held_out.rglob("*.mp4"), key=str):
-            clips = view(Annotations([VideoFile(str(path), 0)]), 4)[0].clips
-            row = towers.model.project_video(towers.model.encode_video(clips).pooled)[0]
+            views = view(Annotations([VideoFile(str(path), 0)]), 4)
+            row = towers.model.project_video(pooled_rows(towers, views))[0]
             scores.append(torch.stack(classes) @ row)
     assert result.evaluation.class_names == tiny.CLASSES
     np.testing.assert_allclose(result.evaluation.scores, torch.stack(scores).numpy(), rtol=0, atol=1e-6)

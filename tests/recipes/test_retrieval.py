@@ -119,7 +119,11 @@ def test_the_matrix_is_never_whole() -> None:
     ],
 )
 def test_bad_arguments(change: dict[str, Tensor], message: str) -> None:
-    given = {"x": torch.ones(3, 2), "y": torch.ones(4, 2), "right": torch.tensor([[0, 0], [1, 1], [2, 3]])}
+    given: dict[str, Any] = {
+        "x": torch.ones(3, 2),
+        "y": torch.ones(4, 2),
+        "right": torch.tensor([[0, 0], [1, 1], [2, 3]]),
+    }
     with pytest.raises(ValueError, match=message):
         rank_candidates(**(given | change))
 
