@@ -41,7 +41,7 @@ COVERED = {
         "test_the_command_writes_figures_tables_and_a_picture",
     ),
     "videomae-fast evaluate --task zeroshot": (
-        "test_evaluate_retrieval.py",
+        "test_evaluate_zeroshot.py",
         "test_the_command_of_zero_shot_writes_what_evaluate_writes",
     ),
     "videomae-fast features --captions": ("test_caption_features.py", "test_captions"),

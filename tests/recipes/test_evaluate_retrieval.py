@@ -1,4 +1,4 @@
-"""Retrieval and zero-shot classification by a run of `contrast`, against features made one by one."""
+"""Retrieval by a run of `contrast`, against features made one by one."""
 
 import json
 import math
@@ -12,48 +12,18 @@ import torch
 from torch import Tensor
 
 from tests.recipes import paired, tiny
+from tests.recipes.towers import evaluation, pooled_rows, text_features, view
 from videomae_fast._text import read_table
 from videomae_fast.cli import main
-from videomae_fast.data import Annotations, CaptionedVideos, VideoFile, ViewDataset, read_captions
+from videomae_fast.data import CaptionedVideos, read_captions
 from videomae_fast.models.dual_encoder import VideoTextModel, unit_rows
 from videomae_fast.recipes.contrast import contrast
-from videomae_fast.recipes.evaluate import EvaluateConfig
 from videomae_fast.recipes.evaluate_retrieval import RetrievalResult, evaluate_retrieval
-from videomae_fast.recipes.evaluate_zeroshot import TEMPLATES, evaluate_zeroshot, prompts_of, read_templates
+from videomae_fast.recipes.evaluate_zeroshot import evaluate_zeroshot
 from videomae_fast.recipes.start import last_checkpoint
-from videomae_fast.recipes.two_towers import TwoTowers, read_two_towers
+from videomae_fast.recipes.two_towers import read_two_towers
 
 pytest.importorskip("transformers")
-FAST: dict[str, Any] = {"workers": 0, "precision": "fp32", "batch_size": 3}
-
-
-def evaluation(data: Path, run: Path, /, **changes: Any) -> EvaluateConfig:
-    given = {"task": "retrieval", "data": str(data), "init": str(run)}
-    return EvaluateConfig.from_options(**(FAST | given | changes))
-
-
-def text_features(towers: TwoTowers, text: str) -> Tensor:
-    tokens, _ = towers.tokenizer([text])
-    return towers.model.project_text(towers.model.encode_text(*tokens).pooled)[0]
-
-
-def pooled_rows(towers: TwoTowers, views: ViewDataset, index: int = 0) -> Tensor:
-    """What the video tower makes of each view of a video."""
-    clips = views[index].clips
-    assert clips is not None
-    return towers.model.encode_video(clips).pooled
-
-
-def view(videos: Any, frames: int, **changes: Any) -> ViewDataset:
-    shape: dict[str, Any] = {
-        "num_frames": frames,
-        "frame_stride": 4,
-        "size": (32, 32),
-        "short_side": 32,
-        "segments": 1,
-        "crops": 1,
-    }
-    return ViewDataset(videos, **(shape | {"sampling": "uniform"} | changes))
 
 
 @torch.no_grad()
@@ -209,65 +179,6 @@ def test_two_processes_find_what_one_finds(pairs: Path, two_towers_run: Path, tm
     ranked = [[[row[:2] for row in read_table(tmp_path / p / f"{n}.tsv")] for n in ("text_to_video", "video_to_text")]
               for p in ("1", "2")]  # fmt: skip
     assert ranked[0] == ranked[1]
-
-
-# Zero-shot classification
-
-
-def test_zero_shot_scores_are_those_of_prompts_made_one_by_one(
-    held_out: Path, two_towers_run: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "templates.txt").write_text("the {} move\n\n  image a {}\n")
-    config = evaluation(held_out, two_towers_run, task="zeroshot", templates=str(tmp_path / "templates.txt"))
-    result = evaluate_zeroshot(config)
-    towers = read_two_towers(str(two_towers_run))
-    with torch.no_grad():
-        classes = []
-        for name in tiny.CLASSES:
-            prompts = [f"the {name} move", f"image a {name}"]
-            mean = torch.stack([text_features(towers, prompt) for prompt in prompts]).mean(0)
-            classes.append(mean / mean.norm())
-        scores = []
-        for path in sorted(held_out.rglob("*.mp4"), key=str):
-            views = view(Annotations([VideoFile(str(path), 0)]), 4)
-            row = towers.model.project_video(pooled_rows(towers, views))[0]
-            scores.append(torch.stack(classes) @ row)
-    assert result.evaluation.class_names == tiny.CLASSES
-    np.testing.assert_allclose(result.evaluation.scores, torch.stack(scores).numpy(), rtol=0, atol=1e-6)
-    assert result.evaluation.read.all() and len(set(result.evaluation.labels.tolist())) == 4
-
-
-def test_the_command_of_zero_shot_writes_what_evaluate_writes(
-    held_out: Path, two_towers_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = evaluation(held_out, two_towers_run, task="zeroshot", output=str(tmp_path))
-    assert main(tiny.arguments(config, "evaluate")) == 0
-    assert "8 videos" in capsys.readouterr().out
-    names = {path.name for path in tmp_path.iterdir()}
-    assert {"metrics.json", "predictions.tsv", "classes.tsv", "confusion.png"} <= names
-
-
-def test_prompts() -> None:
-    assert prompts_of(("cut_in_half", "{0}"), ("a {}", "{} b")) == ["a cut in half", "cut in half b", "a {0}", "{0} b"]
-    assert all(template.count("{}") == 1 for template in TEMPLATES) and len(TEMPLATES) == 5
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a {}\nb\n", r"templates.txt:2: expected \{\} once, got 'b'"),
-        ("{} {}\n", r"templates.txt:1: expected \{\} once"),
-        (" \n", r"templates.txt has no template"),
-        (b"\xff{}", r"templates.txt is no file of templates"),
-    ],
-)
-def test_bad_templates(text: str | bytes, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "templates.txt"
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    with pytest.raises(ValueError, match=message):
-        read_templates(str(path))
-    with pytest.raises(FileNotFoundError, match="there is no file of templates at /gone"):
-        read_templates("/gone")
 
 
 # Bad input
