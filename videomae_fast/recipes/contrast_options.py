@@ -4,7 +4,7 @@ Defaults are those of LongViViT (arXiv 2312.07395) where it tells them: frames a
 loss. It does not tell its optimizer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from ..models.config import ClipConfig
 from ..models.dual_encoder import TEMPERATURES, VideoTextModel
 from ..models.text_tower import TEXT_POOLS
 from ..models.video_tower import POOLS
-from .config import Section, option
+from .config import Config, Section, option
 from .options import BackboneOptions, ClipOptions, RunOptions
 from .schedule import ScheduleOptions
 from .sources import read_source
+
+Datasets = tuple[CaptionedDataset | None, CaptionedDataset | None]  # of videos and of images
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,11 @@ class ContrastData(ClipOptions):
             raise ValueError(f"data is empty: name a {CAPTIONS_HELP}")
         return split_kinds(read_source(source, self.sources(), self.root, captioned=True))
 
-    def datasets(
-        self, kinds: tuple[Mixture | None, Mixture | None], seed: int, **changes: Any
-    ) -> tuple[CaptionedDataset | None, CaptionedDataset | None]:
+    def clip_options(self, seed: int) -> dict[str, Any]:
+        """All that the clip of a sample depends on, as arguments of `CaptionedDataset`."""
+        return self._clips(seed) | {"sampling": self.sampling, "fps": self.fps, "hflip": self.hflip}
+
+    def datasets(self, kinds: tuple[Mixture | None, Mixture | None], seed: int, **changes: Any) -> Datasets:
         """Make the data sets of videos and of images.
 
         Args:
@@ -80,7 +84,7 @@ class ContrastData(ClipOptions):
         Raises:
             ValueError: options do not fit together.
         """
-        options = self._clips(seed) | {"sampling": self.sampling, "fps": self.fps, "hflip": self.hflip} | changes
+        options = self.clip_options(seed) | changes
         made = [
             None if mixture is None else CaptionedDataset(mixture, **(options | frames))
             for mixture, frames in zip(kinds, ({}, {"num_frames": 1}), strict=True)
@@ -113,6 +117,12 @@ class VideoTowerOptions(BackboneOptions):
         "all",
         "what is trained of the video tower: all; last:K: its last K blocks, and what follows them; head: what follows "
         "its blocks; none: its projection only",
+    )
+    video_features: str = option(
+        "",
+        "folder of the features of the video tower, which --train none freezes, for this and later runs: each "
+        "video then has one clip, the same in every epoch; empty: clips are drawn, and seen, anew",
+        free=True,
     )
     embed_dim: int = option(512, "width of the space of both projections", least=1)
 
@@ -243,9 +253,14 @@ class ContrastOptimizer(ScheduleOptions):
         return self.batch_size
 
     @property
+    def part_size(self) -> int:
+        """Pairs that the towers run on at a time."""
+        return self.micro_batch or self.batch_size
+
+    @property
     def parts(self) -> int:
-        """Parts that the towers run on."""
-        return self.batch_size // (self.micro_batch or self.batch_size)
+        """Parts of a step."""
+        return self.batch_size // self.part_size
 
 
 @dataclass(frozen=True)
@@ -267,3 +282,32 @@ class ContrastRun(RunOptions):
             return init_video_text(model, source, strict)
         note = init_video_tower(model.vision_encoder, source, strict)
         return note or f"all weights of the video tower are from {source}"
+
+
+@dataclass(frozen=True)
+class ContrastConfig(Config):
+    """The options of contrastive pre-training."""
+
+    data: ContrastData = field(default_factory=ContrastData)
+    masks: ContrastMasks = field(default_factory=ContrastMasks)
+    model: VideoTowerOptions = field(default_factory=VideoTowerOptions)
+    text: TextTowerOptions = field(default_factory=TextTowerOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
+    fusion: FusionOptions = field(default_factory=FusionOptions)
+    optimizer: ContrastOptimizer = field(default_factory=ContrastOptimizer)
+    run: ContrastRun = field(default_factory=ContrastRun)
+
+    def __post_init__(self) -> None:
+        if self.run.eval_every and not self.data.eval_data:
+            raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the captions to evaluate on")
+        masked = self.masks.mask_ratio or self.masks.image_mask_ratio
+        if self.model.video_features and (self.model.train != "none" or masked):
+            raise ValueError(
+                f"video_features '{self.model.video_features}' needs train none, mask_ratio 0 and image_mask_ratio 0: "
+                "what is trained or masked has other features in every step"
+            )
+        if self.fusion.fusion_layers and self.text.freeze_text:
+            raise ValueError(
+                f"freeze_text does not go with fusion_layers {self.fusion.fusion_layers}: layers of the text model "
+                "learn to read the video"
+            )
