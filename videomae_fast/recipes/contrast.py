@@ -29,8 +29,8 @@ from ..models import stochastic_depth
 from ..models.dual_encoder import PairFeatures, VideoTextModel
 from ..models.fusion import FusionOutput
 from ..models.video_tower import VideoRows
+from .contrast_config import ContrastConfig
 from .contrast_kept_video import KeptVideo
-from .contrast_options import ContrastConfig
 from .contrast_text import KeptText
 from .contrast_towers import build_towers, choose_trained
 from .contrast_videos import EvaluationPairs, TrainingPairs

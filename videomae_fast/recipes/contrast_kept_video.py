@@ -16,7 +16,8 @@ from ..data.captioned.batch import digest_of_video
 from ..engine.precision import resolve_precision
 from ..models.dual_encoder import VideoTextModel
 from ..models.video_tower import VideoRows
-from .contrast_options import ContrastConfig, Datasets
+from .contrast_config import ContrastConfig
+from .contrast_options import Datasets
 from .contrast_videos import EvaluationPairs
 from .kept_features import KeptFeatures, Rows
 from .ranks import process_group
