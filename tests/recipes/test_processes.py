@@ -91,7 +91,7 @@ def test_two_processes_align_as_one(videos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["trained", "frozen", "fused"])
+@pytest.mark.parametrize("kind", ["trained", "frozen", "fused", "kept"])
 def test_two_processes_contrast_as_one(kind: str, pairs: Path, text_model: Path, tmp_path: Path) -> None:
     """The loss is over the pairs of both, in several parts, of both kinds; an uneven share of the evaluation."""
     listed = pairs.parent / "seven.jsonl"
@@ -101,9 +101,12 @@ def test_two_processes_contrast_as_one(kind: str, pairs: Path, text_model: Path,
         shared |= {"train": "last:1", "freeze_text": True, "loss": "siglip"}
     if kind == "fused":  # hidden words are averaged in each process, whatever their number
         shared |= {"fusion_layers": 1, "negatives": "global", "words_weight": 0.0}
-    contrast(paired.settings(pairs, text_model, tmp_path / "one", batch_size=4, **shared))
-    size = 0 if kind == "fused" else 1
-    two = paired.settings(pairs, text_model, tmp_path / "two", batch_size=2, micro_batch=size, **shared)
+    own = [{}, {"micro_batch": 0 if kind == "fused" else 1}]
+    if kind == "kept":  # each process computes the features of its share of the clips and captions
+        shared |= {"train": "none", "mask_ratio": 0.0, "image_mask_ratio": 0.0, "freeze_text": True}
+        own = [each | {"video_features": str(tmp_path / name)} for each, name in zip(own, "ab", strict=True)]
+    contrast(paired.settings(pairs, text_model, tmp_path / "one", batch_size=4, **shared, **own[0]))
+    two = paired.settings(pairs, text_model, tmp_path / "two", batch_size=2, **shared, **own[1])
     tiny.launch(tiny.arguments(two, "contrast"), "tests.recipes.paired")
     for file, names in (("log.csv", ("loss", "scale")), (EVALUATIONS, ("loss", "text_to_video", "video_to_text"))):
         rows = [read_log(tmp_path / run, file) for run in ("one", "two")]

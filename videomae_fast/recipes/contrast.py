@@ -1,7 +1,6 @@
 """Contrastive pre-training of a video tower and a text tower, on the tokens that masks keep.
 
 File structure:
-    ContrastConfig   the options of a run, in sections
     Part             what one forward pass of the towers takes
     Contrast         the recipe: build, batches, parts, step, evaluate
     contrast         train with a configuration
@@ -9,7 +8,7 @@ File structure:
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,17 +28,9 @@ from ..engine.recipe import Recipe
 from ..models import stochastic_depth
 from ..models.dual_encoder import PairFeatures, VideoTextModel
 from ..models.fusion import FusionOutput
-from .config import Config
-from .contrast_options import (
-    ContrastData,
-    ContrastMasks,
-    ContrastOptimizer,
-    ContrastRun,
-    FusionOptions,
-    LossOptions,
-    TextTowerOptions,
-    VideoTowerOptions,
-)
+from ..models.video_tower import VideoRows
+from .contrast_config import ContrastConfig
+from .contrast_kept_video import KeptVideo
 from .contrast_text import KeptText
 from .contrast_towers import build_towers, choose_trained
 from .contrast_videos import EvaluationPairs, TrainingPairs
@@ -50,34 +41,12 @@ from .recall import recalls
 from .videos import CHEAPER_VIDEOS
 
 
-@dataclass(frozen=True)
-class ContrastConfig(Config):
-    """The options of contrastive pre-training."""
-
-    data: ContrastData = field(default_factory=ContrastData)
-    masks: ContrastMasks = field(default_factory=ContrastMasks)
-    model: VideoTowerOptions = field(default_factory=VideoTowerOptions)
-    text: TextTowerOptions = field(default_factory=TextTowerOptions)
-    loss: LossOptions = field(default_factory=LossOptions)
-    fusion: FusionOptions = field(default_factory=FusionOptions)
-    optimizer: ContrastOptimizer = field(default_factory=ContrastOptimizer)
-    run: ContrastRun = field(default_factory=ContrastRun)
-
-    def __post_init__(self) -> None:
-        if self.run.eval_every and not self.data.eval_data:
-            raise ValueError(f"eval_every {self.run.eval_every} needs eval_data: name the captions to evaluate on")
-        if self.fusion.fusion_layers and self.text.freeze_text:
-            raise ValueError(
-                f"freeze_text does not go with fusion_layers {self.fusion.fusion_layers}: layers of the text model "
-                "learn to read the video"
-            )
-
-
 class Part(NamedTuple):
     """What one forward pass of the towers takes.
 
     Attributes:
-        clips: B clips.
+        clips: B clips; None where the rows of the video tower are given.
+        video: what the video tower made of them, kept while it is frozen; else None.
         visible: (B, K) int64 tokens that the video tower sees; None: all.
         captions: tokens of the captions; None where their features are given.
         text: (B, E) features of the captions, kept from a frozen tower; else None.
@@ -89,7 +58,8 @@ class Part(NamedTuple):
         gradient: what the part contributes to a batch of several parts; None: the part is the batch.
     """
 
-    clips: CroppedClips
+    clips: CroppedClips | None
+    video: VideoRows | None
     visible: Tensor | None
     captions: CaptionTokens | None
     text: Tensor | None
@@ -134,14 +104,17 @@ class Contrast(Recipe):
             mixtures = [mixture for mixture in (*kinds, *eval_kinds) if mixture is not None]
             self.kept.prepare(mixtures, model.to(device), self.tokenizer, say)
         tokens = None if self.kept else self.tokenizer
-        datasets = config.data.datasets(kinds, seed)
+        self.kept_video = None
+        if config.model.video_features:
+            self.kept_video = KeptVideo(config)
+            self.kept_video.prepare(kinds, model.to(device), say)
+        datasets = self.kept_video.datasets(kinds) if self.kept_video else config.data.datasets(kinds, seed)
         self.videos = TrainingPairs(datasets, tokens, config.data, Path(config.run.output))
         per_epoch = self.videos.steps_per_epoch(config.optimizer.batch_size, world_size)
         self.samples_per_epoch = per_epoch * config.optimizer.batch_size * world_size
         if config.run.eval_every:
             eval_datasets = config.data.datasets(eval_kinds, seed, max_replacements=0)
-            size = config.optimizer.micro_batch or config.optimizer.batch_size
-            self.eval_videos = EvaluationPairs(eval_datasets, size, config.data.workers, tokens)
+            self.eval_videos = EvaluationPairs(eval_datasets, config.optimizer.part_size, config.data.workers, tokens)
         if config.model.compile:
             model.vision_encoder.compile()
         self.model = model
@@ -150,17 +123,19 @@ class Contrast(Recipe):
         return model, optimizer
 
     def _start(self, model: VideoTextModel) -> str:
-        """Load weights, also those of a frozen text tower that a continued run keeps features of."""
+        """Load weights, also those of a frozen tower whose features a continued run keeps."""
         run = self.config.run
         saved = list_checkpoints(Path(run.output)) if run.resume else []
-        if saved and self.config.text.freeze_text:
+        if saved and (self.config.text.freeze_text or self.config.model.video_features):
             self.config.check_continues(saved[-1] / "config.json")
             replace(run, init=str(saved[-1]), init_partial=False, resume=False).initialize(model)
         return run.initialize(model)
 
     def order(self, samples_per_step: int) -> dict[str, Any]:
-        """See `TrainingPairs.order`. A run only continues with the same frozen text tower, too."""
-        return self.videos.order(samples_per_step) | ({"text": self.kept.digest} if self.kept else {})
+        """See `TrainingPairs.order`. A run only continues with the same frozen towers, too."""
+        towers = {"text": self.kept, "video": self.kept_video}
+        digests = {name: kept.digest for name, kept in towers.items() if kept is not None}
+        return self.videos.order(samples_per_step) | digests
 
     def batches(
         self, rank: int, world_size: int, start_step: int, num_steps: int
@@ -171,7 +146,7 @@ class Contrast(Recipe):
     def parts(self, batch: CaptionedBatch, count: int, device: torch.device) -> list[Part]:
         """Move clips to the device and draw their tokens. Of several parts, learn what each contributes to the loss."""
         self.videos.count(batch)
-        parts = list(self._parts(batch, count, device, self.fuses))
+        parts = list(self._parts(batch, count, device, self.fuses, self.kept_video))
         if count == 1:
             return parts
         with torch.no_grad():
@@ -182,7 +157,9 @@ class Contrast(Recipe):
         _, gradients = part_gradients(features, lambda whole: self._loss(whole, video_id, caption_id, self.group))
         return [part._replace(gradient=gradient) for part, gradient in zip(parts, gradients, strict=True)]
 
-    def _parts(self, batch: CaptionedBatch, count: int, device: torch.device, fuse: bool) -> Iterator[Part]:
+    def _parts(
+        self, batch: CaptionedBatch, count: int, device: torch.device, fuse: bool, kept_video: KeptVideo | None
+    ) -> Iterator[Part]:
         numbers, ratio = batch.sample.chunk(count), self.config.masks.ratio(batch.is_image)
         ids = torch.stack([batch.video_id, batch.caption_id]).to(device, non_blocking=True).chunk(count, dim=1)
         text = self.kept.rows(batch.caption_id).to(device, non_blocking=True).chunk(count) if self.kept else None
@@ -193,10 +170,13 @@ class Contrast(Recipe):
             if ratio:
                 tower, seed = self.model.vision_encoder, self.config.run.seed
                 visible = tower.draw(piece.sample, ratio, seed=seed, image=batch.is_image)
-            kept = text[k] if text else None
+            kept, video = text[k] if text else None, None
+            if kept_video is not None:
+                video = kept_video.rows(piece.video_id, batch.is_image, device)
+            clips = piece.clips if video is None else None
             pair_ids = self._pair_ids(ids[k], piece) if fuse else None
             yield Part(
-                piece.clips, visible, piece.captions, kept, ids[k][0], ids[k][1], piece.sample, pair_ids, numbers[k]
+                clips, video, visible, piece.captions, kept, ids[k][0], ids[k][1], piece.sample, pair_ids, numbers[k]
             )
 
     def _pair_ids(self, ids: Tensor, piece: CaptionedBatch) -> Tensor:
@@ -230,13 +210,14 @@ class Contrast(Recipe):
         captions = (None, None) if part.captions is None else part.captions
         with self._draws(part):
             if not self.fuses:
-                return FusionOutput(model(part.clips, *captions, part.visible, text=part.text))
+                return FusionOutput(model(part.clips, *captions, part.visible, text=part.text, video=part.video))
             group = self.group if self.config.fusion.negatives == "global" else None
             found: FusionOutput = model(
                 part.clips,
                 *captions,
                 part.sample if fuse else None,
                 part.visible,
+                video=part.video,
                 seed=self.config.run.seed,
                 pair_ids=part.pair_ids,
                 gather=partial(gather_rows, group=group),
@@ -246,7 +227,7 @@ class Contrast(Recipe):
     @contextmanager
     def _draws(self, part: Part) -> Iterator[None]:
         """All that is random in a forward pass, as functions of the seed and the part's samples: both passes agree."""
-        seed, device = self.config.run.seed, part.clips.device
+        seed, device = self.config.run.seed, part.sample.device
         depth = stochastic_depth(seed=seed, step=0, sample=part.numbers)  # a sample has its number once in a run
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), depth:
             torch.manual_seed((seed * 1000003 + int(part.numbers[0])) % 2**63)  # of dropout in the text tower
@@ -282,7 +263,7 @@ class Contrast(Recipe):
         """Features of a batch; of one that does not count, the text tower's may be anything."""
         if not counts and self.kept:
             batch = replace(batch, caption_id=self.kept.some_id.expand(len(batch.sample)))
-        (part,) = self._parts(batch, 1, device, fuse=False)
+        (part,) = self._parts(batch, 1, device, fuse=False, kept_video=None)
         return self._features(model, part).pairs, part
 
     def report(self) -> list[str]:

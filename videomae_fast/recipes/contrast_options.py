@@ -1,29 +1,24 @@
-"""Sections of options for contrastive pre-training: captioned clips, masks, the two towers, the loss, the optimizer.
+"""Sections of options for contrastive pre-training: captioned clips, masks, the two towers, the losses.
 
 Defaults are those of LongViViT (arXiv 2312.07395) where it tells them: frames at one per second, mean pooling, CLIP's
-loss. It does not tell its optimizer.
+loss.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from ..data import Mixture
 from ..data.captioned import CaptionedDataset, split_kinds
 from ..data.sources.captions import CAPTIONS_HELP
-from ..interop.checkpoint import read_weights
-from ..interop.video_text import init_video_text
-from ..interop.video_tower import init_video_tower
 from ..models.config import ClipConfig
-from ..models.dual_encoder import TEMPERATURES, VideoTextModel
+from ..models.dual_encoder import TEMPERATURES
 from ..models.text_tower import TEXT_POOLS
 from ..models.video_tower import POOLS
 from .config import Section, option
-from .options import BackboneOptions, ClipOptions, RunOptions
-from .schedule import ScheduleOptions
+from .options import BackboneOptions, ClipOptions
 from .sources import read_source
+
+Datasets = tuple[CaptionedDataset | None, CaptionedDataset | None]  # of videos and of images
 
 
 @dataclass(frozen=True)
@@ -64,9 +59,11 @@ class ContrastData(ClipOptions):
             raise ValueError(f"data is empty: name a {CAPTIONS_HELP}")
         return split_kinds(read_source(source, self.sources(), self.root, captioned=True))
 
-    def datasets(
-        self, kinds: tuple[Mixture | None, Mixture | None], seed: int, **changes: Any
-    ) -> tuple[CaptionedDataset | None, CaptionedDataset | None]:
+    def clip_options(self, seed: int) -> dict[str, Any]:
+        """All that the clip of a sample depends on, as arguments of `CaptionedDataset`."""
+        return self._clips(seed) | {"sampling": self.sampling, "fps": self.fps, "hflip": self.hflip}
+
+    def datasets(self, kinds: tuple[Mixture | None, Mixture | None], seed: int, **changes: Any) -> Datasets:
         """Make the data sets of videos and of images.
 
         Args:
@@ -80,7 +77,7 @@ class ContrastData(ClipOptions):
         Raises:
             ValueError: options do not fit together.
         """
-        options = self._clips(seed) | {"sampling": self.sampling, "fps": self.fps, "hflip": self.hflip} | changes
+        options = self.clip_options(seed) | changes
         made = [
             None if mixture is None else CaptionedDataset(mixture, **(options | frames))
             for mixture, frames in zip(kinds, ({}, {"num_frames": 1}), strict=True)
@@ -113,6 +110,12 @@ class VideoTowerOptions(BackboneOptions):
         "all",
         "what is trained of the video tower: all; last:K: its last K blocks, and what follows them; head: what follows "
         "its blocks; none: its projection only",
+    )
+    video_features: str = option(
+        "",
+        "folder of the features of the video tower, which --train none freezes, for this and later runs: each "
+        "video then has one clip, the same in every epoch; empty: clips are drawn, and seen, anew",
+        free=True,
     )
     embed_dim: int = option(512, "width of the space of both projections", least=1)
 
@@ -208,62 +211,3 @@ class FusionOptions(Section):
         "all devices",
         choices=("local", "global"),
     )
-
-
-@dataclass(frozen=True)
-class ContrastOptimizer(ScheduleOptions):
-    """Pairs of a step, epochs, and the optimizer."""
-
-    batch_size: int = option(64, "pairs per device and step", least=1)
-    micro_batch: int = option(
-        0,
-        "pairs whose activations are in memory at a time: the towers run twice, and gradients are those of the whole "
-        "batch; 0: all of batch_size, once",
-        least=0,
-    )
-    epochs: int = option(10, "passes over the data", least=1)
-    warmup_epochs: int = option(1, "epochs of linear warm-up; must be fewer than epochs", least=0)
-    lr: float = option(2.5e-5, "learning rate for 256 pairs per step; it is scaled by pairs / 256", least=0)
-    final_lr: float = option(2.5e-7, "final learning rate, scaled in the same way", least=0)
-    weight_decay: float = option(0.05, "weight decay of matrices; biases, norms and positions have none", least=0)
-    beta2: float = option(0.98, "second AdamW coefficient; the first is 0.9", least=0, below=1)
-    clip_grad: float = option(3.0, "largest gradient norm; 0 does not clip", least=0)
-    ema_decay: float = option(
-        0.0, "decay per step of an average of the weights, which is evaluated and saved too; 0: none", least=0, below=1
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.micro_batch and self.batch_size % self.micro_batch:
-            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
-
-    @property
-    def samples(self) -> int:
-        """Pairs of an optimizer step on one device."""
-        return self.batch_size
-
-    @property
-    def parts(self) -> int:
-        """Parts that the towers run on."""
-        return self.batch_size // (self.micro_batch or self.batch_size)
-
-
-@dataclass(frozen=True)
-class ContrastRun(RunOptions):
-    """The output, start, end and reports of a run."""
-
-    init: str = option(
-        "",
-        "weights to start from: a run of contrast, of pretrain or of align, published weights, or an image model of "
-        "transformers",
-        free=True,
-    )
-
-    def _load(self, model: nn.Module, source: Path) -> str:
-        """Load a dual encoder, or weights of a video tower alone; its projection and the text tower are then new."""
-        assert isinstance(model, VideoTextModel)
-        strict, names = not self.init_partial, read_weights(source).keys()
-        if all(any(name.startswith(tower) for name in names) for tower in ("vision_encoder.", "text_encoder.")):
-            return init_video_text(model, source, strict)
-        note = init_video_tower(model.vision_encoder, source, strict)
-        return note or f"all weights of the video tower are from {source}"

@@ -9,10 +9,8 @@ from torch.utils.data import DataLoader
 
 from ..data.captioned import CaptionCounts, CaptionedBatch, CaptionedDataset, CaptionTokenizer, make_captioned_loader
 from ..data.captioned.batch import collate_captioned
-from .contrast_options import ContrastData
+from .contrast_options import ContrastData, Datasets
 from .videos import EvaluationVideos, TrainingVideos
-
-Datasets = tuple[CaptionedDataset | None, CaptionedDataset | None]  # of videos and of images
 
 
 class TrainingPairs(TrainingVideos):

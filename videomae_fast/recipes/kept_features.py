@@ -27,8 +27,8 @@ class KeptFeatures:
     """Rows of float32 by the ids of what they are features of.
 
     <folder>/key.json holds all that decides the features, ids.npy the ids in ascending order, and <name>.npy a row for
-    each. key.json is written last: without it the files are not whole. Rows are not held in memory; the operating system
-    reads the pages that are asked for.
+    each. key.json is written last: without it the files are not whole. Rows are not held in memory; the operating
+    system reads the pages that are asked for.
 
     Args:
         folder: of the files; `prepare` makes them.
@@ -86,9 +86,7 @@ class KeptFeatures:
         """
         places = np.searchsorted(self.ids, ids.numpy()).clip(max=len(self.ids) - 1)
         if (self.ids[places] != ids.numpy()).any():
-            raise ValueError(
-                f"{self.folder} has no {self.kind} features of a pair of this batch: the data have changed"
-            )
+            raise ValueError(f"{self.folder} has no {self.kind} features of a pair of this batch: data have changed")
         return torch.from_numpy(self.arrays[name][places])
 
     def _is_complete(self) -> bool:
@@ -107,8 +105,8 @@ class KeptFeatures:
         ]
         if differing:
             raise ValueError(
-                f"the {self.kind} features in {self.folder} are of another run: {printable('; '.join(differing))}. Name "
-                f"another folder with {self.kind}_features, or delete this one"
+                f"the {self.kind} features in {self.folder} are of another run: {printable('; '.join(differing))}. "
+                f"Name another folder with {self.kind}_features, or delete this one"
             )
         return True
 
@@ -155,8 +153,8 @@ class KeptFeatures:
         found = {name: array.shape for name, array in {"ids": self.ids, **self.arrays}.items()}
         if found != expected:
             raise ValueError(
-                f"the {self.kind} features in {self.folder} are damaged: their shapes are {found}, expected {expected}; "
-                "delete the folder"
+                f"the {self.kind} features in {self.folder} are damaged: their shapes are {found}, expected {expected}"
+                "; delete the folder"
             )
 
     def _path(self, name: str) -> Path:
