@@ -9,9 +9,9 @@ import pytest
 from videomae_fast.cli import main
 from videomae_fast.engine import RunResult
 from videomae_fast.recipes import align as aligning
+from videomae_fast.recipes import caption_features, evaluate_probe, evaluate_retrieval, evaluate_zeroshot, features
 from videomae_fast.recipes import distil as distilling
 from videomae_fast.recipes import evaluate as evaluating
-from videomae_fast.recipes import evaluate_probe, features
 from videomae_fast.recipes import finetune as finetuning
 from videomae_fast.recipes.align import AlignConfig
 from videomae_fast.recipes.config import Config
@@ -43,6 +43,8 @@ NEEDS = {
     "init_merged": {"init": "weights", "init_classes": "names.txt"},
     "probe": {"train_data": "more"},
     "train_data": {"probe": "knn"},
+    "templates": {"task": "zeroshot"},
+    "text_model": {"task": "retrieval"},
 }
 
 
@@ -68,7 +70,10 @@ def configs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
     monkeypatch.setattr(distilling, "distil", finetune)
     monkeypatch.setattr(evaluating, "evaluate", evaluate)
     monkeypatch.setattr(evaluate_probe, "evaluate_probe", evaluate)
+    monkeypatch.setattr(evaluate_retrieval, "evaluate_retrieval", evaluate)
+    monkeypatch.setattr(evaluate_zeroshot, "evaluate_zeroshot", evaluate)
     monkeypatch.setattr(features, "write_features", lambda config, say: asked.append(config))
+    monkeypatch.setattr(caption_features, "write_caption_features", asked.append)
     return asked
 
 
@@ -88,9 +93,15 @@ def _another(field: Field) -> str | None:
     )
 
 
+def _needed(command: str, field: Field) -> dict[str, str]:
+    """The other options that one needs, of those that the command has."""
+    known = CONFIGS[command]().flat()
+    return {name: value for name, value in NEEDS.get(field.name, {}).items() if name in known}
+
+
 @pytest.mark.parametrize("command, field", OPTIONS, ids=[f"{command}-{field.name}" for command, field in OPTIONS])
 def test_every_setting_has_an_option(command: str, field: Field, configs: list[Config]) -> None:
-    name, value, needed = field.name.replace("_", "-"), _another(field), NEEDS.get(field.name, {})
+    name, value, needed = field.name.replace("_", "-"), _another(field), _needed(command, field)
     switch = [f"--no-{name}" if field.default else f"--{name}"]
     more = [text for key, given in needed.items() for text in (f"--{key.replace('_', '-')}", given)]
     assert main([command, *(switch if value is None else [f"--{name}", value]), *more]) == 0

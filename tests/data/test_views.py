@@ -211,7 +211,7 @@ def test_thin_frames_that_become_large_are_missing(noisy: Callable) -> None:
         ({"size": (0, 32)}, r"size must be \(height, width\)"),
         ({"size": (32, 40)}, r"short_side must be at least the height and width \(32, 40\) of a view, got 32"),
         ({"short_side": 31}, r"short_side must be at least the height and width \(32, 32\) of a view, got 31"),
-        ({"sampling": "strided"}, r"sampling must be one of \('dense', 'uniform'\), got 'strided'"),
+        ({"sampling": "strided"}, r"sampling must be one of \('dense', 'uniform', 'fps'\), got 'strided'"),
         ({"reader": "opencv"}, "reader must be one of"),
         ({"max_decoded_bytes": 0}, "max_decoded_bytes must be at least 1"),
     ],

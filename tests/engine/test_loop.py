@@ -18,7 +18,8 @@ from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.engine.log import COLUMNS, EVALUATIONS, read_log
 from videomae_fast.engine.optim import make_optimizer
 from videomae_fast.recipes.config import Config
-from videomae_fast.recipes.options import OptimizerOptions, RunOptions
+from videomae_fast.recipes.options import RunOptions
+from videomae_fast.recipes.schedule import OptimizerOptions
 
 POINTS = 24
 
@@ -49,7 +50,7 @@ class Line(Recipe):
         return {"samples_per_step": samples_per_step}
 
     def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[Any, None, None]:
-        size = self.config.optimizer.batch_size * self.config.optimizer.accumulate
+        size = self.config.optimizer.samples
         for step in range(start_step, start_step + num_steps):
             numbers = [(step * world_size + rank) * size + place for place in range(size)]
             self.seen.append(numbers)
@@ -194,7 +195,7 @@ def test_settings_that_may_not_differ(tmp_path: Path) -> None:
     run(Line(_config(tmp_path, max_steps=1)))
     saved = json.loads((list_checkpoints(tmp_path)[-1] / "config.json").read_text())
     assert saved["optimizer"]["batch_size"] == 4
-    with pytest.raises(ValueError, match=r"accumulate: was 1, now 2; lr: was 2\.0, now 3\.0$"):
+    with pytest.raises(ValueError, match=r"lr: was 2\.0, now 3\.0; accumulate: was 1, now 2$"):
         run(Line(_config(tmp_path, resume=True, lr=3.0, accumulate=2, log_every=1)))
     config = _config(tmp_path)
     free = {each.name for _, each in config.options() if each.metadata["free"]}

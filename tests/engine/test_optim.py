@@ -12,8 +12,8 @@ from tests.recipes import tiny
 from videomae_fast.engine.log import read_log
 from videomae_fast.engine.optim import learning_rate, make_optimizer, scaled_lr
 from videomae_fast.models import VideoMAEForPretraining, get_config
-from videomae_fast.recipes.options import OptimizerOptions
 from videomae_fast.recipes.pretrain import PretrainConfig, pretrain
+from videomae_fast.recipes.schedule import OptimizerOptions
 
 
 def _published(peak: float, final: float, epochs: int, steps_per_epoch: int, warmup_epochs: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from tests.packaging.pages import (
 COVERED = {
     "torchrun --nproc-per-node 8 -m videomae_fast pretrain": ("test_processes.py", "test_two_processes_equal_one"),
     "videomae-fast align --config": ("test_alignment.py", "test_the_loss_falls_and_a_run_continues_exactly"),
+    "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
     "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),
     "python -m benchmarks.tune": ("test_tune.py", "test_cases_are_found_and_timed"),
@@ -35,6 +36,15 @@ COVERED = {
     "python -m benchmarks --suite roofline": ("test_suites.py", "test_predicted_records_are_apart"),
     "python -m benchmarks.roofline": ("test_compare.py", "test_the_command"),
     "python .ci/gpu": ("test_gpu_script.py", "test_a_dry_run_goes_through_everything"),
+    "videomae-fast evaluate --task retrieval": (
+        "test_evaluate_retrieval.py",
+        "test_the_command_writes_figures_tables_and_a_picture",
+    ),
+    "videomae-fast evaluate --task zeroshot": (
+        "test_evaluate_zeroshot.py",
+        "test_the_command_of_zero_shot_writes_what_evaluate_writes",
+    ),
+    "videomae-fast features --captions": ("test_caption_features.py", "test_captions"),
     "python -m benchmarks --suite memory": ("test_suites.py", "test_predicted_records_are_apart"),
 }
 # Appended to commands that are run here, so that each takes seconds: the last value of an option counts.

@@ -7,10 +7,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.recipes import aligned, taught, tiny
+from tests.recipes import aligned, paired, taught, tiny
 from tests.recipes.brightness import write_brightness
 from videomae_fast.models import get_config
 from videomae_fast.models.config import CONFIGS, INTERNVIDEO2_CONFIGS
+from videomae_fast.recipes.contrast import contrast
 from videomae_fast.recipes.finetune import finetune
 
 
@@ -41,6 +42,28 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A list of 13 videos, each of one of three colours, its class."""
     return taught.write_colors(tmp_path_factory.mktemp("colors") / "train", 13)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of captioned videos and images; see `write_pairs`."""
+    return paired.write_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="session")
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a small text model and its tokenizer; see `write_text_model`."""
+    return paired.write_text_model(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def two_towers_run(pairs: Path, text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learned a little."""
+    folder = tmp_path_factory.mktemp("two_towers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONFIGS, "tiny", tiny.TINY)
+        contrast(paired.settings(pairs, text_model, folder, epochs=6, ema_decay=0.5))
+    return folder
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         ('{"optimizer": 3}', "section 'optimizer' must hold options, got 3"),
         (
             '{"optimizer": {"lrate": 1}}',
-            "unknown option 'lrate' in section 'optimizer'; options are batch_size, accumulate, epochs",
+            "unknown option 'lrate' in section 'optimizer'; options are epochs, warmup_epochs, lr",
         ),
         ('{"optimizer": {"seed": 1}}', "unknown option 'seed' in section 'optimizer'"),
         ('{"optimizer": {"lr": "high"}}', "optimizer.lr must be of type float, got 'high'"),

@@ -61,7 +61,7 @@ def test_one_student_can_read_what_the_other_wrote() -> None:
     """All options that enter the key of a cache are the same: see `Distillation.cache_key`."""
     first, second = map(_load, STUDENTS)
     assert (first.data, first.augmentation, first.run) == (second.data, second.augmentation, second.run)
-    batches = [config.optimizer.batch_size * config.optimizer.accumulate for config in (first, second)]
+    batches = [config.optimizer.samples for config in (first, second)]
     assert batches[0] == batches[1]
     told = re.search(r"([\d.]+) GB an epoch", (FOLDER / "vit_b_from_g_k710.toml").read_text())
     assert told and float(told[1]) == round(658_340 * first.data.crops_per_video * 710 * 2 / 1e9, 1)

@@ -50,7 +50,7 @@ def _published_scores(videos: Path, classifier_run: Path, config: EvaluateConfig
     for path in sorted(videos.rglob("*.mp4"), key=str):
         frames, scores = np.stack(sequential(path)), []
         for view in np.ndindex(views):
-            if config.views.sampling == "dense":
+            if config.views.sampling != "uniform":
                 clip = published_dense_view(frames, 8, config.views.frame_stride, 48, view, views)
             else:
                 clip = published_uniform_view(frames, 8, 48, view, views)

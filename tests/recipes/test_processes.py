@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.recipes import aligned, tiny
+from tests.recipes import aligned, paired, tiny
 from videomae_fast.engine.checkpoint import list_checkpoints
 from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop import load_published
 from videomae_fast.recipes.align import align
+from videomae_fast.recipes.contrast import contrast
 from videomae_fast.recipes.pretrain import pretrain
 
 
@@ -83,6 +84,31 @@ def test_two_processes_align_as_one(videos: Path, tmp_path: Path) -> None:
     tiny.launch(tiny.arguments(two, "align"), "tests.recipes.aligned")
     names = ("loss", "image", "pooled", "video")
     for file in ("log.csv", EVALUATIONS):
+        rows = [read_log(tmp_path / run, file) for run in ("one", "two")]
+        assert len(rows[0]) == len(rows[1]) == (8 if file == "log.csv" else 2)
+        one, two_ = (torch.tensor([[float(row[name]) for name in names] for row in found]) for found in rows)
+        torch.testing.assert_close(two_, one, rtol=1e-4, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["trained", "frozen", "fused", "kept"])
+def test_two_processes_contrast_as_one(kind: str, pairs: Path, text_model: Path, tmp_path: Path) -> None:
+    """The loss is over the pairs of both, in several parts, of both kinds; an uneven share of the evaluation."""
+    listed = pairs.parent / "seven.jsonl"
+    listed.write_text("".join(pairs.read_text().splitlines(keepends=True)[:7]))
+    shared = {"epochs": 2, "drop_path": 0.5, "eval_data": str(listed), "eval_every": 4}
+    if kind == "frozen":
+        shared |= {"train": "last:1", "freeze_text": True, "loss": "siglip"}
+    if kind == "fused":  # hidden words are averaged in each process, whatever their number
+        shared |= {"fusion_layers": 1, "negatives": "global", "words_weight": 0.0}
+    own = [{}, {"micro_batch": 0 if kind == "fused" else 1}]
+    if kind == "kept":  # each process computes the features of its share of the clips and captions
+        shared |= {"train": "none", "mask_ratio": 0.0, "image_mask_ratio": 0.0, "freeze_text": True}
+        own = [each | {"video_features": str(tmp_path / name)} for each, name in zip(own, "ab", strict=True)]
+    contrast(paired.settings(pairs, text_model, tmp_path / "one", batch_size=4, **shared, **own[0]))
+    two = paired.settings(pairs, text_model, tmp_path / "two", batch_size=2, **shared, **own[1])
+    tiny.launch(tiny.arguments(two, "contrast"), "tests.recipes.paired")
+    for file, names in (("log.csv", ("loss", "scale")), (EVALUATIONS, ("loss", "text_to_video", "video_to_text"))):
         rows = [read_log(tmp_path / run, file) for run in ("one", "two")]
         assert len(rows[0]) == len(rows[1]) == (8 if file == "log.csv" else 2)
         one, two_ = (torch.tensor([[float(row[name]) for name in names] for row in found]) for found in rows)

@@ -11,7 +11,16 @@ from ..data import UnreadableVideosError
 from ..engine import NonFiniteLossError
 from .data import add_check_data, add_transcode
 from .machine import add_env, add_memory
-from .runs import add_align, add_distil, add_evaluate, add_features, add_finetune, add_gallery, add_pretrain
+from .runs import (
+    add_align,
+    add_contrast,
+    add_distil,
+    add_evaluate,
+    add_features,
+    add_finetune,
+    add_gallery,
+    add_pretrain,
+)
 from .weights import add_convert
 
 
@@ -39,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     add_pretrain(commands)
     add_align(commands)
+    add_contrast(commands)
     add_finetune(commands)
     add_distil(commands)
     add_evaluate(commands)

@@ -1,4 +1,4 @@
-"""`videomae-fast pretrain`, `align`, `finetune`, `distil`, `evaluate`, `features`, `gallery`: options of recipes."""
+"""The commands that have the options of recipes, such as `videomae-fast pretrain`, `align`, `contrast`, `finetune`."""
 
 import argparse
 import sys
@@ -14,6 +14,7 @@ from .._text import printable, printable_lines
 from ..engine.loop import RunResult
 from ..engine.parallel import make_accelerator
 from ..recipes import align as aligning
+from ..recipes import contrast as contrasting
 from ..recipes import distil as distilling
 from ..recipes import evaluate as evaluating
 from ..recipes import features as extracting
@@ -42,6 +43,12 @@ def add_align(commands: Any) -> None:
     """Add `align` to the commands; its options are the options of AlignConfig."""
     help = "align InternVideo2 with teachers on the tokens that masks keep"
     _add(commands, "align", help, aligning.AlignConfig, _align)
+
+
+def add_contrast(commands: Any) -> None:
+    """Add `contrast` to the commands; its options are the options of ContrastConfig."""
+    help = "train a video tower and a text tower on captions, on the tokens that masks keep"
+    _add(commands, "contrast", help, contrasting.ContrastConfig, _contrast)
 
 
 def add_finetune(commands: Any) -> None:
@@ -189,6 +196,19 @@ def _align(args: argparse.Namespace) -> None:
         print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
 
 
+def _contrast(args: argparse.Namespace) -> None:
+    from ..pictures.curves import save_curves
+
+    config = read_config(args, contrasting.ContrastConfig)
+    result = contrasting.contrast(config)
+    if result.is_main_process:
+        output = Path(config.run.output)
+        _show_losses(output, result.step)
+        print(f"weights of both towers: {printable(result.checkpoint / 'model.safetensors')}")
+        save_curves(output, output / "curves.png")
+        print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+
+
 def _finetune(args: argparse.Namespace) -> None:
     config = read_config(args, finetuning.FinetuneConfig)
     _show_classifier(finetuning.finetune(config), config)
@@ -214,20 +234,43 @@ def _show_classifier(result: RunResult, config: finetuning.FinetuneConfig) -> No
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from ..pictures.confusion import save_confusion
-    from ..recipes.evaluate_probe import evaluate_probe
-
     config = read_config(args, evaluating.EvaluateConfig)
     folder = writable_folder(config.evaluation.output) if config.evaluation.output else None
     with _locked(folder, config.evaluation.precision):
-        result = evaluate_probe(config) if config.evaluation.probe else evaluating.evaluate(config)
+        result = _evaluated(config)
         if not result.is_main_process:
             return
         print(printable_lines("\n".join(result.lines())))
         if folder is not None:
             result.write(folder)
-            save_confusion(result.evaluation.confusion(), result.evaluation.class_names, folder / "confusion.png")
-            print(f"figures, predictions, classes, confusion: {printable(folder)}")
+            _draw_evaluation(result, folder)
+
+
+def _evaluated(config: evaluating.EvaluateConfig) -> Any:
+    """The result of the task of an evaluation."""
+    from ..recipes.evaluate_probe import evaluate_probe
+
+    if config.evaluation.task == "retrieval":
+        from ..recipes.evaluate_retrieval import evaluate_retrieval
+
+        return evaluate_retrieval(config)
+    if config.evaluation.task == "zeroshot":
+        from ..recipes.evaluate_zeroshot import evaluate_zeroshot
+
+        return evaluate_zeroshot(config)
+    return evaluate_probe(config) if config.evaluation.probe else evaluating.evaluate(config)
+
+
+def _draw_evaluation(result: Any, folder: Path) -> None:
+    from ..pictures.confusion import save_confusion
+    from ..pictures.retrieval import save_retrieval
+
+    if isinstance(result, evaluating.Result):
+        save_confusion(result.evaluation.confusion(), result.evaluation.class_names, folder / "confusion.png")
+        print(f"figures, predictions, classes, confusion: {printable(folder)}")
+    else:
+        save_retrieval(result, folder / "retrieval.png")
+        print(f"figures, what captions and videos find, queries and their videos: {printable(folder)}")
 
 
 def _locked(folder: Path | None, precision: str) -> AbstractContextManager[None]:
@@ -237,7 +280,13 @@ def _locked(folder: Path | None, precision: str) -> AbstractContextManager[None]
 
 
 def _features(args: argparse.Namespace) -> None:
+    from ..recipes.caption_features import write_caption_features
+
     config = read_config(args, extracting.FeaturesConfig)
+    if config.features.captions and not config.windows.data:
+        count = write_caption_features(config)
+        print(f"features of {count} captions: {printable(config.features.output)}")
+        return
     missing = extracting.write_features(config, lambda line: print(line, file=sys.stderr))
     print(f"features: {printable(config.features.output)}")
     if missing:

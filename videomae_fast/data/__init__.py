@@ -13,6 +13,7 @@ from .captioned import (
     CaptionTokenizer,
     CaptionTokens,
     make_captioned_loader,
+    merge_captions,
     positive_ids,
     split_kinds,
 )
@@ -31,7 +32,8 @@ from .sources.labelled import number_classes
 from .sources.lists import read_annotations
 from .sources.mixture import Mixture, VideoSource
 from .sources.mixture_file import read_mixture
-from .views import MissingVideo, ViewBatch, ViewDataset, collate_views
+from .view_batch import MissingVideo, ViewBatch, collate_views
+from .views import ViewDataset
 
 __all__ = [
     "DEFAULT_READER",
@@ -72,6 +74,7 @@ __all__ = [
     "frame_indices",
     "make_captioned_loader",
     "make_loader",
+    "merge_captions",
     "multi_scale_crop_box",
     "number_classes",
     "open_entry",

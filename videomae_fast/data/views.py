@@ -1,28 +1,42 @@
 """The views of a video in evaluation: segments in time, crops in space, all from frames that are decoded once."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from videomae_kernels import CroppedClips, cat_clips, crop_clips
+from videomae_kernels import CroppedClips, crop_clips
 from videomae_kernels.pixels.crops import GEOMETRY
 
+from .captioned.dataset import TIMED, part_of, stated_fps
 from .crops import CropBox, crop_resize
-from .readers import DEFAULT_READER, MAX_DECODED_BYTES, VideoError, check_reader, open_entry
+from .readers import (
+    DEFAULT_READER,
+    MAX_DECODED_BYTES,
+    VideoError,
+    VideoReader,
+    check_reader,
+    open_captioned,
+    open_entry,
+)
 from .readers.frame_stack import check_decoded_bytes
-from .sampling import dense_views, spread_evenly, uniform_frames, uniform_views
+from .sampling import dense_views, spread_evenly, timed_frames, uniform_frames, uniform_views
 from .sources.annotations import Annotations
+from .sources.captioned import CaptionedEntry
 from .sources.mixture import Mixture, VideoSource
+from .view_batch import MissingVideo, ViewBatch
 
 # By the names of the option `sampling`; each is a function of (total, num_frames, frame_stride, segments).
-VIEW_SAMPLINGS: dict[str, Callable[[int, int, int, int], np.ndarray]] = {
+VIEW_SAMPLINGS: dict[str, Callable[[int, int, Any, int], np.ndarray]] = {
     "dense": dense_views,
     "uniform": lambda total, num_frames, frame_stride, segments: _uniform(total, num_frames, segments),
+    TIMED: lambda total, num_frames, frame_stride, segments: timed_frames(total, num_frames, frame_stride)[None],
 }
 
 
@@ -31,64 +45,6 @@ def _uniform(total: int, num_frames: int, segments: int) -> np.ndarray:
     if segments == 1:
         return uniform_frames(total, num_frames, None)[None]
     return uniform_views(total, num_frames, segments)
-
-
-@dataclass(frozen=True)
-class MissingVideo:
-    """A video without views, because it cannot be read.
-
-    Attributes:
-        index: its number in the data set.
-        path: its path; for a member of a tar file, the tar file's path and the member's name.
-        reason: why it cannot be read, in one line.
-    """
-
-    index: int
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class ViewBatch:
-    """The views of n videos, V = segments · crops of each, and the videos that could not be read.
-
-    Attributes:
-        clips: the n · V clips: video by video, segment by segment, crop by crop. None if n is 0. Clips of a video share
-            their frames.
-        index: (n,) int64, the number of each video in the data set.
-        label: (n,) int64, the class number of each video, -1 for none.
-        missing: the videos that could not be read. No other video stands for them.
-        seconds: wall-clock time that the worker took to make the batch.
-    """
-
-    clips: CroppedClips | None
-    index: torch.Tensor
-    label: torch.Tensor
-    missing: list[MissingVideo] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def pin_memory(self) -> "ViewBatch":
-        """Copy the tensors to page-locked memory, from which a copy to a GPU can be asynchronous.
-
-        Returns:
-            The same batch in page-locked memory. DataLoader calls this when it pins memory.
-        """
-        clips = None if self.clips is None else self.clips.pin_memory()
-        return replace(self, clips=clips, index=self.index.pin_memory(), label=self.label.pin_memory())
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ViewBatch":
-        """Move the tensors to a device.
-
-        Args:
-            device: the device.
-            non_blocking: do not wait for the copies; they are asynchronous only from page-locked memory.
-
-        Returns:
-            The same batch on `device`.
-        """
-        clips = None if self.clips is None else self.clips.to(device, non_blocking)
-        index, label = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.index, self.label))
-        return replace(self, clips=clips, index=index, label=label)
 
 
 class ViewDataset(Dataset[ViewBatch]):
@@ -100,19 +56,23 @@ class ViewDataset(Dataset[ViewBatch]):
     equal, and is in the middle of the shorter side. One segment, or one crop, is in the middle. A video that is shorter
     than a view repeats frames as published.
 
+    An entry with captions has views of its part of the video, or of its image, which is a video of one frame.
+
     Published are 5 segments ("dense") and 3 crops, and for Something-Something V2 2 ("uniform") and 3, of frames whose
     shorter side is the size of a clip.
 
     Args:
         annotations: the videos, as `read_annotations` or `read_mixture` returns them.
         num_frames: T, the frames of a clip.
-        frame_stride: frames from one frame of a clip to the next, unless the source of the video says otherwise. Not
-            used by `sampling` "uniform".
+        frame_stride: frames from one frame of a clip to the next, unless the source of the video says otherwise. Used
+            by `sampling` "dense".
         size: (H, W) of the clips, in pixels.
         short_side: shorter side of the resized frames, in pixels, at least H and W.
         segments: clips along the video.
         crops: crops of each clip.
-        sampling: which frames make the segments: "dense" (`dense_views`) or "uniform" (`uniform_views`).
+        sampling: which frames make the segments: "dense" (`dense_views`), "uniform" (`uniform_views`) or, of one
+            segment, "fps" (`timed_frames`).
+        fps: frames per second of the clip with the sampling "fps", positive.
         reader: a key of READERS: "av", "decord" or "torchcodec".
         max_decoded_bytes: the most bytes that the decoded frames of all segments may take, as in `open_video`; a video
             that takes more cannot be read.
@@ -137,6 +97,7 @@ class ViewDataset(Dataset[ViewBatch]):
         segments: int,
         crops: int,
         sampling: str = "dense",
+        fps: float = 1.0,
         reader: str = DEFAULT_READER,
         max_decoded_bytes: int = MAX_DECODED_BYTES,
     ) -> None:
@@ -156,10 +117,15 @@ class ViewDataset(Dataset[ViewBatch]):
             )
         if sampling not in VIEW_SAMPLINGS:
             raise ValueError(f"sampling must be one of {tuple(VIEW_SAMPLINGS)}, got {sampling!r}")
+        if sampling == TIMED and segments != 1:
+            raise ValueError(f"segments must be 1 with sampling {TIMED!r}, got {segments}")
+        if not 0 < fps < math.inf:
+            raise ValueError(f"fps must be positive, got {fps}")
         check_reader(reader, max_decoded_bytes=max_decoded_bytes)
         self.annotations = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
         self.num_frames, self.frame_stride, self.size = num_frames, frame_stride, (int(size[0]), int(size[1]))
         self.short_side, self.segments, self.crops, self.sampling = short_side, segments, crops, sampling
+        self.fps = fps
         self.reader, self.max_decoded_bytes = reader, max_decoded_bytes
 
     def __len__(self) -> int:
@@ -192,15 +158,28 @@ class ViewDataset(Dataset[ViewBatch]):
             VideoError: the video cannot be read.
         """
         source, limit = self.annotations.source(index), self.max_decoded_bytes
-        entry, frame_stride = self.annotations[index], source.frame_stride or self.frame_stride
-        with closing(open_entry(entry, self.reader, template=source.template, max_decoded_bytes=limit)) as video:
-            numbers = VIEW_SAMPLINGS[self.sampling](video.num_frames, self.num_frames, frame_stride, self.segments)
+        entry, opened = self._open(index)
+        with closing(opened) as video:
+            first, count = part_of(entry, video)
+            stride: Any = source.frame_stride or self.frame_stride
+            if self.sampling == TIMED and video.num_frames > 1:
+                stride = stated_fps(entry, video) / self.fps
+            numbers = first + VIEW_SAMPLINGS[self.sampling](count, self.num_frames, stride, self.segments)
             wanted, places = np.unique(numbers, return_inverse=True)
             frames = torch.from_numpy(video.frames(wanted))
         height, width = frames.shape[1:3]
         resized = resized_sides(height, width, self.short_side)
         check_decoded_bytes(entry.name, (len(frames), *resized), (height, width), limit)  # thin frames become large
         return places.reshape(numbers.shape), frames
+
+    def _open(self, index: int) -> tuple[CaptionedEntry, VideoReader]:
+        """Open a video; one without captions is the whole of it, and no image."""
+        limit, template = self.max_decoded_bytes, self.annotations.source(index).template
+        place: dict[str, Any] = {"template": template, "max_decoded_bytes": limit}
+        if self.annotations.is_captioned:
+            entry = self.annotations.captioned(index)
+            return entry, open_captioned(entry, self.reader, **place)
+        return CaptionedEntry(self.annotations[index], ()), open_entry(self.annotations[index], self.reader, **place)
 
     def _cut(self, places: np.ndarray, frames: torch.Tensor) -> CroppedClips:
         """The clips of a video. Segments of consecutive frames share one buffer; equal segments share it always."""
@@ -263,22 +242,3 @@ def crop_boxes(height: int, width: int, size: tuple[int, int], crops: int) -> li
     tops = spread_evenly(height - size[0], crops if along_height else 1)
     lefts = spread_evenly(width - size[1], 1 if along_height else crops)
     return [CropBox(top, left, *size) for top in tops.tolist() for left in lefts.tolist()]
-
-
-def collate_views(batches: Sequence[ViewBatch]) -> ViewBatch:
-    """Join batches into one.
-
-    Args:
-        batches: at least one, of one data set.
-
-    Returns:
-        One batch with the videos in order, all missing videos, and the sum of the seconds.
-    """
-    clips = [batch.clips for batch in batches if batch.clips is not None]
-    return ViewBatch(
-        cat_clips(clips) if clips else None,
-        torch.cat([batch.index for batch in batches]),
-        torch.cat([batch.label for batch in batches]),
-        [missing for batch in batches for missing in batch.missing],
-        sum(batch.seconds for batch in batches),
-    )

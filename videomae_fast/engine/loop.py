@@ -89,7 +89,7 @@ class _Run:
         self.average = AveragedWeights(accelerator, model, recipe.ema_decay) if recipe.ema_decay else None
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         rank, world_size = accelerator.process_index, accelerator.num_processes
-        self.samples_per_step = self.optim.batch_size * self.optim.accumulate * world_size
+        self.samples_per_step = self.optim.samples * world_size
         self.steps_per_epoch = recipe.samples_per_epoch // self.samples_per_step
         self.order = recipe.order(self.samples_per_step)
         self.step = self._resume() if self.options.resume else 0
@@ -156,7 +156,7 @@ class _Run:
         lr = learning_rate(self.step, self.optim, self.steps_per_epoch, self.samples_per_step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        count, losses, numbers = self.optim.accumulate, [], []
+        count, losses, numbers = self.optim.parts, [], []
         for place, part in enumerate(self.recipe.parts(batch, count, self.accelerator.device), 1):
             with last_part(self.accelerator, self.model, place == count):
                 loss, others = self.recipe.step(self.model, part, self.step)

@@ -23,7 +23,7 @@ def learning_rate(step: int, options: Any, steps_per_epoch: int, samples_per_ste
         step: the step, counted from 0.
         options: `OptimizerOptions`; this reads lr, final_lr, epochs and warmup_epochs.
         steps_per_epoch: optimizer steps of an epoch.
-        samples_per_step: samples of an optimizer step, over all ranks and accumulated batches.
+        samples_per_step: samples of an optimizer step, over all ranks and parts.
 
     Returns:
         The learning rate.

@@ -38,7 +38,7 @@ class Recipe(ABC):
         """All that the order of samples depends on besides the configuration. A run only continues with the same.
 
         Args:
-            samples_per_step: samples of an optimizer step, over all ranks and accumulated batches.
+            samples_per_step: samples of an optimizer step, over all ranks and parts.
 
         Returns:
             Values by name, which JSON can hold.
@@ -46,7 +46,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[Any, None, None]:
-        """The batches of one rank: each has batch_size · accumulate samples.
+        """The batches of one rank: each has `samples` of the section `optimizer`.
 
         Args:
             rank: number of this process, in [0, world_size).

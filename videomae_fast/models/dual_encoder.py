@@ -119,7 +119,15 @@ class VideoTextModel(nn.Module):
         self.text_proj.apply(init_small_linear)
 
     def forward(
-        self, clip: Clip, ids: Tensor, mask: Tensor, visible: Tensor | None = None, layout: str = DIMENSIONS
+        self,
+        clip: Clip | None,
+        ids: Tensor | None,
+        mask: Tensor | None,
+        visible: Tensor | None = None,
+        layout: str = DIMENSIONS,
+        *,
+        text: Tensor | None = None,
+        video: VideoRows | None = None,
     ) -> PairFeatures:
         """Features of clips and of their captions.
 
@@ -129,6 +137,9 @@ class VideoTextModel(nn.Module):
             mask: (B, L) bool or integer: 1 for tokens, 0 for padding.
             visible: (B, K) int32 or int64 tokens of the clips, unique per clip; None: all. See `VideoTower.draw`.
             layout: a permutation of "BCTHW".
+            text: (B, E) what `project_text` made of the captions before, while their tower is frozen. `ids` and `mask`
+                are then None.
+            video: what `encode_video` made of the clips before, while their tower is frozen. `clip` is then None.
 
         Returns:
             The features.
@@ -137,10 +148,31 @@ class VideoTextModel(nn.Module):
             ValueError: there are more clips than captions or fewer; or as `VideoTower.forward` and the text tower.
             TypeError: as these.
         """
-        if ids.shape[:1] != clip.shape[:1]:
-            raise ValueError(f"there must be as many captions as clips, got {ids.shape[0]} and {clip.shape[0]}")
-        video = self.project_video(self.encode_video(clip, visible, layout).pooled)
-        return PairFeatures(video, self.project_text(self.encode_text(ids, mask).pooled), self.scale(), self.logit_bias)
+        video = self.rows_of(clip, video, visible, layout)
+        if text is None:
+            assert ids is not None and mask is not None
+            check_pairs(ids, video)
+            text = self.project_text(self.encode_text(ids, mask).pooled)
+        elif ids is not None or mask is not None:
+            raise ValueError("text is given in place of ids and mask, which must be None")
+        check_pairs(text, video)
+        return PairFeatures(self.project_video(video.pooled), text, self.scale(), self.logit_bias)
+
+    def rows_of(
+        self, clip: Clip | None, video: VideoRows | None, visible: Tensor | None = None, layout: str = DIMENSIONS
+    ) -> VideoRows:
+        """`video`, or what the video tower makes of `clip`; one of the two is None.
+
+        Raises:
+            ValueError: both are given, or neither; or as `VideoTower.forward`.
+            TypeError: as `VideoTower.forward`.
+        """
+        if (clip is None) == (video is None):
+            raise ValueError(f"one of clip and video must be given, got {'neither' if clip is None else 'both'}")
+        if video is not None:
+            return video
+        assert clip is not None
+        return self.encode_video(clip, visible, layout)
 
     def encode_video(self, clip: Clip, visible: Tensor | None = None, layout: str = DIMENSIONS) -> VideoRows:
         """What the video tower makes of clips: what can be cached while this tower is frozen and no token is hidden."""
@@ -195,6 +227,14 @@ class VideoTextModel(nn.Module):
         if not any(parameter.requires_grad for parameter in self.text_encoder.parameters()):
             self.text_encoder.eval()
         return self
+
+
+def check_pairs(captions: Tensor, video: VideoRows) -> None:
+    """Make sure that there are as many captions, (B, …), as clips."""
+    if captions.shape[:1] != video.pooled.shape[:1]:
+        raise ValueError(
+            f"there must be as many captions as clips, got {captions.shape[0]} and {video.pooled.shape[0]}"
+        )
 
 
 def unit_rows(x: Tensor) -> Tensor:

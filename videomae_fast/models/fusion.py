@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .bert import SplitBert
-from .dual_encoder import PairFeatures, VideoTextModel
+from .dual_encoder import PairFeatures, VideoTextModel, check_pairs
 from .encoder import DIMENSIONS, Clip, init_small_linear
 from .linear import Linear, linear
 from .negatives import TEXT_STREAM, VIDEO_STREAM, hard_negatives
@@ -24,13 +24,13 @@ class FusionOutput(NamedTuple):
 
     Attributes:
         pairs: what `contrastive_loss` takes (VTC).
-        matching: scalar float32, the loss of telling pairs from hard negatives (VTM).
-        words: scalar float32, the loss of hidden words (MLM).
+        matching: scalar float32, the loss of telling pairs from hard negatives (VTM); None of features alone.
+        words: scalar float32, the loss of hidden words (MLM); None of features alone.
     """
 
     pairs: PairFeatures
-    matching: Tensor
-    words: Tensor
+    matching: Tensor | None = None
+    words: Tensor | None = None
 
 
 class VideoTextFusionModel(VideoTextModel):
@@ -83,13 +83,14 @@ class VideoTextFusionModel(VideoTextModel):
 
     def forward(  # type: ignore[override]
         self,
-        clip: Clip,
+        clip: Clip | None,
         ids: Tensor,
         mask: Tensor,
-        sample: Tensor,
+        sample: Tensor | None,
         visible: Tensor | None = None,
         layout: str = DIMENSIONS,
         *,
+        video: VideoRows | None = None,
         seed: int,
         pair_ids: Tensor | None = None,
         gather: Gather | None = None,
@@ -100,9 +101,10 @@ class VideoTextFusionModel(VideoTextModel):
             clip: as `VideoTower.forward` takes it.
             ids: (B, L) int64 token numbers; row i is the caption of clip i.
             mask: (B, L) bool or integer: 1 for tokens, 0 for padding.
-            sample: (B,) int64 sample numbers; hidden words and negatives are drawn by them.
+            sample: (B,) int64 sample numbers; hidden words and negatives are drawn by them. None: the features alone.
             visible: (B, K) int32 or int64 tokens of the clips; None: all.
             layout: a permutation of "BCTHW".
+            video: as `VideoTextModel.forward` takes it.
             seed: of the run, in [0, 2⁶³).
             pair_ids: (B,) int64: pairs of equal ids are no negatives of each other. None: the sample numbers.
             gather: gives the rows of all processes, with gradients, so that negatives are drawn among them: each
@@ -115,18 +117,16 @@ class VideoTextFusionModel(VideoTextModel):
             ValueError: as `VideoTextModel.forward`; or, on a CPU, a pair has no negative.
             TypeError: as `VideoTextModel.forward`.
         """
-        if ids.shape[:1] != clip.shape[:1]:
-            raise ValueError(f"there must be as many captions as clips, got {ids.shape[0]} and {clip.shape[0]}")
-        return self.losses(
-            self.encode_video(clip, visible, layout), ids, mask, sample, seed=seed, pair_ids=pair_ids, gather=gather
-        )
+        video = self.rows_of(clip, video, visible, layout)
+        check_pairs(ids, video)
+        return self.losses(video, ids, mask, sample, seed=seed, pair_ids=pair_ids, gather=gather)
 
     def losses(
         self,
         video: VideoRows,
         ids: Tensor,
         mask: Tensor,
-        sample: Tensor,
+        sample: Tensor | None,
         *,
         seed: int,
         pair_ids: Tensor | None = None,
@@ -137,6 +137,8 @@ class VideoTextFusionModel(VideoTextModel):
         pairs = PairFeatures(
             self.project_video(video.pooled), self.project_text(text.pooled), self.scale(), self.logit_bias
         )
+        if sample is None:
+            return FusionOutput(pairs)
         pair_ids = sample if pair_ids is None else pair_ids
         matching = self._matching(pairs, video, text, mask, sample, seed, pair_ids, gather or _own)
         return FusionOutput(pairs, matching, self._words(video, ids, mask, sample, seed))

@@ -134,7 +134,7 @@ class Alignment(Recipe):
     def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[ClipBatch, None, None]:
         """See `TrainingVideos.batches`."""
         self.place = rank, world_size
-        size = self.config.optimizer.batch_size * self.config.optimizer.accumulate
+        size = self.config.optimizer.samples
         return self.videos.batches(size, rank, world_size, start_step, num_steps)
 
     def parts(self, batch: ClipBatch, count: int, device: torch.device) -> Iterator[Part]:
@@ -182,9 +182,9 @@ class Alignment(Recipe):
 
     def explain(self, step: int) -> str:
         """Let the teachers see the batch of a step again: rows that are not finite are named."""
-        size = self.config.optimizer.batch_size * self.config.optimizer.accumulate
+        size = self.config.optimizer.samples
         batch = self.videos.batch(size, *self.place, step)
-        for piece in batch.to(self.device).split(self.config.optimizer.accumulate):
+        for piece in batch.to(self.device).split(self.config.optimizer.parts):
             if found := self.teachers.find_nonfinite(piece.clips, piece.sample):
                 return f"Of its clips, {found}."
         return ""

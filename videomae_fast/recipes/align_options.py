@@ -14,7 +14,8 @@ from ..masks import guided_masks
 from ..models.config import InternVideo2Config
 from ..models.families import INTERNVIDEO2, Sizes
 from .config import Section, option
-from .options import BackboneOptions, DataOptions, OptimizerOptions
+from .options import BackboneOptions, DataOptions
+from .schedule import OptimizerOptions
 
 STUDENTS = Sizes((INTERNVIDEO2,))
 

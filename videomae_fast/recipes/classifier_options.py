@@ -18,7 +18,8 @@ from ..models.config import ClipConfig
 from ..models.families import SIZES, VideoClassifier, classifier_of, family_of
 from ..models.lora import add_lora
 from .config import option
-from .options import BackboneOptions, DataOptions, OptimizerOptions
+from .options import BackboneOptions, ClipOptions
+from .schedule import OptimizerOptions
 
 _DROP_STREAM = 4  # of random_mask_index: token dropping draws apart from masks and stochastic depth
 
@@ -140,7 +141,7 @@ class ClassifierOptions(BackboneOptions):
         """Which tokens are left out: "random", "changed" (those that do not change), or "" for none."""
         return self.drop_tokens.partition(":")[0]
 
-    def config(self, data: DataOptions, **changes: Any) -> ClipConfig:
+    def config(self, data: ClipOptions, **changes: Any) -> ClipConfig:
         """See `BackboneOptions.config`. It raises ValueError also where `drop_tokens` leaves too few tokens."""
         patch = {"patch_size": self.patch_size} if self.patch_size else {}
         config = super().config(data, **patch, **changes)

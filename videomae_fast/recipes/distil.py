@@ -169,7 +169,7 @@ class Distillation(Finetuning):
             "videos": self.videos.dataset.annotations.fingerprint(),
             "seed": config.run.seed,
             "processes": world_size,
-            "videos_per_batch": optimizer.batch_size * optimizer.accumulate,
+            "videos_per_batch": optimizer.samples,
             **data,
             **augmentation,
         }
@@ -177,7 +177,7 @@ class Distillation(Finetuning):
     def _first_samples(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Iterator[int]:
         """The first clip's sample number in each batch to come."""
         dataset = self.videos.dataset
-        size = self.config.optimizer.batch_size * self.config.optimizer.accumulate
+        size = self.config.optimizer.samples
         sampler = StepSampler(dataset.annotations, size, dataset.seed, rank, world_size)
         for step in range(start_step, start_step + num_steps):
             yield sampler.first_sample(step) * dataset.crops_per_video

@@ -7,7 +7,7 @@ File structure:
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,119 +17,27 @@ import torch
 from .._files import atomic_write, disk_errors
 from .._optional import require
 from .._text import printable, write_table
-from ..data import Mixture, number_classes, read_classes, read_mixture
-from ..data.readers import DEFAULT_READER, MAX_DECODED_BYTES, READERS
-from ..data.sources.classes import CLASSES_HELP
-from ..data.sources.lists import DATA_HELP, EVERY_LIST, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
-from ..data.views import VIEW_SAMPLINGS, MissingVideo, ViewDataset
+from ..data import MissingVideo, Mixture, number_classes, read_classes, read_mixture
 from ..engine.parallel import make_accelerator
-from ..engine.precision import PRECISIONS
 from ..interop import Classifier, read_classifier
-from ..models.attention import BACKENDS, activate_flash_attention
-from ..models.norms import IMPLEMENTATIONS
-from .config import Config, Section, option
-from .probe import PROBES
-from .scores import AVERAGES, TOP, ClassScores, Evaluation
+from ..models.attention import activate_flash_attention
+from .config import Config
+from .evaluate_options import EvaluationOptions, ViewOptions
+from .scores import TOP, ClassScores, Evaluation
 from .start import last_checkpoint, with_classes
 from .views import view_logits
 
 
 @dataclass(frozen=True)
-class ViewOptions(Section):
-    """The labelled videos, and the views of each."""
-
-    data: str = option("", DATA_HELP)
-    root: str = option("", ROOT_HELP + EVERY_LIST)
-    list_format: str = option("auto", LIST_FORMAT_HELP + EVERY_LIST, choices=FORMATS)
-    classes: str = option("", f"{CLASSES_HELP}; default: the names that --init has beside its weights")
-    num_frames: int = option(0, "frames of a clip; 0: as the classifier was trained", least=0)
-    image_size: int = option(0, "height and width of a view in pixels; 0: as the classifier was trained", least=0)
-    short_side: int = option(0, "shorter side that frames are resized to, in pixels; 0: the image size", least=0)
-    frame_stride: int = option(4, "frames of the video from one frame of a dense clip to the next", least=1)
-    sampling: str = option(
-        "dense",
-        "frames of the segments; dense: published for Kinetics; uniform: published for Something-Something",
-        choices=VIEW_SAMPLINGS,
-    )
-    segments: int = option(5, "clips of each video, spread over its time (published: 5 dense, 2 uniform)", least=1)
-    crops: int = option(3, "crops of each clip, spread along the longer side of the frames", least=1)
-    reader: str = option(DEFAULT_READER, "video reader", choices=READERS)
-    max_decoded_bytes: int = option(
-        MAX_DECODED_BYTES, "most memory of the decoded frames of a video's views (not with decord)", least=1
-    )
-    workers: int = option(8, "processes that decode videos; 0 decodes in the main process", least=0)
-
-    def views(self, videos: Mixture, num_frames: int, size: tuple[int, int]) -> ViewDataset:
-        """Make the views.
-
-        Args:
-            videos: with numbered classes.
-            num_frames: frames of a clip.
-            size: (height, width) of a view.
-
-        Returns:
-            The data set.
-
-        Raises:
-            ValueError: views of this size cannot be cut; see `ViewDataset`.
-        """
-        return ViewDataset(
-            videos,
-            num_frames=num_frames,
-            frame_stride=self.frame_stride,
-            size=size,
-            short_side=self.short_side or max(size),
-            segments=self.segments,
-            crops=self.crops,
-            sampling=self.sampling,
-            reader=self.reader,
-            max_decoded_bytes=self.max_decoded_bytes,
-        )
-
-
-@dataclass(frozen=True)
-class EvaluationOptions(Section):
-    """The classifier, how it is run, and where the results go."""
-
-    init: str = option("", "the classifier: published or Hugging Face weights, or a run")
-    init_classes: str = option(
-        "", "classes of the head of --init, of which --classes are some: a file of names, or a JSON list of rows"
-    )
-    init_merged: str = option("", "JSON object {old name: new name} of classes that --init-classes has renamed")
-    output: str = option("", "folder of the results: metrics.json, predictions.tsv, classes.tsv, confusion.png")
-    average: str = option(
-        "softmax", "what is averaged over the views of a video; softmax as published", choices=AVERAGES
-    )
-    batch_size: int = option(1, "videos of a forward pass; clips are this times segments times crops", least=1)
-    precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
-    attention: str = option("sdpa", "attention backend", choices=BACKENDS)
-    elementwise: str = option("triton", "what computes norms, residual additions and GELUs", choices=IMPLEMENTATIONS)
-    probe: str = option(
-        "", "judge features of --init, also of pre-training, instead of its head: knn or linear", choices=("", *PROBES)
-    )
-    train_data: str = option("", "labelled videos that --probe learns from, in one of the forms of --data")
-    neighbours: int = option(20, "neighbours of --probe knn, at most the training videos", least=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if bool(self.probe) != bool(self.train_data):
-            raise ValueError(f"probe '{self.probe}' and train_data '{self.train_data}' go together")
-        if self.probe and self.init_classes:
-            raise ValueError("probe judges features, init_classes a head: give one of them")
-        for name in ("average", "attention", "elementwise"):
-            default = type(self).__dataclass_fields__[name].default
-            if self.probe and getattr(self, name) != default:
-                raise ValueError(f"probe '{self.probe}' does not use {name}: leave it at {default}")
-        if self.init_merged and not self.init_classes:
-            raise ValueError(f"init_merged '{self.init_merged}' goes with --init-classes, which is empty")
-
-
-@dataclass(frozen=True)
 class EvaluateConfig(Config):
-    """The options of an evaluation. Defaults are the published one on Kinetics: 5 segments and 3 crops."""
+    """The options of an evaluation. The default of classifiers is the published one on Kinetics: 5 × 3 views."""
 
     views: ViewOptions = field(default_factory=ViewOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    def __post_init__(self) -> None:
+        if self.evaluation.task == "retrieval" and self.views.classes:
+            raise ValueError("task retrieval has captions, not classes: leave classes empty")
 
 
 @dataclass(frozen=True)
@@ -155,10 +63,7 @@ class Result:
             f"top-1 {summary['top1']:.2%}, top-{TOP} {summary[f'top{TOP}']:.2%}, mean over classes "
             f"{summary['mean_class_accuracy']:.2%}, {summary['videos']} videos"
         ]
-        if self.missing:
-            lines.append(f"{len(self.missing)} videos are missing, because they cannot be read:")
-            lines += [f"  {printable(missing.path)}: {missing.reason}" for missing in self.missing]
-        return lines
+        return lines + missing_lines(self.missing)
 
     def write(self, folder: Path) -> None:
         """Write metrics.json, predictions.tsv, classes.tsv and, if videos are missing, missing.tsv.
@@ -169,14 +74,9 @@ class Result:
         Raises:
             OSError: a file cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        with disk_errors(folder / "metrics.json"), atomic_write(folder / "metrics.json") as partial:
-            partial.write_text(json.dumps(self.evaluation.summary(), indent=2) + "\n", encoding="utf-8")
+        write_summary(folder, self.evaluation.summary(), self.missing)
         write_table(folder / "predictions.tsv", self._predictions())
         write_table(folder / "classes.tsv", self._classes())
-        (folder / "missing.tsv").unlink(missing_ok=True)
-        if self.missing:
-            write_table(folder / "missing.tsv", [(missing.path, missing.reason) for missing in self.missing])
 
     def _predictions(self) -> list[tuple[object, ...]]:
         evaluation = self.evaluation
@@ -197,6 +97,37 @@ class Result:
             share = f"{right[number] / videos[number]:.4f}" if videos[number] else ""
             rows.append((number, name, videos[number], right[number], share))
         return rows
+
+
+def missing_lines(missing: Sequence[MissingVideo]) -> list[str]:
+    """What a user wants to know about videos that cannot be read; no line if there are none."""
+    lines = [f"{len(missing)} videos are missing, because they cannot be read:"] if missing else []
+    return lines + [f"  {printable(each.path)}: {each.reason}" for each in missing]
+
+
+def write_summary(folder: Path, figures: Mapping[str, float], missing: Sequence[MissingVideo]) -> None:
+    """Write metrics.json and, if videos are missing, missing.tsv.
+
+    Args:
+        folder: made if it does not exist.
+        figures: by name.
+        missing: the videos that cannot be read.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder / "metrics.json"), atomic_write(folder / "metrics.json") as partial:
+        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    (folder / "missing.tsv").unlink(missing_ok=True)
+    if missing:
+        write_table(folder / "missing.tsv", [(each.path, each.reason) for each in missing])
+
+
+def none_read(count: int, missing: Sequence[MissingVideo]) -> str:
+    """The message of an evaluation of `count` videos of which none can be read."""
+    shown = "".join(f"\n  {printable(each.path)}: {each.reason}" for each in missing[:5])
+    return f"none of the {count} videos can be read:{shown}"
 
 
 @torch.no_grad()
@@ -250,8 +181,7 @@ def evaluate(config: EvaluateConfig) -> Result:
     merged, read = scores.merged(accelerator)
     everywhere = sorted(require("accelerate.utils").gather_object(missing), key=lambda each: each.index)
     if not read.any():
-        shown = "".join(f"\n  {printable(each.path)}: {each.reason}" for each in everywhere[:5])
-        raise ValueError(f"none of the {len(videos)} videos can be read:{shown}")
+        raise ValueError(none_read(len(videos), everywhere))
     evaluation = Evaluation(merged, videos.labels, read, videos.class_names)
     paths = [videos[number].name for number in range(len(videos))]
     if wrong := [path for path, row in zip(paths, merged, strict=True) if not np.isfinite(row).all()]:

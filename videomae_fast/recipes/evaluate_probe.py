@@ -1,24 +1,22 @@
 """Evaluation without a head: the features of labelled videos, judged by what training videos near them are."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from .._optional import require
 from .._text import printable
 from ..data import Mixture, number_classes, read_classes
-from ..data.views import MissingVideo
 from ..engine.log import say
 from ..engine.parallel import make_accelerator
-from ..interop import FeatureModel, read_feature_model
-from .evaluate import EvaluateConfig, EvaluationOptions, Result
+from ..interop import read_feature_model
+from .evaluate import EvaluateConfig, Result
+from .evaluate_options import EvaluationOptions
 from .probe import knn, linear_probe
 from .scores import Evaluation
 from .sources import read_source
 from .start import last_checkpoint
-from .views import FeaturesAsForward, view_logits
+from .views import FeaturesAsForward, VideoFeatures, video_features
 
 
 @torch.no_grad()
@@ -57,7 +55,13 @@ def evaluate_probe(config: EvaluateConfig) -> Result:
     )
     test = read_source(views.data, sources, views.root, views.list_format, labelled=True)
     test = number_classes(test, train.class_names, allow_empty=True)
-    features = [_video_features(model, videos, config, accelerator) for videos in (train, test)]
+    clip, (batch_size, workers) = model.config, (options.batch_size, views.workers)
+    datasets = [views.views(videos, clip.num_frames, clip.image_size) for videos in (train, test)]
+    encoder = FeaturesAsForward(model)
+    with accelerator.autocast():
+        features = [
+            video_features(encoder, dataset, clip.feature_dim, batch_size, workers, accelerator) for dataset in datasets
+        ]
     for name, videos, found in zip(("train_data", "data"), (train, test), features, strict=True):
         if not found.read.any():
             unread = printable(found.missing[0].path)
@@ -73,34 +77,9 @@ def evaluate_probe(config: EvaluateConfig) -> Result:
     return Result(evaluation, paths, features[1].missing, accelerator.is_main_process)
 
 
-class _VideoFeatures(NamedTuple):
-    """(n, D) float32 features on the host, (n,) bool which were read, and the videos that cannot be read."""
-
-    values: np.ndarray
-    read: np.ndarray
-    missing: list[MissingVideo]
-
-
-def _scores(known: _VideoFeatures, train: Mixture, asked: _VideoFeatures, options: EvaluationOptions) -> np.ndarray:
+def _scores(known: VideoFeatures, train: Mixture, asked: VideoFeatures, options: EvaluationOptions) -> np.ndarray:
     rows, labels, classes = known.values[known.read], train.labels[known.read], len(train.class_names)
     if options.probe == "knn":
         return knn(rows, labels, asked.values[asked.read], classes, k=min(options.neighbours, len(rows)))
     with torch.enable_grad():  # it is fitted
         return linear_probe(rows, labels, asked.values[asked.read], classes).scores
-
-
-def _video_features(model: FeatureModel, videos: Mixture, config: EvaluateConfig, accelerator: Any) -> _VideoFeatures:
-    dataset = config.views.views(videos, model.config.num_frames, model.config.image_size)
-    values = torch.zeros(len(dataset), model.config.feature_dim, device=accelerator.device)
-    read = torch.zeros(len(dataset), device=accelerator.device)
-    missing: list[MissingVideo] = []
-    rank, world_size = accelerator.process_index, accelerator.num_processes
-    batch_size, workers = config.evaluation.batch_size, config.views.workers
-    with accelerator.autocast():
-        for found in view_logits(FeaturesAsForward(model), dataset, batch_size, workers, rank, world_size):
-            values.index_copy_(0, found.index, found.logits.float().mean(1))
-            read.index_fill_(0, found.index, 1.0)
-            missing += found.missing
-    values, read = (accelerator.reduce(each, reduction="sum").cpu() for each in (values, read))
-    everywhere = require("accelerate.utils").gather_object(missing)
-    return _VideoFeatures(values.numpy(), read.numpy() > 0, sorted(everywhere, key=lambda each: each.index))

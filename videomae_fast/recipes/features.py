@@ -21,61 +21,20 @@ from .._lock import lock_output
 from .._optional import require
 from .._text import printable, write_table
 from ..data import Mixture, VideoError, open_entry, open_video, read_mixture
-from ..data.readers import DEFAULT_READER, MAX_DECODED_BYTES, READERS, VideoReader
-from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
-from ..data.windows import FITS, Windows, stream_windows
+from ..data.readers import VideoReader
+from ..data.windows import Windows, stream_windows
 from ..engine.manifest import checksum
 from ..engine.parallel import make_accelerator
-from ..engine.precision import PRECISIONS, resolve_precision
+from ..engine.precision import resolve_precision
 from ..interop import FeatureModel, read_feature_model
 from ..interop.checkpoint import weights_file
-from .config import Config, Section, option
+from .config import Config
 from .feature_files import FeatureFiles
+from .feature_options import KINDS, FeatureOptions, WindowOptions
 from .start import last_checkpoint
+from .two_towers import TowerFeatures, is_two_towers, read_two_towers
 
-KINDS = ("mean", "tubelets", "tokens")
-
-
-@dataclass(frozen=True)
-class WindowOptions(Section):
-    """The videos, and the windows that slide over them."""
-
-    data: str = option("", DATA_HELP)
-    root: str = option("", ROOT_HELP)
-    list_format: str = option("auto", LIST_FORMAT_HELP, choices=FORMATS)
-    num_frames: int = option(0, "frames of a window; 0: as the model was trained", least=0)
-    frame_stride: int = option(1, "frames of the video from one frame of a window to the next", least=1)
-    window_stride: int = option(
-        4, "frames of the video from one window to the next (published: 4 on THUMOS14, 16 on FineAction)", least=1
-    )
-    keep_tail: bool = option(True, "a last window that ends with the video, and one of a short video (published: none)")
-    image_size: int = option(0, "height and width of a window in pixels; 0: as the model was trained", least=0)
-    fit: str = option(
-        "crop",
-        "how frames become square; crop: their centre; squash: the whole, out of shape, as published",
-        choices=FITS,
-    )
-    reader: str = option(DEFAULT_READER, "video reader", choices=READERS)
-    max_decoded_bytes: int = option(MAX_DECODED_BYTES, "most memory of a decoded frame (not with decord)", least=1)
-
-    def windows(self, num_frames: int) -> Windows:
-        """The windows, of `num_frames` frames."""
-        return Windows(num_frames, self.frame_stride, self.window_stride, self.keep_tail)
-
-
-@dataclass(frozen=True)
-class FeatureOptions(Section):
-    """The model, and its features."""
-
-    init: str = option("", "the model: weights of pre-training or a classifier, published or Hugging Face's, or a run")
-    output: str = option("", "folder of the features: a .npy and a .json for each video; again, it continues")
-    kind: str = option(
-        "mean",
-        "features of a window; mean: (D), of all tokens; tubelets: (T', D), means over space; tokens: (T', H', W', D)",
-        choices=KINDS,
-    )
-    batch_size: int = option(8, "windows of a forward pass", least=1)
-    precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
+AnyModel = FeatureModel | TowerFeatures
 
 
 @dataclass(frozen=True)
@@ -170,12 +129,13 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
     for name, value in (("data", windows.data), ("init", options.init), ("output", options.output)):
         if not value:
             raise ValueError(f"{name} is empty")
+    if options.captions:
+        raise ValueError("data and captions are two kinds of features: extract them into two folders, one by one")
     folder = writable_folder(options.output)
     accelerator = make_accelerator(options.precision)
     with lock_output(folder) if accelerator.is_main_process else nullcontext():
         source = last_checkpoint(Path(options.init))
-        size = {"num_frames": windows.num_frames or None, "image_size": windows.image_size or None}
-        model = read_feature_model(source, **size).to(accelerator.device)
+        model = _read_model(source, config).to(accelerator.device)
         videos = read_mixture(windows.data, windows.root or None, windows.list_format)
         if any(each.frame_stride is not None for each in videos.sources):
             raise ValueError(
@@ -197,8 +157,23 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
     return len(missing)
 
 
+def _read_model(source: Path, config: FeaturesConfig) -> AnyModel:
+    """A model, or the video tower of a run of `contrast`."""
+    windows, text_model = config.windows, config.features.text_model
+    if not is_two_towers(source):
+        if text_model:
+            raise ValueError(f"text_model '{text_model}' is of a run of contrast, and {printable(source)} is none")
+        return read_feature_model(source, num_frames=windows.num_frames or None, image_size=windows.image_size or None)
+    given = {"num_frames": windows.num_frames, "image_size": windows.image_size, "text_model": text_model}
+    return TowerFeatures(read_two_towers(str(source), **{name: value for name, value in given.items() if value}).model)
+
+
 def _write_all(
-    files: FeatureFiles, numbers: Iterable[int], model: FeatureModel, config: FeaturesConfig, say: Callable[[str], None]
+    files: FeatureFiles,
+    numbers: Iterable[int],
+    model: AnyModel,
+    config: FeaturesConfig,
+    say: Callable[[str], None],
 ) -> list[tuple[str, str]]:
     """Write the features of the videos that have none; returns path and reason of those that cannot be read."""
     windows = config.windows.windows(model.config.num_frames)
@@ -214,7 +189,7 @@ def _write_all(
     return missing
 
 
-def _features_of(videos: Mixture, number: int, model: FeatureModel, config: FeaturesConfig) -> Features:
+def _features_of(videos: Mixture, number: int, model: AnyModel, config: FeaturesConfig) -> Features:
     options, source = config.windows, videos.source(number)
     video = open_entry(
         videos[number], options.reader, template=source.template, max_decoded_bytes=options.max_decoded_bytes
@@ -226,7 +201,13 @@ def _features_of(videos: Mixture, number: int, model: FeatureModel, config: Feat
 
 
 def _extract(
-    model: FeatureModel, video: VideoReader, name: str, windows: Windows, kind: str, fit: str, batch_size: int
+    model: AnyModel,
+    video: VideoReader,
+    name: str,
+    windows: Windows,
+    kind: str,
+    fit: str,
+    batch_size: int,
 ) -> Features:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got '{kind}'")
@@ -243,7 +224,7 @@ def _extract(
     return Features(whole.numpy(), windows.starts(video.num_frames), video.num_frames, video.fps)
 
 
-def _forward(model: FeatureModel, clips: Iterator[Tensor], kind: str) -> Iterator[Tensor]:
+def _forward(model: AnyModel, clips: Iterator[Tensor], kind: str) -> Iterator[Tensor]:
     for clip in clips:
         if kind == "mean":
             yield model.features(clip)
@@ -252,13 +233,14 @@ def _forward(model: FeatureModel, clips: Iterator[Tensor], kind: str) -> Iterato
             yield tokens.mean((2, 3)) if kind == "tubelets" else tokens
 
 
-def _shape(model: FeatureModel, kind: str) -> tuple[int, ...]:
+def _shape(model: AnyModel, kind: str) -> tuple[int, ...]:
     frames, height, width = model.config.grid
     sizes = {"mean": (), "tubelets": (frames,), "tokens": (frames, height, width)}
-    return *sizes[kind], model.config.feature_dim if kind == "mean" else model.config.encoder_dim
+    width = model.embed_dim if isinstance(model, TowerFeatures) else model.config.feature_dim
+    return *sizes[kind], width if kind == "mean" else model.config.encoder_dim
 
 
-def _settings(config: FeaturesConfig, model: FeatureModel, source: Path) -> dict[str, Any]:
+def _settings(config: FeaturesConfig, model: AnyModel, source: Path) -> dict[str, Any]:
     """All that decides the features of a video, as JSON holds it."""
     weights = weights_file(source)
     windows, clip = config.windows, model.config

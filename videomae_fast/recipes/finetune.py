@@ -129,7 +129,7 @@ class Finetuning(Recipe):
 
     def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[ClipBatch, None, None]:
         """See `TrainingVideos.batches`."""
-        size = self.config.optimizer.batch_size * self.config.optimizer.accumulate
+        size = self.config.optimizer.samples
         return self.videos.batches(size, rank, world_size, start_step, num_steps)
 
     def parts(self, batch: ClipBatch, count: int, device: torch.device) -> list[Part]:

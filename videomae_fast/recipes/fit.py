@@ -44,8 +44,7 @@ def fit_to_device(
     Returns:
         The configuration, with another `recompute` if that was "auto".
     """
-    if device.type == "cuda" and config.attention == "sdpa" and (found := activate_flash_attention(device)):
-        say(f"attention runs on {found}")
+    use_fastest_attention(config.attention, device, say)
     if device.type != "cuda" or config.recompute != "auto":
         return config
     capacity = torch.cuda.get_device_properties(device).total_memory
@@ -63,3 +62,15 @@ def fit_to_device(
     )
     fitted: C = replace(known, recompute=recompute)
     return fitted
+
+
+def use_fastest_attention(attention: str, device: torch.device, say: Callable[[str], None]) -> None:
+    """On a GPU, let "sdpa" run on the fastest flash attention that this PyTorch has for it.
+
+    Args:
+        attention: backend of the run.
+        device: of the run.
+        say: prints a line, if it is another than PyTorch's own.
+    """
+    if device.type == "cuda" and attention == "sdpa" and (found := activate_flash_attention(device)):
+        say(f"attention runs on {found}")

@@ -28,17 +28,15 @@ from .sources import read_source
 
 
 @dataclass(frozen=True)
-class DataOptions(Section):
-    """The videos, and the clips cut from them."""
+class ClipOptions(Section):
+    """Videos, and how clips are cut from them, whatever else is known about the videos."""
 
     data: str = option("", DATA_HELP, free=True)  # free: a checkpoint identifies its videos by `Mixture.fingerprint`
     root: str = option("", ROOT_HELP + EVERY_LIST, free=True)
-    list_format: str = option("auto", LIST_FORMAT_HELP + EVERY_LIST, choices=FORMATS, free=True)
     eval_data: str = option("", "videos to evaluate on, in one of the forms of --data", free=True)
     num_frames: int = option(16, "frames of a clip", least=1)
     image_size: int = option(224, "height and width of a clip in pixels", least=1)
     frame_stride: int = option(4, "frames of the video from one frame of a clip to the next", least=1)
-    crops_per_video: int = option(4, "crops cut from each decoded clip (repeated augmentation)", least=1)
     crop: str = option("multi-scale", "how crop boxes are drawn; multi-scale as published", choices=CROP_BOXES)
     hflip: bool = option(False, "flip half of the crops horizontally (published pre-training does not)")
     resize: str = option(
@@ -59,6 +57,27 @@ class DataOptions(Section):
     def sources(self) -> tuple[str, ...]:
         """All that names videos; "" for what is not given."""
         return self.data, self.eval_data
+
+    def _clips(self, seed: int) -> dict[str, Any]:
+        return {
+            "num_frames": self.num_frames,
+            "frame_stride": self.frame_stride,
+            "size": (self.image_size, self.image_size),
+            "crop": self.crop,
+            "resize": self.resize,
+            "reader": self.reader,
+            "short_side": self.short_side,
+            "max_decoded_bytes": self.max_decoded_bytes,
+            "seed": seed,
+        }
+
+
+@dataclass(frozen=True)
+class DataOptions(ClipOptions):
+    """The videos, and the clips cut from them."""
+
+    list_format: str = option("auto", LIST_FORMAT_HELP + EVERY_LIST, choices=FORMATS, free=True)
+    crops_per_video: int = option(4, "crops cut from each decoded clip (repeated augmentation)", least=1)
 
     def read(self, source: str, labelled: bool = False) -> Mixture:
         """Read one of `sources`.
@@ -131,19 +150,6 @@ class DataOptions(Section):
             max_decoded_bytes=self.max_decoded_bytes,
         )
 
-    def _clips(self, seed: int) -> dict[str, Any]:
-        return {
-            "num_frames": self.num_frames,
-            "frame_stride": self.frame_stride,
-            "size": (self.image_size, self.image_size),
-            "crop": self.crop,
-            "resize": self.resize,
-            "reader": self.reader,
-            "short_side": self.short_side,
-            "max_decoded_bytes": self.max_decoded_bytes,
-            "seed": seed,
-        }
-
 
 @dataclass(frozen=True)
 class MaskOptions(Section):
@@ -199,7 +205,7 @@ class BackboneOptions(Section):
     activation_checkpointing: bool = option(False, "repeat each block in backward instead of keeping its activations")
     compile: bool = option(False, "compile the model with torch.compile; the first step then takes minutes")
 
-    def config(self, data: DataOptions, **changes: Any) -> ClipConfig:
+    def config(self, data: ClipOptions, **changes: Any) -> ClipConfig:
         """The configuration of the model for the clips of `data`.
 
         Args:
@@ -237,30 +243,10 @@ class ModelOptions(BackboneOptions):
         choices=DECODER_CONTEXTS,
     )
 
-    def config(self, data: DataOptions, **changes: Any) -> VideoMAEConfig:
+    def config(self, data: ClipOptions, **changes: Any) -> VideoMAEConfig:
         """See `BackboneOptions.config`."""
         depth = {"decoder_depth": self.decoder_depth} if self.decoder_depth else {}
         return cast(VideoMAEConfig, super().config(data, decoder_context=self.decoder_context, **depth, **changes))
-
-
-@dataclass(frozen=True)
-class OptimizerOptions(Section):
-    """Batches, epochs, and the optimizer. Defaults are the published ViT-B pre-training."""
-
-    batch_size: int = option(32, "videos per device and batch; clips are this times crops_per_video", least=1)
-    accumulate: int = option(1, "batches per optimizer step; exactly one batch of accumulate x batch_size", least=1)
-    epochs: int = option(200, "passes over the data", least=1)
-    warmup_epochs: int = option(20, "epochs of linear warm-up; must be fewer than epochs", least=0)
-    lr: float = option(1e-3, "learning rate for 256 videos per step; it is scaled by videos / 256", least=0)
-    final_lr: float = option(1e-5, "final learning rate, scaled in the same way", least=0)
-    weight_decay: float = option(0.05, "weight decay of matrices; biases, norms and the mask token have none", least=0)
-    beta2: float = option(0.95, "second AdamW coefficient; the first is 0.9", least=0, below=1)
-    clip_grad: float = option(0.0, "largest gradient norm; 0 does not clip (published: 0.02 for giant)", least=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be less than epochs {self.epochs}")
 
 
 @dataclass(frozen=True)
@@ -302,4 +288,8 @@ class RunOptions(Section):
         if self.resume and list_checkpoints(Path(self.output)):
             return f"--resume continues from a checkpoint: --init {self.init} is not read"
         source = (list_checkpoints(Path(self.init)) or [Path(self.init)])[-1]  # the last checkpoint of a run
-        return init_weights(model, source, strict=not self.init_partial) or f"all weights are from {source}"
+        return self._load(model, source) or f"all weights are from {source}"
+
+    def _load(self, model: nn.Module, source: Path) -> str:
+        """Load weights into a model, and report what is missing and extra."""
+        return init_weights(model, source, strict=not self.init_partial)

@@ -29,7 +29,8 @@ from ..models.encoder import Encoder
 from .config import Config, option
 from .fit import fit_to_device
 from .knn_monitor import KnnMonitor
-from .options import DataOptions, MaskOptions, ModelOptions, OptimizerOptions, RunOptions
+from .options import DataOptions, MaskOptions, ModelOptions, RunOptions
+from .schedule import OptimizerOptions
 from .videos import CHEAPER_VIDEOS, EvaluationVideos, TrainingVideos
 
 
@@ -152,7 +153,7 @@ class Pretraining(Recipe):
 
     def batches(self, rank: int, world_size: int, start_step: int, num_steps: int) -> Generator[ClipBatch, None, None]:
         """See `TrainingVideos.batches`."""
-        size = self.config.optimizer.batch_size * self.config.optimizer.accumulate
+        size = self.config.optimizer.samples
         return self.videos.batches(size, rank, world_size, start_step, num_steps)
 
     def parts(self, batch: ClipBatch, count: int, device: torch.device) -> list[Part]:

@@ -6,7 +6,14 @@ from ..data import Mixture, read_mixture
 from ..data.sources.lists import is_list_file
 
 
-def read_source(source: str, sources: Sequence[str], root: str, list_format: str, labelled: bool = False) -> Mixture:
+def read_source(
+    source: str,
+    sources: Sequence[str],
+    root: str,
+    list_format: str = "auto",
+    labelled: bool = False,
+    captioned: bool = False,
+) -> Mixture:
     """Read one of the sources of a command. `root` and `list_format` are of each that is a list file.
 
     Args:
@@ -15,6 +22,7 @@ def read_source(source: str, sources: Sequence[str], root: str, list_format: str
         root: as in `read_mixture`; "" for none.
         list_format: as in `read_mixture`.
         labelled: as in `read_mixture`.
+        captioned: as in `read_mixture`.
 
     Returns:
         The videos.
@@ -25,4 +33,4 @@ def read_source(source: str, sources: Sequence[str], root: str, list_format: str
     """
     if not is_list_file(source) and any(is_list_file(each) for each in sources):
         root, list_format = "", "auto"
-    return read_mixture(source, root or None, list_format, labelled)
+    return read_mixture(source, root or None, list_format, labelled, captioned)

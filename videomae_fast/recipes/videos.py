@@ -1,8 +1,9 @@
 """The videos of recipes: training batches that count unreadable videos, and evaluation batches."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -13,7 +14,7 @@ from .._text import printable
 from ..data import BadVideoLog, ClipBatch, ClipDataset, UnreadableVideosError, collate, make_loader
 from ..data.loader import leave_process_group, load
 from ..engine.log import say
-from .options import DataOptions
+from .options import ClipOptions
 
 CHEAPER_VIDEOS = (
     "Make the videos cheaper to decode (videomae-fast transcode, or --short-side), or cut more crops from each "
@@ -24,7 +25,7 @@ CHEAPER_VIDEOS = (
 class TrainingVideos:
     """The training batches of one rank, and the report of unreadable videos."""
 
-    def __init__(self, dataset: ClipDataset, options: DataOptions, output: Path) -> None:
+    def __init__(self, dataset: ClipDataset, options: ClipOptions, output: Path) -> None:
         """Prepare the batches.
 
         Args:
@@ -42,7 +43,7 @@ class TrainingVideos:
 
     def batches(
         self, batch_size: int, rank: int, world_size: int, start_step: int, num_steps: int
-    ) -> Generator[ClipBatch, None, None]:
+    ) -> Generator[Any, None, None]:
         """The batches of a rank, from a step on.
 
         Args:
@@ -58,14 +59,9 @@ class TrainingVideos:
         Raises:
             ValueError: the videos do not fill one step.
         """
-        loader = make_loader(
-            self.dataset,
-            batch_size,
-            rank=rank,
-            world_size=world_size,
-            workers=self.options.workers,
-            start_step=start_step,
-            num_steps=num_steps,
+        place = {"rank": rank, "world_size": world_size}
+        loader = self._loader(
+            batch_size, **place, workers=self.options.workers, start_step=start_step, num_steps=num_steps
         )
         report = self.output / (f"bad_videos_rank{rank}.tsv" if rank else "bad_videos.tsv")
         if start_step == 0:
@@ -85,21 +81,23 @@ class TrainingVideos:
         Returns:
             The batch that `batches` yielded for the step.
         """
-        loader = make_loader(
-            self.dataset, batch_size, rank=rank, world_size=world_size, start_step=step - 1, num_steps=1
-        )
-        return next(iter(loader))
+        return next(iter(self._loader(batch_size, rank=rank, world_size=world_size, start_step=step - 1, num_steps=1)))
 
-    def _watched(
-        self, loader: DataLoader[ClipBatch], batch_size: int, start_step: int
-    ) -> Generator[ClipBatch, None, None]:
+    def _loader(self, batch_size: int, **place: Any) -> DataLoader[Any]:
+        """The batches from a step on, as `make_loader` takes the arguments."""
+        return make_loader(self.dataset, batch_size, **place)
+
+    @property
+    def _num_videos(self) -> int:
+        return len(self.dataset.annotations)
+
+    def _watched(self, loader: DataLoader[Any], batch_size: int, start_step: int) -> Generator[Any, None, None]:
         batches = load(loader, defers=True)
         try:
             for step, batch in enumerate(batches, start_step + 1):
                 for bad in self.bad_videos.add(batch.bad_videos):
                     say(f"unreadable video replaced: {printable(bad.path)}: {bad.reason}")
-                videos = len(self.dataset.annotations)
-                self.bad_videos.check_share(self.options.max_bad_share, step * batch_size, videos)
+                self.bad_videos.check_share(self.options.max_bad_share, step * batch_size, self._num_videos)
                 yield batch
         except UnreadableVideosError as error:  # a worker's error arrives with its traceback as text
             raise UnreadableVideosError(str(error).rsplit("UnreadableVideosError: ", 1)[-1]) from None
@@ -143,7 +141,7 @@ class EvaluationVideos:
         own = range(rank, len(self.dataset.annotations), world_size)
         num_batches = ceil(ceil(len(self.dataset.annotations) / world_size) / self.batch_size)
         loader = DataLoader(
-            _ReadableClips(self.dataset),
+            _ReadableClips(self.dataset, self._join),
             batch_size=None,
             sampler=[own[first * self.batch_size :][: self.batch_size] for first in range(num_batches)],
             num_workers=self.workers,
@@ -159,6 +157,10 @@ class EvaluationVideos:
                 self.said.add(line)
             yield self._black_clip() if batch is None else batch, batch is not None
 
+    def _join(self, batches: Sequence[Any]) -> ClipBatch:
+        """One batch of the clips of several videos."""
+        return collate(batches)
+
     def _black_clip(self) -> ClipBatch:
         height, width = self.dataset.size
         frames = torch.zeros(self.dataset.num_frames, height, width, 3, dtype=torch.uint8)
@@ -169,8 +171,8 @@ class EvaluationVideos:
 class _ReadableClips(Dataset[tuple[ClipBatch | None, list[str]]]):
     """`dataset[videos]`: a batch of the readable videos, or None, and a line about each unreadable video."""
 
-    def __init__(self, dataset: ClipDataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: ClipDataset, join: Callable[[Sequence[Any]], ClipBatch]) -> None:
+        self.dataset, self.join = dataset, join
 
     def __getitem__(self, videos: range) -> tuple[ClipBatch | None, list[str]]:
         batches, bad_videos = [], []
@@ -179,7 +181,7 @@ class _ReadableClips(Dataset[tuple[ClipBatch | None, list[str]]]):
                 batches.append(self.dataset[video, video])
             except UnreadableVideosError as error:
                 bad_videos.append(str(error).rpartition("\n  ")[2])
-        return collate(batches) if batches else None, bad_videos
+        return self.join(batches) if batches else None, bad_videos
 
 
 def _as_it_is(item: object) -> object:

@@ -3,15 +3,19 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from .._optional import require
 from .._text import printable
 from ..data.loader import leave_process_group, load
-from ..data.views import MissingVideo, ViewBatch, ViewDataset, collate_views
+from ..data.view_batch import MissingVideo, ViewBatch, collate_views
+from ..data.views import ViewDataset
 from ..engine.log import say
 from ..interop import FeatureModel
 from ..models.encoder import Clip
@@ -78,6 +82,53 @@ def view_logits(
         logits = model(clips)[: views * len(moved.index)]
         logits = logits.view(len(moved.index), views, logits.shape[1])
         yield ViewLogits(moved.index, moved.label, logits, batch.missing)
+
+
+class VideoFeatures(NamedTuple):
+    """The features of n videos.
+
+    Attributes:
+        values: (n, D) float32 on the host, means over the views; zeros of a video that cannot be read.
+        read: (n,) bool, which were read.
+        missing: the videos that cannot be read, in order.
+    """
+
+    values: np.ndarray
+    read: np.ndarray
+    missing: list[MissingVideo]
+
+
+def video_features(
+    model: nn.Module, dataset: ViewDataset, dim: int, batch_size: int, workers: int, accelerator: Any
+) -> VideoFeatures:
+    """The features of videos, each averaged over its views; all processes compute a part, and all get all.
+
+    Args:
+        model: as `view_logits` takes it, with features in place of logits; the caller chooses autocast.
+        dataset: the views.
+        dim: D.
+        batch_size: videos of a forward pass.
+        workers: data-loading processes; 0 loads in this process.
+        accelerator: `accelerate.Accelerator` of the processes; each calls this.
+
+    Returns:
+        The features, the same in every process.
+
+    Raises:
+        ChildProcessError: a data-loading process died.
+        TimeoutError: one takes too long.
+    """
+    values = torch.zeros(len(dataset), dim, device=accelerator.device)
+    read = torch.zeros(len(dataset), device=accelerator.device)
+    missing: list[MissingVideo] = []
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    for found in view_logits(model, dataset, batch_size, workers, rank, world_size):
+        values.index_copy_(0, found.index, found.logits.float().mean(1))
+        read.index_fill_(0, found.index, 1.0)
+        missing += found.missing
+    values, read = (accelerator.reduce(each, reduction="sum").cpu() for each in (values, read))
+    everywhere = require("accelerate.utils").gather_object(missing)
+    return VideoFeatures(values.numpy(), read.numpy() > 0, sorted(everywhere, key=lambda each: each.index))
 
 
 class EvaluationViews:

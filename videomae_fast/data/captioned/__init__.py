@@ -3,6 +3,7 @@
 from .batch import CaptionCounts, CaptionedBatch, CaptionTokens, positive_ids
 from .dataset import CaptionedDataset, split_kinds
 from .loader import AlternatingSampler, make_captioned_loader
+from .merge import merge_captions
 from .tokenizer import CaptionTokenizer
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "CaptionedBatch",
     "CaptionedDataset",
     "make_captioned_loader",
+    "merge_captions",
     "positive_ids",
     "split_kinds",
 ]

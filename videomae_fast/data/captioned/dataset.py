@@ -41,7 +41,7 @@ def split_kinds(mixture: Mixture) -> Kinds:
     Raises:
         ValueError: a source has no captions.
     """
-    _check_captioned(mixture)
+    check_captioned(mixture)
     return Kinds(_of_kind(mixture, False), _of_kind(mixture, True))
 
 
@@ -55,7 +55,7 @@ def _of_kind(mixture: Mixture, images: bool) -> Mixture | None:
     return Mixture(sources) if sources else None
 
 
-def _check_captioned(mixture: Mixture) -> None:
+def check_captioned(mixture: Mixture) -> None:
     if not mixture.is_captioned:
         raise ValueError("annotations must have captions: read_captions and read_mixture(captioned=True) read them")
 
@@ -104,7 +104,7 @@ class CaptionedDataset(ClipDataset):
         **options: Any,
     ) -> None:
         mixture = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
-        _check_captioned(mixture)
+        check_captioned(mixture)
         kinds = {bool(kind) for source in mixture.sources for kind in np.unique(source.annotations.is_image)}  # type: ignore[attr-defined]
         if len(kinds) > 1:
             raise ValueError("annotations must be all images or all videos, got both: divide them with split_kinds")

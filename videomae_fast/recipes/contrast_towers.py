@@ -1,0 +1,198 @@
+"""The towers of contrastive pre-training, made from options."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .._optional import require
+from .._text import printable, printable_lines
+from ..data.captioned import CaptionTokenizer
+from ..interop.huggingface.text import read_text_tower, read_tokenizer, split_bert_config
+from ..interop.settings import settings_beside
+from ..interop.video_text import init_split_bert
+from ..models import InternVideo2Config, VideoMAEConfig
+from ..models.bert import SplitBert
+from ..models.dual_encoder import VideoTextModel
+from ..models.fusion import VideoTextFusionModel
+from ..models.internvideo2_tower import InternVideo2Tower
+from ..models.text_tower import TextTower
+from ..models.video_tower import VideoTower
+from ..models.video_transformer import VideoTransformer
+from .contrast_options import ContrastData, FusionOptions, LossOptions, TextTowerOptions, VideoTowerOptions
+
+_RANDOM = "{} has no weights: the text tower is random, of the size in its config.json"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def build_video_tower(options: VideoTowerOptions, data: ContrastData) -> VideoTower:
+    """Make the video tower.
+
+    Args:
+        options: its section.
+        data: gives the size of the clips.
+
+    Returns:
+        The tower, with new weights, all trained.
+
+    Raises:
+        ValueError: sizes do not fit together.
+    """
+    config = options.tower_config(data)
+    pool: dict[str, Any] = {} if options.pool == "auto" else {"pool": options.pool}
+    if isinstance(config, InternVideo2Config):
+        return InternVideo2Tower(config, **pool)
+    assert isinstance(config, VideoMAEConfig)
+    return VideoTransformer(config, **pool)
+
+
+def build_text_tower(options: TextTowerOptions, say: Callable[[str], None]) -> tuple[TextTower, CaptionTokenizer]:
+    """Read a text encoder of transformers, and its tokenizer. A folder without weights gives a random encoder.
+
+    Args:
+        options: its section.
+        say: prints a line if the weights are random.
+
+    Returns:
+        The tower in float32, all of it trained, and its tokenizer. No code of the folder runs.
+
+    Raises:
+        ValueError: `text_model` is empty or no folder, transformers cannot read it, it is no text encoder, its
+            tokenizer is of another model, or `max_tokens` are more than it has positions for.
+        ImportError: transformers is missing.
+    """
+    folder = options.text_model
+    _check_folder(folder)
+    if _has_weights(folder):
+        tower = read_text_tower(folder, options.text_pool)
+    else:
+        tower = TextTower(_random_encoder(folder), options.text_pool)
+        say(_RANDOM.format(printable(folder)))
+    tokenizer = _caption_tokenizer(read_tokenizer(folder, tower.vocab_size), options.max_tokens, tower.max_length)
+    tower.train()
+    return tower, tokenizer
+
+
+def _check_folder(folder: str) -> None:
+    if not folder:
+        raise ValueError("text_model is empty: name a folder of a text encoder of transformers, with its tokenizer")
+    if not os.path.isdir(folder):
+        raise ValueError(f"text_model must be a folder of a text encoder of transformers, got {printable(folder)}")
+
+
+def _has_weights(folder: str) -> bool:
+    return any((Path(folder) / name).is_file() for name in _WEIGHTS)
+
+
+def _caption_tokenizer(tokenizer: Any, max_tokens: int, positions: int) -> CaptionTokenizer:
+    if max_tokens > positions:
+        raise ValueError(f"max_tokens must be at most {positions}, the positions of the text model, got {max_tokens}")
+    return CaptionTokenizer(tokenizer, max_tokens)
+
+
+def _random_encoder(folder: str) -> nn.Module:
+    transformers = require("transformers")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"text_model {printable(folder)} cannot be read: {printable(str(error).partition(chr(10))[0])}"
+        ) from error
+    encoder: nn.Module = getattr(model, "text_model", model)
+    return encoder
+
+
+def build_split_bert(
+    options: TextTowerOptions, fusion_layers: int, source_dim: int, say: Callable[[str], None]
+) -> tuple[SplitBert, CaptionTokenizer]:
+    """Read a BERT whose last layers read a video too, and its tokenizer. Their cross-attention is new.
+
+    Args:
+        options: section of the text tower.
+        fusion_layers: number of these layers.
+        source_dim: width of the video's tokens.
+        say: prints a line about what is new.
+
+    Returns:
+        The BERT and its tokenizer.
+
+    Raises:
+        ValueError: as `build_text_tower`; or the folder is of no BERT, or has too few layers.
+        ImportError: transformers is missing.
+    """
+    folder = options.text_model
+    _check_folder(folder)
+    settings = settings_beside(folder)
+    depth = settings.get("num_hidden_layers")
+    if not isinstance(depth, int) or fusion_layers >= depth:
+        raise ValueError(
+            f"fusion_layers must leave a text layer of the {depth} layers in {printable(folder)}, got {fusion_layers}"
+        )
+    tokenizer = read_tokenizer(folder, int(settings.get("vocab_size", 0)))
+    config = split_bert_config(folder, depth - fusion_layers, tokenizer, pool=options.text_pool)
+    captions = _caption_tokenizer(tokenizer, options.max_tokens, config.max_length)
+    bert = SplitBert(config, source_dim)
+    if not _has_weights(folder):
+        say(_RANDOM.format(printable(folder)))
+    elif note := init_split_bert(bert, folder):
+        say(printable_lines(note))
+    return bert, captions
+
+
+def build_towers(
+    model: VideoTowerOptions,
+    text: TextTowerOptions,
+    loss: LossOptions,
+    fusion: FusionOptions,
+    data: ContrastData,
+    say: Callable[[str], None],
+) -> tuple[VideoTextModel, CaptionTokenizer]:
+    """Make the dual encoder, and the tokenizer of its text tower.
+
+    Args:
+        model: section of the video tower.
+        text: section of the text tower.
+        loss: section of the loss.
+        fusion: section of fusion.
+        data: gives the size of the clips.
+        say: prints a line.
+
+    Returns:
+        The model, of which all is trained, and the tokenizer.
+
+    Raises:
+        ValueError: options do not fit together, or the text model and its tokenizer do not.
+        ImportError: transformers is missing.
+    """
+    tower = build_video_tower(model, data)
+    if fusion.fusion_layers:
+        bert, tokenizer = build_split_bert(text, fusion.fusion_layers, tower.token_dim, say)
+        sizes = model.embed_dim, loss.of_temperature, fusion.word_ratio
+        return VideoTextFusionModel(tower, bert, *sizes), tokenizer
+    encoder, tokenizer = build_text_tower(text, say)
+    return VideoTextModel(tower, encoder, model.embed_dim, loss.of_temperature), tokenizer
+
+
+def choose_trained(model: VideoTextModel, train: str, freeze_text: bool) -> None:
+    """Freeze what is not trained.
+
+    Args:
+        model: a new model, with its weights.
+        train: "none", or as `ClassifierParts.freeze` takes it.
+        freeze_text: whether the text tower is frozen.
+
+    Raises:
+        ValueError: `train` is none of these.
+    """
+    if train == "none":
+        model.freeze_video()
+    else:
+        try:
+            model.vision_encoder.freeze(train)
+        except ValueError as error:
+            raise ValueError(f"{error}; or 'none'") from error
+    if freeze_text:
+        model.freeze_text()
