@@ -6,8 +6,8 @@ place in the clip and its crop are known exactly:
 
 * frames: nothing. Footage plays forwards and backwards in turn, so each frame is as likely at every place of a clip.
   Plays that never turn ("forwards" and "backwards") are the exception, and one reason why they are hard.
-* crop: nothing in the middle of a clip. At its ends, a move shows as half of its length, out of a range that is three to
-  fifteen times the length. It cannot be nothing: crops that move right would then be where crops that move left are,
+* crop: nothing in the middle of a clip. At its ends, a move shows as half of its length, out of a range that is three
+  to fifteen times the length. It cannot be nothing: crops that move right would then be where crops that move left are,
   on average, at both ends.
 
 File structure:
