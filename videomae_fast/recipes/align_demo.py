@@ -19,13 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._text import printable
 from ..data import demo_folder
 from ..data.sources.operations import OPERATIONS, OperationClips, read_footage
 from ..engine.loop import RunResult
 from ..interop import read_feature_model
 from ..interop.checkpoint import write_safetensors
-from ..models import InternVideo2, InternVideo2Config, get_internvideo2_config
+from ..models import InternVideo2, get_internvideo2_config
 from . import pretrain as pretraining
 from .align import AlignConfig, Alignment
 from .probe import linear_probe
@@ -87,9 +86,8 @@ def with_teachers(config: AlignConfig, say: Callable[[str], None]) -> AlignConfi
 def _pretrained(output: Path) -> Path:
     config = pretraining.DEMO.with_options(data=str(demo_folder()), output=str(output), resume=True)
     result = pretraining.pretrain(config)
-    recipe_steps = config.run.max_steps or config.optimizer.epochs * (4 // config.optimizer.batch_size)
-    if result.step < recipe_steps:
-        raise ValueError(f"the video teacher's training was interrupted after step {result.step}: start again")
+    if not result.finished:
+        raise ValueError(f"the training of the video teacher was interrupted after step {result.step}: start again")
     return output
 
 
@@ -167,10 +165,11 @@ def probe_student(config: AlignConfig, result: RunResult) -> dict[str, float]:
         torch.manual_seed(config.run.seed)
         untrained = InternVideo2(replace(config.model_config(), drop_path=0.0)).eval()
     parts = []
-    for part, count in (("train", TRAIN_CLIPS), ("test", TEST_CLIPS)):
+    # The numbers of test clips are others, too: clips of one number have the same crop and operation in both parts.
+    for part, numbers in (("train", range(TRAIN_CLIPS)), ("test", range(TRAIN_CLIPS, TRAIN_CLIPS + TEST_CLIPS))):
         footage = read_footage(sorted(demo_folder().glob("*.mp4")), part)
         clips = OperationClips(footage, config.run.seed, size=size, num_frames=2 * config.data.num_frames)
-        parts.append(clips.batch(range(count)))
+        parts.append(clips.batch(numbers))
     (train, labels), (test, wanted) = ((clips[:, :, ::2], operations) for clips, operations in parts)
     still = [clips[:, :, :1].expand_as(clips) for clips in (train, test)]
     figures = {}

@@ -96,6 +96,9 @@ class OperationPlan:
 class OperationClips:
     """Clips of known operations; clip `number` is a pure function of (seed, number).
 
+    So clips of the same number have the same operation and crop in other footage of the same size: give clips for
+    training and for tests other numbers or another seed.
+
     Its operation is number mod the number of operations. With u_t = t / (T − 1) − 1/2, place t shows a crop of
 
         side_t   = side · exp(±ZOOM · u_t)         of "zoom out" and "zoom in"; side of the others
