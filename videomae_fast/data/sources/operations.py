@@ -6,9 +6,9 @@ place in the clip and its crop are known exactly:
 
 * frames: nothing. Footage plays forwards and backwards in turn, so each frame is as likely at every place of a clip.
   Plays that never turn ("forwards" and "backwards") are the exception, and one reason why they are hard.
-* crop: nothing in the middle of a clip. At its ends, a move shows as half of its length, out of a range that is three
-  to fifteen times the length. It cannot be nothing: crops that move right would then be where crops that move left are,
-  on average, at both ends.
+* crop: nothing in the middle of a clip. At its ends, a move shows as half of its length, out of a range that is one and
+  a half to ten times the length. It cannot be nothing: crops that move right would then be where crops that move left
+  are, on average, at both ends. An ideal observer of the crop at one end is right in a quarter of all cases.
 
 File structure:
     OPERATIONS, HARD_OPERATIONS   the classes
@@ -37,9 +37,9 @@ HARD_OPERATIONS = ("forwards", "backwards", "double speed")
 
 PARTS = ("train", "test")
 TRAIN_SHARE = 0.7  # of the frames of a video; the others are held out
-PAN = 0.25  # of the crop's side, over a clip
-ZOOM = math.log(1.25)  # of the logarithm of the side, over a clip
-SIDES = 0.2, 0.5  # of the crop in the middle of a clip, as a share of the footage's shorter side
+PAN = 0.5  # of the crop's side, over a clip
+ZOOM = math.log(1.6)  # of the logarithm of the side, over a clip
+SIDES = 0.15, 0.45  # of the crop in the middle of a clip, as a share of the footage's shorter side
 MARGIN = max(1 + PAN, math.exp(ZOOM / 2)) / 2  # from the middle crop's centre to the border, in sides of it
 
 _PANS = {"pan left": (0, -1), "pan right": (0, 1), "pan up": (-1, 0), "pan down": (1, 0)}
