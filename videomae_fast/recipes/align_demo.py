@@ -37,6 +37,7 @@ DEMO = AlignConfig.from_options(
     sampling="strided",
     frame_stride=2,
     crops_per_video=2,
+    short_side=160,
     drop_path=0.0,
     workers=1,
     batch_size=4,
