@@ -50,7 +50,7 @@ def of_another_mask(teacher: VideoMAETeacher, clips: Tensor, visible: Tensor) ->
     return teacher.rows(clips, visible.flip(1))
 
 
-def share_of_constant(rows: Rows, positions: bool = True) -> float:
+def share_of_constant(rows: Rows) -> float:
     """The loss of the last 10 steps over that of the best constant on the rows of the same steps."""
     config = VideoMAEConfig(48, 2, 2, 24, 1, patch_size=8, num_frames=8, image_size=(32, 32), decoder_depth=1)
     torch.manual_seed(0)
@@ -60,14 +60,9 @@ def share_of_constant(rows: Rows, positions: bool = True) -> float:
     heads = AlignmentHeads(pooled_dim=None, video_layers=(0, 1), video_dim=48)
     small = InternVideo2Config(48, 2, 3, layer_scale=0.1, patch_size=8, num_frames=4, image_size=(32, 32))
     student = InternVideo2ForAlignment(small, heads)
-    tables = [student.pos_embed, student.mae_pos_embed]
-    for table in tables:
-        table.data.mul_(positions)
-        table.requires_grad_(positions)
     footage = read_footage(sorted(demo_folder().glob("*.mp4")), "train", short_side=96)
     clips, _ = OperationClips(footage, 0, num_frames=8, size=32).batch(range(CLIPS))
-    learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, 3e-3, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(student.parameters(), 3e-3, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(0)
     last: list[tuple[float, TeacherRows]] = []
     for step in range(STEPS):
@@ -87,13 +82,9 @@ def share_of_constant(rows: Rows, positions: bool = True) -> float:
 
 
 def test_the_student_learns_more_than_a_constant() -> None:
-    assert share_of_constant(as_they_are) < 0.5
+    assert share_of_constant(as_they_are) < 0.35
 
 
 @pytest.mark.parametrize("rows", [of_the_next_token, of_the_next_clip, of_another_mask])
 def test_rows_of_others_are_not_learned(rows: Rows) -> None:
-    assert share_of_constant(rows) > 0.6
-
-
-def test_without_positions_less_is_learned() -> None:
-    assert share_of_constant(as_they_are, positions=False) > 0.6
+    assert share_of_constant(rows) > 0.5

@@ -185,7 +185,7 @@ def _align(args: argparse.Namespace) -> None:
         output = Path(config.run.output)
         if hasattr(args, "demo") and result.finished:
             for line in align_demo.report(config, result):
-                print(printable(line))
+                print(line)
         _show_losses(output, result.step)
         print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
         save_curves(output, output / "curves.png")

@@ -9,9 +9,10 @@ File structure:
     with_teachers    makes the teachers that the options do not name
     compare_losses   the student's losses, and those of the best constants on the same rows
     probe_student    a linear probe of the student, of an untrained one, and of a single frame
+    report           both, as lines
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,8 +220,8 @@ def frame_features(model: InternVideo2, clips: Tensor) -> Tensor:
     return torch.cat(found).float()
 
 
-def report(config: AlignConfig, result: RunResult) -> list[str]:
-    """Lines about what the student learned.
+def report(config: AlignConfig, result: RunResult) -> Iterator[str]:
+    """Lines about what the student learned, each as soon as it is known.
 
     Args:
         config: of the run, with its teachers.
@@ -229,12 +230,10 @@ def report(config: AlignConfig, result: RunResult) -> list[str]:
     Returns:
         The lines.
     """
-    lines = ["2 - 2cos on fresh crops, mean over layers; the best constant vector on the same rows:"]
+    yield "2 - 2cos on fresh crops, mean over layers; the best constant vector of each layer on the same rows:"
     for name, (student, constant) in compare_losses(config, result).items():
-        lines.append(f"  {name:6} student {student:.4f}, constant {constant:.4f}")
-    lines.append(
-        f"linear probe, {len(OPERATIONS)} operations on held-out frames (chance {1 / len(OPERATIONS):.3f}, "
-        f"{TEST_CLIPS} clips):"
-    )
-    lines += [f"  {name:11} {accuracy:.3f}" for name, accuracy in probe_student(config, result).items()]
-    return lines
+        yield f"  {name:6} student {student:.4f}, constant {constant:.4f}"
+    chance = 1 / len(OPERATIONS)
+    yield f"linear probe, {len(OPERATIONS)} operations on held-out frames (chance {chance:.3f}, {TEST_CLIPS} clips):"
+    for name, accuracy in probe_student(config, result).items():
+        yield f"  {name:11} {accuracy:.3f}"

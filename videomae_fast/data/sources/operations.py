@@ -157,7 +157,8 @@ class OperationClips:
         video = int(rng.integers(len(self.footage)))
         total, height, width, _ = self.footage[video].shape
         name, short = self.operations[operation], min(height, width)
-        side = short * math.exp(rng.uniform(*map(math.log, SIDES)))
+        smallest, largest = SIDES
+        side = short * math.exp(rng.uniform(math.log(smallest), math.log(largest)))
         low, high = MARGIN * side, np.array([height, width]) - MARGIN * side
         centre = low + rng.random(2) * (high - low)
         u = np.linspace(-0.5, 0.5, self.num_frames)
