@@ -36,8 +36,9 @@ def flags(options: dict[str, Any]) -> list[str]:
 @pytest.mark.usefixtures("student")
 def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """What it prints, in two steps of small clips."""
-    monkeypatch.setattr(align_demo, "TRAIN_CLIPS", 32)
-    monkeypatch.setattr(align_demo, "TEST_CLIPS", 16)
+    monkeypatch.setattr(align_demo, "TRAIN_CLIPS", 16)
+    monkeypatch.setattr(align_demo, "TEST_CLIPS", 8)
+    monkeypatch.setattr(align_demo, "FRESH_BATCHES", 1)
     teacher = aligned.make_video_teacher(tmp_path / "teacher")
     options = flags(SMALL | {"video_teacher": teacher, "output": tmp_path / "run"})
     assert main(["align", "--demo", *options]) == 0
@@ -45,9 +46,11 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "image teacher: 2 blocks with random weights, in place of a real one\n" in said
     assert "video teacher: the encoder of" not in said  # one was named
     found = re.findall(r"^  (\w+) +student ([\d.]+), constant ([\d.]+)$", said, re.MULTILINE)
-    assert [name for name, *_ in found] == ["image", "pooled", "video"]
-    assert all(0 < float(value) < 4 for _, *values in found for value in values)
-    assert "8 operations on held-out frames (chance 0.125, 16 clips):\n" in said
+    assert [name for name, *_ in found] == ["image", "pooled", "video", "sum"]
+    student, constant = ([float(each[place]) for each in found] for place in (1, 2))
+    for values in (student, constant):
+        assert all(0 < value < 4 for value in values[:3]) and values[3] == pytest.approx(sum(values[:3]), abs=3e-4)
+    assert "8 operations on held-out frames (chance 0.125, 8 clips):\n" in said
     accuracies = re.findall(r"^  (aligned|untrained|first frame) +([\d.]+)$", said, re.MULTILINE)
     assert len(accuracies) == 3 and all(float(value) <= 1 for _, value in accuracies)
     assert (tmp_path / "run" / "curves.png").is_file()

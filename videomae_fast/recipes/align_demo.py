@@ -42,12 +42,12 @@ DEMO = AlignConfig.from_options(
     drop_path=0.0,
     workers=1,
     batch_size=4,
-    epochs=60,
-    warmup_epochs=6,
-    lr=1e-3 * 256 / 4,
-    final_lr=1e-5 * 256 / 4,
+    epochs=80,
+    warmup_epochs=8,
+    lr=3e-3 * 256 / 4,
+    final_lr=3e-5 * 256 / 4,
     log_every=5,
-    save_every=30,
+    save_every=40,
 )
 IMAGE_TEACHER_DEPTH = 2
 FRESH_BATCHES = 4
@@ -231,7 +231,9 @@ def report(config: AlignConfig, result: RunResult) -> Iterator[str]:
         The lines.
     """
     yield "2 - 2cos on fresh crops, mean over layers; the best constant vector of each layer on the same rows:"
-    for name, (student, constant) in compare_losses(config, result).items():
+    losses = compare_losses(config, result)
+    losses["sum"] = sum(student for student, _ in losses.values()), sum(constant for _, constant in losses.values())
+    for name, (student, constant) in losses.items():
         yield f"  {name:6} student {student:.4f}, constant {constant:.4f}"
     chance = 1 / len(OPERATIONS)
     yield f"linear probe, {len(OPERATIONS)} operations on held-out frames (chance {chance:.3f}, {TEST_CLIPS} clips):"
