@@ -70,7 +70,7 @@ def test_a_missing_video_teacher_is_trained_first(
         assert Path(found.teachers.video_teacher, "checkpoints", "step-00000001", "model.safetensors").is_file()
         assert "video teacher: the encoder of `pretrain --demo`" in capsys.readouterr().out
     guide = read_guide(found.teachers.image_teacher, num_frames=4, image_size=(32, 32), layers=2)
-    assert (guide.grid, guide.views, guide.layers) == ((4, 2, 2), 4, (0, 1))
+    assert (guide.grid, guide.layers, guide.dim) == ((4, 2, 2), (0, 1), 384)
     stopped = RunResult(tmp_path, 7, is_main_process=True, finished=False)
     monkeypatch.setattr(pretraining, "pretrain", lambda config: stopped)
     with pytest.raises(ValueError, match="training of the video teacher was interrupted after step 7: start again"):

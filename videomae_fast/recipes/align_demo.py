@@ -42,12 +42,12 @@ DEMO = AlignConfig.from_options(
     drop_path=0.0,
     workers=1,
     batch_size=4,
-    epochs=80,
-    warmup_epochs=8,
-    lr=3e-3 * 256 / 4,
-    final_lr=3e-5 * 256 / 4,
+    epochs=60,
+    warmup_epochs=6,
+    lr=1e-3 * 256 / 4,
+    final_lr=1e-5 * 256 / 4,
     log_every=5,
-    save_every=40,
+    save_every=30,
 )
 IMAGE_TEACHER_DEPTH = 2
 FRESH_BATCHES = 4
