@@ -198,6 +198,14 @@ def add_rms_norm(x: Tensor, branch: Tensor, weight: Tensor, scale: Tensor, eps: 
     return total, rms_norm(total, weight, eps)
 
 
+def add_drawn_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, scale: Tensor, ran: Tensor, runs: Tensor, factor: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """A scaled branch of the samples `ran` is added, and the samples `runs` of the sum are normalised."""
+    total = x.index_add(0, ran, branch * scale.to(x.dtype), alpha=factor)
+    return total, rms_norm(total.index_select(0, runs), weight, eps)
+
+
 class BiasOfLinear(torch.autograd.Function):
     """What the bias of a linear map costs besides its product: nothing forward, a sum over all rows backward."""
 

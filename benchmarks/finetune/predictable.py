@@ -48,8 +48,10 @@ class ExpectedDropPath(DropPath):
     def forward(self, x: Tensor, branch: int) -> BranchDraw:
         """The draw of a branch for a batch x (B, …)."""
         kept = max(1, round(len(x) * (1 - self.rate)))
-        index = torch.empty(kept, dtype=torch.int64, device=x.device)
-        return BranchDraw(1 - self.rate, index=index if kept < len(x) else None)
+        if kept == len(x):
+            return BranchDraw(1 - self.rate)
+        place = torch.empty(len(x), dtype=torch.int64, device=x.device)
+        return BranchDraw(1 - self.rate, index=place[:kept], place=place)
 
 
 class PredictableFinetuning:

@@ -176,6 +176,38 @@ def _rms_norm(case: OpCase, add: bool) -> Workload:
     return Workload(variants, moved, Variant(lambda: calls[REWRITE](*doubles), doubles))
 
 
+def _drawn_norm(case: OpCase) -> Workload:
+    """Between two branches of a block of InternVideo2 that each run on three quarters of the clips."""
+    width, x = case.inputs.config.encoder_dim, _rows(case, case.inputs.config.encoder_dim)
+    batch, kept = len(x), max(1, 3 * len(x) // 4)
+    leaves = [x, case.normal(kept, *x.shape[1:]), _parameter(case, width), _parameter(case, width)]
+    doubles = _doubles(case, leaves)
+    ran, runs = (torch.randperm(batch, device=case.device) for _ in range(2))
+    factor, draws = batch / kept, {"factor": batch / kept, "ran": ran.argsort(), "runs": runs.argsort(), "count": kept}
+
+    def published(x: Tensor, branch: Tensor, weight: Tensor, scale: Tensor) -> Any:
+        """Scales in float32; stochastic depth and the norm are PyTorch's operations on the same samples."""
+        total = x.index_add(0, ran[:kept], (branch.float() * scale).to(case.dtype), alpha=factor)
+        return total, F.rms_norm(total.index_select(0, runs[:kept]).float(), (width,), weight, EPS).to(case.dtype)
+
+    def rewrite(x: Tensor, branch: Tensor, weight: Tensor, scale: Tensor) -> Any:
+        return rewrites.add_drawn_norm(x, branch, weight, scale, ran[:kept], runs[:kept], factor, EPS)
+
+    def ours(x: Tensor, branch: Tensor, weight: Tensor, scale: Tensor) -> Any:
+        return vk.add_drawn_norm(x, branch, weight, None, EPS, scale=scale, **draws)[::2]  # type: ignore[arg-type]
+
+    calls: dict[str, Callable[..., Any]] = {PUBLISHED: published, REWRITE: rewrite, OURS: ours}
+    variants = _variants(calls, leaves, {}, case.device)
+    rows = leaves[1].numel() // width
+    if case.direction == "forward":
+        # x and sum; branch, normalised rows and y, of three quarters of the clips; weight and scale
+        moved = 2 * x.nbytes + 3 * leaves[1].nbytes + 2 * FLOAT32_BYTES * width
+    else:
+        # gradients of sum and x; rows, branch, the gradients of y and of branch; a number a row; parameters, gradients
+        moved = 2 * x.nbytes + 4 * leaves[1].nbytes + FLOAT32_BYTES * (rows + 4 * width)
+    return Workload(variants, moved, Variant(lambda: rewrite(*doubles), doubles))
+
+
 def _bias_gelu(case: OpCase) -> Workload:
     config = case.inputs.config
     width = int(config.encoder_dim * config.mlp_ratio)
@@ -201,5 +233,6 @@ LAYER_OPS = (
     Op("add_layer_norm", lambda case: _norm(case, add=True), BOTH, variants=NORMS),
     Op("rms_norm", lambda case: _rms_norm(case, add=False), BOTH, variants=NORMS),
     Op("add_rms_norm", lambda case: _rms_norm(case, add=True), BOTH, variants=NORMS),
+    Op("add_drawn_norm", _drawn_norm, BOTH, variants=(PUBLISHED, REWRITE, COMPILED, OURS)),
     Op("bias_gelu", _bias_gelu, BOTH, variants=(REWRITE, COMPILED, OURS)),
 )

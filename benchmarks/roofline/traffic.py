@@ -79,6 +79,8 @@ class Own:
 
 
 OURS = {
+    "add_drawn_norm": Own("norms"),
+    "add_drawn_norm_backward": Own("norms"),
     "add_layer_norm": Own("norms"),
     "alignment_loss": Own(),
     "alignment_loss_backward": Own(),

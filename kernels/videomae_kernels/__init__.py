@@ -25,6 +25,7 @@ from .pixels.warp import crop_matrix, warp_clips
 from .tokens.align import alignment_loss
 from .tokens.contrast import contrastive_loss
 from .tokens.decoder_input import assemble_decoder_tokens
+from .tokens.drawn_norm import add_drawn_norm
 from .tokens.embed import embed_tokens
 from .tokens.gelu import bias_gelu
 from .tokens.norm import add_layer_norm, layer_norm
@@ -34,6 +35,7 @@ from .tokens.rows import gather_tokens, masked_token_scatter
 __all__ = [
     "RESIZES",
     "CroppedClips",
+    "add_drawn_norm",
     "add_layer_norm",
     "add_rms_norm",
     "alignment_loss",

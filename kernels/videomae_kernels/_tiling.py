@@ -89,6 +89,7 @@ THREAD_TILES: dict[str, ThreadTile] = {
     "layer_norm_backward": ThreadTile(rows=4, columns=8),
     "rms_norm": ThreadTile(rows=4, columns=8),
     "rms_norm_backward": ThreadTile(rows=2, columns=8),
+    "add_drawn_norm_backward": ThreadTile(rows=2, columns=8),
     "bias_gelu_backward": ThreadTile(rows=2, columns=8),
     "alignment_loss": ThreadTile(rows=4, columns=8),
     "alignment_loss_backward": ThreadTile(rows=4, columns=8),
@@ -98,6 +99,7 @@ THREAD_TILES: dict[str, ThreadTile] = {
 SUMMING_WARPS = {
     "layer_norm_backward": 1056,
     "rms_norm_backward": 1056,
+    "add_drawn_norm_backward": 1056,
     "bias_gelu_backward": 3168,
     "alignment_loss_backward": 1056,
 }

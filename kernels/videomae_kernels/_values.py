@@ -20,8 +20,8 @@ def check_indices() -> Iterator[None]:
 
         0 ≤ index[b, k] < N,   index[b, k] ≠ index[b, l] for k ≠ l
 
-    Crop boxes are checked, too: each lies in its frames. On a GPU each check is a host sync, so use this to find a
-    bug, not in training. Contexts may be nested.
+    Crop boxes are checked, too: each lies in its frames; and places of samples: each is there once. On a GPU each check
+    is a host sync, so use this to find a bug, not in training. Contexts may be nested.
 
     Returns:
         A context manager.

@@ -162,6 +162,12 @@ def layer_cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
         rows, branch = zeros(2, 40, size, dtype=stream), zeros(2, 40, size, dtype=dtype)
         backward(*vk.add_rms_norm(rows, branch, zeros(size), 1e-6, dtype, scale))
 
+    def add_drawn_norm(size: int, dtype: torch.dtype, *bias: Tensor, scale: Tensor | None = None) -> None:
+        rows, branch, place = zeros(4, 20, size, dtype=dtype), zeros(3, 20, size, dtype=dtype), torch.arange(4)
+        draws = dict(ran=place, runs=place, count=3)
+        total, _, y = vk.add_drawn_norm(rows, branch, zeros(size), *bias, scale=scale, factor=1.3, **draws)  # type: ignore[arg-type]
+        backward(total, y)
+
     def bias_gelu(size: int, dtype: torch.dtype) -> None:
         backward(vk.bias_gelu(zeros(2, 40, size, dtype=dtype), zeros(size)))
 
@@ -180,9 +186,15 @@ def layer_cases(model: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "add_rms_norm bfloat16 scaled", lambda: add_rms_norm(width, half, half, zeros(width))
     yield "add_rms_norm float32 scaled", lambda: add_rms_norm(width, single, single, zeros(width))
     yield "add_rms_norm float32 to bfloat16 scaled", lambda: add_rms_norm(width, single, half, zeros(width))
+    yield "add_drawn_norm bfloat16 with bias", lambda: add_drawn_norm(width, half, zeros(width))
+    yield "add_drawn_norm float32 with bias", lambda: add_drawn_norm(width, single, zeros(width))
+    yield "add_drawn_norm bfloat16 scaled", lambda: add_drawn_norm(width, half, scale=zeros(width))
+    yield "add_drawn_norm float32 scaled", lambda: add_drawn_norm(width, single, scale=zeros(width))
     if model == "ViT-g":  # rows of InternVideo2-6B, of 25 heads of 128
         yield "add_rms_norm bfloat16 scaled, 3,200 wide", lambda: add_rms_norm(3200, half, half, zeros(3200))
         yield "add_rms_norm float32 scaled, 3,200 wide", lambda: add_rms_norm(3200, single, single, zeros(3200))
+        yield "add_drawn_norm bfloat16 scaled, 3,200 wide", lambda: add_drawn_norm(3200, half, scale=zeros(3200))
+        yield "add_drawn_norm float32 scaled, 3,200 wide", lambda: add_drawn_norm(3200, single, scale=zeros(3200))
     yield "bias_gelu bfloat16", lambda: bias_gelu(hidden, half)
     yield "bias_gelu float32", lambda: bias_gelu(hidden, single)
     yield "bias_gelu bfloat16 decoder", lambda: bias_gelu(decoder_hidden, half)

@@ -89,6 +89,16 @@ def test_rows_between_matrix_products_move_in_accesses_of_128_bits(target: str, 
 
 @targets
 @pytest.mark.parametrize("model", ["ViT-B", "ViT-g"])
+def test_rows_of_drawn_samples_move_in_accesses_of_128_bits(target: str, model: str) -> None:
+    """Narrower are only the two places of each of the rows of a tile, and its statistics; AMD splits one more load."""
+    for r in records(target, "", f"{model} add_drawn_norm"):
+        assert r["stores"].keys() <= {"128", "32"} and r["loads"].keys() <= {"128", "64", "32"}, r
+        assert r["stores"].get("32", 0) <= 2 and r["loads"]["64"] <= 9 and r["loads"].get("32", 0) <= 4, r
+        assert r["stores"]["128"] >= 8 and r["loads"]["128"] >= 8, r
+
+
+@targets
+@pytest.mark.parametrize("model", ["ViT-B", "ViT-g"])
 def test_rows_compared_with_a_teachers_move_in_accesses_of_128_bits(target: str, model: str) -> None:
     """Narrower are only five numbers of each of the rows of a tile; forward stores nothing else."""
     for r in records(target, "", f"{model} alignment_loss"):

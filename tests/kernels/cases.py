@@ -74,6 +74,23 @@ def _norm_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[
     return *rows, _normal(WIDTH, dtype=dtype, device=device), _normal(WIDTH, dtype=dtype, device=device)
 
 
+def _drawn_norm_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """A branch of half of the samples, after the first the last ones, and every second sample for the next branch."""
+    x, branch, weight, bias = _norm_inputs(batch, dtype, device)
+    half, numbers = (batch + 1) // 2, torch.arange(batch, device=device)
+    runs = torch.cat((numbers[::2], numbers[1::2])).argsort()
+    ran = torch.cat((numbers[:1], numbers[1:].flip(0)))
+    return x, branch[:half], weight, bias, _normal(WIDTH, dtype=dtype, device=device), ran, runs
+
+
+def _add_drawn_norm(x: Tensor, branch: Tensor, weight: Tensor, *others: Tensor) -> Tensor:
+    """With a bias, too, if there are two more vectors. The last row that was normalised stands in for the others."""
+    *bias, scale, ran, runs = others
+    draws = dict(ran=ran, runs=runs, count=len(branch))
+    total, _, y = vk.add_drawn_norm(x, branch, weight, *bias, scale=scale, factor=1.25, **draws)  # type: ignore[arg-type]
+    return torch.cat((total, y.index_select(0, runs.clamp(max=len(y) - 1))), -1)
+
+
 def _alignment_inputs(batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Targets are integers, since a case's floating inputs are differentiated."""
     x, _, weight, bias = _norm_inputs(batch, dtype, device)
@@ -183,6 +200,12 @@ CASES = (
     Case("rms_norm", vk.rms_norm, lambda *made_for: _norm_inputs(*made_for)[1:3]),
     Case("add_rms_norm", lambda *inputs: torch.cat(vk.add_rms_norm(*inputs), -1), lambda *m: _norm_inputs(*m)[:3]),
     Case("add_rms_norm_scaled", lambda x, b, w, s: torch.cat(vk.add_rms_norm(x, b, w, scale=s), -1), _norm_inputs),
+    Case("add_drawn_norm", _add_drawn_norm, _drawn_norm_inputs),
+    Case(
+        "add_drawn_norm_without_bias",
+        _add_drawn_norm,
+        lambda *made_for: tuple(t for i, t in enumerate(_drawn_norm_inputs(*made_for)) if i != 3),
+    ),
     Case("bias_gelu", vk.bias_gelu, lambda *made_for: _norm_inputs(*made_for)[1:3]),
     Case(
         "alignment_loss",

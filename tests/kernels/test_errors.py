@@ -45,6 +45,10 @@ def good(name):
             **{"x": tokens, "branch": tokens, "weight": row, "eps": 1e-6, "dtype": None},
             "scale": row,
         },
+        "add_drawn_norm": {
+            **{"x": tokens, "branch": tokens[:1], "weight": row, "bias": row, "eps": 1e-6, "dtype": None},
+            **{"scale": row, "factor": 1.25, "ran": torch.tensor([1, 0]), "runs": torch.tensor([1, 0]), "count": 1},
+        },
         "bias_gelu": {"x": tokens, "bias": row},
         "alignment_loss": {"x": tokens, "target": tokens.flip(0), "weight": row, "bias": row, "eps": 1e-6},
         "contrastive_loss": {
@@ -107,9 +111,10 @@ PIXEL_OPS = ("tube_mask_gather", "patch_targets", "masked_patch_loss")
 WEIGHTED = "weighted_mask_index"
 CHANGED = "changed_token_index"
 CLIP_OPS = (*PIXEL_OPS, "embed_tokens")
-BIASED_NORMS = ("layer_norm", "add_layer_norm")
+BIASED_NORMS = ("layer_norm", "add_layer_norm", "add_drawn_norm")
 NORM_OPS = (*BIASED_NORMS, "rms_norm", "add_rms_norm")
-ADDING = ("add_layer_norm", "add_rms_norm")
+ADDING = ("add_layer_norm", "add_rms_norm", "add_drawn_norm")
+SCALING = ADDING[1:]
 AFFINE_OPS = (*BIASED_NORMS, "alignment_loss")
 BIASED_OPS = (*AFFINE_OPS, "bias_gelu")
 ROW_OPS = (*NORM_OPS, "alignment_loss", "bias_gelu")
@@ -221,9 +226,21 @@ BAD = [  # op, argument, how to spoil it, error, words
     *((op, "branch", lambda x: x[:, 1:], ValueError, "must have shape") for op in ADDING),
     *((op, "branch", lambda x: x.int(), TypeError, "floating") for op in ADDING),
     *((op, "branch", on_meta, ValueError, "must be on cpu") for op in ADDING),
-    ("add_rms_norm", "scale", lambda x: x[1:], ValueError, r"shape \(5,\)"),
-    ("add_rms_norm", "scale", lambda x: x.int(), TypeError, "floating"),
-    ("add_rms_norm", "scale", on_meta, ValueError, "must be on cpu"),
+    *((op, "scale", lambda x: x[1:], ValueError, r"shape \(5,\)") for op in SCALING),
+    *((op, "scale", lambda x: x.int(), TypeError, "floating") for op in SCALING),
+    *((op, "scale", on_meta, ValueError, "must be on cpu") for op in SCALING),
+    ("add_drawn_norm", "x", lambda x: x[0], ValueError, r"shape \(B, N, D\)"),
+    ("add_drawn_norm", "branch", lambda x: x.repeat(3, 1, 1), ValueError, "at most the 2 samples of x, got 3"),
+    ("add_drawn_norm", "factor", lambda _: None, TypeError, "a number"),
+    ("add_drawn_norm", "factor", lambda _: float("inf"), ValueError, "finite"),
+    ("add_drawn_norm", "count", lambda _: 3, ValueError, r"in \[0, 2\], got 3"),
+    ("add_drawn_norm", "count", lambda _: 0.5, TypeError, "an integer"),
+    ("add_drawn_norm", "count", lambda _: None, ValueError, "come with runs, got count None and runs"),
+    *(("add_drawn_norm", name, lambda x: x.int(), TypeError, "int64") for name in ("ran", "runs")),
+    *(("add_drawn_norm", name, lambda x: x[1:], ValueError, r"shape \(2,\)") for name in ("ran", "runs")),
+    *(("add_drawn_norm", name, on_meta, ValueError, "must be on cpu") for name in ("ran", "runs")),
+    *(("add_drawn_norm", name, lambda x: x + 1, ValueError, r"lie in \[0, 2\)") for name in ("ran", "runs")),
+    *(("add_drawn_norm", name, lambda x: x * 0, ValueError, r"in \[0, 2\) once") for name in ("ran", "runs")),
     ("alignment_loss", "target", lambda x: x[:, 1:], ValueError, "must have shape"),
     ("alignment_loss", "target", lambda x: x[:1], ValueError, "must have shape"),  # a mean's rows are not broadcast
     ("alignment_loss", "target", lambda x: x.int(), TypeError, "floating"),
@@ -287,6 +304,7 @@ def test_float64_is_refused_by_the_kernels(monkeypatch):
         ("rms_norm", "x"),
         ("add_rms_norm", "branch"),
         ("add_rms_norm", "scale"),
+        ("add_drawn_norm", "branch"),
         ("bias_gelu", "x"),
         ("alignment_loss", "target"),
         ("contrastive_loss", "y"),

@@ -20,6 +20,7 @@ OPS = (
     *("tube_mask_index", "random_mask_index", "mask_to_index", "running_cell_select", "gather_tokens", "patch_targets"),
     *("masked_token_scatter", "assemble_decoder_tokens", "tube_mask_gather", "embed_tokens", "masked_patch_loss"),
     *("layer_norm", "add_layer_norm", "rms_norm", "add_rms_norm", "bias_gelu", "alignment_loss"),
+    "add_drawn_norm",
     *("contrastive_loss", "warp_clips", "changed_token_index", "weighted_mask_index"),
 )
 HUGE = (2**31, 2**63 - 1, 2**63, 10**400, -1, -(2**63))
@@ -149,6 +150,27 @@ def scaled_added_and_normalized(x: Tensor, branch: Tensor, scale: Tensor | None,
     return torch.cat((total.double(), rows_over_their_size(total, **norm)), -1)
 
 
+def drawn_and_normalized(
+    x: Tensor,
+    branch: Tensor,
+    bias: Tensor | None,
+    scale: Any,
+    factor: Any,
+    ran: Any,
+    runs: Any,
+    count: Any,
+    **norm: Any,
+) -> Tensor:
+    total, added = x.double(), branch.double() * float(factor) * (1 if scale is None else scale.double())
+    places = range(len(x)) if ran is None else ran.tolist()
+    total = torch.stack([row + added[at] if at < len(added) else row for row, at in zip(total, places, strict=True)])
+    total = total.to(x.dtype)
+    order = range(len(x)) if runs is None else runs.argsort()[: int(count)].tolist()
+    rows = total[list(order)]
+    y = rows_over_their_size(rows, **norm) if bias is None else normalized_rows(rows, bias=bias, **norm)
+    return torch.cat([part.double().flatten() for part in (total, rows, y)])
+
+
 def warped(clips: CroppedClips, matrix: Tensor, fill: Any) -> Tensor:
     """Of sources of one size, as `good` has them. Its matrix has few bits, and so have NUMBERS: positions are exact."""
     sources = clips.frames.view(len(matrix), clips.num_frames, *clips.geometry[0, 1:3].tolist(), clips.channels)
@@ -164,6 +186,8 @@ def one_tensor(found: Any) -> Tensor:
     """Two tensors of numbers side by side; of an index and what comes with it, the index."""
     if not isinstance(found, tuple):
         return found
+    if len(found) == 3 and found[0].is_floating_point():  # of different batches
+        return torch.cat([x.double().flatten() for x in found])
     return torch.cat([x.double() for x in found], -1) if found[0].is_floating_point() else found[0]
 
 
@@ -177,6 +201,7 @@ EXPECTED: dict[str, Callable[..., Tensor]] = {
     "add_layer_norm": added_and_normalized,
     "rms_norm": rows_over_their_size,
     "add_rms_norm": scaled_added_and_normalized,
+    "add_drawn_norm": drawn_and_normalized,
     "bias_gelu": truth.bias_gelu,
     "alignment_loss": lambda eps, **rows: truth.alignment_loss(eps=float(eps), **rows),
     "contrastive_loss": lambda group, **pairs: truth.contrastive_loss(**pairs),

@@ -39,6 +39,19 @@ def test_bad_index_values_are_errors(op, argument, value, words, backend):
             function(**arguments)
 
 
+@pytest.mark.parametrize("argument", ["ran", "runs"])
+@pytest.mark.parametrize(
+    ("places", "words"), [([0, 2], r"lie in \[0, 2\)"), ([-1, 0], r"lie in \[0, 2\)"), ([1, 1], r"in \[0, 2\) once")]
+)
+def test_bad_places_of_samples_are_errors(argument, places, words, backend):
+    function, arguments = good("add_drawn_norm")
+    arguments = {name: x.to(backend.device) if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+    function(**arguments)
+    arguments[argument] = torch.tensor(places, device=backend.device)
+    with vk.check_indices(), pytest.raises(ValueError, match=f"{argument} must .*{words}"):
+        function(**arguments)
+
+
 @pytest.mark.parametrize("phase", [-1, 4, 2**40])
 def test_bad_phases_are_errors(phase, backend):
     function, arguments = good("running_cell_select")

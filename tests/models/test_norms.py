@@ -24,6 +24,7 @@ from videomae_fast.models.norms import (
     add_norm,
     make_norm,
 )
+from videomae_fast.models.stochastic_depth import BranchDraw
 
 
 @pytest.mark.parametrize("name", ["layernorm", "rmsnorm"])
@@ -117,6 +118,26 @@ def test_an_rms_norm_adds_a_scaled_branch_in_its_own_pass(branch: bool, monkeypa
     for name in ("triton", "torch"):
         add_norm(x, ScaledBranch(other, gamma) if branch else None, make_norm("rmsnorm", 12, 1e-6, name))
     assert calls == ["add_rms_norm" if branch else "rms_norm"]
+
+
+@pytest.mark.parametrize("ran", ["some", "all", "none"])
+@pytest.mark.parametrize("norm_name", [*NORMS, "other"])
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_add_norm_of_drawn_samples(name: str, norm_name: str, ran: str, apex: list[torch.dtype]) -> None:
+    """A branch of some samples, over the share that is kept; the norm of others; and that norm made again."""
+    norm = (nn.LayerNorm(12) if norm_name == "other" else make_norm(norm_name, 12, 1e-3, name)).double()
+    index, runs = {"some": [2, 0], "all": [0, 1, 2], "none": [1]}[ran], torch.tensor([1, 2])
+    place = torch.tensor([1, 2, 0]) if ran == "some" else torch.tensor([1, 0, 2])
+    before = BranchDraw(0.8) if ran == "all" else BranchDraw(0.8, torch.tensor(index), place, none_kept=ran == "none")
+    x, gamma = torch.randn(3, 5, 12, dtype=torch.float64), torch.randn(12, dtype=torch.float64)
+    branch = ScaledBranch(torch.randn(len(index), 5, 12, dtype=torch.float64), gamma, before)
+    total, y, source = add_norm(x, branch, norm, BranchDraw(0.5, runs, torch.tensor([2, 0, 1])))
+    expected = x.clone()
+    expected[index] += (0 if ran == "none" else 1.25) * gamma * branch.value
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(y, norm(expected[runs]), rtol=1e-12, atol=1e-12)
+    assert (source is None) == (norm_name == "other")
+    assert source is None or torch.equal(source.function(*source.tensors), y)
 
 
 def test_add_norm_calls_a_norm_of_another_class() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -66,34 +67,45 @@ def test_results_and_every_gradient(
     assert_same_gradients(gradients(ours, chain, x, weight), gradients(expected, chain, x, weight))
 
 
+@pytest.mark.parametrize("rows", [(None, False), (3, False), (3, True)], ids=["all", "last", "mean"])
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("elementwise", ["triton", "torch"])
-def test_stochastic_depth(elementwise: str, skip: bool) -> None:
+def test_stochastic_depth(elementwise: str, skip: bool, checkpointing: bool, rows: tuple[int | None, bool]) -> None:
     """The branch of each kept sample over 1 − r, and none of the others."""
-    chain = randomise(Chain(elementwise=elementwise, drop_path=0.5))
+    chain = randomise(Chain(elementwise=elementwise, drop_path=0.5, activation_checkpointing=checkpointing))
+    last, mean = rows
     x = torch.randn(4, 5, 12, dtype=torch.float64, requires_grad=True)
     with stochastic_depth(seed=1, step=0, sample=torch.arange(4), skip=False):
         keep = torch.stack([block.drop_path(x, i).keep.flatten() / 0.5 for block in chain for i in range(2)])
     assert 0 < (keep == 0).sum() < keep.numel()
-    expected = written_out(chain, x, keep)
+    expected = written_out(chain, x, keep)[:, -(last or 5) :]
+    expected = expected.mean(1, keepdim=True) if mean else expected
     with stochastic_depth(seed=1, step=0, sample=torch.arange(4), skip=skip):
-        ours = chain(x)
+        ours = chain(x, last, mean)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(expected)
     assert_same_gradients(gradients(ours, chain, x, weight), gradients(expected, chain, x, weight))
 
 
-def test_autocast_rounds_no_more_than_the_operations_apart() -> None:
-    exact = randomise(Chain(elementwise="torch"))
-    x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
+def draws() -> AbstractContextManager[None]:
+    """Of four samples; of every branch some are dropped and some kept."""
+    return stochastic_depth(seed=1, step=0, sample=torch.arange(4))
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_autocast_rounds_no_more_than_the_operations_apart(drop_path: float) -> None:
+    exact = randomise(Chain(elementwise="torch", drop_path=drop_path))
+    x = torch.randn(4, 5, 12, dtype=torch.float64, requires_grad=True)
     weight = torch.randn_like(x)
-    wanted = gradients(exact(x), exact, x, weight)
+    with draws():
+        wanted = gradients(exact(x), exact, x, weight)
     errors = {}
     for elementwise in ("torch", "triton"):
-        chain = Chain(elementwise=elementwise)
+        chain = Chain(elementwise=elementwise, drop_path=drop_path)
         chain.load_state_dict(exact.state_dict())
         rounded = x.detach().bfloat16().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), draws():
             y = chain(rounded)
         assert y.dtype == torch.bfloat16
         found = gradients(y, chain, rounded, weight.float())
@@ -102,10 +114,11 @@ def test_autocast_rounds_no_more_than_the_operations_apart() -> None:
         assert error <= 2 * errors["torch"][name] and errors["torch"][name] < 0.05, name
 
 
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_recomputation_changes_no_bit_and_keeps_no_norm(autocast: bool) -> None:
-    chain = randomise(Chain()).float()
-    x = torch.randn(2, 5, 12, requires_grad=True)
+def test_recomputation_changes_no_bit_and_keeps_no_norm(autocast: bool, drop_path: float) -> None:
+    chain = randomise(Chain(drop_path=drop_path)).float()
+    x = torch.randn(4, 5, 12, requires_grad=True)
     x = x.detach().bfloat16().requires_grad_() if autocast else x
     found, kept = [], []
     for recompute in ("always", "never"):
@@ -118,23 +131,34 @@ def test_recomputation_changes_no_bit_and_keeps_no_norm(autocast: bool) -> None:
             return t
 
         half = torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), half:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), half, draws():
             y = chain(x)
         for parameter in chain.parameters():
             storages.pop(parameter.untyped_storage().data_ptr(), None)
         found.append([y, *torch.autograd.grad(y.float().square().sum(), [x, *chain.parameters()])])
         kept.append(sum(storages.values()))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    rows = 2 * 5 * x.element_size()
+    rows = 5 * x.element_size() * (2 if drop_path else 4)  # of each branch some samples are kept
     assert kept[1] - kept[0] >= 2 * rows * (2 * 12 + 40)  # two blocks: two norms' and a GELU's results
 
 
-def test_only_layer_scale_changes_what_a_block_returns() -> None:
+def test_layer_scale_returns_the_factors_of_a_branch() -> None:
     x = torch.randn(2, 5, 12)
     _, branch = Chain()[0](x)
     assert isinstance(branch, ScaledBranch) and branch.value.shape == x.shape and branch.scale.shape == (12,)
     _, branch = Chain(layer_scale=None)[0](x)
     assert type(branch) is Tensor
+
+
+def test_stochastic_depth_returns_the_branch_of_the_kept_samples() -> None:
+    x, block = torch.randn(4, 5, 12), Chain(drop_path=0.5)[1]
+    with draws():
+        total, branch = block(x)
+        kept = block.drop_path(x, 1).index
+    assert isinstance(branch, ScaledBranch) and 0 < len(kept) < 4
+    assert total.shape == x.shape and branch.value.shape == (len(kept), 5, 12)
+    with stochastic_depth(seed=1, step=0, sample=torch.arange(4), skip=False):
+        assert type(block(x)[1]) is Tensor
 
 
 @pytest.mark.slow
@@ -155,16 +179,18 @@ def process_group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def test_blocks_that_fsdp_has_freed(process_group: None) -> None:
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_blocks_that_fsdp_has_freed(drop_path: float, process_group: None) -> None:
     """The factor of a branch is multiplied in the next block, when its own block has no parameters any more."""
-    alone = randomise(Chain())
+    alone = randomise(Chain(drop_path=drop_path))
     chain = copy.deepcopy(alone)
     mesh = init_device_mesh("cpu", (1,))
     for block in chain:
         fully_shard(block, mesh=mesh)
     fully_shard(chain, mesh=mesh)
-    x = torch.randn(2, 5, 12, dtype=torch.float64)
-    ours, expected = chain(x), alone(x)
+    x = torch.randn(4, 5, 12, dtype=torch.float64)
+    with draws():
+        ours, expected = chain(x), alone(x)
     assert torch.equal(ours, expected)
     for y in (ours, expected):
         y.square().sum().backward()

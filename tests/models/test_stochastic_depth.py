@@ -1,13 +1,16 @@
 """Stochastic depth drops the right samples, and skipping them changes no result."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness.counts import count
@@ -16,6 +19,7 @@ from videomae_fast import VideoMAEConfig, VideoMAEForPretraining, make_masks
 from videomae_fast.models import stochastic_depth
 from videomae_fast.models.encoder import make_blocks
 from videomae_fast.models.layers import Block
+from videomae_fast.models.norms import add_branch
 from videomae_fast.models.stochastic_depth import BranchDraw, DropPath
 
 TINY = VideoMAEConfig(
@@ -86,15 +90,15 @@ def loss_and_gradients(model: VideoMAEForPretraining, sample: Tensor, step: int 
 
 @contextmanager
 def recorded() -> Iterator[list[BranchDraw]]:
-    """The draws of all branches that run in the block."""
+    """The draws of all branches within."""
     draws: list[BranchDraw] = []
-    add = BranchDraw.add
+    forward = DropPath.forward
 
-    def record(self: BranchDraw, x: Tensor, branch: Tensor) -> Tensor:
-        draws.append(self)
-        return add(self, x, branch)
+    def record(self: DropPath, x: Tensor, branch: int) -> BranchDraw:
+        draws.append(forward(self, x, branch))
+        return draws[-1]
 
-    with mock.patch.object(BranchDraw, "add", record):
+    with mock.patch.object(DropPath, "forward", record):
         yield draws
 
 
@@ -115,6 +119,50 @@ def test_skipping_is_multiplying(samples: int, checkpointing: bool) -> None:
         for actual, wanted in zip(ours, expected, strict=True):
             torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-13)
     assert "some" in seen if samples > 1 else seen == {"none", "all"}
+
+
+@pytest.mark.parametrize("samples", [1, 6])
+def test_listed_rows_are_those_of_the_samples_that_are_kept(samples: int) -> None:
+    """And so are their gradients: as those rows of a block that computes all."""
+    block = randomise(make_block(4.0, 0.5)).train()
+    x = torch.randn(samples, 5, 12, dtype=torch.float64, requires_grad=True)
+    rows = torch.tensor([[4, 0], [1, 3], [2, 2], [0, 1], [3, 4], [1, 0]])[:samples]
+    for step in range(3):
+        with stochastic_depth(seed=1, step=step, sample=SAMPLE[:samples]):
+            ours, whole = run(block, x, rows), run(block, x)
+        expected = whole.gather(1, rows[..., None].expand(-1, -1, 12))
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+        weight, leaves = torch.randn_like(ours), [x, *block.parameters()]
+        pairs = (torch.autograd.grad(y, leaves, weight) for y in (ours, expected))
+        for actual, wanted in zip(*pairs, strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("elementwise", ["triton", "torch"])
+def test_the_next_norm_adds_the_kept_samples_and_chooses_those_of_the_next_branch(elementwise: str) -> None:
+    """Only the first norm of a model has nothing to add, and only after the last block nothing is normalised."""
+    blocks = [Block(12, 3, 48, drop_path=0.5, layer=layer, elementwise=elementwise).train() for layer in (1, 2, 3)]
+    with TorchOps() as ops, stochastic_depth(seed=1, step=2, sample=SAMPLE):
+        x, branch = torch.randn(6, 5, 12, requires_grad=True), None
+        for block in blocks:
+            x, branch = block(x, branch)
+        add_branch(x, branch).sum().backward()
+    fused = elementwise == "triton"
+    assert ops.calls["add_drawn_norm"] == ops.calls["add_drawn_norm_backward"] == 5 * fused
+    for name in ("index_select", "index_add"):  # each is the other's gradient
+        assert ops.calls[name] == (2 if fused else 12)
+
+
+class TorchOps(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls[func._schema.name.split("::")[1]] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_dropped_samples_cost_nothing() -> None:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import attention
 from .linear import Copies, Linear, Source, autocast_copies, linear
 from .mlp import Mlp
-from .norms import Branch, ScaledBranch, add_branch, add_norm, make_norm
+from .norms import Branch, ScaledBranch, add_branch, add_norm, drawn, make_norm
 from .rows import Rows, choose_rows
 from .stochastic_depth import BranchDraw, DropPath
 
@@ -140,7 +140,8 @@ class Block(nn.Module):
         x ← x + drop_path(ls2 · mlp(norm2(x)))
 
     A block takes and returns x as two terms: the residual stream, and a branch that is neither scaled nor added yet.
-    The next norm does both in its own pass over memory; so does `add_norm` after the last block.
+    The next norm does both in its own pass over memory; so does `add_norm` after the last block. With stochastic depth
+    the branch is of the kept samples only, and the norm is computed for those that the next branch keeps.
 
     VideoMAE V2 has LayerNorm, biases of queries and values, and neither QK-norm nor LayerScale. InternVideo2 has
     RMSNorm, QK-norm and LayerScale, and no biases of queries and values; the names are those of its checkpoints.
@@ -209,15 +210,15 @@ class Block(nn.Module):
 
         Args:
             x: (B, n, D), the residual stream.
-            branch: (B, n, D), to be added to it; with LayerScale its two factors (B, n, D) and (D,); or None.
+            branch: (B, n, D), to be added to it; with LayerScale or stochastic depth its factors; or None.
             rows: compute exactly the last rows, as many as this number, or exactly the rows that this tensor
                 lists, as `choose_rows` takes it, without computing the others. None computes all n rows.
             mean: compute exactly the mean of these rows. The mean commutes with the residual sum, LayerScale and the
                 last product of the MLP, which is then computed for one row.
 
         Returns:
-            The same two terms after the block, of (B, n, D), (B, rows, D) or, for the mean, (B, 1, D); the branch is
-            None if it was added. `add_branch` adds them.
+            The same two terms after the block, of (B, n, D), (B, rows, D) or, for the mean, (B, 1, D), the branch with
+            stochastic depth of fewer samples, or None if it was added. `add_branch` adds them.
         """
         draws = None
         if self.training and self.drop_path is not None:  # drawn here: checkpointing repeats `_forward`
@@ -239,17 +240,12 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Branch | None]:
         layers = self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2
         copies = autocast_copies(x.device.type, layers, (self.attn.qkv, self.attn.biases()))
-        if draws is None:
-            x, y, source = add_norm(x, branch, self.norm1)
-            branch = self._attention_branch(y, source, rows, copies)
-            x, y, source = add_norm(choose_rows(x, rows), branch, self.norm2)
-            return _mean(x, mean), self._mlp_branch(y, source, copies, mean)
-        attention, mlp = draws
-        x = add_branch(x, branch)
-        _, y, source = add_norm(attention.select(x), None, self.norm1)
-        x = attention.add(choose_rows(x, rows), _product(self._attention_branch(y, source, rows, copies)))
-        _, y, source = add_norm(mlp.select(x), None, self.norm2)
-        return mlp.add(_mean(x, mean), _product(self._mlp_branch(y, source, copies, mean))), None
+        attention, mlp = draws if draws is not None else (None, None)
+        x, y, source = add_norm(x, branch, self.norm1, attention)
+        of_drawn = attention.select(rows) if attention and isinstance(rows, Tensor) else rows
+        branch = drawn(self._attention_branch(y, source, of_drawn, copies), attention)
+        x, y, source = add_norm(choose_rows(x, rows), branch, self.norm2, mlp)
+        return _mean(x, mean), drawn(self._mlp_branch(y, source, copies, mean), mlp)
 
     def _attention_branch(self, x: Tensor, source: Source | None, rows: Rows, copies: Copies) -> Branch:
         qkv = self.attn.project(x, rows, copies, None if self.recompute == "never" else source)
@@ -261,10 +257,6 @@ class Block(nn.Module):
         hidden = self.mlp.expand(x, copies, None if keep else source)
         scaled: Branch = self.ls2(self.mlp.contract(hidden, copies, keep, mean))
         return scaled
-
-
-def _product(branch: Branch) -> Tensor:
-    return branch.product() if isinstance(branch, ScaledBranch) else branch
 
 
 def _mean(x: Tensor, wanted: bool) -> Tensor:

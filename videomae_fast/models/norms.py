@@ -1,4 +1,4 @@
-"""Norms by name and by implementation, and the addition of a residual branch, scaled or not, before a norm."""
+"""Norms by name and by implementation, and the addition of a residual branch, scaled, drawn or neither, before them."""
 
 import importlib
 from collections.abc import Callable
@@ -9,20 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videomae_kernels import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from videomae_kernels import add_drawn_norm, add_layer_norm, add_rms_norm, layer_norm, rms_norm
 
 from .linear import Source
+from .stochastic_depth import BranchDraw
 
 
 class ScaledBranch(NamedTuple):
-    """A residual branch that LayerScale has not multiplied yet: scale · value."""
+    """A residual branch that nobody has multiplied yet: factor · scale · value, for the samples that it ran on."""
 
-    value: Tensor  # (…, D)
-    scale: Tensor  # (D,)
+    value: Tensor  # (B', n, D)
+    scale: Tensor | None = None  # (D,), LayerScale's gamma; None is 1
+    draw: BranchDraw | None = None  # of stochastic depth: the B' samples, and the factor; None is all, and 1
 
     def product(self) -> Tensor:
-        """(…, D), computed in the wider dtype of both and rounded to that of the value."""
-        return (self.value * self.scale).to(self.value.dtype)
+        """scale · value (B', n, D), computed in the wider dtype of both and rounded to that of the value."""
+        return self.value if self.scale is None else (self.value * self.scale).to(self.value.dtype)
 
 
 Branch = Tensor | ScaledBranch  # what is added to the residual stream
@@ -94,8 +96,19 @@ def check_elementwise(name: str) -> str:
 def add_branch(x: Tensor, branch: Branch | None) -> Tensor:
     """x + branch, where None is 0."""
     if isinstance(branch, ScaledBranch):
-        return x + branch.product()
+        product = branch.product()
+        return x + product if branch.draw is None else branch.draw.add(x, product)
     return x if branch is None else x + branch
+
+
+def drawn(branch: Branch, draw: BranchDraw | None) -> Branch:
+    """A branch that ran on the samples of a draw. Where all samples ran, those dropped are zeroed at once."""
+    if draw is None:
+        return branch
+    value, scale = branch[:2] if isinstance(branch, ScaledBranch) else (branch, None)
+    if draw.keep is not None:
+        return ScaledBranch(value, scale).product() * draw.keep / draw.kept_share
+    return ScaledBranch(value, scale, draw)
 
 
 def _again(function: Callable[..., Tensor], eps: float, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
@@ -113,26 +126,36 @@ class LayerNorm(nn.LayerNorm):
     Args:
         dim: size of the last dimension.
         eps: number added to the (biased) variance.
-        implementation: a key of IMPLEMENTATIONS. "triton" is `videomae_kernels.add_layer_norm`, whose reference in
-            plain PyTorch runs on a CPU; it knows no LayerScale, which is then an operation of its own.
+        implementation: a key of IMPLEMENTATIONS. "triton" is `videomae_kernels.add_layer_norm`, or `add_drawn_norm`
+            within stochastic depth; their references in plain PyTorch run on a CPU. The former knows no LayerScale,
+            which is then an operation of its own.
     """
 
     def __init__(self, dim: int, eps: float, implementation: str = "triton") -> None:
         super().__init__(dim, eps=eps)
         self.implementation = check_elementwise(implementation)
 
-    def forward(self, x: Tensor, branch: Branch | None = None, dtype: torch.dtype | None = None) -> Any:
+    def forward(
+        self,
+        x: Tensor,
+        branch: Branch | None = None,
+        dtype: torch.dtype | None = None,
+        draw: BranchDraw | None = None,
+    ) -> Any:
         """The norm of x, as an nn.LayerNorm; with `dtype`, the results of `add_norm`."""
         if dtype is None:
             return super().forward(x)
         name = _compiled_or(self.implementation)
         function, parameters = IMPLEMENTATIONS[name], (self.weight, self.bias)
-        if isinstance(branch, Tensor) and name == "triton":
+        if branch is not None and name == "triton" and _some_samples(branch, draw):
+            total, rows, y = _add_drawn_norm(x, branch, *parameters, self.eps, dtype, draw)
+        elif isinstance(branch, Tensor) and name == "triton":
             total, y = add_layer_norm(x, branch, *parameters, self.eps, dtype)
+            rows = total
         else:
-            total = add_branch(x, branch)
-            y = function(total, *parameters, self.eps, dtype)
-        return total, y, Source(partial(_again, function, self.eps, dtype), (total, *parameters))
+            total, rows = _add_and_select(x, branch, draw)
+            y = function(rows, *parameters, self.eps, dtype)
+        return total, y, Source(partial(_again, function, self.eps, dtype), (rows, *parameters))
 
 
 class RMSNorm(nn.RMSNorm):
@@ -141,8 +164,9 @@ class RMSNorm(nn.RMSNorm):
     Args:
         dim: size of the last dimension.
         eps: number added to the mean square.
-        implementation: a key of RMS_IMPLEMENTATIONS. "triton" is `videomae_kernels.add_rms_norm`, which multiplies a
-            branch by its LayerScale, too; its reference in plain PyTorch runs on a CPU.
+        implementation: a key of RMS_IMPLEMENTATIONS. "triton" is `videomae_kernels.add_rms_norm`, or `add_drawn_norm`
+            within stochastic depth, which multiply a branch by its LayerScale, too; their references in plain PyTorch
+            run on a CPU.
     """
 
     eps: float
@@ -151,40 +175,79 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(dim, eps=eps)
         self.implementation = check_elementwise(implementation)
 
-    def forward(self, x: Tensor, branch: Branch | None = None, dtype: torch.dtype | None = None) -> Any:
+    def forward(
+        self,
+        x: Tensor,
+        branch: Branch | None = None,
+        dtype: torch.dtype | None = None,
+        draw: BranchDraw | None = None,
+    ) -> Any:
         """The norm of x, as an nn.RMSNorm; with `dtype`, the results of `add_norm`."""
         if dtype is None:
             return super().forward(x)
         name = _compiled_or(self.implementation)
         function = RMS_IMPLEMENTATIONS[name]
-        if branch is not None and name == "triton":
-            value, scale = branch if isinstance(branch, ScaledBranch) else (branch, None)
+        if branch is not None and name == "triton" and _some_samples(branch, draw):
+            total, rows, y = _add_drawn_norm(x, branch, self.weight, None, self.eps, dtype, draw)
+        elif branch is not None and name == "triton":
+            value, scale = branch[:2] if isinstance(branch, ScaledBranch) else (branch, None)
             total, y = add_rms_norm(x, value, self.weight, self.eps, dtype, scale)
+            rows = total
         else:
-            total = add_branch(x, branch)
-            y = function(total, self.weight, self.eps, dtype)
-        return total, y, Source(partial(_again, function, self.eps, dtype), (total, self.weight))
+            total, rows = _add_and_select(x, branch, draw)
+            y = function(rows, self.weight, self.eps, dtype)
+        return total, y, Source(partial(_again, function, self.eps, dtype), (rows, self.weight))
 
 
-def add_norm(x: Tensor, branch: Branch | None, norm: nn.Module) -> tuple[Tensor, Tensor, Source | None]:
+def _some_samples(branch: Branch, draw: BranchDraw | None) -> bool:
+    """Whether stochastic depth scales the branch, or leaves out samples of the next one."""
+    scales = isinstance(branch, ScaledBranch) and branch.draw is not None
+    return scales or (draw is not None and draw.index is not None)
+
+
+def _add_drawn_norm(
+    x: Tensor,
+    branch: Branch,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
+    draw: BranchDraw | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    value, scale, ran = branch if isinstance(branch, ScaledBranch) else ScaledBranch(branch)
+    options: dict[str, Any] = dict(factor=ran.factor, ran=ran.place) if ran is not None else {}
+    if draw is not None and draw.index is not None:
+        options |= dict(runs=draw.place, count=len(draw.index))
+    return add_drawn_norm(x, value, weight, bias, eps, dtype, scale=scale, **options)
+
+
+def _add_and_select(x: Tensor, branch: Branch | None, draw: BranchDraw | None) -> tuple[Tensor, Tensor]:
+    total = add_branch(x, branch)
+    return total, total if draw is None else draw.select(total)
+
+
+def add_norm(
+    x: Tensor, branch: Branch | None, norm: nn.Module, draw: BranchDraw | None = None
+) -> tuple[Tensor, Tensor, Source | None]:
     """Add a residual branch and compute the norm that follows, by calling the module of the norm.
 
-        sum = x + branch        y = norm(sum)
+        sum = x + branch        y = norm(sum[drawn samples])
 
     Args:
         x: (…, D) floating, the residual stream.
-        branch: (…, D) floating; the two factors of one, (…, D) and (D,); or None for 0.
-        norm: a norm over D. One of another class than `LayerNorm` and `RMSNorm` is called with the sum alone.
+        branch: (…, D) floating; the factors of one, with the draw of the samples that it ran on; or None for 0.
+        norm: a norm over D. One of another class than `LayerNorm` and `RMSNorm` is called with rows of the sum alone.
+        draw: of the branch that reads y; None draws all samples.
 
     Returns:
-        sum (…, D); y (…, D), in the dtype that the next matrix product reads if the norm is one of ours; and the
-        source of y for `linear`, or None.
+        sum (…, D); y (…, D) of the drawn samples, in the dtype that the next matrix product reads if the norm is one
+        of ours; and the source of y for `linear`, or None.
     """
     if isinstance(norm, (LayerNorm, RMSNorm)):
         autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
-        return norm(x, branch, torch.get_autocast_dtype(x.device.type) if autocast else x.dtype)
-    total = add_branch(x, branch)
-    return total, norm(total), None
+        return norm(x, branch, torch.get_autocast_dtype(x.device.type) if autocast else x.dtype, draw)
+    total, rows = _add_and_select(x, branch, draw)
+    return total, norm(rows), None
 
 
 NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}

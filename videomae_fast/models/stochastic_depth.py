@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,8 +32,14 @@ class BranchDraw:
 
     kept_share: float  # 1 − r: the branch is divided by it
     index: Tensor | None = None  # (kept,) int64 on the device: samples that the branch runs on; None: all
+    place: Tensor | None = None  # (B,) int64, with `index`: a sample's number in it, `kept` or more for the others
     keep: Tensor | None = None  # (B, 1, 1) factors 1 or 0 for a branch that ran on all samples
     none_kept: bool = False  # the branch runs on one sample and is scaled by 0, so that its parameters get gradients
+
+    @property
+    def factor(self) -> float:
+        """What a branch of the selected samples is multiplied by."""
+        return 0.0 if self.none_kept else 1 / self.kept_share
 
     def select(self, x: Tensor) -> Tensor:
         """The samples of x (B, …) that the branch runs on."""
@@ -42,10 +49,9 @@ class BranchDraw:
         """x (B, …) plus the branch of the selected samples."""
         if self.keep is not None:
             return x + branch * self.keep / self.kept_share
-        scale = 0.0 if self.none_kept else 1 / self.kept_share
         if self.index is None:
-            return torch.add(x, branch, alpha=scale)
-        return x.index_add(0, self.index, branch.to(x.dtype), alpha=scale)
+            return torch.add(x, branch, alpha=self.factor)
+        return x.index_add(0, self.index, branch.to(x.dtype), alpha=self.factor)
 
 
 class _StepDraws:
@@ -56,7 +62,8 @@ class _StepDraws:
         self.skip = skip
         if skip:  # counts are read from the host's own memory
             self.host_keys = keys.numpy()
-            self.order = torch.from_numpy((-self.host_keys).argsort(axis=1, kind="stable"))  # kept samples first
+            order = (-self.host_keys).argsort(axis=1, kind="stable")  # kept samples first
+            self.order = torch.from_numpy(np.stack((order, order.argsort(axis=1))))  # and where each sample is
 
     def of(self, branch: int, rate: float, x: Tensor) -> BranchDraw:
         branches, batch = self.keys.shape
@@ -73,7 +80,8 @@ class _StepDraws:
             return BranchDraw(1 - rate)
         if self.order.device != x.device:
             self.order = self.order.to(x.device, non_blocking=True)  # one copy per step
-        return BranchDraw(1 - rate, index=self.order[branch, : max(kept, 1)], none_kept=kept == 0)
+        order, place = self.order[:, branch]
+        return BranchDraw(1 - rate, index=order[: max(kept, 1)], place=place, none_kept=kept == 0)
 
 
 _active: _StepDraws | None = None

@@ -1,4 +1,4 @@
-"""The counts of a block of InternVideo2 in docs/training.md: launches, bytes moved and bytes kept, on fake tensors."""
+"""The counts of blocks in docs/training.md: launches, bytes moved and bytes kept, on fake tensors."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.finetune.predictable import ExpectedDropPath
 from benchmarks.roofline.work import Work, totals
 from videomae_fast.memory.fake_cuda import fake_cuda
 from videomae_fast.models.layers import Block
@@ -17,6 +18,12 @@ from videomae_fast.models.norms import add_branch
 DOCS = Path(__file__).parents[3] / "docs/training.md"
 ROWS = (8, 417)
 SIZES = {"1B": (1408, 16, 6144), "6B": (3200, 25, 12800)}  # width, heads, hidden units
+SCALED: dict[str, Any] = dict(norm="rmsnorm", qkv_bias=False, qk_norm=True, layer_scale=1e-5)
+# Clips, rows, size, rate of stochastic depth and options.
+DROPPING: dict[str, tuple[tuple[int, int], str, float, dict[str, Any]]] = {
+    "InternVideo2-1B, 8 clips of 417 tokens, `--drop-path 0.25`": (ROWS, "1B", 0.25, SCALED),
+    "ViT-g, 6 clips of 2,048 tokens, `--drop-path 0.3`": ((6, 2048), "1B", 0.3, {}),
+}
 
 
 @pytest.fixture
@@ -48,7 +55,7 @@ def rms_norm_of_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def counted(blocks: list[Block], width: int) -> tuple[float, float, float]:
+def counted(blocks: list[Block], width: int, rows: tuple[int, int] = ROWS) -> tuple[float, float, float]:
     """Launches, GB moved and MB kept, of both directions of a chain."""
     chain, kept = nn.ModuleList(blocks), {}
     weights = {p.untyped_storage()._cdata for p in chain.parameters()}
@@ -57,7 +64,7 @@ def counted(blocks: list[Block], width: int) -> tuple[float, float, float]:
         kept[x.untyped_storage()._cdata] = x.untyped_storage()  # held, so that no other takes its number
         return x
 
-    x, branch = torch.randn(*ROWS, width, dtype=torch.bfloat16, requires_grad=True), None
+    x, branch = torch.randn(*rows, width, dtype=torch.bfloat16, requires_grad=True), None
     with Work(chain) as work:
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
@@ -74,20 +81,18 @@ def counted(blocks: list[Block], width: int) -> tuple[float, float, float]:
 
 def cell(size: str, elementwise: str, recompute: str) -> str:
     """Of a block in the middle: what three blocks need more than two."""
-    width, heads, hidden = SIZES[size]
-    options: dict[str, Any] = dict(norm="rmsnorm", qkv_bias=False, qk_norm=True, layer_scale=1e-5)
+    return difference(ROWS, size, 0.0, SCALED | dict(elementwise=elementwise, recompute=recompute))
+
+
+def difference(rows: tuple[int, int], size: str, rate: float, options: dict[str, Any]) -> str:
+    width, found = SIZES[size][0], []
     with fake_cuda():
-        two, three = (
-            counted(
-                [
-                    Block(width, heads, hidden, elementwise=elementwise, recompute=recompute, **options)
-                    for _ in range(blocks)
-                ],
-                width,
-            )
-            for blocks in (2, 3)
-        )
-    launches, moved, kept = (b - a for a, b in zip(two, three, strict=True))
+        for count in (2, 3):
+            blocks = [Block(*SIZES[size], **options) for _ in range(count)]
+            for block in blocks:
+                block.drop_path = ExpectedDropPath(rate) if rate else None
+            found.append(counted(blocks, width, rows))
+    launches, moved, kept = (b - a for a, b in zip(*found, strict=True))
     return f"{launches:.0f}; {moved:.2f} GB; {kept:.0f} MB"
 
 
@@ -98,3 +103,12 @@ def test_counts_of_the_documentation(elementwise: str, recompute: str, rms_norm_
         cell(size, elementwise, recompute) for size in SIZES
     )
     assert f"{line} |" in DOCS.read_text(encoding="utf-8").splitlines(), line
+
+
+@pytest.mark.parametrize("case", DROPPING)
+def test_counts_of_stochastic_depth(case: str, rms_norm_of_cuda: None) -> None:
+    """Of a branch that the next norm adds, and of PyTorch's operations."""
+    rows, size, rate, options = DROPPING[case]
+    cells = [difference(rows, size, rate, options | dict(elementwise=name)) for name in ("torch", "triton")]
+    line = f"| {case} | {' | '.join(cells)} |"
+    assert line in DOCS.read_text(encoding="utf-8").splitlines(), line

@@ -1,4 +1,4 @@
-"""What the kernels on whole rows share: a tensor seen as rows of samples, and a tile of rows loaded in float32."""
+"""What the kernels on whole rows share: a tensor seen as rows of samples, a tile of them in float32, drawn samples."""
 
 import triton
 import triton.language as tl
@@ -26,3 +26,16 @@ def load_rows(source, row, col, inside, rows_per_sample, stride_b, stride_n):
     """A float32 tile of rows, numbered over all samples, of a tensor with the strides of `as_rows`."""
     offset = (row // rows_per_sample).to(tl.int64) * stride_b + (row % rows_per_sample).to(tl.int64) * stride_n
     return tl.load(source + offset[:, None] + col[None, :], mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def drawn_rows(place, row, in_rows, sample_rows, samples, PLACED: tl.constexpr):
+    """Of rows, numbered over all samples, their numbers among those of the drawn samples, and which have one."""
+    if PLACED:
+        drawn = tl.load(place + row // sample_rows, mask=in_rows, other=-1)
+        has = in_rows & (drawn >= 0) & (drawn < samples)
+        number = drawn.to(tl.int32) * sample_rows + row % sample_rows
+    else:
+        has = in_rows
+        number = row
+    return number, has
