@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 targets = pytest.mark.parametrize(
     "target",
-    ["sm_80", "sm_90", pytest.param("sm_100", marks=pytest.mark.slow), pytest.param("gfx942", marks=pytest.mark.slow)],
+    ["sm_90", *(pytest.param(target, marks=pytest.mark.slow) for target in ("sm_80", "sm_100", "gfx942"))],
 )
 
 

@@ -333,7 +333,10 @@ def test_compiled_code_cannot_be_predicted() -> None:
         make_predictable("videomae_fast + compile", TINY, 4)
 
 
-@pytest.mark.parametrize("name", ["published", "published, fused", "videomae_fast"])
+@pytest.mark.parametrize(
+    "name",
+    ["videomae_fast", *(pytest.param(name, marks=pytest.mark.slow) for name in ("published", "published, fused"))],
+)
 def test_one_step_at_several_batch_sizes(name: str) -> None:
     """Model and optimizer state are made once; figures are those of steps made for each batch size."""
 

@@ -145,6 +145,7 @@ def test_commit_tells_a_changed_checkout(tmp_path: Path) -> None:
     assert measure.commit(tmp_path) == f"{clean}-dirty"
 
 
+@pytest.mark.slow
 def test_the_profiler_prints_nothing() -> None:
     """Kineto's lines go to the process's own stderr."""
     code = (
