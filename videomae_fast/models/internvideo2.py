@@ -86,7 +86,7 @@ class InternVideo2(nn.Module):
         return self._run(clip, index, layout, cls=False)
 
     def features(self, clip: Clip, index: Tensor | None = None, layout: str = DIMENSIONS) -> Tensor:
-        """The row that the attention pool makes of the cls token and the tokens.
+        """The row that the attention pool makes of the cls token and the tokens; without a pool, the mean of `tokens`.
 
         Args:
             clip: as `tokens` takes it.
@@ -94,15 +94,20 @@ class InternVideo2(nn.Module):
             layout: a permutation of "BCTHW".
 
         Returns:
-            (B, clip_embed_dim).
+            (B, clip_embed_dim), or (B, D) without a pool.
 
         Raises:
-            ValueError: as `tokens`; or the model has no attention pool.
+            ValueError: as `tokens`.
             TypeError: as `tokens`.
         """
         if self.clip_projector is None:
-            raise ValueError("this model was built without the attention pool that makes features: use `tokens`")
+            return self.tokens(clip, index, layout).mean(1)
         return self.clip_projector(self._run(clip, index, layout, cls=True))
+
+    @property
+    def feature_dim(self) -> int:
+        """The width of `features`: clip_embed_dim, or D without a pool."""
+        return self.config.encoder_dim if self.clip_projector is None else self.config.clip_embed_dim
 
     def _run(self, clip: Clip, index: Tensor | None, layout: str, cls: bool) -> Tensor:
         clip = open_clip(clip, self.config, layout)

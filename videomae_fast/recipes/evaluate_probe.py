@@ -91,7 +91,7 @@ def _scores(known: _VideoFeatures, train: Mixture, asked: _VideoFeatures, option
 
 def _video_features(model: FeatureModel, videos: Mixture, config: EvaluateConfig, accelerator: Any) -> _VideoFeatures:
     dataset = config.views.views(videos, model.config.num_frames, model.config.image_size)
-    values = torch.zeros(len(dataset), model.config.feature_dim, device=accelerator.device)
+    values = torch.zeros(len(dataset), model.feature_dim, device=accelerator.device)
     read = torch.zeros(len(dataset), device=accelerator.device)
     missing: list[MissingVideo] = []
     rank, world_size = accelerator.process_index, accelerator.num_processes

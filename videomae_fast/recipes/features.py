@@ -255,7 +255,7 @@ def _forward(model: FeatureModel, clips: Iterator[Tensor], kind: str) -> Iterato
 def _shape(model: FeatureModel, kind: str) -> tuple[int, ...]:
     frames, height, width = model.config.grid
     sizes = {"mean": (), "tubelets": (frames,), "tokens": (frames, height, width)}
-    return *sizes[kind], model.config.feature_dim if kind == "mean" else model.config.encoder_dim
+    return *sizes[kind], model.feature_dim if kind == "mean" else model.config.encoder_dim
 
 
 def _settings(config: FeaturesConfig, model: FeatureModel, source: Path) -> dict[str, Any]:
