@@ -19,8 +19,8 @@ class Teacher:
     """A frozen model of one precision: the base of all teachers.
 
     Weights of matrix products are kept in `dtype` and nowhere else; norms, LayerScale, positions and biases stay as
-    they are, and autocast computes with them as in the published teachers. For float32 and float64, all is `dtype`, and
-    autocast is off, whatever surrounds the call.
+    they are, float32 if they were half, and autocast computes with them as in the published teachers. For float32 and
+    float64, all is `dtype`, and autocast is off, whatever surrounds the call.
 
     Args:
         model: any module; it is changed in place: evaluation mode, frozen, cast.
@@ -111,11 +111,18 @@ def freeze(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     if dtype not in _HALF:
         return model.to(dtype)
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
-            module.weight.data = module.weight.data.to(dtype)
-        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            module.in_proj_weight.data = module.in_proj_weight.data.to(dtype)
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            if _is_matrix(module, name):
+                tensor.data = tensor.data.to(dtype)
+            elif tensor.dtype in _HALF:  # as some models are saved
+                tensor.data = tensor.data.float()
     return model
+
+
+def _is_matrix(module: nn.Module, name: str) -> bool:
+    if isinstance(module, nn.MultiheadAttention):
+        return name == "in_proj_weight"
+    return isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)) and name == "weight"
 
 
 class Guide(Protocol):
