@@ -144,6 +144,21 @@ def test_a_teacher_that_is_not_finite_is_named(value: float, video: Path, videos
     assert str(e.value).endswith("computed NaN or infinity in layer 2.")
 
 
+@pytest.mark.parametrize(
+    "name, layers", [("blocks__1__mlp__fc2__bias", "layer 1, layer 2"), ("clip_projector__norm1_k__bias", "")]
+)
+def test_a_guide_that_is_not_finite_is_named(name: str, layers: str, image: Path, videos: Path, tmp_path: Path) -> None:
+    """On a CPU no mask can be drawn by its attention."""
+    spoil(image, **{name: float("nan")})
+    config = aligned.settings(videos, tmp_path / "run", image_teacher=str(image), image_layers=2)
+    with pytest.raises(
+        NonFiniteLossError,
+        match=r"^step 1 cannot be computed.*is none\. The cause: teacher .*image.safetensors computed",
+    ) as e:
+        align(config)
+    assert str(e.value).endswith(f"infinity in {layers + ', ' if layers else ''}the pooled row, the attention.")
+
+
 def test_without_a_culprit_the_advice_is_about_the_student(video: Path, videos: Path, tmp_path: Path) -> None:
     config = aligned.settings(videos, tmp_path / "run", video_teacher=str(video), lr=1e30, clip_grad=0.0, log_every=3)
     with pytest.raises(NonFiniteLossError, match="A lower lr, clip_grad or precision fp32 may help"):

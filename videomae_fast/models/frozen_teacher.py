@@ -151,12 +151,21 @@ def observe_and_draw(guide: Guide, clip: Clip, draw: Callable[[Tensor, slice], T
 
     Returns:
         (visible, rows): (B·M, K), and the teacher's rows there.
+
+    Raises:
+        FloatingPointError: masks cannot be drawn, and what the guide saw is not finite; the message names its layers.
+        ValueError: masks cannot be drawn for another reason, as `draw` says.
     """
     drawn: list[Tensor] = []
     rows: list[TeacherRows] = []
     for part in guide.parts(clip.shape[0]):
         observation = guide.observe(clip[part])
-        drawn.append(draw(observation.attention, part))
+        try:
+            drawn.append(draw(observation.attention, part))
+        except ValueError as error:
+            if found := find_nonfinite(guide, observation):
+                raise FloatingPointError(found) from error
+            raise
         rows.append(observation.rows(drawn[-1]))
         del observation  # before the next part is run
     return torch.cat(drawn), cat_rows(rows)
@@ -187,18 +196,19 @@ def last_layers(depth: int, count: int, interval: float = 1.0) -> tuple[int, ...
     return layers
 
 
-def find_nonfinite(teacher: Teacher | Guide, rows: TeacherRows) -> str:
+def find_nonfinite(teacher: Teacher | Guide, rows: TeacherRows | Observation) -> str:
     """Which of a teacher's rows are infinite or not a number. The host waits for the device: call it after a failure.
 
     Args:
         teacher: the teacher.
-        rows: what it handed over.
+        rows: what it handed over, or saw.
 
     Returns:
         A phrase that names the teacher and its layers; "" if all rows are finite.
     """
     named = [(f"layer {number}", layer) for number, layer in zip(teacher.layers, rows.layers, strict=True)]
     named += [("the pooled row", rows.pooled)] if rows.pooled is not None else []
+    named += [("the attention", rows.attention)] if isinstance(rows, Observation) else []
     bad = [what for what, tensor in named if not bool(tensor.isfinite().all())]
     return f"teacher {teacher.name} computed NaN or infinity in {', '.join(bad)}" if bad else ""
 

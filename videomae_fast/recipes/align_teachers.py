@@ -130,7 +130,8 @@ class Teachers:
             The visible tokens, and the teachers' rows there.
 
         Raises:
-            ValueError: the guide's attention is negative, NaN or infinite, or leaves too few tokens to draw from.
+            FloatingPointError: on a CPU, the guide's attention is NaN or infinite; the message names its layers.
+            ValueError: the guide's attention leaves too few tokens to draw from.
         """
         if self.guide is None:
             even = torch.ones((), device=sample.device).expand(len(sample), *self.grid)
@@ -158,7 +159,10 @@ class Teachers:
         Returns:
             A phrase that names the teacher and the layers; "" if all are finite.
         """
-        lesson = self(clips, sample)
+        try:
+            lesson = self(clips, sample)
+        except FloatingPointError as error:
+            return str(error)
         found = ((self.guide, lesson.image), (self.video, lesson.video))
         phrases = [find_nonfinite(teacher, rows) for teacher, rows in found if teacher is not None and rows is not None]
         return "; ".join(filter(None, phrases))
