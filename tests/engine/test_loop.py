@@ -204,7 +204,7 @@ def test_what_cannot_be_computed_ends_the_run_with_its_step(tmp_path: Path, monk
     with pytest.raises(NonFiniteLossError, match=message):
         run(Line(_config(tmp_path, eval_every=2)))
     monkeypatch.setattr(Line, "parts", fail)
-    with pytest.raises(NonFiniteLossError, match="^step 1 cannot be computed"):
+    with pytest.raises(NonFiniteLossError, match=r"^step 1 cannot be computed"):
         run(Line(_config(tmp_path)))
 
 
