@@ -53,7 +53,8 @@ class VideoSource:
         annotations: the videos, at least one.
         weight: how often each video comes in an epoch, positive; an epoch has at most 2**32 samples.
         frame_stride: frames from one frame of a clip to the next; None: as the dataset says.
-        hflip: whether half of the crops are flipped horizontally; None: as the dataset says.
+        hflip: whether crops may be flipped horizontally: False where left and right matter. A dataset without flips,
+            such as one to evaluate on, flips none.
         template: names of the images in folders of frames, with one place for the frame's number, in decimal digits:
             {}, {:05} or {:05d}. A name may lie in a folder below, but not outside.
 
@@ -65,7 +66,7 @@ class VideoSource:
     weight: float = 1.0
     frame_stride: int | None = None
     template: str = IMAGE_TEMPLATE
-    hflip: bool | None = None
+    hflip: bool = True
 
     def __post_init__(self) -> None:
         if len(self.annotations) == 0:
@@ -221,7 +222,7 @@ def read_mixture(
       of this source mean, so that sources with numbers of their own can be mixed. It is read if `labelled`.
     * "weight": how often each video of the source comes in an epoch (default 1): 2 is twice, 0.5 every other epoch.
     * "frame_stride": frames from one frame of a clip to the next (default: the run's).
-    * "hflip": whether half of the crops are flipped horizontally (default: as the run says).
+    * "hflip": false where left and right matter: crops are not flipped in a run that flips others (default: true).
     * "template": names of the images in folders of frames (default "img_{:05}.jpg").
 
     Args:
