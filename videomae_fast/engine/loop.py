@@ -173,10 +173,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         count, losses, numbers = self.optim.accumulate, [], []
-        for place, part in enumerate(self.recipe.parts(batch, count, self.accelerator.device), 1):
+        parts = iter(self.recipe.parts(batch, count, self.accelerator.device))
+        for place in range(1, count + 1):  # not enumerate, which keeps its last item
+            part = next(parts)
             with last_part(self.accelerator, self.model, place == count):
                 loss, others = self.recipe.step(self.model, part, self.step)
                 self.accelerator.backward(loss)
+            del part  # before the next one is made
             losses.append(loss.detach())
             numbers.append(others)
         if self.optim.clip_grad:
