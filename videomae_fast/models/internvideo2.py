@@ -252,7 +252,7 @@ class InternVideo2ForAlignment(InternVideo2):
             return {}, None
         pairs = zip(self.clip_decoder, image.layers, strict=True)
         numbers = F.pad(visible + 1, (1, 0))[:, -image.layers[0].shape[1] :]  # the cls token is row 0
-        position = F.embedding(numbers, self.clip_pos_embed[0].to(dtype))
+        position = _looked_up(self.clip_pos_embed, numbers, dtype)
         return dict(zip(self.heads.image_layers, pairs, strict=True)), position
 
     def _video_heads(
@@ -261,7 +261,7 @@ class InternVideo2ForAlignment(InternVideo2):
         if not self.heads.video_layers or video is None:
             return {}, None
         pairs = zip(self.mae_decoder, video.layers, strict=True)
-        position = F.embedding(visible, self.mae_pos_embed[0].to(dtype))
+        position = _looked_up(self.mae_pos_embed, visible, dtype)
         return dict(zip(self.heads.video_layers, pairs, strict=True)), position
 
     def _check(self, image: TeacherRows | None, video: TeacherRows | None, batch: int, masked: int, rows: int) -> None:
@@ -270,6 +270,11 @@ class InternVideo2ForAlignment(InternVideo2):
         with_cls = (masked, rows, heads.image_dim), (masked, 1 + rows, heads.image_dim)
         check_rows("image", image, len(heads.image_layers), with_cls, pooled)
         check_rows("video", video, len(heads.video_layers), ((masked, rows, heads.video_dim),), None)
+
+
+def _looked_up(table: Tensor, numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of a table (1, N, D), cast after the look-up, so that their gradients are summed in the table's dtype."""
+    return F.embedding(numbers, table[0]).to(dtype)
 
 
 def _position_rows(config: InternVideo2Config, cls: bool = True) -> Tensor:
