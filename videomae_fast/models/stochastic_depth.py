@@ -51,8 +51,10 @@ class BranchDraw:
             return (x + branch * self.keep / self.kept_share).to(x.dtype)
         if self.index is None:
             return torch.add(x, branch, alpha=self.factor).to(x.dtype)
-        wide = torch.promote_types(x.dtype, branch.dtype)
-        return x.to(wide).index_add(0, self.index, branch.to(wide), alpha=self.factor).to(x.dtype)
+        if x.dtype.itemsize >= branch.dtype.itemsize:
+            return x.index_add(0, self.index, branch.to(x.dtype), alpha=self.factor)
+        rows = torch.add(self.select(x), branch, alpha=self.factor)  # these alone in the wider dtype
+        return x.index_copy(0, self.index, rows.to(x.dtype))
 
 
 class _StepDraws:
