@@ -190,6 +190,25 @@ def test_a_recipe_may_know_the_cause_of_a_bad_loss(tmp_path: Path) -> None:
     assert f"the loss of step {asked[0]} is" in str(error.value) and len(asked) == 1
 
 
+def test_all_ranks_say_what_any_of_them_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: [*own, "Rank 1 saw it.", "Rank 1 saw it.", ""])
+    with pytest.raises(NonFiniteLossError, match=r"last checkpoint is none\. Rank 1 saw it\.$"):
+        run(Line(_config(tmp_path, lr=1e300)))
+
+
+def test_what_cannot_be_computed_ends_the_run_with_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Line, *arguments: Any) -> Any:
+        raise FloatingPointError("the moon is full")
+
+    monkeypatch.setattr(Line, "evaluate", fail)
+    message = r"the evaluation after step 2 cannot be computed.*is none\. The cause: the moon is full\.$"
+    with pytest.raises(NonFiniteLossError, match=message):
+        run(Line(_config(tmp_path, eval_every=2)))
+    monkeypatch.setattr(Line, "parts", fail)
+    with pytest.raises(NonFiniteLossError, match=r"^step 1 cannot be computed"):
+        run(Line(_config(tmp_path)))
+
+
 def test_settings_that_may_not_differ(tmp_path: Path) -> None:
     """Whether an option may differ is a property of its field."""
     run(Line(_config(tmp_path, max_steps=1)))

@@ -161,6 +161,33 @@ def test_a_folder_of_transformers(tmp_path: Path) -> None:
     assert torch.equal(first.attention, second.attention) and torch.equal(first.layers[1], second.layers[1])
 
 
+@pytest.mark.parametrize("saved", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_folder_of_transformers_in_half_precision(
+    saved: torch.dtype, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the teacher of the same weights in float32, and is cast before it moves to its device."""
+    model = write_vit(tmp_path).to(saved)
+    model.save_pretrained(tmp_path)
+    moved, to = [], type(model).to
+
+    def moving(self: nn.Module, device: Any) -> nn.Module:
+        moved.append({parameter.dtype for parameter in self.parameters() if parameter.ndim == 2})
+        return to(self, device)
+
+    options = dict(num_frames=2, image_size=(28, 42), dtype=dtype)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "to", moving)
+        guide = read_guide(tmp_path, layers=2, **options)
+    assert moved[-1] == {dtype}
+    expected = HuggingFaceGuide(model.float(), (1, 2), pixel_stats=((0.5,) * 3, (0.2,) * 3), **options)
+    first, second = guide.observe(make_clip()), expected.observe(make_clip())
+    assert torch.equal(first.attention, second.attention) and torch.equal(first.pooled, second.pooled)
+    assert all(torch.equal(a, b) for a, b in zip(first.layers, second.layers, strict=True))
+    vectors = {parameter.dtype for parameter in guide.model.parameters() if parameter.ndim == 1}
+    assert vectors == {torch.float32}
+
+
 def test_a_pooler_that_the_weights_do_not_have_is_not_handed_over(tmp_path: Path) -> None:
     write_vit(tmp_path, pooler=False)
     assert read_guide(tmp_path, layers=1, **CLIP).pooled_dim is None

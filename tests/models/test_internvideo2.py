@@ -208,7 +208,7 @@ def test_the_classifier() -> None:
         torch.testing.assert_close(logits, model.head(features), rtol=1e-12, atol=1e-12)
         tokens = model.tokens(clip, listed)
         torch.testing.assert_close(tokens, rows[0][:, 1:], rtol=1e-12, atol=1e-12)
-    assert features.shape == (2, 20) and TINY.feature_dim == 20
+    assert features.shape == (2, 20) and model.feature_dim == 20
     everything = torch.randperm(24).expand(2, -1)
     torch.testing.assert_close(model(clip, everything), model(clip), rtol=1e-12, atol=1e-12)
 
@@ -251,6 +251,13 @@ def test_errors_of_configurations(change: dict[str, Any], message: str) -> None:
         get_internvideo2_config("huge")
 
 
+def test_features_without_a_pool_are_means() -> None:
+    model, index = randomise(InternVideo2(TINY, pool=False)), torch.tensor([[0, 3, 5], [1, 2, 7]])
+    assert isinstance(model, InternVideo2) and model.feature_dim == 48
+    for listed in (None, index):
+        assert torch.equal(model.features(clip_for(), listed), model.tokens(clip_for(), listed).mean(1))
+
+
 def test_errors_of_inputs() -> None:
     clip = clip_for().float()
     bare = InternVideo2(TINY, pool=False)
@@ -259,8 +266,6 @@ def test_errors_of_inputs() -> None:
     ):
         bare.tokens(clip, torch.zeros(6, 7, dtype=torch.int64))
     assert bare.tokens(clip).shape == (2, 24, 48)
-    with pytest.raises(ValueError, match="without the attention pool"):
-        bare.features(clip)
     with pytest.raises(ValueError, match="num_classes must be positive, got 0"):
         InternVideo2ForClassification(TINY, 0)
     with pytest.raises(ValueError, match=re.escape("head_dropout must be in [0, 1), got 1")):

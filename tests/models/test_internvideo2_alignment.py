@@ -205,6 +205,21 @@ def test_it_compiles_as_one_graph() -> None:
     torch.testing.assert_close(flat(compiled(*inputs)), flat(model(*inputs)), rtol=1e-12, atol=1e-12)
 
 
+def test_the_gradients_of_the_heads_positions_are_summed_in_float32() -> None:
+    """A sum of 600 ones in bfloat16 stops at 256."""
+    model, visible = student().float(), torch.zeros(600, 1, dtype=torch.int64)
+    image, video = (
+        TeacherRows((torch.zeros(600, 2, 1),) * len(layers)) for layers in (HEADS.image_layers, HEADS.video_layers)
+    )
+    for (_, position), table in (
+        (model._image_heads(image, visible, torch.bfloat16), model.clip_pos_embed),
+        (model._video_heads(video, visible, torch.bfloat16), model.mae_pos_embed),
+    ):
+        assert position is not None and position.dtype == torch.bfloat16
+        position.backward(torch.ones_like(position))
+        assert table.grad is not None and table.grad[0, :, 0].unique().tolist() == [0, 600]
+
+
 def test_bfloat16_autocast_is_near() -> None:
     exact = student()
     clip, visible, (image, video) = clip_for(), masks(), teachers()

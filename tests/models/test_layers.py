@@ -310,9 +310,11 @@ def test_layer_scale_computes_in_float32_at_least() -> None:
     scale.gamma.data = torch.tensor([1 / 3, 2.0, -1.0])
     x = torch.randn(2, 3)
     for gamma in (torch.float32, torch.bfloat16):
-        half = scale.to(gamma)(x.bfloat16()).product()
-        assert half.dtype == torch.bfloat16
-        assert torch.equal(half, (x.bfloat16().float() * scale.gamma.float()).bfloat16())
+        branch = scale.to(gamma)(x.bfloat16())
+        total = add_branch(x.bfloat16(), branch)
+        assert total.dtype == torch.bfloat16
+        exact = x.bfloat16().float() * (1 + scale.gamma.float())
+        torch.testing.assert_close(total.float(), exact, rtol=2**-8 if gamma == torch.float32 else 2**-7, atol=0)
     x = torch.randn(2, 3, dtype=torch.float64)
     assert torch.equal(scale.double()(x).product(), x * scale.gamma)
 

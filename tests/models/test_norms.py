@@ -21,6 +21,7 @@ from videomae_fast.models.norms import (
     LayerNorm,
     RMSNorm,
     ScaledBranch,
+    add_branch,
     add_norm,
     make_norm,
 )
@@ -138,6 +139,27 @@ def test_add_norm_of_drawn_samples(name: str, norm_name: str, ran: str, apex: li
     torch.testing.assert_close(y, norm(expected[runs]), rtol=1e-12, atol=1e-12)
     assert (source is None) == (norm_name == "other")
     assert source is None or torch.equal(source.function(*source.tensors), y)
+
+
+@pytest.mark.parametrize("ran", ["every sample", "all, scaled", "some"])
+def test_a_scaled_branch_is_rounded_once_as_in_the_fused_pass(ran: str) -> None:
+    """In bfloat16 with gamma in float32. A drawn branch is multiplied in another order, in float32."""
+    torch.manual_seed(0)
+    index, place = torch.tensor([2, 0]), torch.tensor([1, 2, 0])
+    draw = {"every sample": None, "all, scaled": BranchDraw(0.75), "some": BranchDraw(0.75, index, place)}[ran]
+    x, gamma = torch.randn(3, 50, 12).bfloat16(), torch.randn(12)
+    branch = ScaledBranch(torch.randn(2 if ran == "some" else 3, 50, 12).bfloat16(), gamma, draw)
+    with torch.autocast("cpu", torch.bfloat16):
+        fused, *_ = add_norm(x, branch, make_norm("rmsnorm", 12, 1e-6, "triton"))
+        apart, *_ = add_norm(x, branch, make_norm("rmsnorm", 12, 1e-6, "torch"))
+    assert fused.dtype == apart.dtype == torch.bfloat16
+    exact = x.double()
+    added = (draw.factor if draw else 1.0) * gamma.double() * branch.value.double()
+    exact[index if ran == "some" else slice(None)] += added
+    assert torch.equal(apart, add_branch(x, branch))
+    for total in (fused, apart):  # half a unit in the last place, and float32's rounding
+        torch.testing.assert_close(total.double(), exact, rtol=2**-8, atol=1e-6)
+    assert draw is not None or torch.equal(fused, apart)
 
 
 def test_add_norm_calls_a_norm_of_another_class() -> None:

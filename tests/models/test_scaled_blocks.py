@@ -95,6 +95,19 @@ def draws() -> AbstractContextManager[None]:
 
 @pytest.mark.parametrize("drop_path", [0.0, 0.5])
 def test_autocast_rounds_no_more_than_the_operations_apart(drop_path: float) -> None:
+    """On average: a gradient of twelve numbers is near by chance."""
+    totals: dict[str, dict[str, float]] = {"torch": {}, "triton": {}}
+    for seed in range(6):
+        torch.manual_seed(seed)
+        for elementwise, errors in _errors_of_autocast(drop_path).items():
+            for name, error in errors.items():
+                assert error < 0.05, name
+                totals[elementwise][name] = totals[elementwise].get(name, 0.0) + error
+    for name, error in totals["triton"].items():
+        assert error <= 1.5 * totals["torch"][name], name
+
+
+def _errors_of_autocast(drop_path: float) -> dict[str, dict[str, float]]:
     exact = randomise(Chain(elementwise="torch", drop_path=drop_path))
     x = torch.randn(4, 5, 12, dtype=torch.float64, requires_grad=True)
     weight = torch.randn_like(x)
@@ -109,9 +122,8 @@ def test_autocast_rounds_no_more_than_the_operations_apart(drop_path: float) -> 
             y = chain(rounded)
         assert y.dtype == torch.bfloat16
         found = gradients(y, chain, rounded, weight.float())
-        errors[elementwise] = {name: (found[name].double() - t).norm() / t.norm() for name, t in wanted.items()}
-    for name, error in errors["triton"].items():
-        assert error <= 2 * errors["torch"][name] and errors["torch"][name] < 0.05, name
+        errors[elementwise] = {name: float((found[name].double() - t).norm() / t.norm()) for name, t in wanted.items()}
+    return errors
 
 
 @pytest.mark.parametrize("drop_path", [0.0, 0.5])

@@ -1,5 +1,6 @@
 """Alignment: what a step computes, with every kind of teacher, and runs that learn, continue and evaluate."""
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,6 +176,24 @@ def test_parts_add_up_to_the_batch(videos: Path, tmp_path: Path, teachers: dict[
     torch.testing.assert_close(sum(loss for loss, _ in found), expected, rtol=1e-5, atol=0)
     for name in recipe.numbers:
         torch.testing.assert_close(sum(each[name] for _, each in found), numbers[name], rtol=1e-5, atol=0)
+
+
+def test_rows_of_a_part_are_gone_before_the_teachers_see_the_next(
+    videos: Path, tmp_path: Path, teachers: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[weakref.ref[Tensor]]] = []
+    call = Teachers.__call__
+
+    def watched(self: Teachers, *given: Any) -> Any:
+        alive.append(sum(row() is not None for rows in seen for row in rows))
+        lesson = call(self, *given)
+        seen.append([weakref.ref(row) for row in (*lesson.image.layers, lesson.image.pooled, *lesson.video.layers)])
+        return lesson
+
+    alive: list[int] = []
+    monkeypatch.setattr(Teachers, "__call__", watched)
+    align(aligned.settings(videos, tmp_path / "run", **teachers["both"], accumulate=2, batch_size=2, max_steps=2))
+    assert len(seen) == 4 and seen[0] and alive == [0] * 4
 
 
 @pytest.mark.parametrize("kind", ["both", *SLOW])

@@ -1,6 +1,8 @@
 """Alignments that cannot work end with a sentence about what is wrong, before they train or at the step that fails."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from tests.recipes import aligned
 from videomae_fast.engine import NonFiniteLossError
 from videomae_fast.interop.checkpoint import read_weights, write_safetensors
 from videomae_fast.models import INTERNVIDEO2_CONFIGS, get_internvideo2_config
-from videomae_fast.recipes.align import AlignConfig, align
+from videomae_fast.recipes.align import AlignConfig, Alignment, align
 
 
 @pytest.fixture
@@ -144,6 +146,21 @@ def test_a_teacher_that_is_not_finite_is_named(value: float, video: Path, videos
     assert str(e.value).endswith("computed NaN or infinity in layer 2.")
 
 
+@pytest.mark.parametrize(
+    "name, layers", [("blocks__1__mlp__fc2__bias", "layer 1, layer 2"), ("clip_projector__norm1_k__bias", "")]
+)
+def test_a_guide_that_is_not_finite_is_named(name: str, layers: str, image: Path, videos: Path, tmp_path: Path) -> None:
+    """On a CPU no mask can be drawn by its attention."""
+    spoil(image, **{name: float("nan")})
+    config = aligned.settings(videos, tmp_path / "run", image_teacher=str(image), image_layers=2)
+    with pytest.raises(
+        NonFiniteLossError,
+        match=r"^step 1 cannot be computed.*is none\. The cause: teacher .*image.safetensors computed",
+    ) as e:
+        align(config)
+    assert str(e.value).endswith(f"infinity in {layers + ', ' if layers else ''}the pooled row, the attention.")
+
+
 def test_without_a_culprit_the_advice_is_about_the_student(video: Path, videos: Path, tmp_path: Path) -> None:
     config = aligned.settings(videos, tmp_path / "run", video_teacher=str(video), lr=1e30, clip_grad=0.0, log_every=3)
     with pytest.raises(NonFiniteLossError, match="A lower lr, clip_grad or precision fp32 may help"):
@@ -160,6 +177,39 @@ def test_a_run_continues_with_its_teachers_only(video: Path, videos: Path, tmp_p
         align(config.with_options(video_teacher=str(moved), resume=True, max_steps=3))
     with pytest.raises(ValueError, match=r"mask_ratio: was 0\.5, now 0\.25"):
         align(config.with_options(video_teacher=str(moved), resume=True, mask_ratio=0.25))
+
+
+def test_a_run_continues_with_the_heads_and_eps_of_its_teachers_only(
+    video: Path, image: Path, videos: Path, tmp_path: Path
+) -> None:
+    """The weights are the same, and the rows are others."""
+    recipe = Alignment(aligned.settings(videos, tmp_path / "run", video_teacher=str(video), image_teacher=str(image)))
+    recipe.build(torch.device("cpu"), print)
+    teachers = recipe.teachers
+    found = [teachers.digest(), teachers.digest()]
+    assert teachers.guide is not None and teachers.video is not None
+    for teacher, changes in (
+        (teachers.guide, {"encoder_heads": 8}),
+        (teachers.guide, {"norm_eps": 1e-5}),
+        (teachers.video, {"norm_eps": 1e-5}),
+    ):
+        teacher.model.config = replace(teacher.model.config, **changes)
+        found.append(teachers.digest())
+    assert len(set(found)) == 4
+
+
+@pytest.mark.slow
+def test_a_run_continues_with_the_config_of_transformers_only(videos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder = aligned.make_huggingface_teacher(tmp_path / "vit")
+    config = aligned.settings(videos, tmp_path / "run", image_teacher=str(folder), max_steps=1)
+    align(config)
+    moved = folder.rename(tmp_path / "moved")
+    align(config.with_options(image_teacher=str(moved), resume=True, max_steps=2))
+    given = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps(given | {"num_attention_heads": 2}))
+    with pytest.raises(ValueError, match=r"a run continues with the videos and the order it began with.*'teachers'"):
+        align(config.with_options(image_teacher=str(moved), resume=True, max_steps=3))
 
 
 def test_weights_that_cannot_begin_a_run(

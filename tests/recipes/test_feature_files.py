@@ -16,8 +16,10 @@ import torch
 from tests.locks import locked_elsewhere
 from tests.recipes import tiny
 from videomae_fast._text import read_table
+from videomae_fast.data import read_mixture
 from videomae_fast.interop import save_published
 from videomae_fast.models import VideoMAEForClassification
+from videomae_fast.recipes.feature_files import FeatureFiles
 from videomae_fast.recipes.features import FeaturesConfig, write_features
 
 
@@ -59,6 +61,23 @@ def test_hostile_paths_of_a_list_stay_inside(model: Path, videos: Path, tmp_path
     assert written(tmp_path / "out") == expected
     assert {path for path in tmp_path.rglob("*") if "out" not in path.parts} == before
     assert run(tmp_path / "a" / "b" / "list.txt", model, tmp_path / "out") == 0  # and all are found again
+
+
+def test_a_video_that_is_listed_twice_is_of_one_process(
+    model: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes would write its files at the same time."""
+    names = sorted(path.name for path in videos.iterdir())[:2]
+    (tmp_path / "list.txt").write_text("".join(f"{videos / name}\n" for name in (names[0], *names, names[1])))
+    mixture = read_mixture(str(tmp_path / "list.txt"))
+    assert len(mixture) == 4 and FeatureFiles(tmp_path, mixture, {}).numbers == [0, 2]
+    wrote: list[int] = []
+    write = FeatureFiles.write
+    monkeypatch.setattr(
+        FeatureFiles, "write", lambda self, number, *given: (wrote.append(number), write(self, number, *given))
+    )
+    assert run(tmp_path / "list.txt", model, tmp_path / "out") == 0
+    assert wrote == [0, 2] and len(written(tmp_path / "out")) == 2
 
 
 def test_hostile_members_stay_inside(model: Path, videos: Path, tmp_path: Path) -> None:

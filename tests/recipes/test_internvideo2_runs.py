@@ -87,6 +87,22 @@ def test_alignment_then_fine_tuning(videos: Path, labelled: Path, held_out: Path
     new = {name.partition(".")[0] for name in found.keys() - shared}
     assert new == {"clip_projector", "fc_norm", "head"}  # a video teacher teaches no pool
     assert evaluate(tiny.evaluation(held_out, tmp_path / "run")).evaluation.read.all()
+    with pytest.raises(CheckpointError, match=r"tokens of 16x16 pixels, the model of 14x14.*--patch-size"):
+        finetune(run.with_options(output=str(tmp_path / "other"), patch_size=14, image_size=28))
+
+
+def test_probes_and_features_of_a_student_without_a_pool(
+    videos: Path, labelled: Path, held_out: Path, tmp_path: Path
+) -> None:
+    """The commands of docs/video_text.md: a video teacher alone teaches no pool, and features are means of tokens."""
+    teacher, run = make_video_teacher(tmp_path / "teacher"), tmp_path / "align"
+    align(alignment(videos, run, video_teacher=str(teacher), max_steps=1))
+    options = {"probe": "knn", "train_data": str(labelled), "neighbours": 3, "segments": 1, "crops": 1}
+    assert evaluate_probe(tiny.evaluation(held_out, run, **options)).evaluation.read.all()
+    options = {"data": str(held_out), "init": str(run), "output": str(tmp_path / "features")}
+    assert write_features(FeaturesConfig.from_options(**options), lambda line: None) == 0
+    values = np.load(tmp_path / "features" / "rows" / "video100.npy")
+    assert values.shape == (3, 48) and np.isfinite(values).all()
 
 
 def test_features_and_probes(aligned: Path, labelled: Path, held_out: Path, tmp_path: Path) -> None:

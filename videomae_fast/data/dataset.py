@@ -64,7 +64,7 @@ class ClipDataset(Dataset[ClipBatch]):
             and "uniform" are those of fine-tuning (`dense_frames`, `uniform_frames`).
         crop: how crop boxes are drawn: "multi-scale" or "random-resized".
         crop_areas: smallest and largest area of a "random-resized" crop, as fractions of the frame; only for that crop.
-        hflip: flip half of the crops horizontally, unless the source of the video says otherwise.
+        hflip: flip half of the crops horizontally, but for sources whose `hflip` is False.
         resize: how a crop becomes a clip: "bilinear", "antialias" or "pillow", as in `CroppedClips`.
         reader: a key of READERS: "av", "decord" or "torchcodec".
         short_side: pixels; if positive, larger frames are scaled down to this shorter side, as in `open_video`.
@@ -208,8 +208,7 @@ class ClipDataset(Dataset[ClipBatch]):
 
     def _draw_crops(self, index: int, frames: torch.Tensor, rng: np.random.Generator) -> list[Crop]:
         _, height, width, _ = frames.shape
-        flips = self.annotations.source(index).hflip
-        flips = self.hflip if flips is None else flips
+        flips = self.hflip and self.annotations.source(index).hflip
         areas = (self.crop_areas,) if self.crop == "random-resized" else ()
         box = CROP_BOXES[self.crop]
         return [

@@ -28,7 +28,7 @@ def check_finite(
     for row in rows:
         if not math.isfinite(row["loss"]):
             reason = f"the loss of step {row['step']} is {row['loss']}, at learning rate {row['lr']:.2e}"
-            raise _stopped(reason, checkpoints, explain(row["step"]))
+            raise stopped(reason, checkpoints, explain(row["step"]))
 
 
 def check_finite_weights(model: nn.Module, step: int, checkpoints: list[Path]) -> None:
@@ -43,10 +43,17 @@ def check_finite_weights(model: nn.Module, step: int, checkpoints: list[Path]) -
         NonFiniteLossError: a parameter is not finite.
     """
     if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-        raise _stopped(f"weights are not finite after step {step}", checkpoints)
+        raise stopped(f"weights are not finite after step {step}", checkpoints)
 
 
-def _stopped(reason: str, checkpoints: list[Path], cause: str = "") -> NonFiniteLossError:
+def stopped(reason: str, checkpoints: list[Path], cause: str = "") -> NonFiniteLossError:
+    """The error that ends a run.
+
+    Args:
+        reason: what is not finite.
+        checkpoints: complete checkpoints, oldest first; the error names the last one.
+        cause: a sentence; "" for advice about the settings of the run.
+    """
     last = checkpoints[-1] if checkpoints else "none"
     advice = cause or "A lower lr, clip_grad or precision fp32 may help."
     return NonFiniteLossError(f"{reason}. The run stopped; its last checkpoint is {last}. {advice}")

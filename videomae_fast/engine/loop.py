@@ -19,7 +19,7 @@ from .._lock import lock_output
 from .._optional import require
 from .average import AveragedWeights
 from .checkpoint import check_checkpoint, list_checkpoints, load_checkpoint, prepare_output, save_checkpoint
-from .health import check_finite, check_finite_weights
+from .health import check_finite, check_finite_weights, stopped
 from .log import RunLog, check_trackers, say, summary, tracker_names
 from .optim import learning_rate
 from .parallel import last_part, make_accelerator
@@ -126,7 +126,8 @@ class _Run:
         while self.step < self.last and not self._stops():
             with self._saving_finished_steps(), self.timing.waiting():
                 batch = next(self.batches)
-            self._train_step(batch)
+            with self._naming_the_cause(f"step {self.step + 1}"):
+                self._train_step(batch)
             self.step += 1
             self.bar.update()
             saves, evaluates = self.step % save_every == 0, eval_every and self.step % eval_every == 0
@@ -135,7 +136,7 @@ class _Run:
             if saves:
                 self._save()
             if evaluates:
-                with self._saving_finished_steps():
+                with self._saving_finished_steps(), self._naming_the_cause(f"the evaluation after step {self.step}"):
                     self._evaluate()
 
     @contextmanager
@@ -153,15 +154,32 @@ class _Run:
                 self._save()
             raise
 
+    @contextmanager
+    def _naming_the_cause(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except FloatingPointError as error:
+            raise stopped(
+                f"{what} cannot be computed", list_checkpoints(self.output), f"The cause: {error}."
+            ) from error
+
+    def _cause(self, step: int) -> str:
+        """Why the loss of a step is not finite. All ranks say what any of them found, since any has it in its batch."""
+        found = require("accelerate.utils").gather_object([self.recipe.explain(step)])
+        return " ".join(dict.fromkeys(filter(None, found)))
+
     def _train_step(self, batch: Any) -> None:
         lr = learning_rate(self.step, self.optim, self.steps_per_epoch, self.samples_per_step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         count, losses, numbers = self.optim.parts, [], []
-        for place, part in enumerate(self.recipe.parts(batch, count, self.accelerator.device), 1):
+        parts = iter(self.recipe.parts(batch, count, self.accelerator.device))
+        for place in range(1, count + 1):  # not enumerate, which keeps its last item
+            part = next(parts)
             with last_part(self.accelerator, self.model, place == count):
                 loss, others = self.recipe.step(self.model, part, self.step)
                 self.accelerator.backward(loss)
+            del part  # before the next one is made
             losses.append(loss.detach())
             numbers.append(others)
         if self.optim.clip_grad:
@@ -182,7 +200,7 @@ class _Run:
             if hint:
                 say(hint)
         self.bar.set_postfix_str(summary(rows[-1]))
-        check_finite(rows, list_checkpoints(self.output), self.recipe.explain)
+        check_finite(rows, list_checkpoints(self.output), self._cause)
 
     def _save(self) -> Path:
         check_finite_weights(self.model, self.step, list_checkpoints(self.output))

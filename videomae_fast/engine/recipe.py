@@ -69,6 +69,10 @@ class Recipe(ABC):
 
         Returns:
             `count` parts. A part carries all that its step must know about the whole batch.
+
+        Raises:
+            FloatingPointError: a part cannot be made, since a figure is not finite; the loop ends the run with the
+                message.
         """
 
     @abstractmethod
@@ -98,13 +102,14 @@ class Recipe(ABC):
         raise NotImplementedError(f"recipe {self.name} has no evaluation")
 
     def explain(self, step: int) -> str:
-        """Find out why the loss of a step was not finite. The loop asks this once, before it ends the run.
+        """Find out why the loss of a step was not finite. Each process asks this once, before the run ends.
 
         Args:
             step: number of the step, counted from 1, as the log counts.
 
         Returns:
-            The cause, as sentences of the error; empty if there is none that this process can tell.
+            The cause, as sentences of the error; empty if there is none that this process can tell. The error has
+            those of all processes.
         """
         return ""
 

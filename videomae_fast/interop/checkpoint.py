@@ -192,10 +192,21 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], strict: bool = T
     problems = key_problems(missing, unexpected) if strict else []
     if shapes:
         problems.append(f"of another shape, as in a checkpoint of another size: {_some(shapes)}")
+        problems += _other_patch(state, own)
     if problems:
         raise CheckpointError(f"the checkpoint does not fit {type(model).__name__}: " + "; ".join(problems))
     model.load_state_dict(state, strict=False)
     return missing, unexpected
+
+
+def _other_patch(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """A phrase where tokens have other sizes, which an option sets."""
+    for name, tensor in own.items():
+        theirs, ours = (each.shape[-2:] for each in (state.get(name, tensor), tensor))
+        if name.endswith("patch_embed.proj.weight") and theirs != ours:
+            sizes = ("x".join(map(str, shape)) for shape in (theirs, ours))
+            return ["the checkpoint has tokens of {} pixels, the model of {} (patch_size, --patch-size)".format(*sizes)]
+    return []
 
 
 def key_problems(missing: Iterable[str], unexpected: Iterable[str]) -> list[str]:

@@ -21,7 +21,8 @@ def read_feature_model(
 
     Of pre-training weights, tokens are normed one by one, and `features` is their mean; the decoder is not built.
     Of a classifier, `tokens` are before its norm, and `features` is `fc_norm` of their mean, as its head reads it.
-    Of an InternVideo2, `features` is the row of the attention pool, after `fc_norm` if it is a classifier.
+    Of an InternVideo2, `features` is the row of the attention pool, after `fc_norm` if it is a classifier; of a student
+    without a pool, which learned from a video teacher alone, the mean of its tokens.
     Positions of clips of another size than the weights were trained on are interpolated.
 
     Args:

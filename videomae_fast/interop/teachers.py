@@ -211,7 +211,7 @@ def _huggingface(
             f"{str(path)!r}: {type(model).__name__} is no vision transformer. Known teachers are {_KNOWN}"
         )
     return HuggingFaceGuide(
-        model.to(device),
+        freeze(model, dtype).to(device),
         _layers(layers[0], depth, layers[1]),
         num_frames=num_frames,
         image_size=image_size,

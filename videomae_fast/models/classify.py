@@ -114,6 +114,11 @@ class VideoMAEForClassification(ClassifierParts, FixedPositions):
         total = self._run(clip, index, layout, mean=True)
         return self.fc_norm(total.squeeze(1))
 
+    @property
+    def feature_dim(self) -> int:
+        """The width of `features`: D."""
+        return self.config.encoder_dim
+
     def tokens(self, clip: Clip, index: Tensor | None = None, layout: str = DIMENSIONS) -> Tensor:
         """The tokens after the last block, before mean and norm: `fc_norm` is trained for means, not for tokens.
 

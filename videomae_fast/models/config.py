@@ -88,11 +88,6 @@ class ClipConfig:
         """P, the pixel values of one token."""
         return self.in_channels * self.tubelet_size * self.patch_size**2
 
-    @property
-    def feature_dim(self) -> int:
-        """The width of what `features` of the model returns."""
-        return self.encoder_dim
-
 
 @dataclass(frozen=True)
 class VideoMAEConfig(ClipConfig):
@@ -218,11 +213,6 @@ class InternVideo2Config(ClipConfig):
         self._check_heads("encoder_dim", "pool_heads")
         if self.encoder_dim % 16:
             raise ValueError(f"encoder_dim must be a multiple of 16 for the position tables, got {self.encoder_dim}")
-
-    @property
-    def feature_dim(self) -> int:
-        """The width of what `features` of the model returns: that of the attention pool."""
-        return self.clip_embed_dim
 
 
 CONFIGS = {

@@ -209,6 +209,11 @@ class Encoder(FixedPositions):
         """The mean of `tokens`: (B, D)."""
         return self.tokens(clip, layout).mean(1)
 
+    @property
+    def feature_dim(self) -> int:
+        """The width of `features`: D."""
+        return self.config.encoder_dim
+
 
 def every_token(clip: Clip, config: ClipConfig) -> Tensor:
     """The index (B, N) int64 of all tokens of each clip."""

@@ -19,8 +19,8 @@ class Teacher:
     """A frozen model of one precision: the base of all teachers.
 
     Weights of matrix products are kept in `dtype` and nowhere else; norms, LayerScale, positions and biases stay as
-    they are, and autocast computes with them as in the published teachers. For float32 and float64, all is `dtype`, and
-    autocast is off, whatever surrounds the call.
+    they are, float32 if they were half, and autocast computes with them as in the published teachers. For float32 and
+    float64, all is `dtype`, and autocast is off, whatever surrounds the call.
 
     Args:
         model: any module; it is changed in place: evaluation mode, frozen, cast.
@@ -111,11 +111,18 @@ def freeze(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     if dtype not in _HALF:
         return model.to(dtype)
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
-            module.weight.data = module.weight.data.to(dtype)
-        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            module.in_proj_weight.data = module.in_proj_weight.data.to(dtype)
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            if _is_matrix(module, name):
+                tensor.data = tensor.data.to(dtype)
+            elif tensor.dtype in _HALF:  # as some models are saved
+                tensor.data = tensor.data.float()
     return model
+
+
+def _is_matrix(module: nn.Module, name: str) -> bool:
+    if isinstance(module, nn.MultiheadAttention):
+        return name == "in_proj_weight"
+    return isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)) and name == "weight"
 
 
 class Guide(Protocol):
@@ -144,12 +151,21 @@ def observe_and_draw(guide: Guide, clip: Clip, draw: Callable[[Tensor, slice], T
 
     Returns:
         (visible, rows): (B·M, K), and the teacher's rows there.
+
+    Raises:
+        FloatingPointError: masks cannot be drawn, and what the guide saw is not finite; the message names its layers.
+        ValueError: masks cannot be drawn for another reason, as `draw` says.
     """
     drawn: list[Tensor] = []
     rows: list[TeacherRows] = []
     for part in guide.parts(clip.shape[0]):
         observation = guide.observe(clip[part])
-        drawn.append(draw(observation.attention, part))
+        try:
+            drawn.append(draw(observation.attention, part))
+        except ValueError as error:
+            if found := find_nonfinite(guide, observation):
+                raise FloatingPointError(found) from error
+            raise
         rows.append(observation.rows(drawn[-1]))
         del observation  # before the next part is run
     return torch.cat(drawn), cat_rows(rows)
@@ -180,18 +196,19 @@ def last_layers(depth: int, count: int, interval: float = 1.0) -> tuple[int, ...
     return layers
 
 
-def find_nonfinite(teacher: Teacher | Guide, rows: TeacherRows) -> str:
+def find_nonfinite(teacher: Teacher | Guide, rows: TeacherRows | Observation) -> str:
     """Which of a teacher's rows are infinite or not a number. The host waits for the device: call it after a failure.
 
     Args:
         teacher: the teacher.
-        rows: what it handed over.
+        rows: what it handed over, or saw.
 
     Returns:
         A phrase that names the teacher and its layers; "" if all rows are finite.
     """
     named = [(f"layer {number}", layer) for number, layer in zip(teacher.layers, rows.layers, strict=True)]
     named += [("the pooled row", rows.pooled)] if rows.pooled is not None else []
+    named += [("the attention", rows.attention)] if isinstance(rows, Observation) else []
     bad = [what for what, tensor in named if not bool(tensor.isfinite().all())]
     return f"teacher {teacher.name} computed NaN or infinity in {', '.join(bad)}" if bad else ""
 

@@ -86,7 +86,7 @@ class InternVideo2(nn.Module):
         return self._run(clip, index, layout, cls=False)
 
     def features(self, clip: Clip, index: Tensor | None = None, layout: str = DIMENSIONS) -> Tensor:
-        """The row that the attention pool makes of the cls token and the tokens.
+        """The row that the attention pool makes of the cls token and the tokens; without a pool, the mean of `tokens`.
 
         Args:
             clip: as `tokens` takes it.
@@ -94,15 +94,20 @@ class InternVideo2(nn.Module):
             layout: a permutation of "BCTHW".
 
         Returns:
-            (B, clip_embed_dim).
+            (B, clip_embed_dim), or (B, D) without a pool.
 
         Raises:
-            ValueError: as `tokens`; or the model has no attention pool.
+            ValueError: as `tokens`.
             TypeError: as `tokens`.
         """
         if self.clip_projector is None:
-            raise ValueError("this model was built without the attention pool that makes features: use `tokens`")
+            return self.tokens(clip, index, layout).mean(1)
         return self.clip_projector(self._run(clip, index, layout, cls=True))
+
+    @property
+    def feature_dim(self) -> int:
+        """The width of `features`: clip_embed_dim, or D without a pool."""
+        return self.config.encoder_dim if self.clip_projector is None else self.config.clip_embed_dim
 
     def _run(self, clip: Clip, index: Tensor | None, layout: str, cls: bool) -> Tensor:
         clip = open_clip(clip, self.config, layout)
@@ -249,7 +254,7 @@ class InternVideo2ForAlignment(InternVideo2):
             return {}, None
         pairs = zip(self.clip_decoder, image.layers, strict=True)
         numbers = F.pad(visible + 1, (1, 0))[:, -image.layers[0].shape[1] :]  # the cls token is row 0
-        position = F.embedding(numbers, self.clip_pos_embed[0].to(dtype))
+        position = _looked_up(self.clip_pos_embed, numbers, dtype)
         return dict(zip(self.heads.image_layers, pairs, strict=True)), position
 
     def _video_heads(
@@ -258,7 +263,7 @@ class InternVideo2ForAlignment(InternVideo2):
         if not self.heads.video_layers or video is None:
             return {}, None
         pairs = zip(self.mae_decoder, video.layers, strict=True)
-        position = F.embedding(visible, self.mae_pos_embed[0].to(dtype))
+        position = _looked_up(self.mae_pos_embed, visible, dtype)
         return dict(zip(self.heads.video_layers, pairs, strict=True)), position
 
     def _check(self, image: TeacherRows | None, video: TeacherRows | None, batch: int, masked: int, rows: int) -> None:
@@ -267,6 +272,11 @@ class InternVideo2ForAlignment(InternVideo2):
         with_cls = (masked, rows, heads.image_dim), (masked, 1 + rows, heads.image_dim)
         check_rows("image", image, len(heads.image_layers), with_cls, pooled)
         check_rows("video", video, len(heads.video_layers), ((masked, rows, heads.video_dim),), None)
+
+
+def _looked_up(table: Tensor, numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of a table (1, N, D), cast after the look-up, so that their gradients are summed in the table's dtype."""
+    return F.embedding(numbers, table[0]).to(dtype)
 
 
 def position_rows(config: InternVideo2Config, cls: bool = True) -> Tensor:

@@ -23,8 +23,8 @@ class ScaledBranch(NamedTuple):
     draw: BranchDraw | None = None  # of stochastic depth: the B' samples, and the factor; None is all, and 1
 
     def product(self) -> Tensor:
-        """scale · value (B', n, D), computed in the wider dtype of both and rounded to that of the value."""
-        return self.value if self.scale is None else (self.value * self.scale).to(self.value.dtype)
+        """scale · value (B', n, D), in the wider dtype of both."""
+        return self.value if self.scale is None else self.value * self.scale
 
 
 Branch = Tensor | ScaledBranch  # what is added to the residual stream
@@ -94,10 +94,10 @@ def check_elementwise(name: str) -> str:
 
 
 def add_branch(x: Tensor, branch: Branch | None) -> Tensor:
-    """x + branch, where None is 0."""
+    """x + branch, where None is 0; a scaled one is rounded once, as the sum, to the dtype of x."""
     if isinstance(branch, ScaledBranch):
         product = branch.product()
-        return x + product if branch.draw is None else branch.draw.add(x, product)
+        return (x + product).to(x.dtype) if branch.draw is None else branch.draw.add(x, product)
     return x if branch is None else x + branch
 
 
@@ -107,7 +107,7 @@ def drawn(branch: Branch, draw: BranchDraw | None) -> Branch:
         return branch
     value, scale = branch[:2] if isinstance(branch, ScaledBranch) else (branch, None)
     if draw.keep is not None:
-        return ScaledBranch(value, scale).product() * draw.keep / draw.kept_share
+        return (ScaledBranch(value, scale).product() * draw.keep / draw.kept_share).to(value.dtype)
     return ScaledBranch(value, scale, draw)
 
 

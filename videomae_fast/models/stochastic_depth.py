@@ -46,12 +46,15 @@ class BranchDraw:
         return x if self.index is None else x.index_select(0, self.index)
 
     def add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """x (B, …) plus the branch of the selected samples."""
+        """x (B, …) plus the branch of the selected samples: a sum in the wider dtype, rounded to that of x."""
         if self.keep is not None:
-            return x + branch * self.keep / self.kept_share
+            return (x + branch * self.keep / self.kept_share).to(x.dtype)
         if self.index is None:
-            return torch.add(x, branch, alpha=self.factor)
-        return x.index_add(0, self.index, branch.to(x.dtype), alpha=self.factor)
+            return torch.add(x, branch, alpha=self.factor).to(x.dtype)
+        if x.dtype.itemsize >= branch.dtype.itemsize:
+            return x.index_add(0, self.index, branch.to(x.dtype), alpha=self.factor)
+        rows = torch.add(self.select(x), branch, alpha=self.factor)  # these alone in the wider dtype
+        return x.index_copy(0, self.index, rows.to(x.dtype))
 
 
 class _StepDraws:

@@ -142,9 +142,12 @@ class Alignment(Recipe):
         numbers = mask_numbers(batch.sample, self.config.masks.masks_per_clip).chunk(count)
         batch = batch.to(device, non_blocking=True)
         for piece, own in zip(batch.split(count), numbers, strict=True):
-            lesson = self.teachers(piece.clips, piece.sample)
-            clips = piece.clips.every(self.teachers.every)
-            yield Part(clips, lesson.visible, lesson.image, lesson.video, own, 1 / count)
+            yield self._part(piece, own, 1 / count)  # without a name, which would keep the rows until the next part
+
+    def _part(self, batch: ClipBatch, numbers: Tensor, share: float) -> Part:
+        lesson = self.teachers(batch.clips, batch.sample)
+        clips = batch.clips.every(self.teachers.every)
+        return Part(clips, lesson.visible, lesson.image, lesson.video, numbers, share)
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a part, times its share of the batch.

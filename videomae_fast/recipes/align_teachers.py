@@ -23,6 +23,7 @@ from .align_options import AlignMasks, TeacherOptions
 from .start import last_checkpoint
 from .teacher import tensors_digest
 
+_NO_SETTINGS = ("architectures", "dtype", "torch_dtype", "transformers_version")  # of a config.json of transformers
 PUBLISHED = {"image_layers": 6, "video_layers": 4}
 
 
@@ -130,7 +131,8 @@ class Teachers:
             The visible tokens, and the teachers' rows there.
 
         Raises:
-            ValueError: the guide's attention is negative, NaN or infinite, or leaves too few tokens to draw from.
+            FloatingPointError: on a CPU, the guide's attention is NaN or infinite; the message names its layers.
+            ValueError: the guide's attention leaves too few tokens to draw from.
         """
         if self.guide is None:
             even = torch.ones((), device=sample.device).expand(len(sample), *self.grid)
@@ -158,7 +160,10 @@ class Teachers:
         Returns:
             A phrase that names the teacher and the layers; "" if all are finite.
         """
-        lesson = self(clips, sample)
+        try:
+            lesson = self(clips, sample)
+        except FloatingPointError as error:
+            return str(error)
         found = ((self.guide, lesson.image), (self.video, lesson.video))
         phrases = [find_nonfinite(teacher, rows) for teacher, rows in found if teacher is not None and rows is not None]
         return "; ".join(filter(None, phrases))
@@ -175,12 +180,23 @@ class Teachers:
         return sum(tensor.nbytes for model in models for tensor in (*model.parameters(), *model.buffers()))
 
     def digest(self) -> str:
-        """A digest of the weights of all teachers and of what they do to pixels: a run continues with the same only."""
+        """A digest of the weights of all teachers, and of what else decides their rows: a run continues with these."""
         parts: dict[str, Tensor] = {}
+        facts = [getattr(self.guide, "pixel_stats", None)]
         for name, teacher in (("guide", self.guide), ("video", self.video)):
             if teacher is not None:
                 parts |= {f"{name}.{key}": tensor for key, tensor in teacher.model.state_dict().items()}
-        return tensors_digest(parts, getattr(self.guide, "pixel_stats", None))
+                facts.append(_settings(teacher))
+        return tensors_digest(parts, facts)
+
+
+def _settings(teacher: InternVideo2Guide | HuggingFaceGuide | VideoMAETeacher) -> list[tuple[str, Any]]:
+    """What decides a teacher's rows beside its weights: heads and eps; of transformers, what its config.json says."""
+    config: Any = teacher.model.config
+    if isinstance(teacher, HuggingFaceGuide):
+        given = config.to_diff_dict()
+        return sorted((name, given[name]) for name in given if not name.startswith("_") and name not in _NO_SETTINGS)
+    return [(name, getattr(config, name, None)) for name in ("encoder_heads", "pool_heads", "norm_eps")]
 
 
 def _last(student: InternVideo2Config, teacher: Teacher | None) -> tuple[int, ...]:

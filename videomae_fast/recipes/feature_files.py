@@ -24,19 +24,26 @@ class FeatureFiles:
         videos: the list.
         settings: all that decides the features of a video; values that JSON holds.
 
+    Attributes:
+        numbers: of the videos, without repetitions: one that is listed again has its files already.
+
     Raises:
         ValueError: two videos would have one file.
     """
 
     def __init__(self, folder: Path, videos: Mixture, settings: dict[str, Any]) -> None:
         self.folder, self.videos, self.settings = folder, videos, settings
+        self.numbers: list[int] = []
         first: dict[Path, VideoEntry] = {}
         for number in range(len(videos)):
             entry = videos[number]._replace(label=None)
             try:
                 path = self._path(number)
             except VideoError:
-                continue  # `is_done` raises it again, where the video is reported
+                self.numbers.append(number)  # `is_done` raises it again, where the video is reported
+                continue
+            if path not in first:
+                self.numbers.append(number)
             if (other := first.setdefault(path, entry)) != entry:
                 raise ValueError(
                     f"the features of {_shown(other)} and {_shown(entry)} would have one file, {printable(path)}.npy: "

@@ -148,12 +148,12 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
         accelerator.wait_for_everyone()  # no process writes before the first one has the folder
         rank, world_size = accelerator.process_index, accelerator.num_processes
         with torch.no_grad(), accelerator.autocast():
-            missing = _write_all(files, range(rank, len(videos), world_size), model, config, say)
+            missing = _write_all(files, files.numbers[rank::world_size], model, config, say)
         if missing:
             write_table(folder / (f"missing_rank{rank}.tsv" if rank else "missing.tsv"), missing)
         everywhere = sum(require("accelerate.utils").gather_object([len(missing)]))
-    if everywhere == len(videos):
-        raise ValueError(f"data: none of the {len(videos)} videos can be read, see {printable(folder / 'missing.tsv')}")
+    if everywhere == len(files.numbers):
+        raise ValueError(f"data: none of the {everywhere} videos can be read, see {printable(folder / 'missing.tsv')}")
     return len(missing)
 
 
@@ -236,7 +236,7 @@ def _forward(model: AnyModel, clips: Iterator[Tensor], kind: str) -> Iterator[Te
 def _shape(model: AnyModel, kind: str) -> tuple[int, ...]:
     frames, height, width = model.config.grid
     sizes = {"mean": (), "tubelets": (frames,), "tokens": (frames, height, width)}
-    width = model.embed_dim if isinstance(model, TowerFeatures) else model.config.feature_dim
+    width = model.embed_dim if isinstance(model, TowerFeatures) else model.feature_dim
     return *sizes[kind], width if kind == "mean" else model.config.encoder_dim
 
 

@@ -27,8 +27,8 @@ def embed_tokens(
 
     Equals `(F.conv3d(clip, weight, bias, stride=patch).flatten(2).mT + position)[~mask].reshape(B, K, D)`. Made of
     `tube_mask_gather`, one GEMM with the bias, and `gather_tokens` of the positions, added in place; of a table that
-    learns, `F.embedding`, which sums the gradient over the batch. Autocast applies as to `F.linear`. Differentiable in
-    every floating tensor.
+    learns, `F.embedding`, which sums the gradient over the batch in the table's dtype. Autocast applies as to
+    `F.linear`. Differentiable in every floating tensor.
 
     Args:
         clip: uint8 in [0, 255] or floating, of any strides, five dimensions in the order of `layout`; or
@@ -68,9 +68,8 @@ def embed_tokens(
     rows = gather_pixels(*opened, dtype)
     # Bias in the GEMM's epilogue: a matrix of biases and positions would be copied once more to accumulate into it.
     out = torch.addmm(bias.to(dtype), rows.flatten(0, 1), weight.flatten(1).t().to(dtype))
-    table = position.to(dtype)
-    if position.requires_grad:  # its gradient is summed over the batch at once; the other's is a table per sample
-        positions = F.embedding(opened.listed, table)
+    if position.requires_grad:  # its gradient is summed over the batch, in its dtype; the other's is a table per sample
+        positions = F.embedding(opened.listed, position).to(dtype)
     else:
-        positions = gather_rows(table.expand(opened.shape[0], -1, -1), opened.listed)
+        positions = gather_rows(position.to(dtype).expand(opened.shape[0], -1, -1), opened.listed)
     return out.add_(positions.flatten(0, 1)).unflatten(0, positions.shape[:2])

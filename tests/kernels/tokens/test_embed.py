@@ -136,3 +136,15 @@ def test_autocast_computes_the_product_in_bfloat16_only(backend):
     assert_within_error_budget(out, plain.bfloat16(), exact(clip, index, *leaves, MEAN_STD), ulps=2)
     out.sum().backward()
     assert all(x.grad.dtype == torch.float32 for x in leaves)
+
+
+def test_the_gradient_of_a_table_is_summed_in_its_dtype() -> None:
+    """Under autocast: a sum of 600 ones in bfloat16 stops at 256."""
+    batch = 600
+    position = torch.zeros(2, 4, requires_grad=True)
+    clip, index = torch.zeros(batch, 1, 1, 1, 2), torch.zeros(batch, 1, dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = embed_tokens(clip, index, torch.zeros(4, 1, 1, 1, 1), torch.zeros(4), position)
+    assert out.dtype == torch.bfloat16
+    out.backward(torch.ones_like(out))
+    assert position.grad is not None and position.grad.tolist() == [[batch] * 4, [0] * 4]

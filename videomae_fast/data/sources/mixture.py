@@ -31,7 +31,8 @@ class VideoSource:
         annotations: the videos, at least one.
         weight: how often each video comes in an epoch, positive; an epoch has at most 2**32 samples.
         frame_stride: frames from one frame of a clip to the next; None: as the dataset says.
-        hflip: whether half of the crops are flipped horizontally; None: as the dataset says.
+        hflip: whether crops may be flipped horizontally: False where left and right matter. A dataset without flips,
+            such as one to evaluate on, flips none.
         template: names of the images in folders of frames, with one place for the frame's number, in decimal digits:
             {}, {:05} or {:05d}. A name may lie in a folder below, but not outside.
 
@@ -43,7 +44,7 @@ class VideoSource:
     weight: float = 1.0
     frame_stride: int | None = None
     template: str = IMAGE_TEMPLATE
-    hflip: bool | None = None
+    hflip: bool = True
 
     def __post_init__(self) -> None:
         if len(self.annotations) == 0:

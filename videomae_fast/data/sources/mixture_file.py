@@ -50,7 +50,7 @@ def read_mixture(
       of this source mean, so that sources with numbers of their own can be mixed. It is read if `labelled`.
     * "weight": how often each video of the source comes in an epoch (default 1): 2 is twice, 0.5 every other epoch.
     * "frame_stride": frames from one frame of a clip to the next (default: the run's).
-    * "hflip": whether half of the crops are flipped horizontally (default: as the run says).
+    * "hflip": false where left and right matter: crops are not flipped in a run that flips others (default: true).
     * "template": names of the images in folders of frames (default "img_{:05}.jpg").
 
     Args:
