@@ -44,7 +44,6 @@ class InternVideo2Tower(VideoTower, InternVideo2):
         self.image_config: Any = image_config_of(config)
         self.img_pos_embed = nn.Parameter(position_rows(self.image_config))
         self.token_dim = config.encoder_dim
-        self.feature_dim = config.clip_embed_dim if pool == "attention" else config.encoder_dim
 
     def _embed(self, clip: Clip, visible: Tensor, image: bool) -> Tensor:
         used, unused = (self.img_pos_embed, self.pos_embed) if image else (self.pos_embed, self.img_pos_embed)
