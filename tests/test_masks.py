@@ -256,3 +256,18 @@ class TestGuidedMasks:
         good = dict(weights=torch.ones(2, *self.GRID), ratio=0.8, sample=torch.arange(2), seed=0)
         with pytest.raises(ValueError, match=message):
             guided_masks(**(good | change))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"masks_per_clip": 1.5}, r"masks_per_clip must be an integer, got 1\.5"),
+        ({"masks_per_clip": True}, "masks_per_clip must be an integer, got True"),
+        ({"sample": torch.arange(2, dtype=torch.int32)}, r"sample must be an int64 vector.*torch\.int32 \(2,\)"),
+        ({"sample": torch.zeros(2, 1, dtype=torch.int64)}, r"sample must be an int64 vector.*\(2, 1\)"),
+    ],
+)
+def test_arguments_of_guided_masks_are_named(changes: dict[str, Any], message: str) -> None:
+    given = {"sample": torch.arange(2), "masks_per_clip": 2} | changes
+    with pytest.raises(TypeError, match=message):
+        guided_masks(torch.ones(2, 1, 2, 2), 0.5, seed=0, **given)

@@ -266,13 +266,15 @@ def guided_masks(
     Raises:
         ValueError: `per` is unknown, a number is out of range, `weights` has another shape, or (on a CPU) it has
             negative or infinite numbers or NaN, or fewer positive ones than are kept.
-        TypeError: `weights` is not floating, or `sample` is not an int64 vector.
+        TypeError: `weights` is not floating, `sample` is not an int64 vector, or `masks_per_clip` is no integer.
 
     References:
         InternVideo2, arXiv 2403.15377: stage 1 masks per frame, the distillation of small models per clip.
     """
     if per not in GUIDED:
         raise ValueError(f"per must be one of {GUIDED}, got '{per}'")
+    if sample.ndim != 1 or sample.dtype != torch.int64:
+        raise TypeError(f"sample must be an int64 vector of sample numbers, got {sample.dtype} {tuple(sample.shape)}")
     if weights.ndim != 4 or sample.shape != weights.shape[:1]:
         raise ValueError(
             f"weights must have shape (B, T', H', W') for the B sample numbers of {tuple(sample.shape)}, "
@@ -280,6 +282,8 @@ def guided_masks(
         )
     if not 0 <= ratio < 1:
         raise ValueError(f"ratio must be in [0, 1), got {ratio}")
+    if isinstance(masks_per_clip, bool) or not isinstance(masks_per_clip, int):
+        raise TypeError(f"masks_per_clip must be an integer, got {masks_per_clip!r}")
     if masks_per_clip < 1:
         raise ValueError(f"masks_per_clip must be at least 1, got {masks_per_clip}")
     groups = weights.flatten(2) if per == "frame" else weights.flatten(1)[:, None]

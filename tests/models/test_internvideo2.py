@@ -270,3 +270,8 @@ def test_errors_of_inputs() -> None:
         InternVideo2ForClassification(TINY, 0)
     with pytest.raises(ValueError, match=re.escape("head_dropout must be in [0, 1), got 1")):
         InternVideo2ForClassification(TINY, 2, head_dropout=1)
+
+
+def test_sides_of_an_image_are_integers() -> None:
+    with pytest.raises(TypeError, match=r"image_size must be integers, got \(16\.0, 24\)"):
+        get_internvideo2_config("small", image_size=(16.0, 24), patch_size=8)

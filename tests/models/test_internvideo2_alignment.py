@@ -250,6 +250,12 @@ def test_errors_of_heads(heads: dict[str, Any], message: str) -> None:
         InternVideo2ForAlignment(TINY, AlignmentHeads(**heads))
 
 
+def test_layers_of_heads_are_integers() -> None:
+    for layers in ((0.0, 2.0), (True, 2)):
+        with pytest.raises(TypeError, match=r"video_layers must be integers, got \("):
+            AlignmentHeads(video_layers=layers)
+
+
 def test_errors_of_inputs() -> None:
     model, clip, visible, (image, video) = student(), clip_for(), masks(), teachers()
     with pytest.raises(ValueError, match=re.escape("visible must be (B·M, K) with M masks of one token or more")):

@@ -12,7 +12,7 @@ from tests.models.test_layers import randomise
 from videomae_fast import VideoMAEConfig
 from videomae_fast.models.encoder import Encoder
 from videomae_fast.models.frozen_teacher import find_nonfinite, last_layers
-from videomae_fast.models.teachers import TeacherRows
+from videomae_fast.models.teachers import Observation, TeacherRows
 from videomae_fast.models.video_teacher import VideoMAETeacher
 from videomae_kernels import crop_clips
 
@@ -149,3 +149,8 @@ def test_the_layer_that_is_not_finite_is_named() -> None:
     assert find_nonfinite(teacher, rows) == "teacher tiny computed NaN or infinity in layer 2"
     bad = TeacherRows(rows.layers, torch.full((2, 3), float("inf")))
     assert find_nonfinite(teacher, bad).endswith("in layer 2, the pooled row")
+
+
+def test_an_observation_has_layers() -> None:
+    with pytest.raises(ValueError, match="layers must have one layer or more"):
+        Observation(torch.ones(1, 1, 2, 2), (), 0, None)

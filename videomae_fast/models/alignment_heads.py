@@ -29,6 +29,7 @@ class AlignmentHeads:
 
     Raises:
         ValueError: there is no head; layers are not ascending; or a width is not positive.
+        TypeError: a layer is no integer.
     """
 
     image_layers: tuple[int, ...] = ()
@@ -43,6 +44,8 @@ class AlignmentHeads:
             raise ValueError("heads must have image_layers, video_layers or pooled_dim")
         for name in ("image_layers", "video_layers"):
             layers = getattr(self, name)
+            if any(isinstance(layer, bool) or not isinstance(layer, int) for layer in layers):
+                raise TypeError(f"{name} must be integers, got {layers}")
             if list(layers) != sorted(set(layers)) or any(layer < 0 for layer in layers):
                 raise ValueError(f"{name} must be ascending block numbers from 0, got {layers}")
         for name in ("image_dim", "pooled_dim", "video_dim"):

@@ -40,6 +40,8 @@ class ClipConfig:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
         if isinstance(self.image_size, int) or len(self.image_size) != 2:
             raise ValueError(f"image_size must be (height, width), got {self.image_size}")
+        if any(isinstance(side, bool) or not isinstance(side, Integral) for side in self.image_size):
+            raise TypeError(f"image_size must be integers, got {self.image_size}")
         self._check_heads("encoder_dim", "encoder_heads")
         sizes = (self.num_frames, *self.image_size)
         if any(size < 1 or size % patch for size, patch in zip(sizes, self.patch, strict=True)):

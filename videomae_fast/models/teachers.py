@@ -38,12 +38,19 @@ class Observation:
         layers: of each layer (B·V, S, D_T), views of a clip following each other.
         prefix: rows before the tokens; row 0 is the cls token if there are any.
         pooled: (B, P) or None.
+
+    Raises:
+        ValueError: there is no layer.
     """
 
     attention: Tensor
     layers: tuple[Tensor, ...]
     prefix: int
     pooled: Tensor | None
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("layers must have one layer or more, got ()")
 
     def rows(self, visible: Tensor) -> TeacherRows:
         """The rows at the visible tokens; the cls token, if there is one, is the mean over the views.
