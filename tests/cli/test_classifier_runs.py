@@ -53,7 +53,7 @@ def configs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
 
     def finetune(config: Config) -> RunResult:
         asked.append(config)
-        return RunResult(Path("nowhere"), 0, is_main_process=False)
+        return RunResult(Path("nowhere"), 0, is_main_process=False, finished=False)
 
     class NotMain:
         is_main_process = False

@@ -32,7 +32,7 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[PretrainConfig]:
 
     def pretrain(config: PretrainConfig) -> RunResult:
         asked.append(config)
-        return RunResult(Path("nowhere"), 0, is_main_process=False)
+        return RunResult(Path("nowhere"), 0, is_main_process=False, finished=False)
 
     def save_gallery(config: PretrainConfig, path: Path) -> None:
         assert path == Path(config.run.output)

@@ -26,6 +26,7 @@ from tests.packaging.pages import (
 # Commands that take too long here, each by its first words, with the test that runs it (file name, function).
 COVERED = {
     "torchrun --nproc-per-node 8 -m videomae_fast pretrain": ("test_processes.py", "test_two_processes_equal_one"),
+    "videomae-fast align --demo": ("test_align_demo.py", "test_the_demo"),
     "videomae-fast align --config": ("test_alignment.py", "test_the_loss_falls_and_a_run_continues_exactly"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
     "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),

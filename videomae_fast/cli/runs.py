@@ -14,6 +14,7 @@ from .._text import printable, printable_lines
 from ..engine.loop import RunResult
 from ..engine.parallel import make_accelerator
 from ..recipes import align as aligning
+from ..recipes import align_demo
 from ..recipes import distil as distilling
 from ..recipes import evaluate as evaluating
 from ..recipes import features as extracting
@@ -41,7 +42,7 @@ def add_gallery(commands: Any) -> None:
 def add_align(commands: Any) -> None:
     """Add `align` to the commands; its options are the options of AlignConfig."""
     help = "align InternVideo2 with teachers on the tokens that masks keep"
-    _add(commands, "align", help, aligning.AlignConfig, _align)
+    _add(commands, "align", help, aligning.AlignConfig, _align, demo=True)
 
 
 def add_finetune(commands: Any) -> None:
@@ -179,10 +180,15 @@ def _show_losses(output: Path, step: int) -> None:
 def _align(args: argparse.Namespace) -> None:
     from ..pictures.curves import save_curves
 
-    config = read_config(args, aligning.AlignConfig)
+    config = read_config(args, aligning.AlignConfig, align_demo.DEMO)
+    if hasattr(args, "demo"):
+        config = align_demo.with_teachers(config, lambda line: print(printable(line)))
     result = aligning.align(config)
     if result.is_main_process:
         output = Path(config.run.output)
+        if hasattr(args, "demo") and result.finished:
+            for line in align_demo.report(config, result):
+                print(line)
         _show_losses(output, result.step)
         print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
         save_curves(output, output / "curves.png")

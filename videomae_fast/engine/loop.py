@@ -35,6 +35,7 @@ class RunResult:
     checkpoint: Path  # the last checkpoint, complete
     step: int  # finished steps
     is_main_process: bool
+    finished: bool  # whether no signal stopped it before the last step that was asked for
 
 
 def run(recipe: Recipe) -> RunResult:
@@ -118,7 +119,7 @@ class _Run:
             self.accelerator.print(f"stopped by {self.stop.name} after step {self.step}; continue with --resume")
         for line in self.recipe.report():
             self.accelerator.print(line)
-        return RunResult(checkpoint, self.step, self.accelerator.is_main_process)
+        return RunResult(checkpoint, self.step, self.accelerator.is_main_process, self.step >= self.last)
 
     def _train(self) -> None:
         save_every, eval_every = self.options.save_every or self.steps_per_epoch, self.options.eval_every
