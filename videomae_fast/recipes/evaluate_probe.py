@@ -60,7 +60,8 @@ def evaluate_probe(config: EvaluateConfig) -> Result:
     encoder = FeaturesAsForward(model)
     with accelerator.autocast():
         features = [
-            video_features(encoder, dataset, model.feature_dim, batch_size, workers, accelerator) for dataset in datasets
+            video_features(encoder, dataset, model.feature_dim, batch_size, workers, accelerator)
+            for dataset in datasets
         ]
     for name, videos, found in zip(("train_data", "data"), (train, test), features, strict=True):
         if not found.read.any():
