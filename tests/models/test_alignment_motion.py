@@ -88,12 +88,6 @@ def first_frame(clips: Tensor) -> Tensor:
     return clips[:, :, :1].expand_as(clips)
 
 
-def shuffled(clips: Tensor) -> Tensor:
-    """The frames of each clip in an order of its own."""
-    order = torch.rand(len(clips), clips.shape[2]).argsort(1)
-    return clips.gather(2, order[:, None, :, None, None].expand_as(clips))
-
-
 @torch.no_grad()
 def accuracy(model: Encoder | InternVideo2ForAlignment, see: Callable[[Tensor], Tensor] = all_frames) -> float:
     """Top-1 accuracy of a linear probe of the mean of all tokens, on held-out windows."""
@@ -113,6 +107,6 @@ def test_one_frame_does_not_tell_operations() -> None:
     assert accuracy(aligned(all_frames, as_they_are), first_frame) < 0.22
 
 
-@pytest.mark.parametrize(("see", "rows"), [(all_frames, of_the_next_clip), (shuffled, as_they_are)])
+@pytest.mark.parametrize(("see", "rows"), [(all_frames, of_the_next_clip), (first_frame, as_they_are)])
 def test_a_broken_alignment_passes_less_on(see: Callable[[Tensor], Tensor], rows: Rows) -> None:
     assert accuracy(aligned(see, rows)) < 0.35
