@@ -182,6 +182,7 @@ class _Run:
             del part  # before the next one is made
             losses.append(loss.detach())
             numbers.append(others)
+        next(parts, None)  # what a recipe does after its last part, such as writing a teacher's logits
         if self.optim.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.optim.clip_grad)
         self.optimizer.step()
