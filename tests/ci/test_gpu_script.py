@@ -31,7 +31,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     loader.exec_module(module)
     monkeypatch.setattr(module, "GRACE", 1)
     monkeypatch.setattr(module, "SHORTEST", 0.5)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    set_handler = signal.signal
+    monkeypatch.setattr(signal, "signal", lambda *args: None if args[0] == signal.SIGTERM else set_handler(*args))
     return module
 
 
