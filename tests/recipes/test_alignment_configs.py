@@ -125,7 +125,7 @@ def test_the_layers_are_the_published_ones() -> None:
         assert found == (23, 26, 29, 33, 36, 39)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", sorted(OURS))
 def test_what_is_decided_is_marked(name: str) -> None:
     """Options that differ from the published file of the same recipe say so, or the head of the file does."""
     config, text = _load(name), (FOLDER / f"{name}.toml").read_text()

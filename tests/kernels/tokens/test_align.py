@@ -49,7 +49,7 @@ def precisions():
         yield pytest.param(dtypes, marks=pytest.mark.slow if i // 2 % 2 != i % 2 else ())
 
 
-@pytest.mark.parametrize("dtypes", precisions())
+@pytest.mark.parametrize("dtypes", list(precisions()))
 def test_loss_and_gradients_in_every_precision(dtypes, backend):
     compare(make_inputs(backend.device, 2, 5, 24, dtypes=dtypes))
 

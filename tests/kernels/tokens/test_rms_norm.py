@@ -64,7 +64,7 @@ def precisions():
         yield pytest.param(dtypes, marks=() if pairs else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("dtypes", precisions())
+@pytest.mark.parametrize("dtypes", list(precisions()))
 def test_results_and_gradients_in_every_precision(dtypes, backend):
     x, branch, y, parameters = dtypes
     compare(make_inputs(backend.device, 2, 5, 24, dtypes=(x, branch, parameters)), y, ulps=2)
