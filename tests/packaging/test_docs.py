@@ -28,6 +28,14 @@ COVERED = {
     "torchrun --nproc-per-node 8 -m videomae_fast pretrain": ("test_processes.py", "test_two_processes_equal_one"),
     "videomae-fast align --demo": ("test_align_demo.py", "test_the_demo"),
     "videomae-fast align --config": ("test_alignment.py", "test_the_loss_falls_and_a_run_continues_exactly"),
+    "videomae-fast finetune --config examples/configs/finetune/internvideo2": (
+        "test_internvideo2_runs.py",
+        "test_from_an_aligned_student_to_scores",
+    ),
+    "videomae-fast evaluate --data val.csv --init runs/k710": (
+        "test_internvideo2_runs.py",
+        "test_from_an_aligned_student_to_scores",
+    ),
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
     "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),
