@@ -16,6 +16,9 @@ Three = tuple[Tensor, Tensor, Tensor]
 Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
+MAX_FACTOR = 2**20  # squares of sums stay finite in float32
+
+
 def _samples(place: Tensor | None, count: int, batch: int, device: torch.device) -> Tensor:
     """(count,) the samples that a drawn tensor holds, in its order."""
     return torch.arange(batch, device=device) if place is None else place.argsort()[:count]
@@ -272,5 +275,9 @@ def add_drawn_norm(
         raise ValueError(f"count must come with runs, got count {count} and {'no ' if runs is None else ''}runs")
     count = batch if count is None else check_count(count, "count", 0, batch)
     factor = check_number(factor, "factor")
+    if abs(factor) > MAX_FACTOR:
+        raise ValueError(
+            f"factor must be at most {MAX_FACTOR}, one over the probability to keep a branch, got {factor}"
+        )
     total, rows, y, _, _ = _op(x, branch, scale, weight, bias, eps, dtype, factor, ran, runs, count)
     return total, total if runs is None else rows, y
