@@ -82,13 +82,14 @@ TOKEN_TILES: dict[str, TokenTile] = {
     "changed": TokenTile(16, num_warps=1),  # sums of pixels, in the order of the clip
 }
 # Eight bfloat16 of four rows for each thread: loads of four times 16 bytes a tensor are under way while the warps of a
-# row meet. A thread has all rows of its columns, so sums over rows stay in its registers. Backward of a scaled branch
-# has one tensor and one sum more, for which four rows would need all registers, and at a width of 3,200 more than all.
+# row meet. A thread has all rows of its columns, so sums over rows stay in its registers. RMSNorm has a scaled branch,
+# one tensor and one sum more: with twice its rows, Triton 3.2 or 3.9 spills registers.
 THREAD_TILES: dict[str, ThreadTile] = {
     "layer_norm": ThreadTile(rows=4, columns=8),
     "layer_norm_backward": ThreadTile(rows=4, columns=8),
-    "rms_norm": ThreadTile(rows=4, columns=8),
-    "rms_norm_backward": ThreadTile(rows=2, columns=8),
+    "rms_norm": ThreadTile(rows=2, columns=8),
+    "rms_norm_backward": ThreadTile(rows=1, columns=8),
+    "add_drawn_norm": ThreadTile(rows=4, columns=8),
     "add_drawn_norm_backward": ThreadTile(rows=2, columns=8),
     "bias_gelu_backward": ThreadTile(rows=2, columns=8),
     "alignment_loss": ThreadTile(rows=4, columns=8),

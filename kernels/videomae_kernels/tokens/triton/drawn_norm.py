@@ -102,7 +102,7 @@ def add_drawn_norm(
     of_branch = weight if scale is None else scale.contiguous()
     shift = weight if bias is None else bias.contiguous()
     reject_float64(x=x, weight=weight, y=y, branch=added, scale=of_branch)
-    tile = whole_row_tile("layer_norm" if bias is not None else "rms_norm", x)
+    tile = whole_row_tile("add_drawn_norm", x)
     num_rows = x.shape[0] * x.shape[1]
     _add_drawn_norm_kernel[(cdiv(num_rows, tile["BLOCK_ROWS"]),)](
         x,
