@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videomae_kernels import ranks
+
 
 def process_group() -> Any:
     """The group of all processes; None if this process is alone."""
@@ -27,7 +29,7 @@ def check_equal(value: int, name: str, device: torch.device, group: Any) -> None
     """
     if group is None:
         return
-    found = [int(each) for each in _gather(torch.tensor([value], device=device), group)]
+    found = gather_rows(torch.tensor([value], device=device), group).tolist()
     if len(set(found)) > 1:
         raise ValueError(f"{name} must be the same in every process, got {', '.join(map(str, found))}")
 
@@ -57,24 +59,9 @@ def gather_uneven(rows: Sequence[Tensor] | None, device: torch.device, group: An
         padded = torch.zeros((most, *width), dtype=dtype, device=device)
         if rows is not None:
             padded[: len(rows[number])] = rows[number]
-        found = _gather(padded, group)
+        found = gather_rows(padded, group).unflatten(0, (group.size(), most))
         joined.append(torch.cat([each[: shape[number][2]] for each, shape in zip(found, shapes, strict=True) if shape]))
     return joined
-
-
-class _Gather(torch.autograd.Function):
-    """Rows of all processes; backward sums what every process says about a process's rows."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
-        ctx.group, ctx.rows = group, len(x)
-        return torch.cat(_gather(x, group))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        total = grad.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(total, group=ctx.group)
-        return total[ctx.group.rank() * ctx.rows :][: ctx.rows], None
 
 
 def gather_rows(x: Tensor, group: Any) -> Tensor:
@@ -91,11 +78,4 @@ def gather_rows(x: Tensor, group: Any) -> Tensor:
         return x
     if x.dtype == torch.bool:
         return gather_rows(x.byte(), group).bool()
-    joined: Tensor = _Gather.apply(x, group)
-    return joined
-
-
-def _gather(x: Tensor, group: Any) -> list[Tensor]:
-    found = [torch.empty_like(x) for _ in range(group.size())]
-    torch.distributed.all_gather(found, x.contiguous(), group=group)
-    return found
+    return ranks.gather_rows(x, group)

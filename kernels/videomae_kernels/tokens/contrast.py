@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .._checks import FLOATING, INT64, check_choice, check_tensor
 from .._custom_op import arithmetic_dtype, define_op
-from .._ranks import check_agreement, check_group, gather_rows
 from .._values import checks_values
+from ..ranks import check_agreement, check_group, gather_rows
 from . import pairs
 
 KINDS = ("clip", "siglip")
