@@ -161,7 +161,6 @@ def _gallery(args: argparse.Namespace) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    from ..pictures.curves import save_curves
     from ..pictures.reconstruction import save_reconstruction
 
     config = read_config(args, pretraining.PretrainConfig, pretraining.DEMO)
@@ -172,8 +171,7 @@ def _pretrain(args: argparse.Namespace) -> None:
         print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
         save_reconstruction(config, result.checkpoint / "model.safetensors", output / "reconstruction.png")
         print(f"original | masked | reconstruction: {printable(output / 'reconstruction.png')}")
-        save_curves(output, output / "curves.png")
-        print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+        _show_curves(output)
 
 
 def _show_losses(output: Path, step: int) -> None:
@@ -184,9 +182,14 @@ def _show_losses(output: Path, step: int) -> None:
         print(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {step}")
 
 
-def _align(args: argparse.Namespace) -> None:
+def _show_curves(output: Path) -> None:
     from ..pictures.curves import save_curves
 
+    save_curves(output, output / "curves.png")
+    print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+
+
+def _align(args: argparse.Namespace) -> None:
     config = read_config(args, aligning.AlignConfig, align_demo.DEMO)
     if hasattr(args, "demo"):
         config = align_demo.with_teachers(config, lambda line: print(printable(line)))
@@ -198,21 +201,17 @@ def _align(args: argparse.Namespace) -> None:
                 print(line)
         _show_losses(output, result.step)
         print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
-        save_curves(output, output / "curves.png")
-        print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+        _show_curves(output)
 
 
 def _contrast(args: argparse.Namespace) -> None:
-    from ..pictures.curves import save_curves
-
     config = read_config(args, contrasting.ContrastConfig)
     result = contrasting.contrast(config)
     if result.is_main_process:
         output = Path(config.run.output)
         _show_losses(output, result.step)
         print(f"weights of both towers: {printable(result.checkpoint / 'model.safetensors')}")
-        save_curves(output, output / "curves.png")
-        print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+        _show_curves(output)
 
 
 def _finetune(args: argparse.Namespace) -> None:
@@ -227,14 +226,12 @@ def _distil(args: argparse.Namespace) -> None:
 
 def _show_classifier(result: RunResult, config: finetuning.FinetuneConfig) -> None:
     from ..pictures.attention import save_run_attention
-    from ..pictures.curves import save_curves
 
     if result.is_main_process:
         output = Path(config.run.output)
         layout = "as peft names them" if config.model.lora_rank else "in the published layout"
         print(f"weights, {layout}: {printable(result.checkpoint / 'model.safetensors')}")
-        save_curves(output, output / "curves.png")
-        print(f"loss, learning rate, speed: {printable(output / 'curves.png')}")
+        _show_curves(output)
         save_run_attention(config, result.checkpoint / "model.safetensors", output / "attention.png")
         print(f"frames, and where the classifier looks: {printable(output / 'attention.png')}")
 

@@ -80,3 +80,11 @@ class ClassifierParts(nn.Module):
             assert isinstance(block, Block)
             block.requires_grad_(False)
             block.drop_path = None
+
+
+def check_head(num_classes: int, head_dropout: float) -> None:
+    """The sizes of a classifier's head: at least one class, and a rate of dropout in [0, 1)."""
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be positive, got {num_classes}")
+    if not 0 <= head_dropout < 1:
+        raise ValueError(f"head_dropout must be in [0, 1), got {head_dropout}")

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .classifier_parts import ClassifierParts
+from .classifier_parts import ClassifierParts, check_head
 from .config import VideoMAEConfig
 from .encoder import DIMENSIONS, Clip, PatchEmbedding, every_token, init_small_linear, make_blocks, open_clip
 from .linear import Linear, linear
@@ -57,10 +57,7 @@ class VideoMAEForClassification(ClassifierParts, FixedPositions):
         positions: str = "interpolate",
         trained_clip: tuple[int, int, int] = PUBLISHED_CLIP,
     ) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be positive, got {num_classes}")
-        if not 0 <= head_dropout < 1:
-            raise ValueError(f"head_dropout must be in [0, 1), got {head_dropout}")
+        check_head(num_classes, head_dropout)
         if positions not in POSITIONS:
             raise ValueError(f"positions must be one of {POSITIONS}, got '{positions}'")
         table = partial(interpolated_sinusoid, _trained_grid(config, trained_clip), config.grid, config.encoder_dim)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .classifier_parts import ClassifierParts
+from .classifier_parts import ClassifierParts, check_head
 from .config import InternVideo2Config
 from .encoder import DIMENSIONS, Clip, init_small_linear
 from .internvideo2 import InternVideo2
@@ -34,10 +34,7 @@ class InternVideo2ForClassification(ClassifierParts, InternVideo2):
     def __init__(
         self, config: InternVideo2Config, num_classes: int, *, head_dropout: float = 0.0, init_scale: float = 0.001
     ) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be positive, got {num_classes}")
-        if not 0 <= head_dropout < 1:
-            raise ValueError(f"head_dropout must be in [0, 1), got {head_dropout}")
+        check_head(num_classes, head_dropout)
         super().__init__(config)
         self.num_classes = num_classes
         self.fc_norm = nn.LayerNorm(config.clip_embed_dim)

@@ -43,11 +43,7 @@ def write_caption_features(config: FeaturesConfig) -> int:
         OSError: the disk is full or broken.
     """
     windows, options = config.windows, config.features
-    for name, value in (("captions", options.captions), ("init", options.init), ("output", options.output)):
-        if not value:
-            raise ValueError(f"{name} is empty")
-    if windows.data:
-        raise ValueError("data and captions are two kinds of features: extract them into two folders, one by one")
+    config.check_given("captions")
     folder = writable_folder(options.output)
     accelerator = make_accelerator(options.precision)
     with lock_output(folder) if accelerator.is_main_process else nullcontext():

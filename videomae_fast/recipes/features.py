@@ -44,6 +44,28 @@ class FeaturesConfig(Config):
     windows: WindowOptions = field(default_factory=WindowOptions)
     features: FeatureOptions = field(default_factory=FeatureOptions)
 
+    def check_given(self, source: str) -> None:
+        """Make sure that an extraction from `source`, "data" or "captions", has what it needs, and not the other one.
+
+        Args:
+            source: the option that names what features are of.
+
+        Raises:
+            ValueError: it is empty, or `init` or `output` is, or both kinds of sources are given.
+        """
+        options = self.features
+        given = {
+            "data": self.windows.data,
+            "captions": options.captions,
+            "init": options.init,
+            "output": options.output,
+        }
+        for name in (source, "init", "output"):
+            if not given[name]:
+                raise ValueError(f"{name} is empty")
+        if all(sources.values()):
+            raise ValueError("data and captions are two kinds of features: extract them into two folders, one by one")
+
 
 @dataclass(frozen=True)
 class Features:
@@ -126,11 +148,7 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
         files as ActionFormer and OpenTAD read them.
     """
     windows, options = config.windows, config.features
-    for name, value in (("data", windows.data), ("init", options.init), ("output", options.output)):
-        if not value:
-            raise ValueError(f"{name} is empty")
-    if options.captions:
-        raise ValueError("data and captions are two kinds of features: extract them into two folders, one by one")
+    config.check_given("data")
     folder = writable_folder(options.output)
     accelerator = make_accelerator(options.precision)
     with lock_output(folder) if accelerator.is_main_process else nullcontext():

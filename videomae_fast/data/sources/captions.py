@@ -9,7 +9,7 @@ from ..._text import printable
 from .caption_lines import PARSERS, parse_caption_lines
 from .captioned import CaptionedVideos, CaptionRow
 from .captioned_shards import shard_rows
-from .lists import CHECKED_PATHS, check_root, check_text
+from .lists import CHECKED_PATHS, check_root, check_text, numbered_lines
 from .shards import SHARD_SUFFIX
 
 CAPTIONS_HELP = (
@@ -90,15 +90,5 @@ def _shards(folder: Path) -> list[str]:
 
 
 def _rows(path: Path) -> Iterator[CaptionRow]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:  # any bytes may be in a path
-        number = 0
-
-        def numbered() -> Iterator[str]:
-            nonlocal number
-            for number, text in enumerate(file, 1):  # noqa: B007  # read below
-                yield text
-
-        try:
-            yield from parse_caption_lines(numbered(), path.suffix.lower())
-        except ValueError as error:
-            raise ValueError(f"{printable(path)}:{number}: {error}") from None
+    with numbered_lines(path) as texts:
+        yield from parse_caption_lines(texts, path.suffix.lower())

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 
@@ -208,7 +209,27 @@ def _search(folder: Path) -> list[str]:
 
 
 def _parse(source: Path, list_format: str, labelled: bool) -> Iterator[Line]:
-    with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:  # any bytes may be in a path
+    with numbered_lines(source) as texts:
+        for line, row in parse_lines(texts, list_format, labelled):
+            if labelled and row.label < 0 and not (row.class_name or row.path.endswith(SHARD_SUFFIX)):
+                raise ValueError(f"{shown(line)} has no label: {NO_CLASS}")
+            yield line, row
+
+
+@contextmanager
+def numbered_lines(path: Path) -> Iterator[Iterator[str]]:
+    """The lines of a list file, any bytes of which may stand in paths.
+
+    Args:
+        path: of the file.
+
+    Yields:
+        An iterator over the lines.
+
+    Raises:
+        ValueError: one was raised within the context; its message then begins with the file and the last line read.
+    """
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         number = 0
 
         def numbered() -> Iterator[str]:
@@ -217,12 +238,9 @@ def _parse(source: Path, list_format: str, labelled: bool) -> Iterator[Line]:
                 yield text
 
         try:
-            for line, row in parse_lines(numbered(), list_format, labelled):
-                if labelled and row.label < 0 and not (row.class_name or row.path.endswith(SHARD_SUFFIX)):
-                    raise ValueError(f"{shown(line)} has no label: {NO_CLASS}")
-                yield line, row
+            yield numbered()
         except ValueError as error:
-            raise ValueError(f"{printable(source)}:{number}: {error}") from None
+            raise ValueError(f"{printable(path)}:{number}: {error}") from None
 
 
 def _no_list(source: Path) -> ValueError | FileNotFoundError:
