@@ -53,13 +53,8 @@ class FeaturesConfig(Config):
         Raises:
             ValueError: it is empty, or `init` or `output` is, or both kinds of sources are given.
         """
-        options = self.features
-        given = {
-            "data": self.windows.data,
-            "captions": options.captions,
-            "init": options.init,
-            "output": options.output,
-        }
+        sources = {"data": self.windows.data, "captions": self.features.captions}
+        given = sources | {"init": self.features.init, "output": self.features.output}
         for name in (source, "init", "output"):
             if not given[name]:
                 raise ValueError(f"{name} is empty")
