@@ -140,6 +140,7 @@ def test_every_flipped_video_is_read_or_named(
         assert all("flipped" in Path(path).name for path in reasons), reasons
         assert all(reason and reason.isprintable() and "died" not in reason for reason in reasons.values()), reasons
     assert bad.items() <= done.transcoded.items()  # with the same reasons
+    assert bad.keys() <= done.labelled["features"].keys()  # which reads every frame
     features = {path.name for path in (tmp_path / "output" / "features").rglob("*.npy")}
     assert features == {f"{path.stem}.npy" for path in before if str(path) not in done.labelled["features"]}
     new = tmp_path / "output" / "new"

@@ -237,7 +237,7 @@ def add_drawn_norm(
         eps: number added to the variance or to the mean square, at least 0.
         dtype: of y; None is the dtype of x. Autocast has no say in it.
         scale: (D,) floating, LayerScale's gamma; None is 1.
-        factor: one over the probability that a branch is kept.
+        factor: one over the probability that a branch is kept; its size is at most 2²⁰.
         ran: (B,) int64, every number in [0, B) once: sample s of x has sample ran[s] of the branch, and none where that
             is B' or more. None: sample s has sample s, and B' must be B. On a GPU the values are looked at within
             `check_indices()` only.

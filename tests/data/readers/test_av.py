@@ -102,3 +102,5 @@ def test_frames_of_several_sizes_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "both.ts").write_bytes(first.read_bytes() + second.read_bytes())
     with closing(open_video(tmp_path / "both.ts")) as video, pytest.raises(VideoError, match="several sizes"):
         video.frames(np.arange(video.num_frames))
+    with closing(open_video(tmp_path / "both.ts")) as video, pytest.raises(VideoError, match="several sizes"):
+        list(video.stream(np.arange(video.num_frames)))

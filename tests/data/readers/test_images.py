@@ -41,6 +41,8 @@ def test_image_folder_errors(image_folder: Path) -> None:
     Image.new("L", (30, 30)).save(image_folder / "img_00006.jpg")
     with pytest.raises(VideoError, match=r"several sizes: \[\(30, 30\), \(40, 50\)\]"):
         ImageFolder(str(image_folder), 5, 10).frames(np.array([0, 1]))
+    with pytest.raises(VideoError, match=r"several sizes: \[\(30, 30\), \(40, 50\)\]"):
+        list(ImageFolder(str(image_folder), 5, 11).stream(np.arange(3)))
     (image_folder / "img_00007.jpg").write_bytes(b"no image")
     with pytest.raises(VideoError, match=r"img_00007.jpg: .*cannot identify"):
         ImageFolder(str(image_folder), 5, 10).frames(np.array([2]))

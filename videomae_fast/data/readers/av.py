@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..._optional import require
-from .base import TimeLimit, VideoError, check_ascending, check_indices, video_errors
+from .base import TimeLimit, VideoError, check_ascending, check_indices, of_one_size, video_errors
 from .container import open_container
 from .frame_stack import MAX_DECODED_BYTES, FrameStack, check_decoded_bytes
 from .h264 import is_disposable, nal_length_bytes
@@ -70,7 +70,9 @@ class AvVideo:
 
     def stream(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """See `VideoReader`."""
-        indices = check_ascending(indices, self.num_frames)
+        yield from of_one_size(self.path, self._singly(check_ascending(indices, self.num_frames)))
+
+    def _singly(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         self._limit.restart()
         with video_errors(self.path, "av cannot decode it"):
             frames = self._shown(indices)

@@ -75,7 +75,7 @@ class VideoReader(Protocol):
 
         Raises:
             ValueError: `indices` is empty, out of range or not ascending.
-            VideoError: a frame cannot be decoded.
+            VideoError: a frame cannot be decoded, or frames differ in size.
         """
         ...
 
@@ -122,18 +122,54 @@ def check_ascending(indices: np.ndarray, num_frames: int) -> np.ndarray:
     return indices
 
 
-def stream_singly(video: VideoReader, indices: np.ndarray) -> Iterator[np.ndarray]:
+def check_size(path: str, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Make sure that a frame has the size of the ones before.
+
+    Args:
+        path: the video's path, for the error.
+        size: (height, width) of the frame, in pixels.
+        expected: of the ones before.
+
+    Raises:
+        VideoError: they differ.
+    """
+    if size != expected:
+        raise VideoError(path, f"frames of several sizes: {sorted({size, expected})}")
+
+
+def of_one_size(path: str, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pass the frames of a stream on while they have one size.
+
+    Args:
+        path: the video's path, for the error.
+        frames: uint8 (height, width, 3).
+
+    Returns:
+        An iterator over the same frames.
+
+    Raises:
+        VideoError: a frame differs in size from the first.
+    """
+    expected = None
+    for frame in frames:
+        expected = expected or frame.shape[:2]
+        check_size(path, frame.shape[:2], expected)
+        yield frame
+
+
+def stream_singly(video: VideoReader, path: str, indices: np.ndarray) -> Iterator[np.ndarray]:
     """`VideoReader.stream` of a reader that goes on from the last frame it decoded.
 
     Args:
         video: the reader.
+        path: of the video, for errors.
         indices: as `VideoReader.stream` takes them.
 
     Returns:
         An iterator over the frames.
     """
-    for index in check_ascending(indices, video.num_frames):
-        yield video.frames(index[None])[0]
+    numbers = check_ascending(indices, video.num_frames)
+    yield from of_one_size(path, (video.frames(index[None])[0] for index in numbers))
 
 
 class TimeLimit:

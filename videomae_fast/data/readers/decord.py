@@ -43,7 +43,7 @@ class DecordVideo:
 
     def stream(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """See `VideoReader`."""
-        return stream_singly(self, indices)
+        return stream_singly(self, self.path, indices)
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """See `VideoReader`."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .base import VideoError
+from .base import VideoError, check_size
 
 MAX_DECODED_BYTES = 2 << 30  # by default: 16 frames of 8K video do not fit, 80 frames of 4K video do
 
@@ -77,9 +77,7 @@ class FrameStack:
         """
         if self.array is None:
             self.array = np.empty((self._count, *image.shape), dtype=np.uint8)
-        elif image.shape != self.array.shape[1:]:
-            sizes = sorted({image.shape[:2], self.array.shape[1:3]})
-            raise VideoError(self._path, f"frames of several sizes: {sizes}")
+        check_size(self._path, image.shape[:2], self.array.shape[1:3])
         for row in self._rows[index]:
             self.array[row] = image
         self.missing.discard(index)

@@ -46,7 +46,7 @@ class ImageFolder:
 
     def stream(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """See `VideoReader`."""
-        return stream_singly(self, indices)
+        return stream_singly(self, self.path, indices)
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """See `VideoReader`."""
@@ -83,7 +83,7 @@ class ImageFile:
 
     def stream(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """See `VideoReader`."""
-        return stream_singly(self, indices)
+        return stream_singly(self, self.path, indices)
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
         """See `VideoReader`."""

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from ..._files import NAME_ERRORS, atomic_write
 from ..._optional import require
 from ..readers import VideoError, locate, open_video
-from ..readers.base import video_errors
+from ..readers.base import check_size, video_errors
 from ..readers.container import open_container
 from ..sources.annotations import TarMember, VideoFile
 from .check import check_video
@@ -111,8 +111,7 @@ def _encode(
         if shown.is_corrupt:
             raise VideoError(name, f"frame {count} of {num_frames} is damaged")
         size = size or (shown.height, shown.width)
-        if size != (shown.height, shown.width):
-            raise VideoError(name, f"frames of several sizes: {sorted({size, (shown.height, shown.width)})}")
+        check_size(name, (shown.height, shown.width), size)
         rotate = rotate or _rotation(av, stream, shown.rotation)
         frame = rotate(shown)
         if output is None:
