@@ -2,7 +2,8 @@
 
 Memory is that of the batch that a GPU has in the published script, and of as many masked clips with several masks per
 clip. FLOPs are those of a masked clip. Weights, gradients and AdamW's state of the student are float32 on one GPU in
-both. `largest_batch` leaves that state out, because the published scripts shard it over all GPUs.
+both. `largest_batch` leaves that state out, because the published scripts shard it over all GPUs. It is searched for
+with one mask per clip, and not for our checkpointed step: hundreds of clips fit, whose teachers take minutes to count.
 """
 
 from collections.abc import Iterator
@@ -57,7 +58,8 @@ def predict(case: AlignCase, variant: str) -> dict[str, Any]:
         figures = _figures(step)
         with Work(step.model) as work, _work_of_teachers(step) as teachers:
             counts = count(step, DEVICE)
-        largest = masks * largest_batch(step, figures, case.batch_size // masks, size.usable)
+        searched = masks == 1 and variant != PREDICTABLE[-1]
+        largest = largest_batch(step, figures, case.batch_size, size.usable) if searched else None
     return {
         "suite": case.suite,
         "name": case.size,
@@ -77,8 +79,8 @@ def predict(case: AlignCase, variant: str) -> dict[str, Any]:
 def largest_batch(step: PredictableAlignment, figures: MemoryFigures, clips: int, usable: int) -> int:
     """Clips of a step that fits in `usable` bytes without the optimizer's state; 0 if none does.
 
-    The batch is found by a line through two batches and predicted itself; made smaller where it does not fit, as the
-    teachers run part by part. `figures` are those of `clips`.
+    The batch is found on a line through two batches, and predicted itself. Where it does not fit, the next line goes
+    through it: the teachers run part by part, which bends the curve. `figures` are those of `clips`.
     """
 
     def peak(found: MemoryFigures) -> int:
@@ -88,11 +90,12 @@ def largest_batch(step: PredictableAlignment, figures: MemoryFigures, clips: int
         step.set_batch_size(batch)
         return peak(_figures(step))
 
-    other = clips // 2 or 2
-    slope = max(1, (peak(figures) - predicted(other)) // (clips - other))
-    batch = clips + (usable - peak(figures)) // slope
-    while batch > 0 and predicted(batch) > usable:
-        batch -= max(1, batch // 16)
+    known, other = peak(figures), clips // 2 or 2
+    slope = max(1, (known - predicted(other)) // (clips - other))
+    batch = clips + (usable - known) // slope
+    while batch > 0 and (found := predicted(batch)) > usable:
+        slope = max(1, (found - known) // (batch - clips)) if batch != clips else slope
+        batch = min(batch - 1, clips + (usable - known) // slope)
     return max(0, batch)
 
 

@@ -100,7 +100,7 @@ def _alignment_table(rows: list[Record]) -> str:
         **_memory_columns(first),
         "kernel launches": lambda r: f"{r['kernel_launches']:,}",
         "host syncs": lambda r: f"{r['syncs']:,}",
-        "masked clips that fit": lambda r: f"{r['largest_batch']:,}",
+        "masked clips that fit": lambda r: "" if r["largest_batch"] is None else f"{r['largest_batch']:,}",
     }
     return markdown_table(columns, rows)
 

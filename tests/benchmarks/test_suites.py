@@ -118,7 +118,8 @@ def test_figures_of_alignment_steps(results: Results) -> None:
     published, *ours = (r for r in of_suite(results, "align") if r["predicted"])
     for record in ours:
         assert record["tflop_per_clip"] < published["tflop_per_clip"] and record["syncs"] == 0 < published["syncs"]
-        assert record["largest_batch"] % record["masks"] == 0 < record["largest_batch"]
+        searched = record["masks"] == 1 and record["variant"] == "videomae_fast"
+        assert (record["largest_batch"] is not None) == searched and record["largest_batch"] != 0
 
 
 def test_figures_of_evaluation(results: Results) -> None:
