@@ -155,6 +155,17 @@ def test_a_teacher_of_other_patches_shares_the_pixels(colors: Path, tmp_path: Pa
         batches.close()
 
 
+def test_a_gpu_counts_the_weights_of_the_teacher(
+    colors: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it decides about recomputation."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("videomae_fast.recipes.finetune.fit_to_device", lambda c, *_, **o: asked.update(o) or c)
+    recipe = Distillation(taught.settings(colors, teacher, tmp_path, precision="bf16"))
+    recipe.build(torch.device("cpu"), lambda line: None)
+    assert asked["teachers"] == 2 * sum(tensor.numel() for tensor in recipe.classifier.state.values()) > 0
+
+
 def agreement(student: Path, teacher: Path, videos: Path) -> float:
     clips, _ = taught.views(videos)
     with torch.no_grad():

@@ -23,6 +23,8 @@ from ..data.augment.upload import upload
 from ..data.loader import StepSampler
 from ..engine.loop import RunResult, run
 from ..engine.precision import resolve_precision
+from ..models.config import ClipConfig
+from ..models.memory_budget import BYTES
 from .config import Section, option
 from .finetune import FinetuneConfig, Finetuning, Part
 from .logit_cache import LogitCache
@@ -113,15 +115,17 @@ class Distillation(Finetuning):
         super().__init__(config)
 
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
-        """As fine-tuning, of the student; and read the teacher. `batches` puts it on the device if it is needed."""
-        model, optimizer = super().build(device, say)
-        options = self.config.distillation
-        self.classifier = read_teacher(
-            options.teacher, options.teacher_classes, self.class_names, self.model_config, say
-        )
-        self.teacher_digest = weights_digest(self.classifier)
+        """As fine-tuning, of the student. `batches` puts the teacher on the device if it is needed."""
         self.device, self.say = device, say
-        return model, optimizer
+        return super().build(device, say)
+
+    def read_teacher(self, student: ClipConfig, say: Callable[[str], None]) -> int:
+        """Read the teacher. Its weights count as on the device, although it stays away where all logits are cached."""
+        options = self.config.distillation
+        self.classifier = read_teacher(options.teacher, options.teacher_classes, self.class_names, student, say)
+        self.teacher_digest = weights_digest(self.classifier)
+        numbers = sum(tensor.numel() for tensor in self.classifier.state.values())
+        return numbers * BYTES[resolve_precision(self.config.run.precision)]
 
     def order(self, samples_per_step: int) -> dict[str, Any]:
         """See `Finetuning.order`. A run only continues with the same teacher, too."""

@@ -101,6 +101,7 @@ class Finetuning(Recipe):
             clips=config.optimizer.batch_size * config.data.crops_per_video,
             accumulate=config.optimizer.accumulate,
             averaged=config.optimizer.ema_decay > 0,
+            teachers=self.read_teacher(model_config, say),
             precision=config.run.precision,
             device=device,
             say=say,
@@ -113,6 +114,10 @@ class Finetuning(Recipe):
         if config.model.compile:
             model.compile(fullgraph=True)
         return model, make_optimizer(model, config.optimizer, undecayed=model.undecayed, layer=model.layer_id)
+
+    def read_teacher(self, student: ClipConfig, say: Callable[[str], None]) -> int:
+        """The bytes that the weights of a teacher take: fine-tuning has none."""
+        return 0
 
     def _with_positions(self) -> FinetuneConfig:
         """The configuration with the clip whose fixed positions the weights had in training, as checkpoints keep it."""
