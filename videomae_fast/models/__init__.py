@@ -1,6 +1,7 @@
 """VideoMAE V2, InternVideo2 and dual encoders as thin modules over the ops of videomae_kernels."""
 
 from .alignment_heads import AlignmentHeads, AlignmentLosses
+from .audio_fusion import AudioVideoTextModel
 from .audio_tower import AudioRows, AudioTower, BeatsConfig
 from .bert import BERT_LARGE, SplitBert, SplitBertConfig
 from .classify import VideoMAEForClassification
@@ -39,6 +40,7 @@ __all__ = [
     "AlignmentLosses",
     "AudioRows",
     "AudioTower",
+    "AudioVideoTextModel",
     "BeatsConfig",
     "FusionOutput",
     "InternVideo2",

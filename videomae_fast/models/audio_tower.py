@@ -5,7 +5,7 @@ Attention has no mask of its own; a bias for each distance of two patches is sca
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
