@@ -86,7 +86,7 @@ class CaptionedBatch(ClipBatch):
         return pinned._with(*(None if each is None else each.pin_memory() for each in (self.captions, self.sound)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CaptionedBatch":
-        """Move clips, sample numbers, tokens and spectrograms to a device. `video_id` and `caption_id` stay on the host.
+        """Move clips, sample numbers, tokens and sound to a device. `video_id` and `caption_id` stay on the host.
 
         Args:
             device: the device.
