@@ -67,14 +67,15 @@ class SoundReader:
             VideoError: the sound is damaged.
         """
         count = round(seconds * self._rate)
-        samples, end, place = np.zeros(count, dtype=np.float32), 0, None
+        samples, end = np.zeros(count, dtype=np.float32), 0
+        place: int | None = None
         if not self.heard:
             return samples[:0]
         with video_errors(self.name, "av cannot decode its sound"), closing(self._chunks(start)) as chunks:
             for time, chunk in chunks:
-                at = place if time is None else round((time - start) * self._rate)
-                if place is None or abs(at - place) > GAP * self._rate:
-                    place = at or 0
+                follows = 0 if place is None else place
+                at = follows if time is None else round((time - start) * self._rate)
+                place = at if place is None or abs(at - follows) > GAP * self._rate else follows
                 first, last = max(place, 0), min(place + len(chunk), count)
                 if first < last:
                     samples[first:last] = chunk[first - place : last - place]
