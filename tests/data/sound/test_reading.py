@@ -163,3 +163,11 @@ def test_a_reader_closes_its_file(tmp_path: Path) -> None:
         read(path, 1.0, 0.1)
     after = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
     assert after <= before
+
+
+@pytest.mark.parametrize("offset", [0.7, None], ids=["too far", "not at all"])
+def test_a_container_that_seeks_wrongly(offset: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_sound_video(tmp_path / "a.mkv", clicks([1.1, 2.5], 4.0), seconds=4.0)
+    seek = SoundReader._seek
+    monkeypatch.setattr(SoundReader, "_seek", lambda self, time: offset is not None and seek(self, time + offset))
+    assert onsets(read(path, 1.0, 2.0)) == pytest.approx([0.1, 1.5], abs=2e-3)
