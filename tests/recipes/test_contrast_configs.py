@@ -43,6 +43,9 @@ FILES: dict[str, dict[str, Any]] = {
     "longvivit_s_two_cores": {"mask_ratio": 0.75, "tubelet_size": 2, "pool": "mean", "loss": "clip"},
     "internvideo2_1b_masked": STAGE2
     | {"mask_ratio": 0.8, "image_mask_ratio": 0.5, "train": "all", "drop_path": 0.25, "epochs": 10, "warmup_epochs": 1},
+    "internvideo2_6b_masked": STAGE2
+    | {"model": "internvideo2-6b", "embed_dim": 768, "max_tokens": 40, "drop_path": 0.3, "train": "all"}
+    | {"mask_ratio": 0.8, "image_mask_ratio": 0.5, "epochs": 5, "warmup_epochs": 1},
     "internvideo2_1b_unmasked": STAGE2 | {"mask_ratio": 0.0, "image_mask_ratio": 0.0, "train": "none"},
 }
 # Weights of the video tower in millions, tokens of a clip, and those that are seen.
@@ -54,6 +57,7 @@ SIZES = {
     "longvivit_s_two_cores": (22, 64, 16),
     "internvideo2_1b_masked": (1020, 1024, 205),
     "internvideo2_1b_unmasked": (1020, 1024, 1024),
+    "internvideo2_6b_masked": (5939, 1024, 205),
 }
 
 
@@ -85,10 +89,11 @@ def test_size_and_tokens(name: str) -> None:
 
 
 def test_the_learning_rate_of_the_release() -> None:
-    """5e-5 at 4096 pairs per step, down to a hundredth."""
-    for name in ("internvideo2_1b_masked", "internvideo2_1b_unmasked"):
+    """5e-5 at 4096 pairs per step, of 6B at 16,384, down to a hundredth."""
+    pairs = {"internvideo2_1b_masked": 4096, "internvideo2_1b_unmasked": 4096, "internvideo2_6b_masked": 16384}
+    for name, count in pairs.items():
         optimizer = _load(name).optimizer
-        assert learning_rate(optimizer.warmup_epochs * 10, optimizer, 10, 4096) == pytest.approx(5e-5)
+        assert learning_rate(optimizer.warmup_epochs * 10, optimizer, 10, count) == pytest.approx(5e-5)
         assert optimizer.final_lr == pytest.approx(optimizer.lr / 100)
 
 

@@ -21,6 +21,7 @@ from .crops import AREAS, CROP_BOXES, Crop, check_areas, cut_clips
 from .readers import DEFAULT_READER, MAX_DECODED_BYTES, VideoError, check_reader, open_entry
 from .sampling import SAMPLINGS, Sampling
 from .seeding import sample_rng
+from .sound import SoundClip
 from .sources.annotations import Annotations
 from .sources.mixture import Mixture, VideoSource
 
@@ -35,6 +36,7 @@ class Draw:
         frames: uint8 (T, height, width, 3), their pixels.
         crops: the crops of the sample, one for each clip.
         bad_videos: the videos that this one replaces.
+        sound: of the sample, where the data set has sounds.
     """
 
     index: int
@@ -42,6 +44,7 @@ class Draw:
     frames: torch.Tensor
     crops: list[Crop]
     bad_videos: list[BadVideo]
+    sound: SoundClip | None = None
 
 
 class ClipDataset(Dataset[ClipBatch]):
@@ -178,11 +181,12 @@ class ClipDataset(Dataset[ClipBatch]):
                 index = int(rng.integers(len(self.annotations)))
             try:
                 numbers, frames = self.decode(index, rng)
+                sound = self.sound(index, sample_number)
             except VideoError as error:
                 bad_videos.append(BadVideo(error.path, error.reason))
                 tried.add(index)
                 continue
-            return Draw(index, numbers, frames, self._draw_crops(index, frames, rng), bad_videos)
+            return Draw(index, numbers, frames, self._draw_crops(index, frames, rng), bad_videos, sound)
         listed = "".join(f"\n  {printable(bad_video.path)}: {bad_video.reason}" for bad_video in bad_videos)
         raise UnreadableVideosError(f"{len(bad_videos)} videos in a row could not be read:{listed}")
 
@@ -205,6 +209,18 @@ class ClipDataset(Dataset[ClipBatch]):
             frame_stride = source.frame_stride or self.frame_stride
             numbers = self.samplings[self.sampling](video.num_frames, self.num_frames, frame_stride, rng)
             return numbers, torch.from_numpy(video.frames(numbers))
+
+    def sound(self, index: int, sample_number: int) -> SoundClip | None:
+        """Read the sound of a sample; None: a data set of clips alone has none.
+
+        Args:
+            index: number of the video.
+            sample_number: number of the sample.
+
+        Returns:
+            None.
+        """
+        return None
 
     def _draw_crops(self, index: int, frames: torch.Tensor, rng: np.random.Generator) -> list[Crop]:
         _, height, width, _ = frames.shape

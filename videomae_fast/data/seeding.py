@@ -112,6 +112,22 @@ def caption_rng(seed: int, sample: int) -> np.random.Generator:
     return _philox(seed, sample, purpose=5, stream=0)
 
 
+def sound_rng(seed: int, sample: int) -> np.random.Generator:
+    """Make the generator that draws which seconds of a long sound a sample has.
+
+    Args:
+        seed: of the run, in [0, 2**64).
+        sample: number of the sample, in [0, 2**64).
+
+    Returns:
+        A Philox generator that depends on both numbers alone.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    return _philox(seed, sample, purpose=6, stream=0)
+
+
 def _philox(seed: int, number: int, purpose: int, stream: int) -> np.random.Generator:
     for name, value in (("seed", seed), ("number", number), ("stream", stream)):
         if not 0 <= value < _LIMIT:

@@ -1,5 +1,6 @@
 """Interoperability with other libraries' models and weights: fuse a model; load, save and convert checkpoints."""
 
+from .audio_tower import beats_config_of, init_audio_tower
 from .checkpoint import CheckpointError, load_weights
 from .classifier import Classifier, read_classifier
 from .conversion import convert
@@ -24,11 +25,13 @@ __all__ = [
     "Classifier",
     "FeatureModel",
     "FusionError",
+    "beats_config_of",
     "class_names_beside",
     "convert",
     "from_huggingface",
     "fuse",
     "head_rows",
+    "init_audio_tower",
     "init_split_bert",
     "init_video_text",
     "init_video_tower",

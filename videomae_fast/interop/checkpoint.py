@@ -55,7 +55,7 @@ def read_weights(source: Source) -> State:
     if isinstance(source, Mapping):
         return unwrap(source, "the checkpoint given")
     path = weights_file(Path(source))
-    return unwrap(_read(path), f"checkpoint {str(path)!r}")
+    return unwrap(read_checkpoint(path), f"checkpoint {str(path)!r}")
 
 
 def weights_file(path: Path) -> Path:
@@ -228,7 +228,18 @@ def _some(items: list[str], limit: int = 8) -> str:
     return ", ".join(items[:limit]) + rest
 
 
-def _read(path: Path) -> Any:
+def read_checkpoint(path: Path) -> Any:
+    """All that a file of weights holds, on the CPU. No code in the file runs.
+
+    Args:
+        path: a file that `torch.save` wrote, or a `.safetensors` file.
+
+    Returns:
+        The object, such as a dict of tensors and settings.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds Python objects other than plain values.
+    """
     name = repr(str(path))
     if path.suffix == ".safetensors":
         require("safetensors")

@@ -1,7 +1,9 @@
 """Start a split BERT, or a whole dual encoder, from weights of other models, with a report."""
 
+from ..models.audio_fusion import AudioVideoTextModel
 from ..models.bert import SplitBert
 from ..models.dual_encoder import VideoTextModel
+from .audio_tower import AUDIO, audio_part
 from .checkpoint import CheckpointError, State
 from .huggingface.text import bert_state, is_bert
 from .settings import PathLike, settings_beside
@@ -31,9 +33,10 @@ def init_split_bert(model: SplitBert, path: PathLike, strict: bool = True) -> st
 
 
 def init_video_text(model: VideoTextModel, path: PathLike, strict: bool = True) -> str:
-    """Initialise a whole dual encoder from a run, or from InternVideo2's second stage.
+    """Initialise a whole dual encoder from a run, or from InternVideo2's second stage, with or without sound.
 
-    Towers are read as by `init_video_tower` and `init_split_bert`; other names are those of the model.
+    Towers are read as by `init_video_tower`, `init_split_bert` and `init_audio_tower`; other names are those of the
+    model.
 
     Args:
         model: its tensors keep their dtype and device. It stays untouched if the weights do not fit.
@@ -51,8 +54,10 @@ def init_video_text(model: VideoTextModel, path: PathLike, strict: bool = True) 
 
 
 def _whole(model: VideoTextModel, state: State, path: PathLike) -> Part:
-    """The weights of both towers, and all others of the model."""
-    for prefix in (VIDEO, _TEXT):
+    """The weights of the towers, and all others of the model."""
+    hears = isinstance(model, AudioVideoTextModel)
+    towers = (VIDEO, _TEXT, AUDIO) if hears else (VIDEO, _TEXT)
+    for prefix in towers:
         if not any(name.startswith(prefix) for name in state):
             raise CheckpointError(f"it holds no dual encoder: no name begins with {prefix!r}")
     parts = [video_part(model.vision_encoder, names_below(state, VIDEO), path).below(VIDEO)]
@@ -61,7 +66,9 @@ def _whole(model: VideoTextModel, state: State, path: PathLike) -> Part:
         parts.append(_text_part(model.text_encoder, names_below(text, _TEXT), None).below(_TEXT))
     else:
         parts.append(Part(text))
-    rest = {name: t for name, t in state.items() if not name.startswith((VIDEO, _TEXT))}
+    if hears:
+        parts.append(audio_part(names_below(state, AUDIO)).below(AUDIO))
+    rest = {name: t for name, t in state.items() if not name.startswith(towers)}
     own = model.state_dict().keys()
     parts.append(Part({n: t for n, t in rest.items() if n in own}, unused=[n for n in rest if n not in own]))
     whole = Part({})

@@ -1,6 +1,8 @@
 """VideoMAE V2, InternVideo2 and dual encoders as thin modules over the ops of videomae_kernels."""
 
 from .alignment_heads import AlignmentHeads, AlignmentLosses
+from .audio_fusion import AudioVideoTextModel
+from .audio_tower import AudioRows, AudioTower, BeatsConfig
 from .bert import BERT_LARGE, SplitBert, SplitBertConfig
 from .classify import VideoMAEForClassification
 from .config import (
@@ -36,6 +38,10 @@ __all__ = [
     "TEMPERATURES",
     "AlignmentHeads",
     "AlignmentLosses",
+    "AudioRows",
+    "AudioTower",
+    "AudioVideoTextModel",
+    "BeatsConfig",
     "FusionOutput",
     "InternVideo2",
     "InternVideo2Config",

@@ -1,6 +1,6 @@
 """InternVideo2's second stage: a dual encoder whose text model also reads the video, to match and to fill in words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,11 +26,29 @@ class FusionOutput(NamedTuple):
         pairs: what `contrastive_loss` takes (VTC).
         matching: scalar float32, the loss of telling pairs from hard negatives (VTM); None of features alone.
         words: scalar float32, the loss of hidden words (MLM); None of features alone.
+        sound: the same three where fusion layers read sound and video (AVTC, AVTM, AVMLM); None without sound.
     """
 
     pairs: PairFeatures
     matching: Tensor | None = None
     words: Tensor | None = None
+    sound: "FusionOutput | None" = None
+
+
+class Sight(NamedTuple):
+    """What captions are compared with.
+
+    Attributes:
+        tokens: (B, S, D), what fusion layers attend to.
+        feature: (B, E) float32, of length 1.
+        head: tells pairs from others.
+        streams: Philox streams of negative captions and of negative videos.
+    """
+
+    tokens: Tensor
+    feature: Tensor
+    head: Linear
+    streams: tuple[int, int] = (TEXT_STREAM, VIDEO_STREAM)
 
 
 class VideoTextFusionModel(VideoTextModel):
@@ -71,11 +89,7 @@ class VideoTextFusionModel(VideoTextModel):
             raise ValueError(
                 f"text_layers is depth {text_encoder.config.depth}, which leaves no layer to fuse with a video"
             )
-        if text_encoder.source_dim != vision_encoder.token_dim:
-            raise ValueError(
-                f"source_dim of text_encoder must be {vision_encoder.token_dim}, the width of the video tower's "
-                f"tokens, got {text_encoder.source_dim}"
-            )
+        self._check_source(vision_encoder, text_encoder)
         super().__init__(vision_encoder, text_encoder, embed_dim, temperature)
         self.word_ratio = word_ratio
         self.itm_head = Linear(text_encoder.dim, 2)
@@ -133,24 +147,58 @@ class VideoTextFusionModel(VideoTextModel):
         gather: Gather | None = None,
     ) -> FusionOutput:
         """As `forward`, from rows of the video tower, such as cached ones of a frozen tower."""
-        text = self.encode_text(ids, mask)
-        pairs = PairFeatures(
-            self.project_video(video.pooled), self.project_text(text.pooled), self.scale(), self.logit_bias
-        )
-        if sample is None:
-            return FusionOutput(pairs)
-        pair_ids = sample if pair_ids is None else pair_ids
-        matching = self._matching(pairs, video, text, mask, sample, seed, pair_ids, gather or _own)
-        return FusionOutput(pairs, matching, self._words(video, ids, mask, sample, seed))
+        (found,) = self._compare([self._sight(video)], ids, mask, sample, seed, pair_ids, gather)
+        return found
 
     def match(self, text: TextRows, mask: Tensor, video: Tensor) -> Tensor:
         """Logits (B, 2) of "no pair" and "pair", of captions and the tokens (B, S, D) of videos."""
-        return linear(self.text_encoder.fuse(text.tokens, mask, video)[:, 0], self.itm_head)
+        return self._match(text.tokens, mask, video, self.itm_head)
+
+    def _check_source(self, vision_encoder: VideoTower, text_encoder: SplitBert) -> None:
+        if text_encoder.source_dim != vision_encoder.token_dim:
+            raise ValueError(
+                f"source_dim of text_encoder must be {vision_encoder.token_dim}, the width of the video tower's "
+                f"tokens, got {text_encoder.source_dim}"
+            )
+
+    def _sight(self, video: VideoRows) -> Sight:
+        return Sight(video.tokens, self.project_video(video.pooled), self.itm_head)
+
+    def _compare(
+        self,
+        sights: Sequence[Sight],
+        ids: Tensor,
+        mask: Tensor,
+        sample: Tensor | None,
+        seed: int,
+        pair_ids: Tensor | None,
+        gather: Gather | None,
+    ) -> list[FusionOutput]:
+        """The features and losses of the same captions with each of `sights`; the text layers run once for all."""
+        text = self.encode_text(ids, mask)
+        feature, scale = self.project_text(text.pooled), self.scale()
+        found = [FusionOutput(PairFeatures(sight.feature, feature, scale, self.logit_bias)) for sight in sights]
+        if sample is None:
+            return found
+        numbers, gather = sample if pair_ids is None else pair_ids, gather or _own
+        matching = [
+            self._matching(output.pairs, sight, text, mask, sample, seed, numbers, gather)
+            for output, sight in zip(found, sights, strict=True)
+        ]
+        hidden, labels = self._hide_words(ids, mask, sample, seed)
+        words = [
+            mlm_loss(self.text_encoder.words(self.text_encoder.fuse(hidden, mask, sight.tokens)), labels)
+            for sight in sights
+        ]
+        return [FusionOutput(*each) for each in zip((output.pairs for output in found), matching, words, strict=True)]
+
+    def _match(self, tokens: Tensor, mask: Tensor, video: Tensor, head: Linear) -> Tensor:
+        return linear(self.text_encoder.fuse(tokens, mask, video)[:, 0], head)
 
     def _matching(
         self,
         pairs: PairFeatures,
-        video: VideoRows,
+        sight: Sight,
         text: TextRows,
         mask: Tensor,
         sample: Tensor,
@@ -161,14 +209,17 @@ class VideoTextFusionModel(VideoTextModel):
         with torch.no_grad():
             similarity = [pairs.scale * (a @ gather(b).mT) for a, b in (pairs[:2], pairs[1::-1])]
             everyone = gather(ids)
-            texts = hard_negatives(similarity[0], ids, everyone, sample, seed=seed, stream=TEXT_STREAM)
-            videos = hard_negatives(similarity[1], ids, everyone, sample, seed=seed, stream=VIDEO_STREAM)
+            texts, videos = (
+                hard_negatives(each, ids, everyone, sample, seed=seed, stream=stream)
+                for each, stream in zip(similarity, sight.streams, strict=True)
+            )
         tokens = torch.cat([text.tokens, text.tokens, gather(text.tokens)[texts]])
         masks = torch.cat([mask, mask, gather(mask)[texts]])
-        clips = torch.cat([video.tokens, gather(video.tokens)[videos], video.tokens])
-        return vtm_loss(self.match(TextRows(tokens, tokens[:, 0]), masks, clips))
+        clips = torch.cat([sight.tokens, gather(sight.tokens)[videos], sight.tokens])
+        return vtm_loss(self._match(tokens, masks, clips, sight.head))
 
-    def _words(self, video: VideoRows, ids: Tensor, mask: Tensor, sample: Tensor, seed: int) -> Tensor:
+    def _hide_words(self, ids: Tensor, mask: Tensor, sample: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Rows of the captions with words hidden, after the text layers, and the labels of these words."""
         config = self.text_encoder.config
         hidden, labels = mask_words(
             ids,
@@ -179,8 +230,7 @@ class VideoTextFusionModel(VideoTextModel):
             kept_ids=(config.pad_id, config.cls_id),
             ratio=self.word_ratio,
         )
-        tokens = self.text_encoder.fuse(self.encode_text(hidden, mask).tokens, mask, video.tokens)
-        return mlm_loss(self.text_encoder.words(tokens), labels)
+        return self.encode_text(hidden, mask).tokens, labels
 
 
 def vtm_loss(logits: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 from videomae_kernels import weighted_mask_index
 
 TEXT_STREAM, VIDEO_STREAM = 8, 9  # Philox streams of negative captions and negative videos; words use 5 to 7
+SOUND_STREAMS = 10, 11  # of both, where videos are compared with their sound
 
 
 def hard_negatives(
@@ -25,7 +26,7 @@ def hard_negatives(
         others: (n,) int64 id of each column; equal ids are positives of each other.
         sample: (b,) int64 sample numbers.
         seed: of the run, in [0, 2⁶³).
-        stream: TEXT_STREAM or VIDEO_STREAM.
+        stream: TEXT_STREAM or VIDEO_STREAM, or one of SOUND_STREAMS.
 
     Returns:
         (b,) int64 column numbers.

@@ -1,7 +1,6 @@
 """Contrastive pre-training of a video tower and a text tower, on the tokens that masks keep.
 
 File structure:
-    Part             what one forward pass of the towers takes
     Contrast         the recipe: build, batches, parts, step, evaluate
     contrast         train with a configuration
 """
@@ -11,16 +10,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from videomae_kernels import CroppedClips, contrastive_loss
+from videomae_kernels import contrastive_loss
 
 from .._text import printable_lines
-from ..data.captioned import CaptionedBatch, CaptionTokens, positive_ids
+from ..data.captioned import CaptionedBatch, positive_ids
 from ..engine.checkpoint import list_checkpoints
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
@@ -28,9 +27,9 @@ from ..engine.recipe import Recipe
 from ..models import stochastic_depth
 from ..models.dual_encoder import PairFeatures, VideoTextModel
 from ..models.fusion import FusionOutput
-from ..models.video_tower import VideoRows
 from .contrast_config import ContrastConfig
 from .contrast_kept_video import KeptVideo
+from .contrast_part import Part
 from .contrast_text import KeptText
 from .contrast_towers import build_towers, choose_trained
 from .contrast_videos import EvaluationPairs, TrainingPairs
@@ -40,35 +39,7 @@ from .ranks import check_equal, gather_rows, gather_uneven, process_group
 from .recall import recalls
 from .videos import CHEAPER_VIDEOS
 
-
-class Part(NamedTuple):
-    """What one forward pass of the towers takes.
-
-    Attributes:
-        clips: B clips; None where the rows of the video tower are given.
-        video: what the video tower made of them, kept while it is frozen; else None.
-        visible: (B, K) int64 tokens that the video tower sees; None: all.
-        captions: tokens of the captions; None where their features are given.
-        text: (B, E) features of the captions, kept from a frozen tower; else None.
-        video_id: (B,) int64, equal for the same video.
-        caption_id: (B,) int64, equal for equal captions.
-        sample: (B,) int64 sample numbers, on the device.
-        pair_ids: (B,) int64, equal for pairs that are no negatives of each other; None without fusion.
-        numbers: `sample` on the host.
-        gradient: what the part contributes to a batch of several parts; None: the part is the batch.
-    """
-
-    clips: CroppedClips | None
-    video: VideoRows | None
-    visible: Tensor | None
-    captions: CaptionTokens | None
-    text: Tensor | None
-    video_id: Tensor
-    caption_id: Tensor
-    sample: Tensor
-    pair_ids: Tensor | None
-    numbers: Tensor
-    gradient: PartGradient | None = None
+LOSSES = ("contrast", "matching", "words")  # of fusion; with "sound_" before them, of sound and video
 
 
 class Contrast(Recipe):
@@ -81,7 +52,10 @@ class Contrast(Recipe):
         self.config = config
         self.workers, self.ema_decay = config.data.workers, config.optimizer.ema_decay
         self.fuses = config.fusion.fusion_layers > 0
-        self.numbers = ("contrast", "matching", "words", "scale") if self.fuses else ("scale",)
+        self.hears = bool(config.audio.audio_model)
+        self.numbers = (
+            (*LOSSES, *(f"sound_{name}" for name in LOSSES if self.hears), "scale") if self.fuses else ("scale",)
+        )
 
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         """Make data sets, model and optimizer, and the features of a frozen text tower."""
@@ -94,7 +68,7 @@ class Contrast(Recipe):
         kinds = config.data.pairs(config.data.data)
         eval_kinds = config.data.pairs(config.data.eval_data) if config.run.eval_every else (None, None)
         use_fastest_attention(config.model.attention, device, say)
-        model, self.tokenizer = build_towers(config.model, config.text, config.loss, config.fusion, config.data, say)
+        model, self.tokenizer = build_towers(config, say)
         if note := self._start(model):
             say(printable_lines(note))
         choose_trained(model, config.model.train, config.text.freeze_text)
@@ -108,7 +82,11 @@ class Contrast(Recipe):
         if config.model.video_features:
             self.kept_video = KeptVideo(config)
             self.kept_video.prepare(kinds, model.to(device), say)
-        datasets = self.kept_video.datasets(kinds) if self.kept_video else config.data.datasets(kinds, seed)
+        datasets = (
+            self.kept_video.datasets(kinds)
+            if self.kept_video
+            else config.data.datasets(kinds, seed, with_sound=self.hears)
+        )
         self.videos = TrainingPairs(datasets, tokens, config.data, Path(config.run.output))
         per_epoch = self.videos.steps_per_epoch(config.optimizer.batch_size, world_size)
         self.samples_per_epoch = per_epoch * config.optimizer.batch_size * world_size
@@ -150,12 +128,20 @@ class Contrast(Recipe):
         if count == 1:
             return parts
         with torch.no_grad():
-            features = [self._features(self.model, part).pairs for part in parts]
+            found = [self._features(self.model, part) for part in parts]
+        shares = self._shares(parts, [each.pairs for each in found])
+        parts = [part._replace(gradient=share) for part, share in zip(parts, shares, strict=True)]
+        if sounds := [each.sound.pairs for each in found if each.sound is not None]:
+            shares = self._shares(parts, sounds)
+            parts = [part._replace(sound_gradient=share) for part, share in zip(parts, shares, strict=True)]
+        return parts
+
+    def _shares(self, parts: Sequence[Part], features: Sequence[PairFeatures]) -> list[PartGradient]:
+        """What each part contributes to the loss of the features of all."""
         video_id, caption_id = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("video_id", "caption_id")
         )
-        _, gradients = part_gradients(features, lambda whole: self._loss(whole, video_id, caption_id, self.group))
-        return [part._replace(gradient=gradient) for part, gradient in zip(parts, gradients, strict=True)]
+        return part_gradients(features, lambda whole: self._loss(whole, video_id, caption_id, self.group))[1]
 
     def _parts(
         self, batch: CaptionedBatch, count: int, device: torch.device, fuse: bool, kept_video: KeptVideo | None
@@ -175,9 +161,19 @@ class Contrast(Recipe):
                 video = kept_video.rows(piece.video_id, batch.is_image, device)
             clips = piece.clips if video is None else None
             pair_ids = self._pair_ids(ids[k], piece) if fuse else None
-            yield Part(
-                clips, video, visible, piece.captions, kept, ids[k][0], ids[k][1], piece.sample, pair_ids, numbers[k]
+            given = (
+                clips,
+                video,
+                visible,
+                piece.captions,
+                kept,
+                ids[k][0],
+                ids[k][1],
+                piece.sample,
+                pair_ids,
+                numbers[k],
             )
+            yield Part(*given, sound=piece.sound)
 
     def _pair_ids(self, ids: Tensor, piece: CaptionedBatch) -> Tensor:
         """Numbers of the pairs: of one device from the host's ids; of all devices they are read back, a host sync."""
@@ -191,19 +187,39 @@ class Contrast(Recipe):
         """The loss of the batch, or what the part contributes to it.
 
         loss = contrast_weight · contrast + matching_weight · matching + words_weight · words
+
+        With sound, each is the sum of that of the video and that of sound and video.
         """
         found = self._features(model, part, fuse=self.fuses)
-        pairs, share = found.pairs, len(part.numbers) / self.config.optimizer.samples
-        if part.gradient is not None:
-            contrast = part.gradient.apply(pairs)
-        else:
-            contrast = self._loss(pairs, part.video_id, part.caption_id, self.group)
-        numbers = {"scale": pairs.scale * share}
-        if found.matching is None or found.words is None:
-            return contrast, numbers
-        matching, words, options = found.matching * share, found.words * share, self.config.fusion
+        numbers = {"scale": found.pairs.scale * (len(part.numbers) / self.config.optimizer.samples)}
+        if not self.fuses:
+            return self._contrast(found.pairs, part, part.gradient), numbers
+        loss, losses = self._weighed(found, part, part.gradient)
+        if self.hears:
+            sound = {name: torch.full_like(loss.detach(), torch.nan) for name in LOSSES}  # of images: there is none
+            if found.sound is not None:
+                of_sound, sound = self._weighed(found.sound, part, part.sound_gradient)
+                loss = loss + of_sound
+            numbers |= {f"sound_{name}": value for name, value in sound.items()}
+        return loss, numbers | losses
+
+    def _weighed(
+        self, found: FusionOutput, part: Part, gradient: PartGradient | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert found.matching is not None and found.words is not None
+        share, options = len(part.numbers) / self.config.optimizer.samples, self.config.fusion
+        contrast, matching, words = (
+            self._contrast(found.pairs, part, gradient),
+            found.matching * share,
+            found.words * share,
+        )
         loss = options.contrast_weight * contrast + options.matching_weight * matching + options.words_weight * words
-        return loss, numbers | {"contrast": contrast, "matching": matching, "words": words}
+        return loss, {"contrast": contrast, "matching": matching, "words": words}
+
+    def _contrast(self, pairs: PairFeatures, part: Part, gradient: PartGradient | None) -> Tensor:
+        if gradient is not None:
+            return gradient.apply(pairs)
+        return self._loss(pairs, part.video_id, part.caption_id, self.group)
 
     def _features(self, model: nn.Module, part: Part, fuse: bool = False) -> FusionOutput:
         """What the model makes of a part; without `fuse`, the features alone."""
@@ -221,6 +237,7 @@ class Contrast(Recipe):
                 seed=self.config.run.seed,
                 pair_ids=part.pair_ids,
                 gather=partial(gather_rows, group=group),
+                **({"spectrogram": part.sound} if self.hears else {}),
             )
         return found
 

@@ -15,6 +15,7 @@ from ..interop.video_tower import init_video_tower
 from ..models.dual_encoder import VideoTextModel
 from .config import Config, option
 from .contrast_options import (
+    AudioTowerOptions,
     ContrastData,
     ContrastMasks,
     FusionOptions,
@@ -98,6 +99,7 @@ class ContrastConfig(Config):
     masks: ContrastMasks = field(default_factory=ContrastMasks)
     model: VideoTowerOptions = field(default_factory=VideoTowerOptions)
     text: TextTowerOptions = field(default_factory=TextTowerOptions)
+    audio: AudioTowerOptions = field(default_factory=AudioTowerOptions)
     loss: LossOptions = field(default_factory=LossOptions)
     fusion: FusionOptions = field(default_factory=FusionOptions)
     optimizer: ContrastOptimizer = field(default_factory=ContrastOptimizer)
@@ -111,6 +113,13 @@ class ContrastConfig(Config):
             raise ValueError(
                 f"video_features '{self.model.video_features}' needs train none, mask_ratio 0 and image_mask_ratio 0: "
                 "what is trained or masked has other features in every step"
+            )
+        if self.audio.audio_model and not self.fusion.fusion_layers:
+            raise ValueError(f"audio_model '{self.audio.audio_model}' needs fusion_layers: these layers read the sound")
+        if self.audio.audio_model and self.model.video_features:
+            raise ValueError(
+                f"audio_model '{self.audio.audio_model}' does not go with video_features "
+                f"'{self.model.video_features}': sound is read with the video"
             )
         if self.fusion.fusion_layers and self.text.freeze_text:
             raise ValueError(

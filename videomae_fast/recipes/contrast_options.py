@@ -165,6 +165,17 @@ class TextTowerOptions(Section):
 
 
 @dataclass(frozen=True)
+class AudioTowerOptions(Section):
+    """The audio tower."""
+
+    audio_model: str = option(
+        "",
+        "file of BEATs: the last layers of the text model also read the sound of videos; it is frozen",
+        free=True,  # a run continues with the weights of its checkpoint
+    )
+
+
+@dataclass(frozen=True)
 class LossOptions(Section):
     """The contrastive loss."""
 

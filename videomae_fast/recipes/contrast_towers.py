@@ -10,10 +10,12 @@ from torch import nn
 from .._optional import require
 from .._text import printable, printable_lines
 from ..data.captioned import CaptionTokenizer
+from ..interop.audio_tower import beats_config_of, init_audio_tower
 from ..interop.huggingface.text import read_text_tower, read_tokenizer, split_bert_config
 from ..interop.settings import settings_beside
 from ..interop.video_text import init_split_bert
-from ..models import InternVideo2Config, VideoMAEConfig
+from ..models import AudioVideoTextModel, InternVideo2Config, VideoMAEConfig
+from ..models.audio_tower import AudioTower
 from ..models.bert import SplitBert
 from ..models.dual_encoder import VideoTextModel
 from ..models.fusion import VideoTextFusionModel
@@ -21,7 +23,8 @@ from ..models.internvideo2_tower import InternVideo2Tower
 from ..models.text_tower import TextTower
 from ..models.video_tower import VideoTower
 from ..models.video_transformer import VideoTransformer
-from .contrast_options import ContrastData, FusionOptions, LossOptions, TextTowerOptions, VideoTowerOptions
+from .contrast_config import ContrastConfig
+from .contrast_options import AudioTowerOptions, ContrastData, TextTowerOptions, VideoTowerOptions
 
 _RANDOM = "{} has no weights: the text tower is random, of the size in its config.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -142,42 +145,59 @@ def build_split_bert(
     return bert, captions
 
 
-def build_towers(
-    model: VideoTowerOptions,
-    text: TextTowerOptions,
-    loss: LossOptions,
-    fusion: FusionOptions,
-    data: ContrastData,
-    say: Callable[[str], None],
-) -> tuple[VideoTextModel, CaptionTokenizer]:
+def build_audio_tower(options: AudioTowerOptions, say: Callable[[str], None]) -> AudioTower:
+    """Read an audio tower.
+
+    Args:
+        options: its section.
+        say: prints a line about what is not used.
+
+    Returns:
+        The tower, with its weights.
+
+    Raises:
+        ValueError: `audio_model` is no file, or no BEATs.
+    """
+    path = options.audio_model
+    if not os.path.isfile(path):
+        raise ValueError(f"audio_model must be a file of BEATs, got {printable(path)}")
+    tower = AudioTower(beats_config_of(path))
+    if note := init_audio_tower(tower, path):
+        say(printable_lines(note))
+    return tower
+
+
+def build_towers(config: ContrastConfig, say: Callable[[str], None]) -> tuple[VideoTextModel, CaptionTokenizer]:
     """Make the dual encoder, and the tokenizer of its text tower.
 
     Args:
-        model: section of the video tower.
-        text: section of the text tower.
-        loss: section of the loss.
-        fusion: section of fusion.
-        data: gives the size of the clips.
+        config: of the run; sections of data, run and optimizer do not matter, but for the size of the clips.
         say: prints a line.
 
     Returns:
         The model, of which all is trained, and the tokenizer.
 
     Raises:
-        ValueError: options do not fit together, or the text model and its tokenizer do not.
+        ValueError: options do not fit together, or the text model and its tokenizer do not, or a folder or file cannot
+            be read.
         ImportError: transformers is missing.
     """
-    tower = build_video_tower(model, data)
-    if fusion.fusion_layers:
-        bert, tokenizer = build_split_bert(text, fusion.fusion_layers, tower.token_dim, say)
-        sizes = model.embed_dim, loss.of_temperature, fusion.word_ratio
+    tower = build_video_tower(config.model, config.data)
+    embed_dim, temperature, layers = config.model.embed_dim, config.loss.of_temperature, config.fusion.fusion_layers
+    if not layers:
+        encoder, tokenizer = build_text_tower(config.text, say)
+        return VideoTextModel(tower, encoder, embed_dim, temperature), tokenizer
+    sizes = embed_dim, temperature, config.fusion.word_ratio
+    if not config.audio.audio_model:
+        bert, tokenizer = build_split_bert(config.text, layers, tower.token_dim, say)
         return VideoTextFusionModel(tower, bert, *sizes), tokenizer
-    encoder, tokenizer = build_text_tower(text, say)
-    return VideoTextModel(tower, encoder, model.embed_dim, loss.of_temperature), tokenizer
+    audio = build_audio_tower(config.audio, say)
+    bert, tokenizer = build_split_bert(config.text, layers, audio.dim, say)  # tokens of both are projected to 768
+    return AudioVideoTextModel(tower, bert, audio, *sizes), tokenizer
 
 
 def choose_trained(model: VideoTextModel, train: str, freeze_text: bool) -> None:
-    """Freeze what is not trained.
+    """Freeze what is not trained; an audio tower never is, as published.
 
     Args:
         model: a new model, with its weights.
@@ -196,3 +216,5 @@ def choose_trained(model: VideoTextModel, train: str, freeze_text: bool) -> None
             raise ValueError(f"{error}; or 'none'") from error
     if freeze_text:
         model.freeze_text()
+    if isinstance(model, AudioVideoTextModel):
+        model.freeze_audio()

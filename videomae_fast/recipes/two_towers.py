@@ -62,8 +62,7 @@ def read_two_towers(path: str, **changes: Any) -> TwoTowers:
         config = ContrastConfig.from_options(**ContrastConfig.read_options(file)).with_options(**changes)
     except ValueError as error:
         raise ValueError(f"init must be a run of contrast, got {printable(path)}: {error}") from error
-    sections = (config.model, config.text, config.loss, config.fusion)
-    model, tokenizer = build_towers(*sections, config.data, lambda line: None)
+    model, tokenizer = build_towers(config, lambda line: None)
     init_video_text(model, source)
     return TwoTowers(model.eval(), tokenizer, config)
 

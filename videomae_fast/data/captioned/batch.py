@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -56,6 +56,8 @@ class CaptionedBatch(ClipBatch):
         is_image: whether the clips are images, of one frame each.
         cut: captions that were longer than the tokenizer allows.
         repeated: clips that show a frame more than once, because the video is too short for the clip.
+        sound: (B, 998, 64) float32 spectrograms, as `sound_clip` makes them; None for images, and without sound.
+        silent: clips whose part of the video has no sound, and zeros in its place.
     """
 
     texts: tuple[str, ...]
@@ -65,6 +67,8 @@ class CaptionedBatch(ClipBatch):
     is_image: bool
     cut: int = 0
     repeated: int = 0
+    sound: torch.Tensor | None = None
+    silent: int = 0
 
     @property
     def ids(self) -> torch.Tensor:
@@ -79,10 +83,10 @@ class CaptionedBatch(ClipBatch):
         """
         pinned = super().pin_memory()
         assert isinstance(pinned, CaptionedBatch)
-        return replace(pinned, captions=None if self.captions is None else self.captions.pin_memory())
+        return pinned._with(*(None if each is None else each.pin_memory() for each in (self.captions, self.sound)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CaptionedBatch":
-        """Move clips, sample numbers and tokens to a device. `video_id` and `caption_id` stay on the host.
+        """Move clips, sample numbers, tokens and sound to a device. `video_id` and `caption_id` stay on the host.
 
         Args:
             device: the device.
@@ -93,7 +97,11 @@ class CaptionedBatch(ClipBatch):
         """
         moved = super().to(device, non_blocking)
         assert isinstance(moved, CaptionedBatch)
-        return replace(moved, captions=None if self.captions is None else self.captions.to(device, non_blocking))
+        given = (self.captions, self.sound)
+        return moved._with(*(None if each is None else each.to(device, non_blocking=non_blocking) for each in given))
+
+    def _with(self, captions: Any, sound: Any) -> "CaptionedBatch":
+        return replace(self, captions=captions, sound=sound)
 
     def _part(self, part: slice, num_parts: int) -> "CaptionedBatch":
         made = super()._part(part, num_parts)
@@ -106,6 +114,8 @@ class CaptionedBatch(ClipBatch):
             caption_id=self.caption_id[part],
             cut=0 if part.start else self.cut,
             repeated=0 if part.start else self.repeated,
+            sound=None if self.sound is None else self.sound[part],
+            silent=0 if part.start else self.silent,
         )
 
 
@@ -123,10 +133,13 @@ def collate_captioned(
         One batch with the clips in order, and the sums of the counts.
 
     Raises:
-        ValueError: as `collate`; also if some are images and others videos.
+        ValueError: as `collate`; also if some are images and others videos, or some have sound and others have not.
     """
     if len({batch.is_image for batch in batches}) > 1:
         raise ValueError("a batch must be all images or all videos, got both")
+    sounds = [batch.sound for batch in batches if batch.sound is not None]
+    if len(sounds) not in (0, len(batches)):
+        raise ValueError(f"all clips of a batch must have sound, or none, got {len(sounds)} of {len(batches)}")
     joined = collate(batches)
     texts = tuple(text for batch in batches for text in batch.texts)
     captions, cut = (None, 0) if tokenizer is None else tokenizer(texts)
@@ -139,6 +152,8 @@ def collate_captioned(
         is_image=batches[0].is_image,
         cut=cut,
         repeated=sum(batch.repeated for batch in batches),
+        sound=torch.cat(sounds) if sounds else None,
+        silent=sum(batch.silent for batch in batches),
     )
 
 
@@ -206,16 +221,18 @@ def _digest(text: str) -> int:
 
 
 class CaptionCounts:
-    """Counts over a run: captions that were cut, and clips that repeat a frame.
+    """Counts over a run: captions that were cut, clips that repeat a frame, and clips without sound.
 
     Attributes:
         clips: clips and captions so far.
         cut: captions that were cut.
         repeated: clips that repeat a frame.
+        silent: clips that have zeros in the place of sound, of `heard`.
+        heard: clips that were asked for with sound.
     """
 
     def __init__(self) -> None:
-        self.clips = self.cut = self.repeated = 0
+        self.clips = self.cut = self.repeated = self.silent = self.heard = 0
 
     def add(self, batch: CaptionedBatch) -> None:
         """Count a batch.
@@ -226,14 +243,18 @@ class CaptionCounts:
         self.clips += len(batch.texts)
         self.cut += batch.cut
         self.repeated += batch.repeated
+        self.silent += batch.silent
+        self.heard += 0 if batch.sound is None else len(batch.sound)
 
     def report(self) -> list[str]:
         """Say what was counted, for the end of a run.
 
         Returns:
-            Up to two lines; none about a count of 0.
+            Up to three lines; none about a count of 0.
         """
         lines = [f"{self.cut} of {self.clips} captions were cut to the most tokens allowed"] if self.cut else []
         if self.repeated:
             lines.append(f"{self.repeated} of {self.clips} clips repeat a frame: their videos are too short")
+        if self.silent:
+            lines.append(f"{self.silent} of {self.heard} clips have no sound: zeros were in its place")
         return lines

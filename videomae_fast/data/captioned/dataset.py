@@ -14,6 +14,7 @@ from ..dataset import ClipDataset
 from ..readers import VideoError, VideoReader, open_captioned
 from ..sampling import SAMPLINGS, Sampling, timed_frames
 from ..seeding import caption_rng
+from ..sound import SoundClip, sound_clip
 from ..sources.captioned import CaptionedEntry, CaptionedVideos
 from ..sources.mixture import Mixture, VideoSource
 from .batch import CaptionedBatch, digest_of_caption, digest_of_video
@@ -77,6 +78,8 @@ class CaptionedDataset(ClipDataset):
             by the average frames per second that the file states; one that states none cannot be read so.
         sampling: "fps", or as in `ClipDataset`, within the part.
         frame_stride: as in `ClipDataset`; not used by "fps".
+        with_sound: whether samples of videos have the sound of the part too (`sound_clip`). A video whose sound cannot
+            be decoded is replaced; one without sound is not, and is counted in `CaptionedBatch.silent`.
         options: further arguments of `ClipDataset`, but for `crops_per_video`, which is 1.
 
     Attributes:
@@ -101,6 +104,7 @@ class CaptionedDataset(ClipDataset):
         fps: float = 1.0,
         sampling: str = TIMED,
         frame_stride: int = 1,
+        with_sound: bool = False,
         **options: Any,
     ) -> None:
         mixture = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
@@ -114,6 +118,7 @@ class CaptionedDataset(ClipDataset):
         if not 0 < fps < math.inf:
             raise ValueError(f"fps must be positive, got {fps}")
         self.fps = float(fps)
+        self.with_sound = with_sound and not self.images
         options = {"num_frames": num_frames, "sampling": sampling, "frame_stride": frame_stride, **options}
         super().__init__(mixture, crops_per_video=1, **options)
 
@@ -122,6 +127,7 @@ class CaptionedDataset(ClipDataset):
         drawn, batch = self._sample(key)
         entry = self.annotations.captioned(drawn.index)
         caption = draw_caption(entry, self.seed, sample_number)
+        sound = drawn.sound
         return CaptionedBatch(
             **{field.name: getattr(batch, field.name) for field in fields(ClipBatch)},
             texts=(caption,),
@@ -129,6 +135,8 @@ class CaptionedDataset(ClipDataset):
             caption_id=torch.tensor([digest_of_caption(caption)]),
             is_image=self.images,
             repeated=int(len(np.unique(drawn.frame_numbers)) < self.num_frames),
+            sound=None if sound is None else sound.spectrogram[None],
+            silent=int(sound is not None and sound.silent),
         )
 
     def decode(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor]:
@@ -152,6 +160,21 @@ class CaptionedDataset(ClipDataset):
                 stride = stated_fps(entry, video) / self.fps
             numbers = first + self.samplings[self.sampling](count, self.num_frames, stride, rng)
             return numbers, torch.from_numpy(video.frames(numbers))
+
+    def sound(self, index: int, sample_number: int) -> SoundClip | None:
+        """Read the sound of a sample.
+
+        Args:
+            index: number of the entry.
+            sample_number: number of the sample.
+
+        Returns:
+            The sound; None without `with_sound`.
+
+        Raises:
+            VideoError: the sound cannot be decoded.
+        """
+        return sound_clip(self.annotations.captioned(index), self.seed, sample_number) if self.with_sound else None
 
 
 def draw_caption(entry: CaptionedEntry, seed: int, sample_number: int) -> str:

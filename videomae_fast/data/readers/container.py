@@ -47,6 +47,30 @@ def open_container(av: Any, name: str, url: str, stored_times: bool = False) -> 
             raise
 
 
+def open_sound(av: Any, name: str, url: str) -> tuple[Any, Any]:
+    """Open a file for decoding its best audio stream with one thread; the rest is as in `open_container`.
+
+    Args:
+        av: the module `av`.
+        name: the video's name in messages.
+        url: what FFmpeg opens, as `locate` returns it.
+
+    Returns:
+        The open container, and the stream, or None if the file has no sound. Close the container after use.
+
+    Raises:
+        VideoError: the file cannot be opened, is none of CONTAINERS, or its sound has no decoder.
+    """
+    with video_errors(name, "av cannot open it"):
+        container = _open(av, name, url, stored_times=False)
+        try:
+            stream = container.streams.best("audio")
+            return container, None if stream is None else _decoding(name, stream, "audio")
+        except BaseException:
+            container.close()
+            raise
+
+
 def _open(av: Any, name: str, url: str, stored_times: bool) -> Any:
     options = {**_OPTIONS, "fflags": "nofillin"} if stored_times else _OPTIONS
     try:
@@ -62,7 +86,11 @@ def _video_stream(av: Any, name: str, container: Any) -> Any:
     stream = container.streams.best("video")
     if stream is None or av.stream.Disposition.attached_pic in stream.disposition:
         raise VideoError(name, "has no video stream")
+    return _decoding(name, stream, "video")
+
+
+def _decoding(name: str, stream: Any, kind: str) -> Any:
     if stream.codec_context is None:  # PyAV does not tell the codec's name then
-        raise VideoError(name, "has no decoder for the codec of its video stream")
+        raise VideoError(name, f"has no decoder for the codec of its {kind} stream")
     stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
     return stream
