@@ -30,6 +30,7 @@ def test_no_example_is_left_out() -> None:
         "ops_in_your_vit",
         "your_own_mask",
         "crops_in_your_loader",
+        "clip_in_your_training_code",
         "pretrain_on_your_videos",
         "finetune_on_your_videos",
         "features_of_a_long_video",
@@ -106,6 +107,19 @@ def test_collate_of_crops_in_your_loader() -> None:
     flips = [flipped for _, crops in items for _, flipped in crops]
     assert {True, False} == set(flips)
     assert (rows[:, 0, 0, 0, 0] > rows[:, 0, 0, 0, -1]).tolist() == flips
+
+
+def test_clip_in_your_training_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """It learns more than the scene, of which a clip has four captions, and its figures are those of both codes."""
+    pytest.importorskip("av")
+    load("clip_in_your_training_code").main(steps=80, pairs=3072)
+    losses, found, gradients, memory = capsys.readouterr().out.splitlines()
+    first, last = (float(number) for number in re.findall(r"\d\.\d+", losses))
+    assert first > 3 and last < first - 0.5
+    assert int(found.partition("%")[0]) > 28 and found.endswith("(chance 8%)")
+    assert 0 <= float(re.search(r"by (\S+) from", gradients)[1]) < 1e-4
+    tiles, matrix = (int(number) for number in re.findall(r"(\d+) MiB", memory))
+    assert tiles < 3072**2 * 4 / 2**20 < matrix  # less than one whole matrix in float32
 
 
 def test_train_huggingface(capsys: pytest.CaptureFixture[str]) -> None:

@@ -295,6 +295,23 @@ def test_text_towers_tokenizers_and_configurations_are_read(tmp_path: Path) -> N
         read_text_tower(tmp_path / "vocab.txt")
 
 
+def test_text_models_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> None:
+    """A damaged file, a model that AutoModel does not know, and one whose code is in the folder, which does not run."""
+    bert_folder(tmp_path, "BertModel")
+    (tmp_path / "model.safetensors").write_bytes(b"half")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    own = {"model_type": "own", "auto_map": {name: "own.Own" for name in ("AutoConfig", "AutoModel", "AutoTokenizer")}}
+    for changes in ({}, {"model_type": "siglip_text_model"}, own):
+        (tmp_path / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(CheckpointError, match=r"is no model that transformers reads: \S") as refused:
+            read_text_tower(tmp_path)
+        assert "\n" not in str(refused.value) and len(str(refused.value)) < 800
+    with pytest.raises(CheckpointError, match="has no tokenizer that transformers reads"):
+        read_tokenizer(tmp_path, 12)
+    assert not (tmp_path / "ran").exists()
+
+
 def change(**changed: Any) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda state: {**state, **{name.replace("__", "."): tensor for name, tensor in changed.items()}}
 

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    MPNetConfig,
+    MPNetModel,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5Model,
+)
 
 from tests.models.test_layers import randomise
 from videomae_fast.models import TextTower
@@ -50,9 +59,9 @@ def test_padding_changes_nothing() -> None:
     torch.testing.assert_close(tower(IDS[:1, :4], MASK[:1, :4]).pooled, tower(IDS, MASK).pooled[:1])
 
 
-def test_roberta_numbers_positions_from_its_padding() -> None:
-    model = randomise(RobertaModel(RobertaConfig(**SIZES, max_position_embeddings=10, pad_token_id=1))).eval()
-    tower = TextTower(model)
+@pytest.mark.parametrize(("kind", "settings"), [(RobertaModel, RobertaConfig), (MPNetModel, MPNetConfig)])
+def test_positions_that_are_numbered_from_padding(kind: Any, settings: Any) -> None:
+    tower = TextTower(randomise(kind(settings(**SIZES, max_position_embeddings=10, pad_token_id=1))).eval())
     assert tower.max_length == 8
     ids = torch.full((1, 9), 5)
     assert tower(ids[:, :8], torch.ones(1, 8, dtype=torch.int64)).tokens.isfinite().all()
@@ -86,6 +95,11 @@ ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: call(mask=MASK.float()), TypeError, "mask must be a tensor of bool or integers, got torch.float32"),
     (lambda: TextTower(bert(), "last"), ValueError, "pool must be one of ('mean', 'first'), got 'last'"),
     (lambda: TextTower(nn.Linear(2, 2)), ValueError, "got Linear with None and None"),
+    (
+        lambda: TextTower(T5Model(T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2))),
+        ValueError,
+        "model must be an encoder, got T5Model, which has a decoder, too",
+    ),
     (lambda: check_tokenizer(Words(41), 40), ValueError, "tokenizer has 41 tokens, and the text model 40"),
     (lambda: check_tokenizer(Words(40, None), 40), ValueError, "tokenizer has no token for padding"),
 ]

@@ -1,5 +1,6 @@
 """InternVideo2's second stage: contrast, matching and hidden words in one run, and its second phase."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from tests.recipes import paired, tiny
 from tests.recipes.test_contrastive import gradients, prepared
 from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.models.fusion import VideoTextFusionModel
-from videomae_fast.recipes.contrast import ContrastConfig, contrast
+from videomae_fast.recipes.contrast import Contrast, ContrastConfig, contrast
+from videomae_fast.recipes.two_towers import read_two_towers
 from videomae_kernels import contrastive_loss
 
 pytest.importorskip("transformers")
@@ -91,7 +93,7 @@ def test_a_run_continues_exactly(pairs: Path, tmp_path: Path) -> None:
         ({"max_tokens": 17}, "max_tokens must be at most 16"),
         ({"text_model": ""}, "text_model is empty"),
         ({"word_ratio": 0.0}, r"word_ratio must be in \(0, 1\]"),
-        ({"micro_batch": 1}, "pair 0 has no negative among 1"),
+        ({"micro_batch": 1}, "no two of the 1 pairs that are compared differ in video and caption"),
     ],
 )
 def test_errors(options: dict[str, Any], message: str, pairs: Path, text_model: Path, tmp_path: Path) -> None:
@@ -99,6 +101,34 @@ def test_errors(options: dict[str, Any], message: str, pairs: Path, text_model: 
         contrast(paired.settings(pairs, text_model, tmp_path, **STAGE2 | options))
 
 
+def test_fusion_needs_a_bert(pairs: Path, tmp_path: Path) -> None:
+    text = paired.write_text_model(tmp_path / "text")
+    config = json.loads((text / "config.json").read_text())
+    for changes, kind in (({"model_type": "roberta"}, "'roberta'"), (dict.fromkeys(config), "None")):
+        (text / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(ValueError, match=f"fusion_layers 1 needs a BERT in text_model.*text has {kind}"):
+            contrast(paired.settings(pairs, text, tmp_path, **STAGE2))
+
+
 def test_a_frozen_text_tower_cannot_learn_to_fuse() -> None:
     with pytest.raises(ValueError, match="freeze_text does not go with fusion_layers 1"):
         ContrastConfig.from_options(fusion_layers=1, freeze_text=True)
+
+
+def test_the_average_is_evaluated_saved_and_continued(pairs: Path, text_model: Path, tmp_path: Path) -> None:
+    options = STAGE2 | {"ema_decay": 0.8, "eval_data": str(pairs), "eval_every": 6, "max_steps": 6, "micro_batch": 2}
+    whole = contrast(paired.settings(pairs, text_model, tmp_path / "whole", **options))
+    contrast(paired.settings(pairs, text_model, tmp_path / "two", **options | {"max_steps": 3}))
+    two = contrast(paired.settings(pairs, text_model, tmp_path / "two", resume=True, **options))
+    files = ("model_ema.safetensors", "model.safetensors")
+    for file in files:
+        assert (whole.checkpoint / file).read_bytes() == (two.checkpoint / file).read_bytes()
+    recipe = Contrast(paired.settings(pairs, text_model, tmp_path / "again", **options))
+    recipe.build(torch.device("cpu"), lambda line: None)
+    losses = []
+    for file in files:
+        with torch.no_grad():
+            found, _ = recipe.evaluate(read_two_towers(str(whole.checkpoint / file)).model, 0, 1)["loss"]
+        losses.append(float(found))
+    (row,) = read_log(tmp_path / "whole", EVALUATIONS)
+    assert float(row["loss"]) == pytest.approx(losses[0], rel=1e-5) != pytest.approx(losses[1], rel=1e-4)

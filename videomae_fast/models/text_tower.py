@@ -36,13 +36,16 @@ class TextTower(nn.Module):
         dim: H.
 
     Raises:
-        ValueError: TEXT_POOLS has no such pooling, or the model's configuration does not tell its sizes.
+        ValueError: TEXT_POOLS has no such pooling, or the model has a decoder or a configuration that does not tell its
+            sizes.
     """
 
     def __init__(self, model: nn.Module, pool: str = "mean") -> None:
         super().__init__()
         if pool not in TEXT_POOLS:
             raise ValueError(f"pool must be one of {TEXT_POOLS}, got '{pool}'")
+        if isinstance(getattr(model, "decoder", None), nn.Module):
+            raise ValueError(f"model must be an encoder, got {type(model).__name__}, which has a decoder, too")
         config: Any = getattr(model, "config", None)
         sizes = [getattr(config, name, None) for name in ("hidden_size", "vocab_size")]
         if not all(isinstance(size, int) for size in sizes):
@@ -55,9 +58,7 @@ class TextTower(nn.Module):
         self.model = model
         self.pool = pool
         self.dim, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
-        # RoBERTa numbers positions from pad_token_id + 1, so that its table has as many rows that captions cannot use.
-        before = getattr(config, "pad_token_id", 0) + 1 if "roberta" in str(getattr(config, "model_type", "")) else 0
-        self.max_length = int(getattr(config, "max_position_embeddings", 2**31) - before)
+        self.max_length = int(getattr(config, "max_position_embeddings", 2**31)) - _unused_positions(model)
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextRows:
         """Rows of captions.
@@ -79,6 +80,13 @@ class TextTower(nn.Module):
             return TextRows(tokens, tokens[:, 0])
         weight = mask.to(tokens.dtype)[..., None]
         return TextRows(tokens, (tokens * weight).sum(1) / weight.sum(1))
+
+
+def _unused_positions(model: nn.Module) -> int:
+    """Rows of the position table that captions cannot use: RoBERTa and MPNet number positions from padding_idx + 1."""
+    named = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    tables = [module for module in named if isinstance(module, nn.Embedding)]
+    return max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
 
 
 def check_captions(ids: Tensor, mask: Tensor, vocab_size: int, max_length: int) -> None:

@@ -20,6 +20,7 @@ from videomae_kernels import contrastive_loss
 
 from .._text import printable_lines
 from ..data.captioned import CaptionedBatch, positive_ids
+from ..data.captioned.batch import check_negatives
 from ..engine.checkpoint import list_checkpoints
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
@@ -124,6 +125,9 @@ class Contrast(Recipe):
     def parts(self, batch: CaptionedBatch, count: int, device: torch.device) -> list[Part]:
         """Move clips to the device and draw their tokens. Of several parts, learn what each contributes to the loss."""
         self.videos.count(batch)
+        if self.group is None:  # of several ranks the loss tells, where values may be read
+            check_negatives(batch.video_id, "video")
+            check_negatives(batch.caption_id, "caption")
         parts = list(self._parts(batch, count, device, self.fuses, self.kept_video))
         if count == 1:
             return parts
@@ -178,10 +182,12 @@ class Contrast(Recipe):
     def _pair_ids(self, ids: Tensor, piece: CaptionedBatch) -> Tensor:
         """Numbers of the pairs: of one device from the host's ids; of all devices they are read back, a host sync."""
         if self.config.fusion.negatives == "local" or self.group is None:
-            return piece.ids.to(ids.device, non_blocking=True)
-        joined = gather_rows(ids.T, self.group).T.cpu()
-        numbers = positive_ids(joined[0], joined[1]).to(ids.device, non_blocking=True)
-        return numbers[self.group.rank() * ids.shape[1] :][: ids.shape[1]]
+            numbers, first = piece.ids, 0
+        else:
+            joined = gather_rows(ids.T, self.group).T.cpu()
+            numbers, first = positive_ids(joined[0], joined[1]), self.group.rank() * ids.shape[1]
+        check_negatives(numbers, "video and caption")
+        return numbers.to(ids.device, non_blocking=True)[first:][: ids.shape[1]]
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the batch, or what the part contributes to it.

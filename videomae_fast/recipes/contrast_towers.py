@@ -129,6 +129,11 @@ def build_split_bert(
     folder = options.text_model
     _check_folder(folder)
     settings = settings_beside(folder)
+    if settings.get("model_type") != "bert":
+        raise ValueError(
+            f"fusion_layers {fusion_layers} needs a BERT in text_model, whose config.json has model_type 'bert'; "
+            f"{printable(folder)} has {settings.get('model_type')!r}"
+        )
     depth = settings.get("num_hidden_layers")
     if not isinstance(depth, int) or fusion_layers >= depth:
         raise ValueError(

@@ -119,6 +119,9 @@ def test_tokenizers_that_do_not_do(tokenizer: Any, tmp_path: Path) -> None:
         CaptionTokenizer(plain, 8)
     with pytest.raises(ValueError, match=r"no tokenizer can be read from .*tmp"):
         CaptionTokenizer.read(tmp_path, 8)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')  # of which transformers 5 makes special tokens
+    with pytest.raises(ValueError, match=r"no tokenizer can be read|must have words, got .*, which has special tokens"):
+        CaptionTokenizer.read(tmp_path, 8)
 
 
 def test_tokenizers_are_read_without_their_code(tokenizer: Any, tmp_path: Path) -> None:

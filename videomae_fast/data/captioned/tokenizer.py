@@ -23,8 +23,8 @@ class CaptionTokenizer:
         max_tokens: as given.
 
     Raises:
-        ValueError: the tokenizer is no fast one or has no padding token, `max_tokens` leaves no token beside the
-            special ones, or is more than the text model was made for.
+        ValueError: the tokenizer is no fast one, has no padding token or no words, `max_tokens` leaves no token beside
+            the special ones, or is more than the text model was made for.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:
@@ -33,6 +33,12 @@ class CaptionTokenizer:
             raise ValueError(f"tokenizer must be a fast one of transformers, got {name}")
         if tokenizer.pad_token_id is None:
             raise ValueError(f"tokenizer must have a padding token, got {name}, which has none: set its pad_token")
+        if set(tokenizer.get_vocab().values()) <= set(
+            tokenizer.all_special_ids
+        ):  # made without files by transformers 5
+            raise ValueError(
+                f"tokenizer must have words, got {name}, which has special tokens alone: is it a tokenizer?"
+            )
         special = tokenizer.num_special_tokens_to_add()
         if not special < max_tokens <= tokenizer.model_max_length:
             raise ValueError(

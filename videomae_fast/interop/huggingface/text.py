@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._optional import require
+from ..._text import printable
 from ...models.bert import SplitBertConfig
 from ...models.text_tower import TextTower, check_tokenizer
 from ..checkpoint import CheckpointError, State
@@ -16,6 +17,7 @@ from ..settings import PathLike, settings_beside
 
 _WORDS = "bert.embeddings.word_embeddings.weight"
 _DECODER = "cls.predictions.decoder."
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # the latter else asks at a terminal
 _NO_PART = ("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids")  # that a split BERT does not have
 
 
@@ -38,9 +40,9 @@ def read_text_tower(path: PathLike, pool: str = "mean") -> TextTower:
     if not Path(path).is_dir():
         raise CheckpointError(f"{str(path)!r} is no folder with a text model of transformers")
     try:
-        model, info = transformers.AutoModel.from_pretrained(path, output_loading_info=True, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} is no model that transformers reads: {error}") from error
+        model, info = transformers.AutoModel.from_pretrained(path, output_loading_info=True, **_LOCAL)
+    except Exception as error:  # each format of weights has errors of its own
+        raise CheckpointError(f"{str(path)!r} is no model that transformers reads: {_reason(error)}") from error
     missing = [name for name in sorted(info["missing_keys"]) if "pooler." not in name]
     if missing:
         raise CheckpointError(f"{str(path)!r}: {type(model).__name__} lacks {', '.join(missing[:8])}")
@@ -64,9 +66,9 @@ def read_tokenizer(path: PathLike, vocab_size: int) -> Any:
     """
     transformers = require("transformers")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} has no tokenizer that transformers reads: {error}") from error
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **_LOCAL)
+    except Exception as error:
+        raise CheckpointError(f"{str(path)!r} has no tokenizer that transformers reads: {_reason(error)}") from error
     check_tokenizer(tokenizer, vocab_size)
     return tokenizer
 
@@ -111,6 +113,11 @@ def split_bert_config(path: PathLike, text_layers: int, tokenizer: Any, **change
         "mask_id": tokens["mask_token_id"],
     }
     return SplitBertConfig(text_layers=text_layers, **{**found, **changes})
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what transformers says, which may list all models that it knows."""
+    return printable(str(error).strip().partition("\n")[0])
 
 
 def is_bert(state: Mapping[str, Tensor]) -> bool:
