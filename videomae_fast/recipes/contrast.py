@@ -1,7 +1,6 @@
 """Contrastive pre-training of a video tower and a text tower, on the tokens that masks keep.
 
 File structure:
-    Part             what one forward pass of the towers takes
     Contrast         the recipe: build, batches, parts, step, evaluate
     contrast         train with a configuration
 """
@@ -11,16 +10,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from videomae_kernels import CroppedClips, contrastive_loss
+from videomae_kernels import contrastive_loss
 
 from .._text import printable_lines
-from ..data.captioned import CaptionedBatch, CaptionTokens, positive_ids
+from ..data.captioned import CaptionedBatch, positive_ids
 from ..engine.checkpoint import list_checkpoints
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
@@ -28,47 +27,18 @@ from ..engine.recipe import Recipe
 from ..models import stochastic_depth
 from ..models.dual_encoder import PairFeatures, VideoTextModel
 from ..models.fusion import FusionOutput
-from ..models.video_tower import VideoRows
 from .contrast_config import ContrastConfig
+from .contrast_fit import fit_contrast
 from .contrast_kept_video import KeptVideo
+from .contrast_part import Part
 from .contrast_text import KeptText
 from .contrast_towers import build_towers, choose_trained
 from .contrast_videos import EvaluationPairs, TrainingPairs
 from .fit import use_fastest_attention
-from .gradient_cache import PartGradient, part_gradients
+from .gradient_cache import part_gradients
 from .ranks import check_equal, gather_rows, gather_uneven, process_group
 from .recall import recalls
 from .videos import CHEAPER_VIDEOS
-
-
-class Part(NamedTuple):
-    """What one forward pass of the towers takes.
-
-    Attributes:
-        clips: B clips; None where the rows of the video tower are given.
-        video: what the video tower made of them, kept while it is frozen; else None.
-        visible: (B, K) int64 tokens that the video tower sees; None: all.
-        captions: tokens of the captions; None where their features are given.
-        text: (B, E) features of the captions, kept from a frozen tower; else None.
-        video_id: (B,) int64, equal for the same video.
-        caption_id: (B,) int64, equal for equal captions.
-        sample: (B,) int64 sample numbers, on the device.
-        pair_ids: (B,) int64, equal for pairs that are no negatives of each other; None without fusion.
-        numbers: `sample` on the host.
-        gradient: what the part contributes to a batch of several parts; None: the part is the batch.
-    """
-
-    clips: CroppedClips | None
-    video: VideoRows | None
-    visible: Tensor | None
-    captions: CaptionTokens | None
-    text: Tensor | None
-    video_id: Tensor
-    caption_id: Tensor
-    sample: Tensor
-    pair_ids: Tensor | None
-    numbers: Tensor
-    gradient: PartGradient | None = None
 
 
 class Contrast(Recipe):
@@ -78,7 +48,7 @@ class Contrast(Recipe):
     cheaper = CHEAPER_VIDEOS
 
     def __init__(self, config: ContrastConfig) -> None:
-        self.config = config
+        self.config, self.group = config, None
         self.workers, self.ema_decay = config.data.workers, config.optimizer.ema_decay
         self.fuses = config.fusion.fusion_layers > 0
         self.numbers = ("contrast", "matching", "words", "scale") if self.fuses else ("scale",)
@@ -94,7 +64,8 @@ class Contrast(Recipe):
         kinds = config.data.pairs(config.data.data)
         eval_kinds = config.data.pairs(config.data.eval_data) if config.run.eval_every else (None, None)
         use_fastest_attention(config.model.attention, device, say)
-        model, self.tokenizer = build_towers(config.model, config.text, config.loss, config.fusion, config.data, say)
+        tower = fit_contrast(self, device, say)
+        model, self.tokenizer = build_towers(tower, config.text, config.loss, config.fusion, config.data, say)
         if note := self._start(model):
             say(printable_lines(note))
         choose_trained(model, config.model.train, config.text.freeze_text)
@@ -151,6 +122,10 @@ class Contrast(Recipe):
             return parts
         with torch.no_grad():
             features = [self._features(self.model, part).pairs for part in parts]
+        return self.share(parts, features)
+
+    def share(self, parts: Sequence[Part], features: Sequence[PairFeatures]) -> list[Part]:
+        """The parts of a batch, with what each contributes to its loss, by the features of each without a graph."""
         video_id, caption_id = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("video_id", "caption_id")
         )
@@ -188,11 +163,14 @@ class Contrast(Recipe):
         return numbers[self.group.rank() * ids.shape[1] :][: ids.shape[1]]
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the batch, or what the part contributes to it.
+        """The loss of the batch, or what the part contributes to it, and what it consists of."""
+        return self.losses(self._features(model, part, fuse=self.fuses), part)
+
+    def losses(self, found: FusionOutput, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `step` returns, of what the model makes of the part.
 
         loss = contrast_weight · contrast + matching_weight · matching + words_weight · words
         """
-        found = self._features(model, part, fuse=self.fuses)
         pairs, share = found.pairs, len(part.numbers) / self.config.optimizer.samples
         if part.gradient is not None:
             contrast = part.gradient.apply(pairs)
@@ -206,22 +184,25 @@ class Contrast(Recipe):
         return loss, numbers | {"contrast": contrast, "matching": matching, "words": words}
 
     def _features(self, model: nn.Module, part: Part, fuse: bool = False) -> FusionOutput:
+        with self._draws(part):
+            return self.encode(model, part, fuse)
+
+    def encode(self, model: nn.Module, part: Part, fuse: bool = False) -> FusionOutput:
         """What the model makes of a part; without `fuse`, the features alone."""
         captions = (None, None) if part.captions is None else part.captions
-        with self._draws(part):
-            if not self.fuses:
-                return FusionOutput(model(part.clips, *captions, part.visible, text=part.text, video=part.video))
-            group = self.group if self.config.fusion.negatives == "global" else None
-            found: FusionOutput = model(
-                part.clips,
-                *captions,
-                part.sample if fuse else None,
-                part.visible,
-                video=part.video,
-                seed=self.config.run.seed,
-                pair_ids=part.pair_ids,
-                gather=partial(gather_rows, group=group),
-            )
+        if not self.fuses:
+            return FusionOutput(model(part.clips, *captions, part.visible, text=part.text, video=part.video))
+        group = self.group if self.config.fusion.negatives == "global" else None
+        found: FusionOutput = model(
+            part.clips,
+            *captions,
+            part.sample if fuse else None,
+            part.visible,
+            video=part.video,
+            seed=self.config.run.seed,
+            pair_ids=part.pair_ids,
+            gather=partial(gather_rows, group=group),
+        )
         return found
 
     @contextmanager

@@ -14,13 +14,14 @@ from ..interop.huggingface.text import read_text_tower, read_tokenizer, split_be
 from ..interop.settings import settings_beside
 from ..interop.video_text import init_split_bert
 from ..models import InternVideo2Config, VideoMAEConfig
-from ..models.bert import SplitBert
+from ..models.bert import SplitBert, SplitBertConfig
 from ..models.dual_encoder import VideoTextModel
 from ..models.fusion import VideoTextFusionModel
 from ..models.internvideo2_tower import InternVideo2Tower
 from ..models.text_tower import TextTower
 from ..models.video_tower import VideoTower
 from ..models.video_transformer import VideoTransformer
+from .contrast_config import ContrastConfig
 from .contrast_options import ContrastData, FusionOptions, LossOptions, TextTowerOptions, VideoTowerOptions
 
 _RANDOM = "{} has no weights: the text tower is random, of the size in its config.json"
@@ -93,7 +94,11 @@ def _caption_tokenizer(tokenizer: Any, max_tokens: int, positions: int) -> Capti
 
 
 def _random_encoder(folder: str) -> nn.Module:
+    """Of the size that the folder's config.json tells; "" is BERT-base, to predict memory without a folder."""
     transformers = require("transformers")
+    if not folder:
+        bert: nn.Module = transformers.BertModel(transformers.BertConfig())
+        return bert
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = transformers.AutoModel.from_config(config, trust_remote_code=False)
@@ -124,6 +129,17 @@ def build_split_bert(
         ImportError: transformers is missing.
     """
     folder = options.text_model
+    config, captions = _split_config(options, fusion_layers)
+    bert = SplitBert(config, source_dim)
+    if not _has_weights(folder):
+        say(_RANDOM.format(printable(folder)))
+    elif note := init_split_bert(bert, folder):
+        say(printable_lines(note))
+    return bert, captions
+
+
+def _split_config(options: TextTowerOptions, fusion_layers: int) -> tuple[SplitBertConfig, CaptionTokenizer]:
+    folder = options.text_model
     _check_folder(folder)
     settings = settings_beside(folder)
     depth = settings.get("num_hidden_layers")
@@ -133,13 +149,7 @@ def build_split_bert(
         )
     tokenizer = read_tokenizer(folder, int(settings.get("vocab_size", 0)))
     config = split_bert_config(folder, depth - fusion_layers, tokenizer, pool=options.text_pool)
-    captions = _caption_tokenizer(tokenizer, options.max_tokens, config.max_length)
-    bert = SplitBert(config, source_dim)
-    if not _has_weights(folder):
-        say(_RANDOM.format(printable(folder)))
-    elif note := init_split_bert(bert, folder):
-        say(printable_lines(note))
-    return bert, captions
+    return config, _caption_tokenizer(tokenizer, options.max_tokens, config.max_length)
 
 
 def build_towers(
@@ -174,6 +184,33 @@ def build_towers(
         return VideoTextFusionModel(tower, bert, *sizes), tokenizer
     encoder, tokenizer = build_text_tower(text, say)
     return VideoTextModel(tower, encoder, model.embed_dim, loss.of_temperature), tokenizer
+
+
+def build_sizes(config: ContrastConfig) -> VideoTextModel:
+    """The model of a run without its weights, to predict memory: no weights are read, and no captions.
+
+    Args:
+        config: of the run. Without `text_model` and without fusion, the text tower is BERT-base.
+
+    Returns:
+        The model, frozen as in the run.
+
+    Raises:
+        ValueError: as `build_towers` and `choose_trained`.
+        ImportError: transformers is missing.
+    """
+    text, fusion, tower = config.text, config.fusion, build_video_tower(config.model, config.data)
+    sizes = config.model.embed_dim, config.loss.of_temperature
+    model: VideoTextModel
+    if fusion.fusion_layers:
+        split, _ = _split_config(text, fusion.fusion_layers)
+        model = VideoTextFusionModel(tower, SplitBert(split, tower.token_dim), *sizes, fusion.word_ratio)
+    else:
+        if text.text_model:
+            _check_folder(text.text_model)
+        model = VideoTextModel(tower, TextTower(_random_encoder(text.text_model), text.text_pool), *sizes)
+    choose_trained(model, config.model.train, text.freeze_text)
+    return model
 
 
 def choose_trained(model: VideoTextModel, train: str, freeze_text: bool) -> None:

@@ -1,0 +1,40 @@
+"""What one forward pass of the two towers takes in contrastive pre-training."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..data.captioned import CaptionTokens
+from ..models.encoder import Clip
+from ..models.video_tower import VideoRows
+from .gradient_cache import PartGradient
+
+
+class Part(NamedTuple):
+    """Some pairs of a batch, on the device.
+
+    Attributes:
+        clips: B clips; None where the rows of the video tower are given.
+        video: what the video tower made of them, kept while it is frozen; else None.
+        visible: (B, K) int64 tokens that the video tower sees; None: all.
+        captions: tokens of the captions; None where their features are given.
+        text: (B, E) features of the captions, kept from a frozen tower; else None.
+        video_id: (B,) int64, equal for the same video.
+        caption_id: (B,) int64, equal for equal captions.
+        sample: (B,) int64 sample numbers, on the device.
+        pair_ids: (B,) int64, equal for pairs that are no negatives of each other; None without fusion.
+        numbers: `sample` on the host.
+        gradient: what the part contributes to a batch of several parts; None: the part is the batch.
+    """
+
+    clips: Clip | None
+    video: VideoRows | None
+    visible: Tensor | None
+    captions: CaptionTokens | None
+    text: Tensor | None
+    video_id: Tensor
+    caption_id: Tensor
+    sample: Tensor
+    pair_ids: Tensor | None
+    numbers: Tensor
+    gradient: PartGradient | None = None
