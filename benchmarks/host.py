@@ -20,7 +20,7 @@ NAMESPACE = "videomae_benchmarks"
 def registered_as_custom_op(op: Any, backward: Callable[..., Any], setup_context: Callable[..., None]) -> Any:
     """The implementation of `op`, registered by `torch.library.custom_op` and its `register_autograd`."""
     name = op.name.split("::")[1]
-    schema = str(op._overload._schema).split(name, 1)[1]
+    schema = str(op.overload._schema).split(name, 1)[1]
     usual = torch.library.custom_op(f"{NAMESPACE}::{name}", op._run, mutates_args=(), schema=schema)
     usual.register_fake(op._allocate)
     usual.register_autograd(backward, setup_context=setup_context)

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from benchmarks.memory.report import memory_report
-from videomae_fast.cli.machine import add_memory_options
+from videomae_fast.cli.memory import add_memory_options
 from videomae_fast.recipes.step_memory import StepSettings
 
 

@@ -32,6 +32,7 @@ def _open_library() -> torch.library.Library:
 
 
 _LIBRARY = _open_library()
+_WORKSPACES: dict[Any, Callable[..., int]] = {}  # by overload
 
 
 def runs_triton(device: torch.device) -> bool:
@@ -67,6 +68,7 @@ def define_op(
     allocate: Callable[..., Any],
     launcher: Callable[..., None],
     check: Callable[..., None] | None = None,
+    workspace: Callable[..., int] | None = None,
 ) -> "Op":
     """Register the op `NAMESPACE::name`.
 
@@ -80,11 +82,30 @@ def define_op(
             need no launch.
         check: called with the op's arguments; raises an error that names the argument whose values are not allowed.
             It runs where values may be looked at (`_values`), never while a graph is traced.
+        workspace: called with the op's arguments; returns the bytes that a launch allocates besides its outputs and
+            frees at its end, for `workspace_bytes`. None: too few to count.
 
     Returns:
         The op: callable, and open for `register_autograd`.
     """
-    return Op(name, _read_schema(reference), reference, allocate, launcher, check)
+    op = Op(name, _read_schema(reference), reference, allocate, launcher, check)
+    if workspace is not None:
+        _WORKSPACES[op.overload] = workspace
+    return op
+
+
+def workspace_bytes(overload: Any, args: Sequence[Any]) -> int:
+    """What a launch on a GPU takes for itself, which nobody sees from outside of the op.
+
+    Args:
+        overload: any operation of PyTorch, as `__torch_dispatch__` is given it.
+        args: its arguments.
+
+    Returns:
+        Bytes, as the `workspace` of `define_op` tells them; 0 for what is no op of this package.
+    """
+    workspace = _WORKSPACES.get(overload)
+    return 0 if workspace is None else workspace(*args)
 
 
 class Op:
@@ -105,8 +126,8 @@ class Op:
         for key in ("CPU", "CUDA", "CompositeExplicitAutograd"):  # the last is any other device, which is refused
             _LIBRARY.impl(name, self._run, key)
         torch.library.register_fake(self.name, allocate, lib=_LIBRARY)
-        self._overload = getattr(getattr(torch.ops, NAMESPACE), name).default
-        types = [str(argument.type) for argument in self._overload._schema.arguments]
+        self.overload = getattr(getattr(torch.ops, NAMESPACE), name).default
+        types = [str(argument.type) for argument in self.overload._schema.arguments]
         self._count = len(types)
         self._tensors = [n for n, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]")]
         self._lists = [n for n, kind in enumerate(types) if kind == "List[Tensor]"]
@@ -114,7 +135,7 @@ class Op:
         _LIBRARY.impl(name, self._record, "Autograd")
 
     def __call__(self, *args: Any) -> Any:
-        return self._overload(*args)
+        return self.overload(*args)
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
         """The op's derivative, as of `torch.library.register_autograd`.
@@ -128,7 +149,7 @@ class Op:
         def forward(ctx: Any, *args: Any) -> Any:
             inputs = args[: self._count]
             with torch._C._AutoDispatchBelowAutograd():
-                output = self._overload(*inputs)
+                output = self.overload(*inputs)
             setup_context(ctx, inputs, output)
             return output
 
@@ -147,7 +168,7 @@ class Op:
         if self._wants_derivative(args):
             return self._function.apply(*args, *(x for n in self._lists for x in args[n]))
         with torch._C._AutoDispatchBelowAutograd():
-            return self._overload(*args)
+            return self.overload(*args)
 
     def _wants_derivative(self, args: Sequence[Any]) -> bool:
         """In loops, because a generator would cost as much as the rest of a call."""

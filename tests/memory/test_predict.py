@@ -187,11 +187,32 @@ def test_attention_keeps_no_scores(checkpointing: bool, precision: str) -> None:
     assert ops == {f"aten._scaled_dot_product{op}.default", f"aten._scaled_dot_product{op}_backward.default"}
 
 
+@pytest.mark.parametrize("tokens, line", [(256, 256), (250, 256)])
+def test_attention_with_a_mask_keeps_no_scores(tokens: int, line: int) -> None:
+    """The memory-efficient operation runs, with the mask as a bias in the dtype of the queries, in lines of 8 n."""
+
+    def make() -> Trainer:
+        model, mask = nn.Linear(64, 64), torch.ones(2, 1, tokens, tokens, dtype=torch.bool)
+
+        def loss() -> Tensor:
+            x = model(torch.zeros(2, tokens, 64)).unflatten(2, (4, 16)).transpose(1, 2)
+            return F.scaled_dot_product_attention(x, x, x, mask).float().mean()
+
+        return Trainer(model, loss)
+
+    found = predict(make)
+    ops = {a.op for a in found._allocations if "attention" in a.op}
+    op = "aten._scaled_dot_product_efficient_attention"
+    assert ops == {f"{op}.default", f"{op}_backward.default"}
+    biases = [a.size for a in found._allocations if a.size == 2 * tokens * line * 2]
+    assert biases and max(a.size for a in found._allocations) < 2 * 4 * tokens * tokens * 2
+
+
 def test_attention_that_cannot_be_predicted() -> None:
     with fake_cuda():
-        x, mask = torch.zeros(1, 2, 4, 8), torch.ones(4, 4, dtype=torch.bool)
-        with pytest.raises(NotImplementedError, match="attn_mask"):
-            F.scaled_dot_product_attention(x, x, x, mask)
+        x = torch.zeros(1, 2, 4, 8)
+        with pytest.raises(NotImplementedError, match="enable_gqa"):
+            F.scaled_dot_product_attention(x, x, x, enable_gqa=True)
 
 
 class Select(nn.Module):

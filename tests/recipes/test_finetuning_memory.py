@@ -1,4 +1,4 @@
-"""`videomae-fast memory --task finetune`: the step that is predicted, and its report."""
+"""`videomae-fast memory --recipe finetune`: the step that is predicted, and its report."""
 
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ def small_clips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(name: str = "internvideo2-tiny", precision: str = "fp32") -> StepSettings:
-    return StepSettings(name, precision=precision, task="finetune")
+    return StepSettings(name, precision=precision, recipe="finetune")
 
 
 @pytest.mark.parametrize("name", [OURS, CHECKPOINTED])
@@ -68,10 +68,10 @@ def test_report(model: str, title: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_does_not_go_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["memory", "--model", "internvideo2-1b"]) == 2
-    assert "model internvideo2-1b has no step of pre-training: take task 'finetune'" in capsys.readouterr().err
+    assert "model internvideo2-1b has no step of pre-training: take recipe 'finetune'" in capsys.readouterr().err
     for name in ("mask_ratio", "decoder_mask_ratio"):
         option = f"--{name.replace('_', '-')}"
-        assert main(["memory", "--model", "base", "--task", "finetune", option, "0.25"]) == 2
-        assert f"task 'finetune' masks nothing: leave {name} at " in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"task must be one of \('pretrain', 'finetune'\), got 'align'"):
-        StepSettings("base", task="align")
+        assert main(["memory", "--model", "base", "--recipe", "finetune", option, "0.25"]) == 2
+        assert f"recipe 'finetune' masks nothing: leave {name} at " in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"recipe must be one of \('pretrain', 'finetune'\), got 'align'"):
+        StepSettings("base", recipe="align")

@@ -10,7 +10,8 @@ from .._text import printable, printable_lines
 from ..data import UnreadableVideosError
 from ..engine import NonFiniteLossError
 from .data import add_check_data, add_transcode
-from .machine import add_env, add_memory
+from .machine import add_env
+from .memory import add_memory
 from .runs import (
     add_align,
     add_contrast,

@@ -1,7 +1,7 @@
 """Simulates CUDA memory use on a machine without a GPU.
 
 `fake_cuda()` is a FakeTensorMode whose device "cpu" stands for the GPU. It imitates where CUDA differs from a CPU:
-* `F.scaled_dot_product_attention` runs the flash operation (bf16, fp16) or the memory-efficient one (fp32);
+* `F.scaled_dot_product_attention` runs the flash operation (bf16, fp16) or the memory-efficient one (fp32, or a mask);
 * autocast runs in float32 what CUDA's autocast runs in float32, such as layer norms and softmax;
 * boolean masks index although their contents are unknown: `known_true` declares how many elements are True;
 * device "meta" stands for host memory; `to_host` moves tensors there.
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -130,14 +131,25 @@ def _fused_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    if attn_mask is not None or enable_gqa:
-        raise NotImplementedError("attention with attn_mask or enable_gqa cannot be predicted")
-    if query.dtype in (torch.float16, torch.bfloat16):
+    if enable_gqa:
+        raise NotImplementedError("attention with enable_gqa cannot be predicted")
+    if attn_mask is None and query.dtype in (torch.float16, torch.bfloat16):
         return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
     keep = query.requires_grad or key.requires_grad or value.requires_grad
+    bias = None if attn_mask is None else _attention_bias(attn_mask, query, key)
     return aten._scaled_dot_product_efficient_attention(
-        query, key, value, None, keep, dropout_p, is_causal, scale=scale
+        query, key, value, bias, keep, dropout_p, is_causal, scale=scale
     )[0]
+
+
+def _attention_bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """What CUDA makes of a mask before the operation: a boolean one becomes floating, and lines of another length than
+    a multiple of 8 are padded (aten/src/ATen/native/transformers/attention.cpp)."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
+    if beyond := -mask.shape[-1] % 8:
+        mask = F.pad(mask, (0, beyond))[..., : mask.shape[-1]]
+    return mask.expand(*query.shape[:3], key.shape[2])
 
 
 class _BooleanIndexing(TorchDispatchMode):

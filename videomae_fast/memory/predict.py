@@ -2,8 +2,8 @@
 
 The step runs on fake tensors (`fake_cuda`) and every storage is counted (`MemoryProfile`): about a second, no data, the
 same bytes every time. Every figure from here is a prediction, and must be labelled as one. It leaves out:
-* workspaces within one operation: flash attention's float32 gradient of the queries, cuBLAS (32 MiB on Hopper),
-  cuDNN, sorts; the CUDA context, which the allocator's figures leave out, too;
+* workspaces within one operation, but for those that ops of videomae_kernels tell: flash attention's float32 gradient
+  of the queries, cuBLAS (32 MiB on Hopper), cuDNN, sorts; the CUDA context, which the allocator's figures leave out;
 * fragmentation and segment sizes: the prediction is of `torch.cuda.max_memory_allocated`, not of memory reserved;
 * compiled code, whose fusions and buffers do not exist before it is compiled;
 * an optimizer's choice for CUDA: by default it loops over parameters on a CPU, and uses `foreach` on CUDA. Pass `fused`
@@ -113,7 +113,7 @@ def predict_step(make: Callable[[], TrainingStep]) -> MemoryProfile:
 
     Raises:
         ValueError: a boolean mask indexes, and the number of its True elements was not declared.
-        NotImplementedError: the model is cast to another dtype, or attention has a mask.
+        NotImplementedError: the model is cast to another dtype, or attention has groups of queries (`enable_gqa`).
     """
     with fake_step(make) as step:
         return _profile(step)

@@ -11,8 +11,11 @@ Categories of storages:
   and alive when it continues. They include autocast's copies of weights, and tensors that the caller's variables hold;
 * temporaries: all other storages, such as storages that die within forward, and backward's own.
 
-Not visible: memory that an operation allocates and frees within itself (workspaces), the allocator's fragmentation,
-and the allocations of compiled code: profile the model before `torch.compile`.
+An operation that allocates and frees within itself (a workspace) shows nothing of it. Ops of videomae_kernels whose
+kernels take a workspace that grows as their rows tell its size, which is a temporary, on a GPU and among fake tensors.
+
+Not visible: workspaces of all other operations, the allocator's fragmentation, and the allocations of compiled code:
+profile the model before `torch.compile`.
 """
 
 import weakref
@@ -24,9 +27,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from videomae_kernels._custom_op import workspace_bytes
 
 from .figures import Allocation, MemoryFigures
 
@@ -129,6 +135,8 @@ class MemoryProfile(TorchDispatchMode):
         out = func(*args, **kwargs)
         for tensor in _tensors(out):
             self._follow(tensor, "temporaries", str(func))
+        if (size := workspace_bytes(func, args)) and self._stands_for_gpu(out):
+            self._pass_by(size, str(func))
         return out
 
     def _notice_phase(self) -> None:
@@ -161,6 +169,16 @@ class MemoryProfile(TorchDispatchMode):
             made = Allocation(size, 0, "before", OUTSIDE, op, category)
         self._allocations.append(made)
         self._live[key] = made, weakref.ref(storage, partial(self._free, key))
+
+    def _stands_for_gpu(self, out: Any) -> bool:
+        return self._device.type == "cuda" or any(isinstance(tensor, FakeTensor) for tensor in _tensors(out))
+
+    def _pass_by(self, size: int, op: str) -> None:
+        """A workspace: it is allocated once the outputs are, and freed."""
+        size = -(-size // BLOCK) * BLOCK
+        made = Allocation(size, self._tick(), self._phase, self._module(), op, "temporaries")
+        made.died = self._tick()
+        self._allocations.append(made)
 
     def _free(self, key: int, _: Any = None) -> None:
         if key in self._live:

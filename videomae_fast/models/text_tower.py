@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .values import can_be_read
+
 TEXT_POOLS = ("mean", "first")
 
 
@@ -114,7 +116,7 @@ def check_captions(ids: Tensor, mask: Tensor, vocab_size: int, max_length: int) 
             f"ids must have {max_length} tokens at most, which is what the text model has positions for, got "
             f"{ids.shape[1]}: cut captions when they are tokenised"
         )
-    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+    if can_be_read(ids):
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= vocab_size:
             raise ValueError(

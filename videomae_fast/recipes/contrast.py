@@ -29,6 +29,7 @@ from ..models import stochastic_depth
 from ..models.dual_encoder import PairFeatures, VideoTextModel
 from ..models.fusion import FusionOutput
 from .contrast_config import ContrastConfig
+from .contrast_fit import fit_contrast
 from .contrast_kept_video import KeptVideo
 from .contrast_part import Part
 from .contrast_text import KeptText
@@ -50,7 +51,7 @@ class Contrast(Recipe):
     cheaper = CHEAPER_VIDEOS
 
     def __init__(self, config: ContrastConfig) -> None:
-        self.config = config
+        self.config, self.group = config, None
         self.workers, self.ema_decay = config.data.workers, config.optimizer.ema_decay
         self.fuses = config.fusion.fusion_layers > 0
         self.hears = bool(config.audio.audio_model)
@@ -69,7 +70,8 @@ class Contrast(Recipe):
         kinds = config.data.pairs(config.data.data)
         eval_kinds = config.data.pairs(config.data.eval_data) if config.run.eval_every else (None, None)
         use_fastest_attention(config.model.attention, device, say)
-        model, self.tokenizer = build_towers(config, say)
+        fitted = replace(config, model=fit_contrast(self, device, say))
+        model, self.tokenizer = build_towers(fitted, say)
         if note := self._start(model):
             say(printable_lines(note))
         choose_trained(model, config.model.train, config.text.freeze_text)
@@ -133,12 +135,16 @@ class Contrast(Recipe):
             return parts
         with torch.no_grad():
             found = [self._features(self.model, part) for part in parts]
+        return self.share(parts, found)
+
+    def share(self, parts: Sequence[Part], found: Sequence[FusionOutput]) -> list[Part]:
+        """The parts of a batch, with what each contributes to its loss, by what the model makes of each."""
         shares = self._shares(parts, [each.pairs for each in found])
-        parts = [part._replace(gradient=share) for part, share in zip(parts, shares, strict=True)]
+        shared = [part._replace(gradient=share) for part, share in zip(parts, shares, strict=True)]
         if sounds := [each.sound.pairs for each in found if each.sound is not None]:
             shares = self._shares(parts, sounds)
-            parts = [part._replace(sound_gradient=share) for part, share in zip(parts, shares, strict=True)]
-        return parts
+            shared = [part._replace(sound_gradient=share) for part, share in zip(shared, shares, strict=True)]
+        return shared
 
     def _shares(self, parts: Sequence[Part], features: Sequence[PairFeatures]) -> list[PartGradient]:
         """What each part contributes to the loss of the features of all."""
@@ -190,13 +196,16 @@ class Contrast(Recipe):
         return numbers.to(ids.device, non_blocking=True)[first:][: ids.shape[1]]
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the batch, or what the part contributes to it.
+        """The loss of the batch, or what the part contributes to it, and what it consists of."""
+        return self.losses(self._features(model, part, fuse=self.fuses), part)
+
+    def losses(self, found: FusionOutput, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `step` returns, of what the model makes of the part.
 
         loss = contrast_weight · contrast + matching_weight · matching + words_weight · words
 
         With sound, each is the sum of that of the video and that of sound and video.
         """
-        found = self._features(model, part, fuse=self.fuses)
         numbers = {"scale": found.pairs.scale * (len(part.numbers) / self.config.optimizer.samples)}
         if not self.fuses:
             return self._contrast(found.pairs, part, part.gradient), numbers
@@ -228,23 +237,26 @@ class Contrast(Recipe):
         return self._loss(pairs, part.video_id, part.caption_id, self.group)
 
     def _features(self, model: nn.Module, part: Part, fuse: bool = False) -> FusionOutput:
+        with self._draws(part):
+            return self.encode(model, part, fuse)
+
+    def encode(self, model: nn.Module, part: Part, fuse: bool = False) -> FusionOutput:
         """What the model makes of a part; without `fuse`, the features alone."""
         captions = (None, None) if part.captions is None else part.captions
-        with self._draws(part):
-            if not self.fuses:
-                return FusionOutput(model(part.clips, *captions, part.visible, text=part.text, video=part.video))
-            group = self.group if self.config.fusion.negatives == "global" else None
-            found: FusionOutput = model(
-                part.clips,
-                *captions,
-                part.sample if fuse else None,
-                part.visible,
-                video=part.video,
-                seed=self.config.run.seed,
-                pair_ids=part.pair_ids,
-                gather=partial(gather_rows, group=group),
-                **({"spectrogram": part.sound} if self.hears else {}),
-            )
+        if not self.fuses:
+            return FusionOutput(model(part.clips, *captions, part.visible, text=part.text, video=part.video))
+        group = self.group if self.config.fusion.negatives == "global" else None
+        found: FusionOutput = model(
+            part.clips,
+            *captions,
+            part.sample if fuse else None,
+            part.visible,
+            video=part.video,
+            seed=self.config.run.seed,
+            pair_ids=part.pair_ids,
+            gather=partial(gather_rows, group=group),
+            **({"spectrogram": part.sound} if self.hears else {}),
+        )
         return found
 
     @contextmanager

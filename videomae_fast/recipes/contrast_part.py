@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from videomae_kernels import CroppedClips
-
 from ..data.captioned import CaptionTokens
+from ..models.encoder import Clip
 from ..models.video_tower import VideoRows
 from .gradient_cache import PartGradient
 
@@ -30,7 +29,7 @@ class Part(NamedTuple):
         sound_gradient: the same of sound and video.
     """
 
-    clips: CroppedClips | None
+    clips: Clip | None
     video: VideoRows | None
     visible: Tensor | None
     captions: CaptionTokens | None

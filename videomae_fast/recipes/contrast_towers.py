@@ -15,8 +15,8 @@ from ..interop.huggingface.text import read_text_tower, read_tokenizer, split_be
 from ..interop.settings import settings_beside
 from ..interop.video_text import init_split_bert
 from ..models import AudioVideoTextModel, InternVideo2Config, VideoMAEConfig
-from ..models.audio_tower import AudioTower
-from ..models.bert import SplitBert
+from ..models.audio_tower import AudioTower, BeatsConfig
+from ..models.bert import SplitBert, SplitBertConfig
 from ..models.dual_encoder import VideoTextModel
 from ..models.fusion import VideoTextFusionModel
 from ..models.internvideo2_tower import InternVideo2Tower
@@ -96,7 +96,11 @@ def _caption_tokenizer(tokenizer: Any, max_tokens: int, positions: int) -> Capti
 
 
 def _random_encoder(folder: str) -> nn.Module:
+    """Of the size that the folder's config.json tells; "" is BERT-base, to predict memory without a folder."""
     transformers = require("transformers")
+    if not folder:
+        bert: nn.Module = transformers.BertModel(transformers.BertConfig())
+        return bert
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = transformers.AutoModel.from_config(config, trust_remote_code=False)
@@ -127,6 +131,17 @@ def build_split_bert(
         ImportError: transformers is missing.
     """
     folder = options.text_model
+    config, captions = _split_config(options, fusion_layers)
+    bert = SplitBert(config, source_dim)
+    if not _has_weights(folder):
+        say(_RANDOM.format(printable(folder)))
+    elif note := init_split_bert(bert, folder):
+        say(printable_lines(note))
+    return bert, captions
+
+
+def _split_config(options: TextTowerOptions, fusion_layers: int) -> tuple[SplitBertConfig, CaptionTokenizer]:
+    folder = options.text_model
     _check_folder(folder)
     settings = settings_beside(folder)
     if settings.get("model_type") != "bert":
@@ -141,13 +156,7 @@ def build_split_bert(
         )
     tokenizer = read_tokenizer(folder, int(settings.get("vocab_size", 0)))
     config = split_bert_config(folder, depth - fusion_layers, tokenizer, pool=options.text_pool)
-    captions = _caption_tokenizer(tokenizer, options.max_tokens, config.max_length)
-    bert = SplitBert(config, source_dim)
-    if not _has_weights(folder):
-        say(_RANDOM.format(printable(folder)))
-    elif note := init_split_bert(bert, folder):
-        say(printable_lines(note))
-    return bert, captions
+    return config, _caption_tokenizer(tokenizer, options.max_tokens, config.max_length)
 
 
 def build_audio_tower(options: AudioTowerOptions, say: Callable[[str], None]) -> AudioTower:
@@ -163,13 +172,16 @@ def build_audio_tower(options: AudioTowerOptions, say: Callable[[str], None]) ->
     Raises:
         ValueError: `audio_model` is no file, or no BEATs.
     """
-    path = options.audio_model
-    if not os.path.isfile(path):
-        raise ValueError(f"audio_model must be a file of BEATs, got {printable(path)}")
-    tower = AudioTower(beats_config_of(path))
-    if note := init_audio_tower(tower, path):
+    tower = AudioTower(_beats_config(options))
+    if note := init_audio_tower(tower, options.audio_model):
         say(printable_lines(note))
     return tower
+
+
+def _beats_config(options: AudioTowerOptions) -> BeatsConfig:
+    if not os.path.isfile(options.audio_model):
+        raise ValueError(f"audio_model must be a file of BEATs, got {printable(options.audio_model)}")
+    return beats_config_of(options.audio_model)
 
 
 def build_towers(config: ContrastConfig, say: Callable[[str], None]) -> tuple[VideoTextModel, CaptionTokenizer]:
@@ -199,6 +211,37 @@ def build_towers(config: ContrastConfig, say: Callable[[str], None]) -> tuple[Vi
     audio = build_audio_tower(config.audio, say)
     bert, tokenizer = build_split_bert(config.text, layers, audio.dim, say)  # tokens of both are projected to 768
     return AudioVideoTextModel(tower, bert, audio, *sizes), tokenizer
+
+
+def build_sizes(config: ContrastConfig) -> VideoTextModel:
+    """The model of a run without its weights, to predict memory: no weights are read, and no captions.
+
+    Args:
+        config: of the run. Without `text_model` and without fusion, the text tower is BERT-base.
+
+    Returns:
+        The model, frozen as in the run.
+
+    Raises:
+        ValueError: as `build_towers` and `choose_trained`.
+        ImportError: transformers is missing.
+    """
+    text, fusion, tower = config.text, config.fusion, build_video_tower(config.model, config.data)
+    sizes = config.model.embed_dim, config.loss.of_temperature
+    model: VideoTextModel
+    if config.audio.audio_model:
+        audio = AudioTower(_beats_config(config.audio))
+        split, _ = _split_config(text, fusion.fusion_layers)
+        model = AudioVideoTextModel(tower, SplitBert(split, audio.dim), audio, *sizes, fusion.word_ratio)
+    elif fusion.fusion_layers:
+        split, _ = _split_config(text, fusion.fusion_layers)
+        model = VideoTextFusionModel(tower, SplitBert(split, tower.token_dim), *sizes, fusion.word_ratio)
+    else:
+        if text.text_model:
+            _check_folder(text.text_model)
+        model = VideoTextModel(tower, TextTower(_random_encoder(text.text_model), text.text_pool), *sizes)
+    choose_trained(model, config.model.train, text.freeze_text)
+    return model
 
 
 def choose_trained(model: VideoTextModel, train: str, freeze_text: bool) -> None:

@@ -29,7 +29,7 @@ KNOWN_BATCHES = (64, 128)  # the largest batch is extrapolated from these
 MASK_RATIOS = (0.75, 0.9, 0.95)
 DECODER_MASK_RATIOS = (0.0, 0.25, 0.5, 0.75)
 OURS, CHECKPOINTED = "videomae_fast", "videomae_fast, checkpointed"
-TASKS = ("pretrain", "finetune")
+RECIPES = ("pretrain", "finetune")
 NUM_CLASSES = 400  # of a predicted classifier; a class is D weights
 
 
@@ -41,7 +41,7 @@ class StepSettings:
     mask_ratio: float = 0.9
     decoder_mask_ratio: float = 0.5  # 0: no decoder mask
     precision: str = "bf16"  # "bf16" (autocast) or "fp32"
-    task: str = "pretrain"  # one of TASKS; "finetune" computes all tokens
+    recipe: str = "pretrain"  # one of RECIPES; "finetune" computes all tokens
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
@@ -49,17 +49,19 @@ class StepSettings:
         for name in ("mask_ratio", "decoder_mask_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.task not in TASKS:
-            raise ValueError(f"task must be one of {TASKS}, got '{self.task}'")
-        if self.task == "pretrain" and self.model in SIZES and self.model not in CONFIGS:
-            raise ValueError(f"model {self.model} has no step of pre-training: take task 'finetune'")
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe must be one of {RECIPES}, got '{self.recipe}'")
+        if self.recipe == "pretrain" and self.model in SIZES and self.model not in CONFIGS:
+            raise ValueError(f"model {self.model} has no step of pre-training: take recipe 'finetune'")
         for name in ("mask_ratio", "decoder_mask_ratio"):
             default = type(self).__dataclass_fields__[name].default
-            if self.task == "finetune" and getattr(self, name) != default:
-                raise ValueError(f"task 'finetune' masks nothing: leave {name} at {default}, got {getattr(self, name)}")
+            if self.recipe == "finetune" and getattr(self, name) != default:
+                raise ValueError(
+                    f"recipe 'finetune' masks nothing: leave {name} at {default}, got {getattr(self, name)}"
+                )
 
     def __str__(self) -> str:
-        if self.task == "finetune":
+        if self.recipe == "finetune":
             return f"{self.precision}, all tokens, {NUM_CLASSES} classes"
         decoder = f"decoder mask ratio {self.decoder_mask_ratio}" if self.decoder_mask_ratio else "no decoder mask"
         return f"{self.precision}, mask ratio {self.mask_ratio}, {decoder}"
@@ -139,8 +141,8 @@ class FinetuningStep:
 
 
 def make_step(name: str, settings: StepSettings) -> Callable[[], ResizableStep]:
-    """A function that builds the step of our model for the task of `settings`; a `StepMaker`."""
-    return partial(FinetuningStep if settings.task == "finetune" else PretrainingStep, name, settings)
+    """A function that builds the step of our model for the recipe of `settings`; a `StepMaker`."""
+    return partial(FinetuningStep if settings.recipe == "finetune" else PretrainingStep, name, settings)
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class MemoryReport:
 
     def _variations(self) -> Iterator[tuple[str, StepSettings]]:
         """Other mask ratios, by the title of their row."""
-        if self.masked and self.settings.task == "pretrain":
+        if self.masked and self.settings.recipe == "pretrain":
             for ratio in MASK_RATIOS:
                 yield f"mask ratio {ratio}", replace(self.settings, mask_ratio=ratio)
             for ratio in DECODER_MASK_RATIOS:

@@ -252,7 +252,7 @@ def _products(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
 
     Autocast has no say in what writes into a given tensor.
     """
-    step = min(len(x), max(contrast.ROWS, x.shape[1]))
+    step = contrast.tile_rows(x)
     memory = y.new_empty((step, len(y)))
     for begin in range(0, len(x), step):
         i = slice(begin, min(begin + step, len(x)))

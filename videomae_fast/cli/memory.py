@@ -1,0 +1,131 @@
+"""`videomae-fast memory`: what a training step takes on a GPU, and what would fit, without a GPU."""
+
+import argparse
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .._text import printable_lines
+from ..memory import CARDS
+from ..models import CONFIGS
+from ..models.families import SIZES
+
+N = TypeVar("N", int, float)
+RECIPES = ("pretrain", "finetune", "contrast")
+# Of --recipe contrast alone; those of the command `contrast` have its names and its defaults.
+CONTRAST = ("frames", "card", "image_size", "patch_size", "tubelet_size", "train", "text_model", "freeze_text")
+
+
+def add_memory(commands: Any) -> None:
+    """Add `memory` to the commands."""
+    memory = commands.add_parser(
+        "memory",
+        help="predict the memory of a training step and the largest batch for a GPU, without a GPU",
+        description="Predict where the memory of a training step goes on a GPU, and the largest batch that fits; of "
+        "--recipe contrast, the longest clip, too. It needs no GPU. `python -m benchmarks.memory` shows the published "
+        "code beside it.",
+    )
+    memory.add_argument(
+        "--recipe",
+        default="pretrain",
+        choices=RECIPES,
+        help="whose step: of pre-training with masks, of fine-tuning on all tokens, or of contrastive pre-training "
+        "(default: %(default)s)",
+    )
+    add_memory_options(memory, SIZES, ratio=str)
+    memory.add_argument("--activation-checkpointing", action="store_true", help="recompute every block in backward")
+    contrast = memory.add_argument_group("of --recipe contrast")
+    contrast.add_argument("--frames", help="frames of a clip, or several numbers: 16,64,256 (default: 16)")
+    contrast.add_argument("--card", choices=tuple(CARDS), help="the GPU (default: A100-80)")
+    contrast.add_argument("--image-size", type=int, help="height and width of a clip in pixels (default: 224)")
+    contrast.add_argument("--patch-size", type=int, help="height and width of a token (default: of the model)")
+    contrast.add_argument("--tubelet-size", type=int, help="frames of a token (default: of the model)")
+    contrast.add_argument("--train", help="of the video tower: all, last:K, head or none (default: all)")
+    contrast.add_argument("--text-model", help="folder of a text encoder of transformers (default: BERT-base)")
+    contrast.add_argument("--freeze-text", action="store_true", default=None, help="train nothing of the text tower")
+    unset = dict.fromkeys(("batch_size", "mask_ratio", "decoder_mask_ratio"))  # defaults are those of the recipe
+    memory.set_defaults(run=_memory, **unset)
+
+
+def add_memory_options(
+    parser: argparse.ArgumentParser, sizes: Collection[str] = CONFIGS, ratio: Callable[[str], Any] = float
+) -> None:
+    """Add the options of a memory prediction.
+
+    `python -m benchmarks.memory` has them too, for the sizes it knows, and with one mask ratio.
+    """
+    parser.add_argument("--model", default="base", choices=tuple(sizes), help="size (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=128, help="clips per step (default: 128)")
+    parser.add_argument(
+        "--mask-ratio", type=ratio, default=0.9, help="share of tokens hidden from the encoder (default: 0.9)"
+    )
+    parser.add_argument(
+        "--decoder-mask-ratio",
+        type=float,
+        default=0.5,
+        help="share of tokens that are not decoded; 0 for no decoder mask (default: 0.5)",
+    )
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"), help="default: %(default)s")
+    parser.add_argument("--picture", type=Path, help="also draw the prediction into this file, .svg or .png")
+    parser.add_argument("--all", action="store_true", help="also compare activation checkpointing and mask ratios")
+    parser.add_argument("--no-cache", action="store_true", help="do not reuse the predictions of earlier runs")
+
+
+def _memory(args: argparse.Namespace) -> None:
+    report = _contrast if args.recipe == "contrast" else _of_one_clip_size
+    print(printable_lines(report(args)))
+
+
+def _of_one_clip_size(args: argparse.Namespace) -> str:
+    from ..recipes.step_memory import CHECKPOINTED, OURS, MemoryReport, StepSettings, open_cache
+
+    _refuse(args, CONTRAST, f"is of --recipe contrast, got --recipe {args.recipe}")
+    ratios = {} if args.mask_ratio is None else {"mask_ratio": _numbers(args.mask_ratio, "mask_ratio", float)}
+    if any(len(several) > 1 for several in ratios.values()):
+        raise ValueError(f"mask_ratio of --recipe {args.recipe} must be one number, got '{args.mask_ratio}'")
+    given: dict[str, Any] = {name: ratio for name, (ratio,) in ratios.items()}
+    if args.decoder_mask_ratio is not None:
+        given["decoder_mask_ratio"] = args.decoder_mask_ratio
+    settings = StepSettings(args.model, precision=args.precision, recipe=args.recipe, **given)
+    asked = CHECKPOINTED if args.activation_checkpointing else OURS
+    report = MemoryReport(
+        (OURS, CHECKPOINTED) if args.all else (asked,),
+        settings,
+        128 if args.batch_size is None else args.batch_size,
+        cache=None if args.no_cache else open_cache(),
+        masked=(asked,) if args.all else (),
+    )
+    return report.text(args.picture)
+
+
+def _contrast(args: argparse.Namespace) -> str:
+    from ..recipes.longest_clip import LongestClips
+    from ..recipes.step_memory import open_cache
+
+    _refuse(args, ("decoder_mask_ratio", "picture", "all"), "does not go with --recipe contrast")
+    options = {name: getattr(args, name) for name in CONTRAST if name not in ("frames", "card")}
+    options = {name: value for name, value in options.items() if value is not None}
+    fixed = {name: getattr(args, name) for name in ("model", "precision", "activation_checkpointing")}
+    return LongestClips(
+        options | fixed,
+        _numbers(args.frames or "16", "frames", int),
+        _numbers(args.mask_ratio or "0.75", "mask_ratio", float),
+        args.card or "A100-80",
+        args.batch_size,
+        None if args.no_cache else open_cache(),
+    ).text()
+
+
+def _refuse(args: argparse.Namespace, names: Collection[str], why: str) -> None:
+    for name in names:
+        if getattr(args, name):
+            raise ValueError(f"{name} {why}")
+
+
+def _numbers(text: str, name: str, kind: type[N]) -> list[N]:
+    """The numbers of a list such as 16,64,256, each once."""
+    try:
+        return list(dict.fromkeys(kind(part) for part in text.split(",")))
+    except ValueError as error:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"{name} must be {what} with commas between, got '{text}'") from error
