@@ -5,6 +5,7 @@ python -m tests.recipes.paired contrast --model tiny ...
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,17 @@ SETTINGS: dict[str, Any] = {  # of `write_pairs`: 8 videos and 8 images, batches
 }
 
 
-def write_text_model(folder: Path, *, dropout: float = 0.0, weights: bool = True, words: int = 0) -> Path:
-    """A folder of a random BERT of two layers, and of a tokenizer of `WORDS`."""
+def write_text_model(
+    folder: Path, *, dropout: float = 0.0, weights: bool = True, words: int = 0, vocabulary: Sequence[str] = WORDS
+) -> Path:
+    """A folder of a random BERT of two layers, and of a tokenizer of `vocabulary`."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    numbers = {word: number for number, word in enumerate([*special, *vocabulary])}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -57,7 +60,7 @@ def write_text_model(folder: Path, *, dropout: float = 0.0, weights: bool = True
     )
     fast.save_pretrained(folder)
     config = BertConfig(
-        vocab_size=words or len(vocabulary),
+        vocab_size=words or len(numbers),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,

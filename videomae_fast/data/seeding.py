@@ -112,6 +112,22 @@ def caption_rng(seed: int, sample: int) -> np.random.Generator:
     return _philox(seed, sample, purpose=5, stream=0)
 
 
+def event_rng(seed: int, number: int) -> np.random.Generator:
+    """Make the generator of one clip of two events.
+
+    Args:
+        seed: of the clips, in [0, 2**64).
+        number: number of the clip, in [0, 2**64).
+
+    Returns:
+        A Philox generator that depends on both numbers alone.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    return _philox(seed, number, purpose=6, stream=0)
+
+
 def sound_rng(seed: int, sample: int) -> np.random.Generator:
     """Make the generator that draws which seconds of a long sound a sample has.
 
@@ -125,7 +141,7 @@ def sound_rng(seed: int, sample: int) -> np.random.Generator:
     Raises:
         ValueError: a number is out of range.
     """
-    return _philox(seed, sample, purpose=6, stream=0)
+    return _philox(seed, sample, purpose=7, stream=0)
 
 
 def _philox(seed: int, number: int, purpose: int, stream: int) -> np.random.Generator:
