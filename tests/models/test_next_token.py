@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videomae_fast.memory import MemoryProfile
-from videomae_fast.models import language_model_loss as module
-from videomae_fast.models.language_model_loss import IMPLEMENTATIONS, check_implementation, language_model_loss
+from videomae_fast.models import next_token as module
+from videomae_fast.models.next_token import IMPLEMENTATIONS, check_implementation, language_model_loss
 
 ROWS, DIM, WORDS, RANK = 7, 5, 11, 2
 
