@@ -11,6 +11,7 @@ from .models import (
     InternVideo2Tower,
     SplitBert,
     TextTower,
+    VideoCaptioner,
     VideoMAEConfig,
     VideoMAEForClassification,
     VideoMAEForPretraining,
@@ -19,6 +20,7 @@ from .models import (
     VideoTransformer,
     get_config,
     get_internvideo2_config,
+    language_model_loss,
 )
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "MaskPlan",
     "SplitBert",
     "TextTower",
+    "VideoCaptioner",
     "VideoMAEConfig",
     "VideoMAEForClassification",
     "VideoMAEForPretraining",
@@ -41,6 +44,7 @@ __all__ = [
     "get_config",
     "get_internvideo2_config",
     "guided_masks",
+    "language_model_loss",
     "make_masks",
     "masks_from_bool",
     "pretrain_loss",

@@ -19,6 +19,8 @@ EXTRAS = {
     "tqdm": "train",
     "transformers": "hf",
     "peft": "lora",
+    "liger_kernel": "liger",
+    "cut_cross_entropy": "cut-cross-entropy",
     "deepspeed": "deepspeed",
     "flash_attn": "flash-attn",
     "xformers": "xformers",

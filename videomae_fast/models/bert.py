@@ -93,7 +93,7 @@ class _Projections(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate).transpose(1, 2).flatten(2)
 
 
-class _Output(nn.Module):
+class BertOutput(nn.Module):
     """norm(x + dropout(linear(y)))."""
 
     def __init__(self, config: SplitBertConfig, source_dim: int) -> None:
@@ -107,13 +107,13 @@ class _Output(nn.Module):
         return normed
 
 
-class _Attention(nn.Module):
+class BertAttention(nn.Module):
     """Attention to the rows of `source`, with its residual and norm."""
 
     def __init__(self, config: SplitBertConfig, source_dim: int) -> None:
         super().__init__()
         self.self = _Projections(config, source_dim)
-        self.output = _Output(config, config.dim)
+        self.output = BertOutput(config, config.dim)
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         output: Tensor = self.output(self.self(x, source, mask), x)
@@ -130,11 +130,11 @@ class BertLayer(nn.Module):
 
     def __init__(self, config: SplitBertConfig, source_dim: int | None = None) -> None:
         super().__init__()
-        self.attention = _Attention(config, config.dim)
+        self.attention = BertAttention(config, config.dim)
         if source_dim is not None:
-            self.crossattention = _Attention(config, source_dim)
+            self.crossattention = BertAttention(config, source_dim)
         self.intermediate = nn.ModuleDict({"dense": Linear(config.dim, config.hidden)})
-        self.output = _Output(config, config.hidden)
+        self.output = BertOutput(config, config.hidden)
 
     def forward(self, x: Tensor, mask: Tensor, source: Tensor | None = None) -> Tensor:
         """x (B, L, H), mask (B, 1, 1, L) bool, source (B, S, source_dim) → (B, L, H)."""
@@ -211,7 +211,7 @@ class SplitBert(nn.Module):
         self.dim, self.vocab_size, self.max_length = config.dim, config.vocab_size, config.max_length
         self.bert = _Bert(config, source_dim)
         self.cls = nn.ModuleDict({"predictions": _WordHead(config)})
-        self.apply(_init_bert)
+        self.apply(init_bert)
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextRows:
         """Rows of captions after the text layers.
@@ -284,7 +284,7 @@ def _key_mask(mask: Tensor) -> Tensor:
     return mask.bool()[:, None, None]
 
 
-def _init_bert(module: nn.Module) -> None:
+def init_bert(module: nn.Module) -> None:
     """BERT's initialisation: normal of deviation 0.02, zero biases."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .bert import SplitBert
 from .encoder import DIMENSIONS, Clip, init_small_linear
-from .layers import Block
 from .linear import Linear, linear
 from .text_tower import TextRows, TextTower
 from .video_tower import VideoRows, VideoTower
@@ -208,10 +207,7 @@ class VideoTextModel(nn.Module):
         It keeps no activations and drops no branches from then on, so that its rows depend on the clip alone. Its
         projection is trained.
         """
-        self.vision_encoder.requires_grad_(False)
-        for block in self.vision_encoder.blocks:
-            assert isinstance(block, Block)
-            block.drop_path = None
+        self.vision_encoder.freeze_whole()
 
     def freeze_text(self) -> None:
         """Train nothing of the text tower, as LongViViT's last phase: `text_proj` neither, so that features are fixed.

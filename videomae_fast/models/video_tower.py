@@ -11,6 +11,7 @@ from videomae_kernels import random_mask_index
 from .classifier_parts import ClassifierParts
 from .config import ClipConfig
 from .encoder import DIMENSIONS, Clip, every_token, open_clip
+from .layers import Block
 from .norms import add_branch
 
 POOLS = ("mean", "attention")
@@ -110,6 +111,13 @@ class VideoTower(ClassifierParts):
             x, branch = block(x, branch)
         tokens = self._normalise(add_branch(x, branch))
         return VideoRows(tokens, self._pool(tokens))
+
+    def freeze_whole(self) -> None:
+        """Train nothing. It keeps no activations and drops no branches from then on: rows depend on the clip alone."""
+        self.requires_grad_(False)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.drop_path = None
 
     def frozen_blocks(self) -> int | None:
         """How many of the first blocks are frozen together with all before them; None if what is before them is not.

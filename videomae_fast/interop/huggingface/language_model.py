@@ -1,0 +1,102 @@
+"""Causal language models of transformers, and the tokenizers of their chats."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..._optional import require
+from ...models.language_model import check_language_model, check_vocabulary
+from ..checkpoint import CheckpointError
+from ..settings import PathLike
+
+_WEIGHTS = ("config.json", "*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class LanguageModelFolder:
+    """A language model that others refer to.
+
+    Attributes:
+        path: its folder.
+        digest: of its weights and configuration, 16 hexadecimal digits.
+    """
+
+    path: str
+    digest: str
+
+    @classmethod
+    def of(cls, path: PathLike) -> "LanguageModelFolder":
+        """Read all weights of a folder once, for their digest.
+
+        Raises:
+            CheckpointError: it is no folder with weights.
+        """
+        folder = Path(path)
+        files = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
+        if not any(file.suffix != ".json" for file in files):
+            raise CheckpointError(f"{str(path)!r} is no folder with the weights of a language model of transformers")
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            with open(file, "rb") as opened:
+                while part := opened.read(1 << 24):
+                    digest.update(part)
+        return cls(str(path), digest.hexdigest()[:16])
+
+
+def read_language_model(path: PathLike) -> nn.Module:
+    """Read a causal language model, such as LLaMA's, Mistral's or Qwen's.
+
+    Args:
+        path: a folder that `save_pretrained` wrote.
+
+    Returns:
+        The model, in the dtype of its weights.
+
+    Raises:
+        ImportError: transformers is missing.
+        CheckpointError: `path` is no such folder, or weights of the model are missing there.
+        TypeError: it has no linear head.
+        ValueError: it changes its logits.
+    """
+    transformers = require("transformers")
+    if not Path(path).is_dir():
+        raise CheckpointError(f"{str(path)!r} is no folder with a language model of transformers")
+    try:
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            path, output_loading_info=True, local_files_only=True, torch_dtype="auto"
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} is no language model that transformers reads: {error}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(f"{str(path)!r}: {type(model).__name__} lacks {', '.join(missing[:8])}")
+    check_language_model(model)
+    found: nn.Module = model
+    return found
+
+
+def read_chat_tokenizer(path: PathLike, model: nn.Module) -> Any:
+    """Read the tokenizer of a language model.
+
+    Args:
+        path: the folder of the model, or one of the tokenizer alone.
+        model: the language model.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ImportError: transformers is missing.
+        CheckpointError: there is no tokenizer at `path`.
+        ValueError: it has more tokens than the model.
+    """
+    transformers = require("transformers")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} has no tokenizer that transformers reads: {error}") from error
+    check_vocabulary(model, tokenizer)
+    return tokenizer
