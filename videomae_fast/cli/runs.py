@@ -14,7 +14,7 @@ from .._text import printable, printable_lines
 from ..engine.loop import RunResult
 from ..engine.parallel import make_accelerator
 from ..recipes import align as aligning
-from ..recipes import align_demo
+from ..recipes import align_demo, contrast_demo
 from ..recipes import contrast as contrasting
 from ..recipes import distil as distilling
 from ..recipes import evaluate as evaluating
@@ -49,7 +49,7 @@ def add_align(commands: Any) -> None:
 def add_contrast(commands: Any) -> None:
     """Add `contrast` to the commands; its options are the options of ContrastConfig."""
     help = "train a video tower and a text tower on captions, on the tokens that masks keep"
-    _add(commands, "contrast", help, contrasting.ContrastConfig, _contrast)
+    _add(commands, "contrast", help, contrasting.ContrastConfig, _contrast, demo=True)
 
 
 def add_finetune(commands: Any) -> None:
@@ -205,8 +205,13 @@ def _align(args: argparse.Namespace) -> None:
 
 
 def _contrast(args: argparse.Namespace) -> None:
-    config = read_config(args, contrasting.ContrastConfig)
+    config = read_config(args, contrasting.ContrastConfig, contrast_demo.DEMO)
+    if hasattr(args, "demo"):
+        config = contrast_demo.with_clips(config, lambda line: print(printable(line)))
     result = contrasting.contrast(config)
+    for line in contrast_demo.report(config, result) if hasattr(args, "demo") and result.finished else ():
+        if result.is_main_process:
+            print(line)
     if result.is_main_process:
         output = Path(config.run.output)
         _show_losses(output, result.step)

@@ -4,19 +4,25 @@ Defaults are those of LongViViT (arXiv 2312.07395) where it tells them: frames a
 loss.
 """
 
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..data import Mixture
 from ..data.captioned import CaptionedDataset, split_kinds
 from ..data.sources.captions import CAPTIONS_HELP
-from ..models.config import ClipConfig
+from ..models.config import ClipConfig, VideoMAEConfig
 from ..models.dual_encoder import TEMPERATURES
+from ..models.families import SIZES
 from ..models.text_tower import TEXT_POOLS
 from ..models.video_tower import POOLS
 from .config import Section, option
 from .options import BackboneOptions, ClipOptions
 from .sources import read_source
+
+# Of `contrast --demo`; no weights are published for it.
+TOWERS: Mapping[str, ClipConfig] = ChainMap(SIZES, {"nano": VideoMAEConfig(128, 4, 4, 64, 1)})  # type: ignore[arg-type]
 
 Datasets = tuple[CaptionedDataset | None, CaptionedDataset | None]  # of videos and of images
 
@@ -101,6 +107,10 @@ class ContrastMasks(Section):
 class VideoTowerOptions(BackboneOptions):
     """The video tower, and how a step computes its blocks."""
 
+    sizes: ClassVar[Mapping[str, ClipConfig]] = TOWERS
+    model: str = option(
+        "base", "size of the video tower; nano: that of the demo, 4 blocks of width 128", choices=TOWERS
+    )
     patch_size: int = option(0, "height and width of a token in pixels; 0: of the model", least=0)
     tubelet_size: int = option(0, "frames of a token; 0: of the model (internvideo2: always 1)", least=0)
     pool: str = option(

@@ -1,8 +1,9 @@
 """Sections of options that recipes share. Each section makes the object that it describes: data set, masks, model."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from ..masks import DECODER_MASKS, ENCODER_MASKS, MaskPlan, make_masks
 from ..models import CONFIGS, VideoMAEConfig
 from ..models.attention import BACKENDS
 from ..models.config import DECODER_CONTEXTS, RECOMPUTE, ClipConfig
-from ..models.families import SIZES, config_of_size
+from ..models.families import SIZES
 from ..models.norms import IMPLEMENTATIONS
 from .config import Section, option
 from .sources import read_source
@@ -186,6 +187,7 @@ class MaskOptions(Section):
 class BackboneOptions(Section):
     """The size of a model, and how a step computes its blocks."""
 
+    sizes: ClassVar[Mapping[str, ClipConfig]] = SIZES
     model: str = option("base", "size of the model", choices=SIZES)
     drop_path: float = option(
         0.0, "stochastic depth of the last block; rises linearly over depth (published: 0)", least=0, below=1
@@ -218,8 +220,8 @@ class BackboneOptions(Section):
         Raises:
             ValueError: sizes do not fit together.
         """
-        return config_of_size(
-            self.model,
+        result: ClipConfig = replace(
+            cast(Any, self.sizes[self.model]),
             num_frames=data.num_frames,
             image_size=(data.image_size, data.image_size),
             drop_path=self.drop_path,
@@ -229,6 +231,7 @@ class BackboneOptions(Section):
             activation_checkpointing=self.activation_checkpointing,
             **changes,
         )
+        return result
 
 
 @dataclass(frozen=True)
