@@ -111,7 +111,7 @@ class CaptionedBatch(ClipBatch):
 
 def collate_captioned(
     batches: Sequence[CaptionedBatch],
-    tokenizer: Callable[[Sequence[str]], tuple[CaptionTokens, int]] | None = None,
+    tokenizer: Callable[[Sequence[str]], tuple[CaptionTokens, torch.Tensor]] | None = None,
 ) -> CaptionedBatch:
     """Join batches into one, and make its tokens.
 
@@ -129,7 +129,7 @@ def collate_captioned(
         raise ValueError("a batch must be all images or all videos, got both")
     joined = collate(batches)
     texts = tuple(text for batch in batches for text in batch.texts)
-    captions, cut = (None, 0) if tokenizer is None else tokenizer(texts)
+    captions, cut = (None, torch.zeros(1)) if tokenizer is None else tokenizer(texts)
     return CaptionedBatch(
         **{field.name: getattr(joined, field.name) for field in fields(ClipBatch)},
         texts=texts,
@@ -137,7 +137,7 @@ def collate_captioned(
         video_id=torch.cat([batch.video_id for batch in batches]),
         caption_id=torch.cat([batch.caption_id for batch in batches]),
         is_image=batches[0].is_image,
-        cut=cut,
+        cut=int(cut.sum()),
         repeated=sum(batch.repeated for batch in batches),
     )
 
