@@ -288,6 +288,7 @@ def test_a_classifier_where_pretraining_is_needed(huggingface: bool, tmp_path: P
     [
         ({"a": torch.ones(1), "z": torch.ones(1)}, "it holds no classifier .*: its names are 'a' … 'z'"),
         ({"head.weight": torch.ones(5, 24)}, "it holds no classifier"),
+        ({"vision_encoder.pos_embed": torch.ones(1)}, "it holds no classifier .* evaluate with task zeroshot"),
         (without("fc_norm.weight")(weights()), "it has no fc_norm"),
         (without("patch_embed.proj.weight")(weights()), "'patch_embed.proj.weight' is missing or misshapen"),
         (weights() | {"patch_embed.proj.weight": torch.ones(20, 3, 2, 8, 8)}, "is 20 wide, which tells no number of"),

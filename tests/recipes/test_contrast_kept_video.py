@@ -63,6 +63,15 @@ def test_a_run_reads_them(pairs: Path, text_model: Path, tmp_path: Path, capsys:
     assert {"contrast", "matching", "words"} <= read_log(tmp_path / "one")[0].keys()
 
 
+def test_clips_of_short_videos_are_counted(pairs: Path, text_model: Path, tmp_path: Path) -> None:
+    options = FROZEN | {"sampling": "fps", "video_features": str(tmp_path / "kept")}
+    _, _, said = built(pairs, text_model, tmp_path, **options)  # of videos of half a second, and of images
+    assert said[-3:-1] == [
+        f"computing the features of 8 videos: {tmp_path / 'kept' / 'videos'}",
+        "8 of 8 clips repeat a frame: their videos are too short",
+    ]
+
+
 def test_an_unreadable_video_is_replaced(pairs: Path, text_model: Path, tmp_path: Path) -> None:
     lines = pairs.read_text().splitlines()
     (pairs.parent / "garbage.mp4").write_bytes(b"no video")

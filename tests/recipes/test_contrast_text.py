@@ -69,6 +69,14 @@ def test_kept_features_of_others_are_refused(other: str, pairs: Path, text_model
         built(data, text, tmp_path, **kept)
 
 
+def test_captions_that_are_cut_are_counted(pairs: Path, text_model: Path, tmp_path: Path) -> None:
+    """By the run that computes the features, and by those that read them."""
+    kept = {"freeze_text": True, "text_features": str(tmp_path / "kept"), "max_tokens": 5}  # three words
+    for computing in (1, 0):
+        _, _, said = built(pairs, text_model, tmp_path, **kept)
+        assert said[computing:] == ["16 of 20 captions were cut to the most tokens allowed"]
+
+
 def test_damaged_features_are_refused(pairs: Path, text_model: Path, tmp_path: Path) -> None:
     kept = {"freeze_text": True, "text_features": str(tmp_path / "kept")}
     built(pairs, text_model, tmp_path, **kept)
@@ -80,7 +88,7 @@ def test_damaged_features_are_refused(pairs: Path, text_model: Path, tmp_path: P
             built(pairs, text_model, tmp_path, **kept)
     np.save(path, np.zeros((20, 3), dtype=np.float32))
     with pytest.raises(
-        ValueError, match=r"kept are damaged: .*'features': \(20, 3\)\}, expected .*'features': \(20, 16\)"
+        ValueError, match=r"kept are damaged: .*'features': \(20, 3\), .*expected .*'features': \(20, 16\)"
     ):
         built(pairs, text_model, tmp_path, **kept)
     (tmp_path / "kept" / "key.json").write_text("{")

@@ -1,5 +1,7 @@
 """Two processes compute the same as one process with the same global batch."""
 
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,20 @@ def test_two_processes_contrast_as_one(kind: str, pairs: Path, text_model: Path,
         assert len(rows[0]) == len(rows[1]) == (8 if file == "log.csv" else 2)
         one, two_ = (torch.tensor([[float(row[name]) for name in names] for row in found]) for found in rows)
         torch.testing.assert_close(two_, one, rtol=1e-4, atol=0)
+
+
+@pytest.mark.slow
+def test_processes_with_different_batch_sizes_are_refused(pairs: Path, text_model: Path, tmp_path: Path) -> None:
+    """Both say so, and none waits for the other."""
+    config = paired.settings(pairs, text_model, tmp_path / "run")
+    command = shlex.join([sys.executable, "-m", "tests.recipes.paired", *tiny.arguments(config, "contrast")])
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    process = tiny.start(
+        [*launcher, "bash", "-c", f"{command} --batch-size $((RANK + 2))"], variables={"ACCELERATE_USE_CPU": "true"}
+    )
+    try:
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert err.count("error: batch_size must be the same in every process, got 2, 3") == 2, err

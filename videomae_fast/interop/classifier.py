@@ -207,8 +207,10 @@ def classifier_state(state: Mapping[str, Tensor]) -> State:
         return from_huggingface(state)
     state = without_encoder(state)
     if "head.weight" not in state or "blocks.0.norm1.weight" not in state:
+        two_towers = any(name.startswith("vision_encoder.") for name in state)
         raise CheckpointError(
             f"it holds no classifier (blocks and head): its names are {min(state)!r} … {max(state)!r}"
+            + ("; two towers classify by the names of classes: evaluate with task zeroshot" if two_towers else "")
         )
     if "fc_norm.weight" not in state:
         raise CheckpointError(

@@ -20,7 +20,7 @@ from .contrast_config import ContrastConfig
 from .contrast_options import Datasets
 from .contrast_videos import EvaluationPairs
 from .kept_features import KeptFeatures, Rows
-from .ranks import process_group
+from .ranks import gather_rows, process_group
 from .teacher import tensors_digest
 
 _NO_PIXELS = ("max_decoded_bytes",)  # options that change no pixel
@@ -100,13 +100,19 @@ class KeptVideo:
         def fill(rows: Rows) -> None:
             say(f"computing the features of {len(ids)} {name}: {printable(folder)}")
             pairs = EvaluationPairs(datasets, config.optimizer.part_size, config.data.workers, None)
+            device = model.text_proj.weight.device
+            own = torch.zeros(1, 2, dtype=torch.int64, device=device)  # clips, and those that repeat a frame
             for batch, counts in pairs.batches(rank, world_size):
                 if counts:
-                    found = self._encode(tower, batch.clips.to(model.text_proj.weight.device))
+                    own += torch.tensor([len(batch.sample), batch.repeated], device=device)
+                    found = self._encode(tower, batch.clips.to(device))
                     places = np.searchsorted(ids, batch.video_id.numpy())
                     rows["readable"][places] = 1
                     for key in shapes.keys() - {"readable"}:
                         rows[key][places] = getattr(found, key).float().cpu().numpy()
+            clips, repeated = gather_rows(own, group).sum(0).tolist()
+            if repeated:
+                say(f"{repeated} of {clips} clips repeat a frame: their videos are too short")
 
         kept = KeptFeatures(folder, facts, "video")
         kept.prepare(ids, shapes, fill, rank, world_size)

@@ -76,11 +76,14 @@ class KeptText:
             say(f"computing the features of {len(ids)} captions: {printable(self._folder)}")
             own = ((place, text) for place, text in _first_texts(mixtures, first) if place % world_size == rank)
             while some := list(islice(own, BATCH)):
-                features = self._encode(model, tokenizer, [text for _, text in some])
-                rows["features"][[place for place, _ in some]] = features.float().cpu().numpy()
+                features, cut = self._encode(model, tokenizer, [text for _, text in some])
+                places = [place for place, _ in some]
+                rows["features"][places], rows["cut"][places] = features.float().cpu().numpy(), cut.numpy()
 
         self._features = KeptFeatures(self._folder, facts, "text")
-        self._features.prepare(ids, {"features": (model.embed_dim,)}, fill, rank, world_size)
+        self._features.prepare(ids, {"features": (model.embed_dim,), "cut": ()}, fill, rank, world_size)
+        if cut := int(self._features.arrays["cut"].sum()):
+            say(f"{cut} of {len(ids)} captions were cut to the most tokens allowed")
 
     def rows(self, caption_id: Tensor) -> Tensor:
         """The features (B, E) of captions by their `CaptionedBatch.caption_id`, on the host."""
@@ -92,14 +95,17 @@ class KeptText:
         return torch.tensor(self._features.ids[0])
 
     @torch.no_grad()
-    def _encode(self, model: VideoTextModel, tokenizer: CaptionTokenizer, texts: Sequence[str]) -> Tensor:
+    def _encode(
+        self, model: VideoTextModel, tokenizer: CaptionTokenizer, texts: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, E), and which captions were cut (B,)."""
         device = model.text_proj.weight.device
-        tokens, _ = tokenizer(texts)
+        tokens, cut = tokenizer(texts)
         with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16", cache_enabled=False):
             features = model.project_text(model.encode_text(*tokens.to(device)).pooled)
         if not features.isfinite().all():
             raise ValueError("the text tower's features are NaN or infinite: its weights are damaged")
-        return features
+        return features, cut
 
 
 def _texts(mixtures: Sequence[Mixture]) -> Iterator[str]:

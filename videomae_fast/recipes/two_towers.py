@@ -123,10 +123,10 @@ def encode_texts(towers: TwoTowers, texts: Sequence[str], accelerator: Any) -> T
     own = torch.arange(accelerator.process_index, len(texts), accelerator.num_processes)
     for some in own.split(TEXTS):
         if len(some):
-            tokens, too_long = towers.tokenizer([texts[number] for number in some])
+            tokens, is_cut = towers.tokenizer([texts[number] for number in some])
             rows = model.project_text(model.encode_text(*tokens.to(device)).pooled)
             values.index_copy_(0, some.to(device), rows.float())
-            cut += too_long
+            cut += is_cut.sum().to(device)
     values, cut = (accelerator.reduce(each, reduction="sum") for each in (values, cut))
     if not values.isfinite().all():
         raise ValueError("features of texts are NaN or infinite: the weights are damaged, or too large for --precision")

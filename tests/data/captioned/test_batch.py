@@ -39,7 +39,12 @@ def test_tokens_are_those_of_the_tokenizer(samples: list[CaptionedBatch], tokeni
 
 def test_long_captions_are_cut_and_counted(samples: list[CaptionedBatch], tokenizer: Any) -> None:
     tokens, cut = CaptionTokenizer(tokenizer, 4)(["video 1", "video 1 2", "image", "film 1 2 3 4 5"])
-    assert cut == 2 and tokens.input_ids[1].tolist() == [2, 4, 8, 3]  # the last token is still [SEP]
+    assert cut.tolist() == [False, True, False, True] and tokens.input_ids[1].tolist() == [
+        2,
+        4,
+        8,
+        3,
+    ]  # the last token is still [SEP]
     counts = CaptionCounts()
     for max_tokens in (3, 4):
         counts.add(collate_captioned(samples, CaptionTokenizer(tokenizer, max_tokens)))

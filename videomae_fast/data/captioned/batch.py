@@ -121,7 +121,7 @@ class CaptionedBatch(ClipBatch):
 
 def collate_captioned(
     batches: Sequence[CaptionedBatch],
-    tokenizer: Callable[[Sequence[str]], tuple[CaptionTokens, int]] | None = None,
+    tokenizer: Callable[[Sequence[str]], tuple[CaptionTokens, torch.Tensor]] | None = None,
 ) -> CaptionedBatch:
     """Join batches into one, and make its tokens.
 
@@ -142,7 +142,7 @@ def collate_captioned(
         raise ValueError(f"all clips of a batch must have sound, or none, got {len(sounds)} of {len(batches)}")
     joined = collate(batches)
     texts = tuple(text for batch in batches for text in batch.texts)
-    captions, cut = (None, 0) if tokenizer is None else tokenizer(texts)
+    captions, cut = (None, torch.zeros(1)) if tokenizer is None else tokenizer(texts)
     return CaptionedBatch(
         **{field.name: getattr(joined, field.name) for field in fields(ClipBatch)},
         texts=texts,
@@ -150,7 +150,7 @@ def collate_captioned(
         video_id=torch.cat([batch.video_id for batch in batches]),
         caption_id=torch.cat([batch.caption_id for batch in batches]),
         is_image=batches[0].is_image,
-        cut=cut,
+        cut=int(cut.sum()),
         repeated=sum(batch.repeated for batch in batches),
         sound=torch.cat(sounds) if sounds else None,
         silent=sum(batch.silent for batch in batches),

@@ -12,7 +12,7 @@ from .batch import CaptionTokens
 
 
 class CaptionTokenizer:
-    """`tokenizer(captions)` makes the tokens of a batch, all of one length, and counts the captions that were cut.
+    """`tokenizer(captions)` makes the tokens of a batch, all of one length, and tells which captions were cut.
 
     Args:
         tokenizer: a fast tokenizer of transformers with a padding token.
@@ -70,16 +70,16 @@ class CaptionTokenizer:
             raise ValueError(f"no tokenizer can be read from {printable(source)}: {reason}") from error
         return cls(tokenizer, max_tokens)
 
-    def __call__(self, captions: Sequence[str]) -> tuple[CaptionTokens, int]:
+    def __call__(self, captions: Sequence[str]) -> tuple[CaptionTokens, torch.Tensor]:
         """Make the tokens of captions.
 
         Args:
             captions: B texts, at least one.
 
         Returns:
-            The tokens, and how many captions were cut.
+            The tokens, and (B,) bool: whether a caption was cut.
         """
         made = self.tokenizer(list(captions), truncation=True, max_length=self.max_tokens, padding="max_length")
-        cut = sum(bool(encoding.overflowing) for encoding in made.encodings)
+        cut = torch.tensor([bool(encoding.overflowing) for encoding in made.encodings])
         input_ids = torch.tensor(made["input_ids"], dtype=torch.int64)
         return CaptionTokens(input_ids, torch.tensor(made["attention_mask"], dtype=torch.bool)), cut
