@@ -37,6 +37,7 @@ COVERED = {
         "test_from_an_aligned_student_to_scores",
     ),
     "videomae-fast contrast --audio-model": ("test_contrast_sound.py", "test_the_command"),
+    "videomae-fast memory --recipe contrast": ("test_contrast_memory.py", "test_the_command"),
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
     "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),

@@ -13,12 +13,6 @@ from ..ranks import check_agreement, check_group, gather_rows
 from . import pairs
 
 KINDS = ("clip", "siglip")
-ROWS = 256  # at least, whose products the kernels have at a time
-
-
-def tile_rows(x: Tensor) -> int:
-    """Rows of x (n, D) whose products with all rows of y the kernels have at a time: as large as y in float32."""
-    return min(x.shape[0], max(ROWS, x.shape[1]))
 
 
 def _reference(
@@ -185,24 +179,13 @@ def _backward_launch(
     )
 
 
-def _workspace(x: Tensor, y: Tensor, *others: Any) -> int:
-    """Products of some rows, and float32 copies. Partial sums, below a hundredth of these, are left out."""
-    rows = tile_rows(x)
-    elements = rows * y.shape[0]
-    elements += 0 if x.dtype == torch.float32 and x.is_contiguous() else rows * x.shape[1]
-    elements += 0 if y.dtype == torch.float32 else y.numel()
-    return 4 * elements
-
-
-def _backward_workspace(grad: Tensor, grad_columns: Tensor, x: Tensor, y: Tensor, *others: Any) -> int:
-    """Besides, the gradient of some rows of x, and that of y in float32."""
-    wants_x, wants_y = others[-2:]
-    return _workspace(x, y) + 4 * (wants_x * tile_rows(x) * x.shape[1] + wants_y * y.numel())
-
-
-_op = define_op("contrastive_loss", _reference, _allocate, _launch, _check, _workspace)
+_op = define_op("contrastive_loss", _reference, _allocate, _launch, _check, pairs.workspace)
 _backward_op = define_op(
-    "contrastive_loss_backward", _backward_reference, _backward_allocate, _backward_launch, None, _backward_workspace
+    "contrastive_loss_backward",
+    _backward_reference,
+    _backward_allocate,
+    _backward_launch,
+    workspace=pairs.backward_workspace,
 )
 
 

@@ -1,11 +1,13 @@
 """Pairs of rows of x and y, tile by tile in plain torch: their products, their logits, and which are positives."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 TILE = (256, 2048)  # rows and columns whose products there are at a time: 2 MiB in float32, which caches hold
+ROWS = 256  # at least, whose products the kernels have at a time
 
 
 def tiles(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -55,3 +57,23 @@ def _equal(ids: Tensor) -> Tensor:
     """(m,) how many of the ids equal each."""
     ordered = ids.sort().values
     return torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
+
+
+def tile_rows(x: Tensor) -> int:
+    """Rows of x (n, D) whose products with all rows of y the kernels have at a time: as large as y in float32."""
+    return min(x.shape[0], max(ROWS, x.shape[1]))
+
+
+def workspace(x: Tensor, y: Tensor, *others: Any) -> int:
+    """Products of some rows, and float32 copies. Partial sums, below a hundredth of these, are left out."""
+    rows = tile_rows(x)
+    elements = rows * y.shape[0]
+    elements += 0 if x.dtype == torch.float32 and x.is_contiguous() else rows * x.shape[1]
+    elements += 0 if y.dtype == torch.float32 else y.numel()
+    return 4 * elements
+
+
+def backward_workspace(grad: Tensor, grad_columns: Tensor, x: Tensor, y: Tensor, *others: Any) -> int:
+    """Besides, the gradient of some rows of x, and that of y in float32."""
+    wants_x, wants_y = others[-2:]
+    return workspace(x, y) + 4 * (wants_x * tile_rows(x) * x.shape[1] + wants_y * y.numel())

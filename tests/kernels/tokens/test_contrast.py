@@ -61,7 +61,7 @@ def compare(inputs, *, ulps=8.0):
 def small_tiles(monkeypatch):
     """Several tiles of few rows, for the reference and for the kernels."""
     monkeypatch.setattr(pairs, "TILE", (5, 7))
-    monkeypatch.setattr(contrast, "ROWS", 16)
+    monkeypatch.setattr(pairs, "ROWS", 16)
 
 
 @pytest.mark.parametrize("dtypes", list(itertools.product(FLOATS, FLOATS)))

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..._tiling import cdiv, pair_tile, reject_float64
-from .. import contrast
+from .. import pairs
 
 
 @triton.jit
@@ -252,7 +252,7 @@ def _products(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
 
     Autocast has no say in what writes into a given tensor.
     """
-    step = contrast.tile_rows(x)
+    step = pairs.tile_rows(x)
     memory = y.new_empty((step, len(y)))
     for begin in range(0, len(x), step):
         i = slice(begin, min(begin + step, len(x)))
