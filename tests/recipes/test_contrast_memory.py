@@ -105,7 +105,7 @@ def test_one_clip_is_two_pairs_one_at_a_time(sizes: Path) -> None:
     step = ContrastStep(recipe(sizes), clips=1)
     assert len(step.sample) == 2 and [len(part.sample) for part in step._parts()] == [1, 1]
     with pytest.raises(ValueError, match="two rows or more"):
-        recipe(sizes)._loss(step.model(*_one(step)), step.sample[:1], step.sample[:1], None)
+        recipe(sizes).losses.of_pairs(step.model(*_one(step)), step.sample[:1], step.sample[:1])
 
 
 def _one(step: ContrastStep) -> tuple:

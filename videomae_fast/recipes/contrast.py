@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from videomae_kernels import contrastive_loss
-
 from .._text import printable_lines
 from ..data.captioned import CaptionedBatch, positive_ids
 from ..data.captioned.batch import check_negatives
@@ -31,17 +29,15 @@ from ..models.fusion import FusionOutput
 from .contrast_config import ContrastConfig
 from .contrast_fit import fit_contrast
 from .contrast_kept_video import KeptVideo
+from .contrast_losses import ContrastLosses
 from .contrast_part import Part
 from .contrast_text import KeptText
 from .contrast_towers import build_towers, choose_trained
 from .contrast_videos import EvaluationPairs, TrainingPairs
 from .fit import use_fastest_attention
-from .gradient_cache import PartGradient, part_gradients
 from .ranks import check_equal, gather_rows, gather_uneven, process_group
 from .recall import recalls
 from .videos import CHEAPER_VIDEOS
-
-LOSSES = ("contrast", "matching", "words")  # of fusion; with "sound_" before them, of sound and video
 
 
 class Contrast(Recipe):
@@ -55,14 +51,14 @@ class Contrast(Recipe):
         self.workers, self.ema_decay = config.data.workers, config.optimizer.ema_decay
         self.fuses = config.fusion.fusion_layers > 0
         self.hears = bool(config.audio.audio_model)
-        self.numbers = (
-            (*LOSSES, *(f"sound_{name}" for name in LOSSES if self.hears), "scale") if self.fuses else ("scale",)
-        )
+        self.losses = ContrastLosses(config, None)
+        self.numbers = self.losses.names
 
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         """Make data sets, model and optimizer, and the features of a frozen text tower."""
         config, self.device, seed = self.config, device, self.config.run.seed
         self.group = process_group()
+        self.losses = ContrastLosses(config, self.group)
         world_size = self.group.size() if self.group else 1
         check_equal(config.optimizer.batch_size, "batch_size", device, self.group)
         if config.optimizer.batch_size * world_size < 2:
@@ -135,23 +131,7 @@ class Contrast(Recipe):
             return parts
         with torch.no_grad():
             found = [self._features(self.model, part) for part in parts]
-        return self.share(parts, found)
-
-    def share(self, parts: Sequence[Part], found: Sequence[FusionOutput]) -> list[Part]:
-        """The parts of a batch, with what each contributes to its loss, by what the model makes of each."""
-        shares = self._shares(parts, [each.pairs for each in found])
-        shared = [part._replace(gradient=share) for part, share in zip(parts, shares, strict=True)]
-        if sounds := [each.sound.pairs for each in found if each.sound is not None]:
-            shares = self._shares(parts, sounds)
-            shared = [part._replace(sound_gradient=share) for part, share in zip(shared, shares, strict=True)]
-        return shared
-
-    def _shares(self, parts: Sequence[Part], features: Sequence[PairFeatures]) -> list[PartGradient]:
-        """What each part contributes to the loss of the features of all."""
-        video_id, caption_id = (
-            torch.cat([getattr(part, name) for part in parts]) for name in ("video_id", "caption_id")
-        )
-        return part_gradients(features, lambda whole: self._loss(whole, video_id, caption_id, self.group))[1]
+        return self.losses.share(parts, found)
 
     def _parts(
         self, batch: CaptionedBatch, count: int, device: torch.device, fuse: bool, kept_video: KeptVideo | None
@@ -199,43 +179,6 @@ class Contrast(Recipe):
         """The loss of the batch, or what the part contributes to it, and what it consists of."""
         return self.losses(self._features(model, part, fuse=self.fuses), part)
 
-    def losses(self, found: FusionOutput, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        """What `step` returns, of what the model makes of the part.
-
-        loss = contrast_weight · contrast + matching_weight · matching + words_weight · words
-
-        With sound, each is the sum of that of the video and that of sound and video.
-        """
-        numbers = {"scale": found.pairs.scale * (len(part.numbers) / self.config.optimizer.samples)}
-        if not self.fuses:
-            return self._contrast(found.pairs, part, part.gradient), numbers
-        loss, losses = self._weighed(found, part, part.gradient)
-        if self.hears:
-            sound = {name: torch.full_like(loss.detach(), torch.nan) for name in LOSSES}  # of images: there is none
-            if found.sound is not None:
-                of_sound, sound = self._weighed(found.sound, part, part.sound_gradient)
-                loss = loss + of_sound
-            numbers |= {f"sound_{name}": value for name, value in sound.items()}
-        return loss, numbers | losses
-
-    def _weighed(
-        self, found: FusionOutput, part: Part, gradient: PartGradient | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        assert found.matching is not None and found.words is not None
-        share, options = len(part.numbers) / self.config.optimizer.samples, self.config.fusion
-        contrast, matching, words = (
-            self._contrast(found.pairs, part, gradient),
-            found.matching * share,
-            found.words * share,
-        )
-        loss = options.contrast_weight * contrast + options.matching_weight * matching + options.words_weight * words
-        return loss, {"contrast": contrast, "matching": matching, "words": words}
-
-    def _contrast(self, pairs: PairFeatures, part: Part, gradient: PartGradient | None) -> Tensor:
-        if gradient is not None:
-            return gradient.apply(pairs)
-        return self._loss(pairs, part.video_id, part.caption_id, self.group)
-
     def _features(self, model: nn.Module, part: Part, fuse: bool = False) -> FusionOutput:
         with self._draws(part):
             return self.encode(model, part, fuse)
@@ -268,10 +211,6 @@ class Contrast(Recipe):
             torch.manual_seed((seed * 1000003 + int(part.numbers[0])) % 2**63)  # of dropout in the text tower
             yield
 
-    def _loss(self, features: PairFeatures, video_id: Tensor, caption_id: Tensor, group: Any) -> Tensor:
-        ids = {"x_ids": video_id, "y_ids": caption_id}
-        return contrastive_loss(*features, self.config.loss.loss, **ids, group=group)
-
     def evaluate(self, model: nn.Module, rank: int, world_size: int) -> dict[str, Tensor]:
         """Loss, and recall at 1 in both directions, among all pairs of `eval_data`: one clip and caption of each entry.
 
@@ -288,7 +227,7 @@ class Contrast(Recipe):
         video, text, video_id, caption_id = gather_uneven(own, device, self.group)
         if len(video) < 2:
             raise ValueError(f"eval_data must have two readable pairs or more, got {len(video)}")
-        loss = self._loss(PairFeatures(video, text, scale, bias), video_id, caption_id, None)
+        loss = self.losses.of_pairs(PairFeatures(video, text, scale, bias), video_id, caption_id)
         figures = recalls(video, text, video_id, caption_id, rank, world_size)
         return {"loss": torch.stack([loss.double(), torch.ones_like(loss).double()])} | figures
 

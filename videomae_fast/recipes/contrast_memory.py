@@ -87,7 +87,7 @@ class ContrastStep:
             with torch.no_grad():
                 found = [self._encode(part, fuse=False) for part in parts[:COMPUTED_PARTS]]
             found += [_blank(found[0], len(part.sample)) for part in parts[COMPUTED_PARTS:]]
-            parts = recipe.share(parts, found)[:COMPUTED_PARTS]
+            parts = recipe.losses.share(parts, found)[:COMPUTED_PARTS]
             del found
         for part in parts:
             loss, _ = recipe.losses(self._encode(part, recipe.fuses), part)
