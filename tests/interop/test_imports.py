@@ -14,10 +14,11 @@ LEVELS = (  # from the lowest up; modules of one level do not import each other
     {"settings", "official.weights", "official.model", "timm"}
     | {"huggingface.weights", "huggingface.model", "huggingface.config", "huggingface.card"},
     {"labels", "lora", "huggingface.folder", "huggingface.loading", "huggingface.vision", "fusion"}
-    | {"internvideo2", "huggingface.image", "huggingface.text"},
+    | {"internvideo2", "huggingface.image", "huggingface.text", "huggingface.language_model"},
     {"classifier"},
     {"pretrained_encoder", "video_tower"},
-    {"conversion", "initialization", "features", "teachers", "video_text"},
+    {"conversion", "initialization", "features", "teachers", "audio_tower", "captioner"},
+    {"video_text"},
 )
 LEVEL = {module: number for number, modules in enumerate(LEVELS) for module in modules}
 
