@@ -1,11 +1,12 @@
 """JSON from strangers."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from videomae_fast._json import parse_json, read_text
+from videomae_fast._json import parse_json, parse_json_list, read_text
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,34 @@ def test_json() -> None:
         "a": [1, 2.5, "\U0001f3ac", None, True],
         "b": {"a": 1},
     }
+
+
+@pytest.mark.parametrize("text", ["[]", " [ ]\n", '[1, {"a": [2]}]', '\t[ "x" ,\r\nnull\n] ', "[[1, 2], []]"])
+def test_lists_item_by_item(text: str) -> None:
+    assert list(parse_json_list(text)) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "items", "message"),
+    [
+        ("", 0, "Expecting a list: line 1 column 1"),
+        ("{}", 0, "Expecting a list"),
+        ("[", 0, "Expecting value"),
+        ("[1,", 1, "Expecting value"),
+        ("[1,]", 1, "Expecting value"),
+        ("[1", 1, r"Expecting ',' or '\]'"),
+        ("[1 2]", 1, r"Expecting ',' or '\]': line 1 column 4"),
+        ("[1]]", 1, "Extra data: line 1 column 4"),
+        ('[1, {"a": 1, "a": 2}]', 1, "the key 'a' comes twice"),
+        ("[1, NaN]", 1, "NaN is no number of JSON"),
+        ("[1, " + "[" * 100_000, 1, "nested too deep"),
+    ],
+)
+def test_what_is_no_list(text: str, items: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(parse_json_list(text))
+    given = parse_json_list(text)
+    assert [next(given) for _ in range(items)] == [1] * items
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

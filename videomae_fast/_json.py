@@ -1,8 +1,12 @@
 """Text and JSON from strangers: read without waiting for a pipe, and without a silent choice between two values."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def read_text(path: Path) -> str:
@@ -41,6 +45,47 @@ def parse_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("its lists or objects are nested too deep") from None
+
+
+def parse_json_list(text: str) -> Iterator[Any]:
+    """Parse a JSON list item by item, so that a long one is never held as Python objects.
+
+    Args:
+        text: the JSON.
+
+    Yields:
+        The items, as `parse_json` returns them. What is wrong behind an item is found after it was yielded.
+
+    Raises:
+        ValueError: as `parse_json`; also if it is no list.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse)
+    place = _after_space(text, 0)
+    if text[place : place + 1] != "[":
+        raise json.JSONDecodeError("Expecting a list", text, place)
+    place = _after_space(text, place + 1)
+    more = text[place : place + 1] != "]"
+    while more:
+        try:
+            item, place = decoder.raw_decode(text, place)
+        except RecursionError:
+            raise ValueError("its lists or objects are nested too deep") from None
+        yield item
+        place = _after_space(text, place)
+        more = text[place : place + 1] == ","
+        if more:
+            place = _after_space(text, place + 1)
+        elif text[place : place + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
+    place = _after_space(text, place + 1)
+    if place < len(text):
+        raise json.JSONDecodeError("Extra data", text, place)
+
+
+def _after_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    assert found is not None  # it matches nothing, too
+    return found.end()
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ EXTRAS = {
     "tqdm": "train",
     "transformers": "hf",
     "peft": "lora",
+    "torchmetrics": "metrics",
     "liger_kernel": "liger",
     "cut_cross_entropy": "cut-cross-entropy",
     "deepspeed": "deepspeed",

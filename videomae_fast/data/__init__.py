@@ -26,8 +26,10 @@ from .seeding import sample_rng
 from .sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
 from .sources.captioned import CaptionedEntry, CaptionedVideos
 from .sources.captions import read_captions
+from .sources.choices import Choice, ChoiceVideos, read_choices
 from .sources.classes import read_classes
 from .sources.demo import demo_folder
+from .sources.instructions import InstructedVideos, parse_conversation, read_instructions
 from .sources.labelled import number_classes
 from .sources.lists import read_annotations
 from .sources.mixture import Mixture, VideoSource
@@ -48,12 +50,15 @@ __all__ = [
     "CaptionedDataset",
     "CaptionedEntry",
     "CaptionedVideos",
+    "Choice",
+    "ChoiceVideos",
     "ClipBatch",
     "ClipDataset",
     "Crop",
     "CropBox",
     "Draw",
     "FrameFolder",
+    "InstructedVideos",
     "MissingVideo",
     "Mixture",
     "TarMember",
@@ -79,11 +84,14 @@ __all__ = [
     "number_classes",
     "open_entry",
     "open_video",
+    "parse_conversation",
     "positive_ids",
     "random_resized_crop_box",
     "read_annotations",
     "read_captions",
+    "read_choices",
     "read_classes",
+    "read_instructions",
     "read_mixture",
     "sample_rng",
     "split_kinds",

@@ -14,12 +14,10 @@ from ..._json import parse_json
 from ..._text import printable
 from .annotations import Row
 from .captioned import LAST, CaptionRow, is_image
-from .fields import check_path, shown
+from .fields import check_path, check_words, json_seconds, shown
 from .shards import SHARD_SUFFIX
 
 COLUMNS = ("path", "start", "end", "caption")
-_LONGEST = 2**16  # characters of a caption
-_LATEST = 10**9  # seconds
 _SECONDS = re.compile(r"\d{1,9}(\.\d{0,9})?")
 
 
@@ -51,16 +49,7 @@ def clean_caption(text: str) -> str:
     Raises:
         ValueError: nothing is left, it is too long, or it is no Unicode text.
     """
-    caption = " ".join(text.split())
-    if not caption:
-        raise ValueError("the caption is empty")
-    if len(caption) > _LONGEST:
-        raise ValueError(f"a caption has at most {_LONGEST} characters, got {len(caption)}: {shown(caption)}")
-    try:
-        caption.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"the caption is no text in UTF-8: {shown(caption)}") from None
-    return caption
+    return check_words(" ".join(text.split()), "caption")
 
 
 def _parse_table(texts: Iterator[str], separator: str) -> Iterator[CaptionRow]:
@@ -130,7 +119,7 @@ def _json_row(given: Any, line: str) -> CaptionRow:
         raise ValueError(f"unknown column {shown(unknown)}; known are {', '.join(COLUMNS)}")
     if not isinstance(given.get("path"), str):
         raise ValueError(f"path must be a text, got {line}")
-    start, end = (_json_seconds(given, name, default) for name, default in (("start", 0.0), ("end", LAST)))
+    start, end = (json_seconds(given, name, default) for name, default in (("start", 0.0), ("end", LAST)))
     return _row(given["path"], caption_texts(given, line), start, end, line)
 
 
@@ -154,16 +143,26 @@ def caption_texts(given: dict[str, Any], line: str) -> list[str]:
     return texts
 
 
-def _json_seconds(given: dict[str, Any], name: str, default: float) -> float:
-    value = given.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LATEST:
-        raise ValueError(f"{name} must be seconds, at least 0 and at most {_LATEST}, got {shown(repr(value)[:99])}")
-    return float(value)
-
-
 def _row(path: str, texts: list[str], start: float, end: float, line: str) -> CaptionRow:
+    check_clip(path, start, end, line)
+    try:
+        return CaptionRow(Row(path), tuple(map(clean_caption, texts)), start, end)
+    except ValueError as error:
+        raise ValueError(f"{error} in {line}") from None
+
+
+def check_clip(path: str, start: float, end: float, line: str) -> None:
+    """Check which video, and which part of it, a row names.
+
+    Args:
+        path: a video or an image.
+        start: seconds, at least 0.
+        end: seconds.
+        line: the row in the error.
+
+    Raises:
+        ValueError: no file can have this path, it is a tar file, start is not before end, or an image has one of them.
+    """
     check_path(path, line)
     try:
         path.encode(errors="surrogateescape")
@@ -175,10 +174,6 @@ def _row(path: str, texts: list[str], start: float, end: float, line: str) -> Ca
         raise ValueError(f"start must be before end, got {start:g} and {end:g} in {line}")
     if is_image(path) and (start > 0 or end < math.inf):
         raise ValueError(f"an image has no start and end, got {line}")
-    try:
-        return CaptionRow(Row(path), tuple(map(clean_caption, texts)), start, end)
-    except ValueError as error:
-        raise ValueError(f"{error} in {line}") from None
 
 
 PARSERS: dict[str, Callable[[Iterator[str]], Iterator[CaptionRow]]] = {

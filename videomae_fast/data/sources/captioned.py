@@ -167,7 +167,7 @@ class CaptionedVideos(Annotations):
             These entries in their order; it may be empty.
         """
         kept = self.is_image == images
-        part = CaptionedVideos.__new__(CaptionedVideos)
+        part = type(self).__new__(type(self))
         part.root, part.class_names = self.root, ()
         part._names, part._ends = _parts(self._names, self._ends, np.repeat(kept, 2))  # path and member
         part._numbers, part._labels = self._numbers[kept], self._labels[:0]

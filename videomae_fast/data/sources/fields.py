@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..._text import printable
 
@@ -11,6 +12,8 @@ DIGITS = 18  # a number of that many digits fits in int64
 _LABEL = re.compile(rf"\+?\d{{1,{DIGITS}}}")
 INTEGER = re.compile(r"[+-]?\d+")
 _SHOWN = 200  # characters of a line in a message
+_LONGEST = 2**16  # characters of a text
+_LATEST = 10**9  # seconds
 
 
 def split_fields(line: str) -> list[str]:
@@ -93,6 +96,53 @@ def check_path(path: str, line: str) -> None:
         raise ValueError(f"a path cannot hold a NUL character, got {shown(line)}")
     if not path:
         raise ValueError(f"the path is empty in {shown(line)}")
+
+
+def check_words(text: str, what: str) -> str:
+    """Check a text that a model is to learn.
+
+    Args:
+        text: without white space at its ends.
+        what: its name in the error, such as "caption".
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: it is empty, too long, or no Unicode text.
+    """
+    if not text:
+        raise ValueError(f"the {what} is empty")
+    if len(text) > _LONGEST:
+        article = "an" if what[0] in "aeiou" else "a"
+        raise ValueError(f"{article} {what} has at most {_LONGEST} characters, got {len(text)}: {shown(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the {what} is no text in UTF-8: {shown(text)}") from None
+    return text
+
+
+def json_seconds(given: Mapping[str, Any], name: str, default: float) -> float:
+    """Seconds of a video in a JSON object.
+
+    Args:
+        given: the object.
+        name: the key.
+        default: the value if there is none, or null.
+
+    Returns:
+        The seconds.
+
+    Raises:
+        ValueError: the value is no number, negative or too large.
+    """
+    value = given.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LATEST:
+        raise ValueError(f"{name} must be seconds, at least 0 and at most {_LATEST}, got {shown(repr(value)[:99])}")
+    return float(value)
 
 
 def shown(text: str) -> str:
