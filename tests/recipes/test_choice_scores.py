@@ -44,6 +44,11 @@ def test_options_by_letter_and_by_words(answer: str, option: int | None) -> None
     assert chosen_option(answer, OPTIONS) == option
 
 
+def test_the_order_of_options_does_not_matter_for_words() -> None:
+    assert chosen_option("It is the red ball", ("ball", "the red ball")) == 1
+    assert chosen_option("It is the red ball", ("the red ball", "ball")) == 0
+
+
 @pytest.mark.parametrize("letter", ["(A)", "(B)", "(c)", "(D).", "(D),", "(B):"])
 @pytest.mark.parametrize("rest", ["", " Opened the door.", " something else"])
 def test_letters_in_brackets_count_as_published(letter: str, rest: str) -> None:

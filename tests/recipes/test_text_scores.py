@@ -31,6 +31,7 @@ PUBLISHED = {
         ("A man's dog doesn't bark, and can't run.", "a man 's dog does n't bark and ca n't run"),
         ("It\u2019s a well-known T-shirt!", "it 's a well-known t-shirt"),
         ('They cannot; "we\'re gonna" -- 3.5 & 1,000', "they can not we 're gon na 3.5 & 1,000"),
+        ("They'll fall, I've seen he'd", "they 'll fall i 've seen he 'd"),
         ("Rock (loud) o'clock: the dogs' \u00c9t\u00e9...", "rock loud o'clock the dogs \u00e9t\u00e9"),
         ("... - !", ""),
     ],
@@ -88,6 +89,12 @@ def test_an_empty_caption_is_like_nothing() -> None:
     half = caption_scores(references, ["a man walks home now", ""])
     assert half["exact_match"] == 0.5 and half["rouge_l"] == pytest.approx(0.5) and half["cider_d"] == pytest.approx(5)
     assert half["bleu1"] == pytest.approx(math.exp(1 - 9 / 5))  # all words are right, and too few
+
+
+def test_the_shorter_of_two_closest_references_has_the_length() -> None:
+    pytest.importorskip("torchmetrics")
+    found = caption_scores([["a b c d e", "a b c"], ["f g h i"]], ["a b c d", "f g h i"])
+    assert found["bleu1"] == pytest.approx(1)  # 8 words for 7, and not for 9
 
 
 def test_references_and_captions_that_are_refused() -> None:

@@ -22,6 +22,10 @@ class InstructedVideos(CaptionedVideos):
 
     The caption of an entry is its conversation as a text, which `parse_conversation` reads. So `CaptionedDataset` and
     its loader carry conversations as they carry captions.
+
+    Args:
+        entries: the videos, the caption of each a conversation as a text. `read_instructions` makes them.
+        root: folder that relative paths are joined to.
     """
 
     def conversation(self, index: int) -> Messages:
