@@ -97,7 +97,8 @@ class _Fit:
         peak = self._peak(figures)
         self.say(
             f"predicted memory of a step: {_gib(peak)} of the {_gib(self.usable)} GiB that can be used, with {clips} "
-            f"pairs at a time; largest that fits: {fits} pairs at a time, or clips of {longest} frames{self._left_out()}"
+            f"pairs at a time; largest that fits: {fits} pairs at a time, or clips of {longest} frames"
+            f"{self._left_out()}"
         )
         if peak > self.usable:
             self.say(f"this step is predicted not to fit: {self._advice(fits, longest)}")

@@ -1,9 +1,10 @@
 """The step of contrastive pre-training whose memory is predicted, and the longest clip that fits.
 
-The step is the recipe's own, on fake tensors: its towers, parts, losses and optimizer, in one process whatever group the
-recipe has: other processes' features are small, n · E numbers, but not the tokens that negatives "global" gathers. It
-leaves out what `videomae_fast.memory.predict` does, compilation, and stochastic depth, which takes less memory. Captions
-are as long as they may be, and clips are as many bytes as they have pixels, which is the most that the loader sends.
+The step is the recipe's own, on fake tensors: its towers, parts, losses and optimizer, in one process whatever group
+the recipe has: other processes' features are small, n · E numbers, but not the tokens that negatives "global" gathers.
+It leaves out what `videomae_fast.memory.predict` does, compilation, and stochastic depth, which takes less memory.
+Captions are as long as they may be, and clips are as many bytes as they have pixels, which is the most that the loader
+sends.
 """
 
 import functools
