@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.recipes import paired
-from tests.recipes.test_contrast_memory import MIB, figures, recipe
+from tests.recipes.test_contrast_memory import FUSION, MIB, figures, recipe
 from videomae_fast.memory import MemoryFigures
 from videomae_fast.memory.figures import CATEGORIES, Moment
 from videomae_fast.recipes import contrast_fit, contrast_memory
@@ -65,10 +65,11 @@ def known(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return asked
 
 
-def fit(text: Path, **changes: Any) -> tuple[str, list[str]]:
+def fit(text: Path, group: Any = None, **changes: Any) -> tuple[str, list[str]]:
     """The choice of recomputation, and the lines, of a run of clips of 8 frames in batches of 12."""
     said: list[str] = []
     of = recipe(text, **({"num_frames": 8, "batch_size": 12} | changes))
+    of.group = group
     options = contrast_fit.fit_contrast(of, torch.device("cuda"), said.append)
     assert replace(options, recompute="auto") == replace(of.config.model, recompute="auto")
     return options.recompute, said
@@ -93,6 +94,26 @@ def test_what_a_run_says(card: SimpleNamespace, sizes: Path) -> None:
     )
     card.total_memory = 8 * MIB
     assert fit(sizes)[1][1].endswith("take a larger --mask-ratio or --train last:K")
+
+
+def group_of(ranks: int, rank: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(size=lambda: ranks, rank=lambda: rank)
+
+
+@pytest.mark.usefixtures("known")
+def test_what_several_processes_say(card: SimpleNamespace, sizes: Path) -> None:
+    """The buckets of DDP hold the gradients, half of AdamW's state: 1 MiB. The first rank speaks."""
+    card.total_memory = 50 * MIB
+    fits = {ranks: fit(sizes, group_of(ranks))[1] for ranks in (1, 2)}
+    assert fits[1] == fit(sizes)[1] and fits[1][0].endswith("fits: 20 pairs at a time, or clips of 12 frames")
+    assert fits[2][0].endswith("fits: 19 pairs at a time, or clips of 12 frames") and len(fits[2]) == 1
+    assert fit(sizes, group_of(2, rank=1))[1] == []
+    card.total_memory = 34 * MIB  # which the step takes without DDP
+    assert len(fit(sizes, group_of(1))[1]) == 1 and len(fit(sizes, group_of(2))[1]) == 2
+    gathers = FUSION | {"negatives": "global"}
+    note = "; the tokens that --negatives global gathers are not in it"
+    for ranks, options, expected in ((2, gathers, True), (1, gathers, False), (2, FUSION, False)):
+        assert fit(sizes, group_of(ranks), **options)[1][0].endswith(note) == expected
 
 
 def test_nothing_is_predicted_on_a_cpu(known: list[tuple[int, int]], sizes: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_run_continues_exactly(pairs: Path, tmp_path: Path) -> None:
         ({"max_tokens": 17}, "max_tokens must be at most 16"),
         ({"text_model": ""}, "text_model is empty"),
         ({"word_ratio": 0.0}, r"word_ratio must be in \(0, 1\]"),
-        ({"micro_batch": 1}, "no two of the 1 pairs that are compared differ in video and caption"),
+        ({"micro_batch": 1}, "micro_batch must be at least 2 with fusion_layers 1, .* got 1"),
     ],
 )
 def test_errors(options: dict[str, Any], message: str, pairs: Path, text_model: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from videomae_fast.cli import main
 from videomae_fast.memory import CARDS, MemoryFigures
 from videomae_fast.memory.cache import PredictionCache
 from videomae_fast.models.config import CONFIGS
-from videomae_fast.recipes import contrast_memory, longest_clip
+from videomae_fast.recipes import contrast_memory, contrast_memory_report
 from videomae_fast.recipes.contrast import Contrast, ContrastConfig
 from videomae_fast.recipes.contrast_memory import ContrastStep, predictor
 
@@ -70,6 +70,15 @@ def test_it_is_a_step_that_learns(changes: dict[str, Any], text_model: Path) -> 
     for name, weight in step.model.named_parameters():
         if not zero & set(name.split(".")) and "word_embeddings" not in name and weight.ndim > 1:
             assert torch.equal(weight, before[name]) != weight.requires_grad, name
+
+
+@pytest.mark.parametrize("options", [{}, FUSION | {"negatives": "global"}], ids=str)
+def test_it_is_of_one_process(options: dict[str, Any], sizes: Path) -> None:
+    """Whatever group the recipe has, so that all figures of a report, kept ones too, are of one step."""
+    of = recipe(sizes, **options)
+    alone = figures(of, 2)
+    of.group = of.losses.group = object()  # with which no rows can be gathered
+    assert figures(of, 2).peak_bytes == alone.peak_bytes
 
 
 @pytest.mark.parametrize("pairs", [None, 6])
@@ -181,7 +190,7 @@ def tables(report: str) -> list[list[list[str]]]:
 def test_the_command(sizes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures in both tables are those of the step; the second time, all are those that are kept."""
     monkeypatch.setitem(CARDS, "A100-80", 64 * MIB)
-    monkeypatch.setattr(longest_clip, "KNOWN_BATCHES", (2, 4))
+    monkeypatch.setattr(contrast_memory_report, "KNOWN_BATCHES", (2, 4))
     options = "--frames 4,8 --mask-ratio 0.75 --train last:1 --card A100-80 --image-size 32 --patch-size 16"
     command = ["memory", "--recipe", "contrast", "--model", "tiny", *options.split(), "--batch-size", "8"]
     command += ["--text-model", str(sizes)]
@@ -221,6 +230,9 @@ def test_the_command(sizes: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         ("--text-model nowhere", "text_model must be a folder of a text encoder of transformers, got nowhere"),
         ("--batch-size 0", "batch_size must be positive, got 0"),
         ("--decoder-mask-ratio 0.5", "decoder_mask_ratio does not go with --recipe contrast"),
+        ("--decoder-mask-ratio 0", "decoder_mask_ratio does not go with --recipe contrast"),
+        ("--frames=", "frames must be whole numbers with commas between, got ''"),
+        ("--mask-ratio=", "mask_ratio must be numbers with commas between, got ''"),
         ("--all", "all does not go with --recipe contrast"),
     ],
 )
@@ -233,6 +245,8 @@ def test_errors_of_other_recipes_and_cards(capsys: pytest.CaptureFixture[str], m
     for recipe_of, given, message in (
         ("pretrain", "--mask-ratio 0,0.75", "mask_ratio of --recipe pretrain must be one number, got '0,0.75'"),
         ("finetune", "--frames 16", "frames is of --recipe contrast, got --recipe finetune"),
+        ("pretrain", "--frames=", "frames is of --recipe contrast, got --recipe pretrain"),
+        ("finetune", "--image-size 0", "image_size is of --recipe contrast, got --recipe finetune"),
         ("pretrain", "--card H200", "card is of --recipe contrast, got --recipe pretrain"),
     ):
         assert main(["memory", "--recipe", recipe_of, *given.split()]) == 2

@@ -43,7 +43,7 @@ def add_memory(commands: Any) -> None:
     contrast.add_argument("--train", help="of the video tower: all, last:K, head or none (default: all)")
     contrast.add_argument("--text-model", help="folder of a text encoder of transformers (default: BERT-base)")
     contrast.add_argument("--freeze-text", action="store_true", default=None, help="train nothing of the text tower")
-    unset = dict.fromkeys(("batch_size", "mask_ratio", "decoder_mask_ratio"))  # defaults are those of the recipe
+    unset = dict.fromkeys(("batch_size", "mask_ratio", "decoder_mask_ratio", "all"))  # defaults are those of the recipe
     memory.set_defaults(run=_memory, **unset)
 
 
@@ -99,7 +99,7 @@ def _of_one_clip_size(args: argparse.Namespace) -> str:
 
 
 def _contrast(args: argparse.Namespace) -> str:
-    from ..recipes.longest_clip import LongestClips
+    from ..recipes.contrast_memory_report import LongestClips
     from ..recipes.step_memory import open_cache
 
     _refuse(args, ("decoder_mask_ratio", "picture", "all"), "does not go with --recipe contrast")
@@ -108,8 +108,8 @@ def _contrast(args: argparse.Namespace) -> str:
     fixed = {name: getattr(args, name) for name in ("model", "precision", "activation_checkpointing")}
     return LongestClips(
         options | fixed,
-        _numbers(args.frames or "16", "frames", int),
-        _numbers(args.mask_ratio or "0.75", "mask_ratio", float),
+        _numbers("16" if args.frames is None else args.frames, "frames", int),
+        _numbers("0.75" if args.mask_ratio is None else args.mask_ratio, "mask_ratio", float),
         args.card or "A100-80",
         args.batch_size,
         None if args.no_cache else open_cache(),
@@ -118,7 +118,7 @@ def _contrast(args: argparse.Namespace) -> str:
 
 def _refuse(args: argparse.Namespace, names: Collection[str], why: str) -> None:
     for name in names:
-        if getattr(args, name):
+        if getattr(args, name) is not None:
             raise ValueError(f"{name} {why}")
 
 

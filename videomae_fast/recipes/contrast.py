@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 
 from .._text import printable_lines
 from ..data.captioned import CaptionedBatch, positive_ids
-from ..data.captioned.batch import check_negatives
 from ..engine.checkpoint import list_checkpoints
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
@@ -30,6 +29,7 @@ from .contrast_config import ContrastConfig
 from .contrast_fit import fit_contrast
 from .contrast_kept_video import KeptVideo
 from .contrast_losses import ContrastLosses
+from .contrast_negatives import NegativeCounts, check_lists, check_sizes, pairs_differ
 from .contrast_part import Part
 from .contrast_text import KeptText
 from .contrast_towers import build_towers, choose_trained
@@ -61,9 +61,10 @@ class Contrast(Recipe):
         self.losses = ContrastLosses(config, self.group)
         world_size = self.group.size() if self.group else 1
         check_equal(config.optimizer.batch_size, "batch_size", device, self.group)
-        if config.optimizer.batch_size * world_size < 2:
-            raise ValueError("batch_size must be at least 2 on one device: a single pair has nothing to differ from")
+        check_sizes(config, world_size)
         kinds = config.data.pairs(config.data.data)
+        check_lists(kinds, config.data.data)
+        self.negatives = NegativeCounts()
         eval_kinds = config.data.pairs(config.data.eval_data) if config.run.eval_every else (None, None)
         use_fastest_attention(config.model.attention, device, say)
         fitted = replace(config, model=fit_contrast(self, device, say))
@@ -123,10 +124,8 @@ class Contrast(Recipe):
     def parts(self, batch: CaptionedBatch, count: int, device: torch.device) -> list[Part]:
         """Move clips to the device and draw their tokens. Of several parts, learn what each contributes to the loss."""
         self.videos.count(batch)
-        if self.group is None:  # of several ranks the loss tells, where values may be read
-            check_negatives(batch.video_id, "video")
-            check_negatives(batch.caption_id, "caption")
         parts = list(self._parts(batch, count, device, self.fuses, self.kept_video))
+        self.negatives.add(parts, self.group, self.fuses)
         if count == 1:
             return parts
         with torch.no_grad():
@@ -165,14 +164,18 @@ class Contrast(Recipe):
             )
             yield Part(*given, sound=piece.sound)
 
-    def _pair_ids(self, ids: Tensor, piece: CaptionedBatch) -> Tensor:
-        """Numbers of the pairs: of one device from the host's ids; of all devices they are read back, a host sync."""
+    def _pair_ids(self, ids: Tensor, piece: CaptionedBatch) -> Tensor | None:
+        """Numbers of the pairs: of one device from the host's ids; of all devices they are read back, a host sync.
+
+        None where there is no negative: each pair then has a number of its own, and its loss of matching no weight.
+        """
         if self.config.fusion.negatives == "local" or self.group is None:
             numbers, first = piece.ids, 0
         else:
             joined = gather_rows(ids.T, self.group).T.cpu()
             numbers, first = positive_ids(joined[0], joined[1]), self.group.rank() * ids.shape[1]
-        check_negatives(numbers, "video and caption")
+        if not pairs_differ(numbers):
+            return None
         return numbers.to(ids.device, non_blocking=True)[first:][: ids.shape[1]]
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -241,8 +244,8 @@ class Contrast(Recipe):
         return self._features(model, part).pairs, part
 
     def report(self) -> list[str]:
-        """See `TrainingPairs.report`."""
-        return self.videos.report()
+        """Lines about videos, captions and negatives."""
+        return self.videos.report() + self.negatives.report()
 
 
 def contrast(config: ContrastConfig) -> RunResult:

@@ -79,9 +79,12 @@ class _Fit:
 
     def _held(self, figures: MemoryFigures) -> int:
         """Bytes that a step does not show: an average of the weights, and the gradients in DDP's buckets."""
-        group, averaged = self.recipe.group, self.recipe.ema_decay > 0
-        several = group is not None and group.size() > 1
-        return averaged * figures.breakdown["parameters"] + several * figures.breakdown["optimizer state"] // 2
+        averaged = self.recipe.ema_decay > 0
+        return averaged * figures.breakdown["parameters"] + self._several() * figures.breakdown["optimizer state"] // 2
+
+    def _several(self) -> bool:
+        group = self.recipe.group
+        return group is not None and group.size() > 1
 
     def _peak(self, figures: MemoryFigures) -> int:
         return figures.peak_bytes + self._held(figures)
@@ -95,9 +98,15 @@ class _Fit:
         self.say(
             f"predicted memory of a step: {_gib(peak)} of the {_gib(self.usable)} GiB that can be used, with {clips} "
             f"pairs at a time; largest that fits: {fits} pairs at a time, or clips of {longest} frames"
+            f"{self._left_out()}"
         )
         if peak > self.usable:
             self.say(f"this step is predicted not to fit: {self._advice(fits, longest)}")
+
+    def _left_out(self) -> str:
+        """What other processes send, as far as it is large."""
+        gathers = self.recipe.fuses and self.recipe.config.fusion.negatives == "global"
+        return "; the tokens that --negatives global gathers are not in it" if gathers and self._several() else ""
 
     def _largest_part(self, usable: int) -> int:
         """Pairs that the towers may run on at a time; with `micro_batch`, at most those of the batch."""

@@ -39,7 +39,8 @@ class ContrastLosses:
 
         loss = contrast_weight · contrast + matching_weight · matching + words_weight · words
 
-        With sound, each is the sum of that of the video and that of sound and video.
+        With sound, each is the sum of that of the video and that of sound and video. Of a part without a hard negative,
+        whose `pair_ids` are None, matching is 0.
 
         Args:
             found: what the model makes of the part.
@@ -104,7 +105,8 @@ class ContrastLosses:
         assert found.matching is not None and found.words is not None
         share, options = len(part.numbers) / self.config.optimizer.samples, self.config.fusion
         contrast = self._contrast(found.pairs, part, gradient)
-        matching, words = found.matching * share, found.words * share
+        matching = found.matching * (0.0 if part.pair_ids is None else share)  # of no negative; with gradients for DDP
+        words = found.words * share
         loss = options.contrast_weight * contrast + options.matching_weight * matching + options.words_weight * words
         return loss, {"contrast": contrast, "matching": matching, "words": words}
 

@@ -1,8 +1,10 @@
 """The step of contrastive pre-training whose memory is predicted, and the longest clip that fits.
 
-The step is the recipe's own, on fake tensors: its towers, parts, losses and optimizer. It leaves out what
-`videomae_fast.memory.predict` does, other devices, compilation, and stochastic depth, which takes less memory. Captions
-are as long as they may be, and clips are as many bytes as they have pixels, which is the most that the loader sends.
+The step is the recipe's own, on fake tensors: its towers, parts, losses and optimizer, in one process whatever group
+the recipe has: other processes' features are small, n · E numbers, but not the tokens that negatives "global" gathers.
+It leaves out what `videomae_fast.memory.predict` does, compilation, and stochastic depth, which takes less memory.
+Captions are as long as they may be, and clips are as many bytes as they have pixels, which is the most that the loader
+sends.
 """
 
 import functools
@@ -141,7 +143,7 @@ def predictor(
     """Predict the step of a recipe at any number of clips.
 
     Args:
-        recipe: of the settings.
+        recipe: of the settings; its group is not used.
         pairs: as `ContrastStep` takes them.
         cache: the cache of predictions; None predicts every time.
         advance: called after every prediction.
@@ -149,8 +151,9 @@ def predictor(
     Returns:
         The predictor; enter it.
     """
-    key = {"step": "contrast", "pairs": pairs, **_deciding(recipe.config)}
-    return StepPredictor(functools.partial(ContrastStep, recipe, pairs), key, cache, advance)
+    alone = type(recipe)(recipe.config)
+    key = {"step": "contrast", "pairs": pairs, **_deciding(alone.config)}
+    return StepPredictor(functools.partial(ContrastStep, alone, pairs), key, cache, advance)
 
 
 def longest_clip(

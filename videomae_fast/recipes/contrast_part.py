@@ -22,7 +22,8 @@ class Part(NamedTuple):
         video_id: (B,) int64, equal for the same video.
         caption_id: (B,) int64, equal for equal captions.
         sample: (B,) int64 sample numbers, on the device.
-        pair_ids: (B,) int64, equal for pairs that are no negatives of each other; None without fusion.
+        pair_ids: (B,) int64, equal for pairs that are no negatives of each other; None without fusion, and
+            where no pair has a negative.
         numbers: `sample` on the host.
         sound: (B, 998, 64) spectrograms; None of images, and without an audio tower.
         gradient: what the part contributes to a batch of several parts; None: the part is the batch.

@@ -80,24 +80,6 @@ def _launch(
     contrastive_loss(x, y, scale, bias, ids, weight, first, sigmoid, *outputs)
 
 
-def _check(
-    x: Tensor,
-    y: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    ids: Tensor | None,
-    weight: Tensor | None,
-    first: int,
-    sigmoid: bool,
-) -> None:
-    """If two relations leave no negative, one of them alone leaves none."""
-    if ids is not None and bool((ids == ids[:, :1]).all(1).any()):
-        raise ValueError(
-            f"x_ids and y_ids must leave negatives, but all {ids.shape[1]} ids of one of them agree, which makes every "
-            "row a positive of every other"
-        )
-
-
 def _backward_reference(
     grad: Tensor,
     grad_columns: Tensor,
@@ -179,7 +161,7 @@ def _backward_launch(
     )
 
 
-_op = define_op("contrastive_loss", _reference, _allocate, _launch, _check, pairs.workspace)
+_op = define_op("contrastive_loss", _reference, _allocate, _launch, workspace=pairs.workspace)
 _backward_op = define_op(
     "contrastive_loss_backward",
     _backward_reference,
@@ -238,7 +220,8 @@ def contrastive_loss(
     before exponentials, so that large scales do not overflow. Products are matrix products of PyTorch in float32, which
     on a GPU follow `torch.backends.cuda.matmul`; TF32 rounds no float16 or bfloat16 row. Backward keeps x, y, ids, and
     for clip two float32 numbers of each pair, with ids three. Differentiable in x, y, scale and bias; of a side without
-    a gradient none is computed.
+    a gradient none is computed. Where ids make all pairs positives of each other, nothing pushes rows apart: the loss
+    makes all products alike (clip, at least log n) or large (siglip).
 
     Args:
         x: (n, D) floating, normalised features of one side, of any strides.
@@ -259,8 +242,7 @@ def contrastive_loss(
         Scalar float32; float64 on a CPU if x or y is. Autocast has no say in it.
 
     Raises:
-        ValueError: a shape, device or value of an argument is not allowed, there is but one pair, or ids make all pairs
-            positives of each other.
+        ValueError: a shape, device or value of an argument is not allowed, or there is but one pair.
         TypeError: a dtype or type of an argument is not allowed.
 
     References:

@@ -66,10 +66,6 @@ def check_refusals(rank: int, group: dist.ProcessGroup) -> None:
             assert "must be the same on every rank" in str(error) and words in str(error), error
         else:
             raise AssertionError(f"no error on rank {rank}")
-    try:
-        contrastive_loss(**(make_inputs("clip", 3) | {"x_ids": torch.zeros(3, dtype=torch.int64)}), group=group)
-    except ValueError as error:
-        assert "must leave negatives" in str(error), error
     print("refused: unequal ranks")
 
 

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -103,6 +104,20 @@ def test_small_sigmoids_are_not_rounded_away(bias, backend):
     wanted = run(truth.contrastive_loss, widened(inputs, torch.float64))
     for ours, true in zip(run(contrastive_loss, inputs), wanted, strict=True):
         torch.testing.assert_close(ours.double(), true, rtol=2e-5, atol=2e-6 * float(true.abs().max()))
+
+
+@pytest.mark.parametrize("ids", IDS[1:])
+@kinds
+def test_no_negatives(kind, ids, backend, small_tiles):
+    """All pairs are positives of each other: a loss as any other, and where all products are equal clip's is log n."""
+    same = {name: torch.full((20,), 2**40, device=backend.device) for name in ids}
+    inputs = make_inputs(kind, 20, device=backend.device) | same
+    compare(inputs, ulps=16)
+    if kind == "clip":
+        equal = inputs | {"y": inputs["y"][:1].repeat(20, 1), "x": inputs["x"][:1].repeat(20, 1)}
+        loss, of_x, of_y, _ = run(contrastive_loss, equal)
+        assert float(loss) == pytest.approx(math.log(20))
+        assert float(of_x.abs().max()) < 1e-5 > float(of_y.abs().max())
 
 
 @kinds

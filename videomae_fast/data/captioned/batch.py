@@ -191,23 +191,6 @@ def positive_ids(video_id: torch.Tensor, caption_id: torch.Tensor) -> torch.Tens
         ids = found
 
 
-def check_negatives(ids: torch.Tensor, what: str) -> None:
-    """Make sure that the pairs of a loss are not all positives of each other, of which nothing can be learnt.
-
-    Args:
-        ids: (n,) int64 on the host, where reading them is no host sync.
-        what: pairs of equal ids have in common, in the error.
-
-    Raises:
-        ValueError: all ids are equal.
-    """
-    if bool((ids == ids[0]).all()):
-        raise ValueError(
-            f"no two of the {len(ids)} pairs that are compared differ in {what}, so that none is a negative of "
-            "another: compare more pairs (batch_size, micro_batch), or name others (data)"
-        )
-
-
 def digest_of_video(entry: CaptionedEntry) -> int:
     """The number of a part of a video in `CaptionedBatch.video_id`.
 
