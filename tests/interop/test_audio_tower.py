@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from tests.interop.models import disturb
 from tests.interop.test_video_text import BERT, STUDENT, known_width, published, second_stage, write
 from videomae_fast.interop import (
     CheckpointError,
+    audio_tower,
     beats_config_of,
     init_audio_tower,
     init_split_bert,
     init_video_text,
     init_video_tower,
 )
+from videomae_fast.interop.checkpoint import read_checkpoint
 from videomae_fast.models import AudioTower, AudioVideoTextModel, BeatsConfig, InternVideo2Tower, SplitBert
 
 __all__ = ["known_width"]
@@ -70,6 +73,14 @@ def test_a_tower_starts_from_beats(tmp_path: Path) -> None:
     found = AudioTower(beats_config_of(path))
     assert init_audio_tower(found, path) == ""
     assert all(torch.equal(tensor, original.state_dict()[name]) for name, tensor in found.state_dict().items())
+
+
+def test_settings_are_read_once_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, reads = save(tmp_path, beats(tower())), []
+    monkeypatch.setattr(audio_tower, "read_checkpoint", lambda file: reads.append(file) or read_checkpoint(file))
+    assert beats_config_of(path) == beats_config_of(path) == CONFIG and len(reads) == 1
+    save(tmp_path, beats(tower()) | {"other": torch.ones(9)}, max_distance=13)
+    assert beats_config_of(path) == replace(CONFIG, max_distance=13) and len(reads) == 2
 
 
 def test_a_predictor_of_classes_is_not_used(tmp_path: Path) -> None:

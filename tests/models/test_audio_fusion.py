@@ -27,13 +27,14 @@ from videomae_fast.models import (
     hard_negatives,
     mask_words,
 )
+from videomae_fast.models.fusion import vtm_loss
 from videomae_fast.models.negatives import SOUND_STREAMS, TEXT_STREAM, VIDEO_STREAM
 
 WIDTH = 20  # of projected tokens
 
 
-def model() -> AudioVideoTextModel:
-    bert = SplitBert(BERT, WIDTH)
+def model(width: int = WIDTH) -> AudioVideoTextModel:
+    bert = SplitBert(BERT, width)
     found = randomise(AudioVideoTextModel(InternVideo2Tower(INTERNVIDEO2), bert, AudioTower(BEATS), 12))
     assert isinstance(found, AudioVideoTextModel)
     return found.eval()
@@ -98,6 +99,17 @@ def test_losses_are_the_formula() -> None:
         torch.testing.assert_close(ours.words, words)
         assert torch.equal(ours.pairs.scale, 1 / found.temp) and ours.pairs.bias is None
     assert not torch.equal(output.matching, output.sound.matching)
+
+
+@pytest.mark.parametrize("width", [WIDTH, InternVideo2Tower(INTERNVIDEO2).token_dim])
+def test_match_is_what_the_loss_of_matching_reads(width: int) -> None:
+    """Of two pairs, whose negatives are each other; also where tokens would fit without their projection."""
+    found, mask = model(width), LETTERS[:2]
+    video, text = found.encode_video(clips(2)), found.encode_text(CAPTIONS[:2], mask)
+    output = found.losses(video, CAPTIONS[:2], mask, SAMPLE[:2], seed=5)
+    others = text._replace(tokens=text.tokens.flip(0))
+    pairs = (text, mask, video.tokens), (text, mask, video.tokens.flip(0)), (others, mask.flip(0), video.tokens)
+    torch.testing.assert_close(vtm_loss(torch.cat([found.match(*each) for each in pairs])), output.matching)
 
 
 def test_images_have_the_losses_of_the_video_alone() -> None:

@@ -13,6 +13,7 @@ from tests.recipes.test_contrast_fusion import STAGE2
 from tests.recipes.test_contrastive import gradients, prepared
 from videomae_fast.cli import main
 from videomae_fast.engine.log import EVALUATIONS, read_log
+from videomae_fast.interop import beats_config_of
 from videomae_fast.models import AudioVideoTextModel
 from videomae_fast.recipes.contrast import Contrast, contrast
 from videomae_fast.recipes.two_towers import read_two_towers
@@ -143,6 +144,20 @@ def test_the_command(
     assert isinstance(towers.model, AudioVideoTextModel)
     state, original = towers.model.audio_encoder.state_dict(), torch.load(beats)["model"]
     assert all(torch.equal(state[name], tensor) for name, tensor in original.items())
+
+
+def test_a_run_is_read_without_the_file_of_beats(sounds: Path, text_model: Path, tmp_path: Path) -> None:
+    beats = sounding.write_beats(tmp_path / "beats.pt")
+    found = contrast(paired.settings(sounds, text_model, tmp_path / "run", max_steps=1, **options(beats)))
+    expected = beats_config_of(beats)
+    beats.unlink()
+    towers = read_two_towers(str(tmp_path / "run"))
+    assert isinstance(towers.model, AudioVideoTextModel) and towers.model.audio_encoder.config == expected
+    state = paired.state_of(found.checkpoint)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in towers.model.state_dict().items())
+    (found.checkpoint / "audio.json").write_text('{"dim": 30}')
+    with pytest.raises(ValueError, match=r"audio\.json beside '.*' is damaged: dim 30 is not divisible by heads 12"):
+        read_two_towers(str(tmp_path / "run"))
 
 
 def test_a_run_continues_exactly(sounds: Path, beats: Path, text_model: Path, tmp_path: Path) -> None:

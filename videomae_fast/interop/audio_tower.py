@@ -1,5 +1,6 @@
 """Start an audio tower from BEATs, or from InternVideo2's second stage, with a report."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import torch
 
 from ..models.audio_tower import AudioTower, BeatsConfig
 from .checkpoint import CheckpointError, State, read_checkpoint, weights_file
-from .settings import PathLike
+from .settings import PathLike, settings_beside
 from .video_tower import Part, load_part, names_below
 
+AUDIO_FILE = "audio.json"  # beside weights of a run: the configuration of its audio tower
 AUDIO = "audio_encoder."  # what the names of an audio tower begin with in a dual encoder
 _TABLE = "self_attn.relative_attention_bias.weight"
 _SIZES: dict[str, tuple[str, Any]] = {  # of BeatsConfig: its published name, and the published default
@@ -48,18 +50,44 @@ def beats_config_of(path: PathLike) -> BeatsConfig:
         FileNotFoundError: `path` does not exist.
         CheckpointError: the file cannot be read, holds no settings, or those of another model.
     """
-    checkpoint = read_checkpoint(weights_file(Path(path)))
+    file = weights_file(Path(path))
+    facts = file.stat()
+    return _beats_config(file, facts.st_mtime_ns, facts.st_size)
+
+
+@functools.lru_cache(maxsize=8)  # predictors of memory ask for each figure, and the settings lie among the weights
+def _beats_config(file: Path, modified: int, size: int) -> BeatsConfig:
+    checkpoint, name = read_checkpoint(file), repr(str(file))
     settings = checkpoint.get("cfg") if isinstance(checkpoint, Mapping) else None
     if not isinstance(settings, Mapping) or not isinstance(checkpoint.get("model"), Mapping):
-        raise CheckpointError(f"{str(path)!r} is no file of BEATs: it must hold settings, 'cfg', and weights, 'model'")
-    for name, (value, default) in _SAME.items():
-        if (given := settings.get(name, default)) != value:
-            raise CheckpointError(f"{str(path)!r}: cfg has {name} {given!r}, and only {value!r} is known here")
-    sizes = {name: settings.get(*theirs) for name, theirs in _SIZES.items()}
+        raise CheckpointError(f"{name} is no file of BEATs: it must hold settings, 'cfg', and weights, 'model'")
+    for key, (value, default) in _SAME.items():
+        if (given := settings.get(key, default)) != value:
+            raise CheckpointError(f"{name}: cfg has {key} {given!r}, and only {value!r} is known here")
     try:
-        return BeatsConfig(**sizes)
+        return BeatsConfig(**{key: settings.get(*theirs) for key, theirs in _SIZES.items()})
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{str(path)!r}: cfg cannot be used: {error}") from error
+        raise CheckpointError(f"{name}: cfg cannot be used: {error}") from error
+
+
+def audio_config_beside(path: PathLike) -> BeatsConfig | None:
+    """The configuration of the audio tower of a run, which training with sound writes into every checkpoint.
+
+    Args:
+        path: file of weights, or folder that holds one.
+
+    Returns:
+        The configuration; None without an AUDIO_FILE there.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if not (settings := settings_beside(path, AUDIO_FILE)):
+        return None
+    try:
+        return BeatsConfig(**settings)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{AUDIO_FILE} beside {str(path)!r} is damaged: {error}") from error
 
 
 def init_audio_tower(tower: AudioTower, path: PathLike, strict: bool = True) -> str:

@@ -145,9 +145,8 @@ class AudioVideoTextModel(VideoTextFusionModel):
     def _check_source(self, vision_encoder: VideoTower, text_encoder: SplitBert) -> None:
         """Any width will do: tokens are projected to it."""
 
-    def _sight(self, video: VideoRows) -> Sight:
-        seen = super()._sight(video)
-        return seen._replace(tokens=_project(video.tokens, self.av_concat_vision_proj))
+    def _source(self, tokens: Tensor) -> Tensor:
+        return _project(tokens, self.av_concat_vision_proj)
 
     def _heads_of_sound(self) -> tuple[nn.Module, ...]:
         return self.av_concat_audio_proj, self.audio_proj, self.av_fusion, self.avtm_head

@@ -151,8 +151,8 @@ class VideoTextFusionModel(VideoTextModel):
         return found
 
     def match(self, text: TextRows, mask: Tensor, video: Tensor) -> Tensor:
-        """Logits (B, 2) of "no pair" and "pair", of captions and the tokens (B, S, D) of videos."""
-        return self._match(text.tokens, mask, video, self.itm_head)
+        """Logits (B, 2) of "no pair" and "pair", of captions and the video tower's tokens (B, S, D)."""
+        return self._match(text.tokens, mask, self._source(video), self.itm_head)
 
     def _check_source(self, vision_encoder: VideoTower, text_encoder: SplitBert) -> None:
         if text_encoder.source_dim != vision_encoder.token_dim:
@@ -162,7 +162,11 @@ class VideoTextFusionModel(VideoTextModel):
             )
 
     def _sight(self, video: VideoRows) -> Sight:
-        return Sight(video.tokens, self.project_video(video.pooled), self.itm_head)
+        return Sight(self._source(video.tokens), self.project_video(video.pooled), self.itm_head)
+
+    def _source(self, tokens: Tensor) -> Tensor:
+        """What fusion layers attend to, of the video tower's tokens."""
+        return tokens
 
     def _compare(
         self,

@@ -5,9 +5,10 @@ File structure:
     contrast         train with a configuration
 """
 
+import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from ..engine.checkpoint import list_checkpoints
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
 from ..engine.recipe import Recipe
-from ..models import stochastic_depth
+from ..interop.audio_tower import AUDIO_FILE
+from ..models import AudioVideoTextModel, stochastic_depth
 from ..models.dual_encoder import PairFeatures, VideoTextModel
 from ..models.fusion import FusionOutput
 from .contrast_config import ContrastConfig
@@ -114,6 +116,12 @@ class Contrast(Recipe):
         towers = {"text": self.kept, "video": self.kept_video}
         digests = {name: kept.digest for name, kept in towers.items() if kept is not None}
         return self.videos.order(samples_per_step) | digests
+
+    def files(self) -> dict[str, str]:
+        """The sizes of the audio tower, so that the file of BEATs is not needed to read the run."""
+        if not isinstance(self.model, AudioVideoTextModel):
+            return {}
+        return {AUDIO_FILE: json.dumps(asdict(self.model.audio_encoder.config), indent=0) + "\n"}
 
     def batches(
         self, rank: int, world_size: int, start_step: int, num_steps: int

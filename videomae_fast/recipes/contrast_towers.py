@@ -184,12 +184,15 @@ def _beats_config(options: AudioTowerOptions) -> BeatsConfig:
     return beats_config_of(options.audio_model)
 
 
-def build_towers(config: ContrastConfig, say: Callable[[str], None]) -> tuple[VideoTextModel, CaptionTokenizer]:
+def build_towers(
+    config: ContrastConfig, say: Callable[[str], None], audio: BeatsConfig | None = None
+) -> tuple[VideoTextModel, CaptionTokenizer]:
     """Make the dual encoder, and the tokenizer of its text tower.
 
     Args:
         config: of the run; sections of data, run and optimizer do not matter, but for the size of the clips.
         say: prints a line.
+        audio: of the audio tower of a run, which then has new weights, and `audio_model` is not read.
 
     Returns:
         The model, of which all is trained, and the tokenizer.
@@ -208,9 +211,9 @@ def build_towers(config: ContrastConfig, say: Callable[[str], None]) -> tuple[Vi
     if not config.audio.audio_model:
         bert, tokenizer = build_split_bert(config.text, layers, tower.token_dim, say)
         return VideoTextFusionModel(tower, bert, *sizes), tokenizer
-    audio = build_audio_tower(config.audio, say)
-    bert, tokenizer = build_split_bert(config.text, layers, audio.dim, say)  # tokens of both are projected to 768
-    return AudioVideoTextModel(tower, bert, audio, *sizes), tokenizer
+    sound = AudioTower(audio) if audio else build_audio_tower(config.audio, say)
+    bert, tokenizer = build_split_bert(config.text, layers, sound.dim, say)  # tokens of both are projected to 768
+    return AudioVideoTextModel(tower, bert, sound, *sizes), tokenizer
 
 
 def build_sizes(config: ContrastConfig) -> VideoTextModel:

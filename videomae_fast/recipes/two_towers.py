@@ -11,6 +11,7 @@ from .._text import printable
 from ..data.captioned import CaptionTokenizer
 from ..engine.log import say
 from ..interop import init_video_text
+from ..interop.audio_tower import audio_config_beside
 from ..interop.settings import settings_beside
 from ..models.dual_encoder import VideoTextModel
 from ..models.encoder import Clip
@@ -40,7 +41,7 @@ def read_two_towers(path: str, **changes: Any) -> TwoTowers:
 
     Args:
         path: a run of `contrast`, one of its checkpoints, or a file of weights in one, such as model_ema.safetensors.
-            The config.json beside the weights tells what the towers are.
+            The config.json beside the weights tells what the towers are; the file of BEATs is not needed again.
         **changes: options that differ from those of the run, such as `num_frames` and `text_model`.
 
     Returns:
@@ -62,7 +63,7 @@ def read_two_towers(path: str, **changes: Any) -> TwoTowers:
         config = ContrastConfig.from_options(**ContrastConfig.read_options(file)).with_options(**changes)
     except ValueError as error:
         raise ValueError(f"init must be a run of contrast, got {printable(path)}: {error}") from error
-    model, tokenizer = build_towers(config, lambda line: None)
+    model, tokenizer = build_towers(config, lambda line: None, audio_config_beside(source))
     init_video_text(model, source)
     return TwoTowers(model.eval(), tokenizer, config)
 

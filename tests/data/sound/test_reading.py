@@ -2,7 +2,9 @@
 
 import math
 import re
+import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from tests.data.sound_files import clicks, write_sound_video
 from videomae_fast.data import CaptionedEntry, FrameFolder, TarMember, VideoError, VideoFile
+from videomae_fast.data.readers import sound
 from videomae_fast.data.readers.sound import SoundReader
 from videomae_fast.data.sound import log_mel, sound_clip
 
@@ -148,6 +151,67 @@ def test_sound_without_a_decoder_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(data.replace(b"A_PCM/INT/LIT", b"A_NOBODYKNOWS"))
     with pytest.raises(VideoError, match="has no decoder for the codec of its audio stream"):
         sound_clip(entry(path), 0, 0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_samples_that_are_no_numbers_are_an_error(value: float, rate: int, tmp_path: Path) -> None:
+    samples = clicks([0.5], 1.0, rate)
+    samples[0, rate // 4] = value
+    path = write_sound_video(tmp_path / "a.mov", samples, rate, 1.0, "pcm_f32le")
+    with pytest.raises(VideoError, match=re.escape("a.mov: its sound has samples that are NaN or infinite")):
+        read(path, 0.0, 1.0)
+
+
+def test_loud_samples_are_limited_in_each_channel(tmp_path: Path) -> None:
+    """Also those whose sum over channels is infinite."""
+    samples = np.stack([np.full(16000, 3e38), np.full(16000, 3e38)])
+    samples[1, 8000:] = -0.5
+    found = read(write_sound_video(tmp_path / "a.mov", samples, seconds=1.0, codec="pcm_f32le"), 0.0, 1.0)
+    assert len(found) == 16000
+    assert (found[:8000] == 1.0).all() and (found[8000:] == 0.25).all()
+
+
+def test_a_rate_that_would_flood_the_resampler_is_an_error(tmp_path: Path) -> None:
+    path = write_sound_video(tmp_path / "a.avi", clicks([], 1.0, 1000), 1000, 1.0)
+    assert len(read(path, 0.0, 1.0)) == 16000
+    data = path.read_bytes()
+    said = struct.pack("<HHII", 1, 1, 1000, 2000)  # the header of PCM: a tag, channels, Hz, bytes a second
+    assert data.count(said) == 1
+    path.write_bytes(data.replace(said, struct.pack("<HHII", 1, 1, 8, 16)))
+    with pytest.raises(VideoError, match=re.escape("a.avi: its sound must have at least 1000 Hz, got 8")):
+        read(path, 0.0, 1.0)
+
+
+def test_many_channels_are_read_and_too_many_are_an_error(tmp_path: Path) -> None:
+    path = write_sound_video(tmp_path / "a.avi", np.full((1, 16000), 0.5), seconds=1.0)
+    data = path.read_bytes()
+    said = struct.pack("<HHIIHH", 1, 1, 16000, 32000, 2, 16)
+    assert data.count(said) == 1
+    for channels in (9, 64, 65):
+        header = struct.pack("<HHIIHH", 1, channels, 16000, 32000 * channels, 2 * channels, 16)
+        path.write_bytes(data.replace(said, header))
+        if channels < 65:
+            found = read(path, 0.0, 1.0)[: 16000 // channels - 32]
+            assert len(found) > 200
+            np.testing.assert_allclose(found, 0.5, atol=1e-3)
+    with pytest.raises(VideoError, match=re.escape("a.avi: its sound must have at most 64 channels, got 65")):
+        read(path, 0.0, 1.0)
+
+
+def test_a_video_without_a_time_base_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_sound_video(tmp_path / "a.mkv", clicks([0.5], 1.0), seconds=1.0)
+    closed: list[bool] = []
+
+    class Streams:
+        def best(self, kind: str) -> SimpleNamespace:
+            return SimpleNamespace(start_time=1, time_base=None)
+
+    container = SimpleNamespace(duration=None, streams=Streams(), close=lambda: closed.append(True))
+    monkeypatch.setattr(sound, "open_sound", lambda *_: (container, None))
+    with pytest.raises(VideoError, match=re.escape("a.mkv: av cannot tell its times (")):
+        SoundReader(VideoFile(str(path)), RATE)
+    assert closed == [True]
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

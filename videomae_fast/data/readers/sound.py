@@ -13,11 +13,13 @@ import numpy as np
 
 from ..._optional import require
 from ..sources.annotations import FrameFolder, VideoEntry
-from .base import TimeLimit, video_errors
+from .base import TimeLimit, VideoError, video_errors
 from .container import open_sound
 from .registry import locate
 
 GAP = 0.1  # seconds
+MIN_RATE = 1000  # samples per second of a file: of fewer, the resampler would make a packet a flood
+MAX_CHANNELS = 64
 _LEAD = 0.2  # seconds decoded before the first sample, because codecs and the resampler begin with silence
 
 
@@ -60,11 +62,12 @@ class SoundReader:
             seconds: of the part, positive.
 
         Returns:
-            (n,) float32 samples in [−1, 1], the mean of the channels, n ≤ seconds · sample_rate: less where the sound
-            ends earlier, 0 without sound. Where it has a gap, samples are 0.
+            (n,) float32 samples in [−1, 1], the mean of the channels, each limited to this range. n ≤ seconds ·
+            sample_rate: less where the sound ends earlier, 0 without sound. Where it has a gap, samples are 0.
 
         Raises:
-            VideoError: the sound is damaged.
+            VideoError: the sound is damaged, has samples that are NaN or infinite, fewer than MIN_RATE samples per
+                second, or more than MAX_CHANNELS channels.
         """
         count = round(seconds * self._rate)
         samples, end = np.zeros(count, dtype=np.float32), 0
@@ -88,10 +91,14 @@ class SoundReader:
     def _open(self) -> None:
         self.close()
         self._container, self._stream = open_sound(self._av, self.name, self._url)
-        self.heard = self._stream is not None
-        self.seconds = (self._container.duration or 0) / 1e6
-        video = self._container.streams.best("video")
-        self._origin = float(video.start_time * video.time_base) if video is not None and video.start_time else 0.0
+        try:
+            with video_errors(self.name, "av cannot tell its times"):
+                self.heard = self._stream is not None
+                self.seconds = (self._container.duration or 0) / 1e6
+                self._origin = _first_time(self._container.streams.best("video"))
+        except BaseException:
+            self.close()
+            raise
 
     def _chunks(self, start: float) -> Generator[tuple[float | None, np.ndarray], None, None]:
         """Samples (n,) with the time of the first one, from `start` or before on."""
@@ -114,17 +121,32 @@ class SoundReader:
         return True
 
     def _decoded(self) -> Generator[tuple[float | None, np.ndarray], None, None]:
-        resampler = self._av.AudioResampler(format="fltp", rate=self._rate)
+        # Not in planes, "fltp": of more than eight, PyAV reads past the end.
+        resampler = self._av.AudioResampler(format="flt", rate=self._rate)
         packets = TimeLimit(self.name).over(self._container.demux(self._stream))
         with closing(packets):
             frames = (frame for packet in packets for frame in packet.decode())
             for frame in frames:
+                self._check(frame)
                 for part in resampler.resample(frame):
-                    yield _timed(part, self._origin)
+                    yield self._timed(part)
             for part in resampler.resample(None):
-                yield _timed(part, self._origin)
+                yield self._timed(part)
+
+    def _check(self, frame: Any) -> None:
+        """Of each frame, because headers may lie."""
+        if frame.sample_rate < MIN_RATE:
+            raise VideoError(self.name, f"its sound must have at least {MIN_RATE} Hz, got {frame.sample_rate}")
+        if (channels := frame.layout.nb_channels) > MAX_CHANNELS:
+            raise VideoError(self.name, f"its sound must have at most {MAX_CHANNELS} channels, got {channels}")
+
+    def _timed(self, frame: Any) -> tuple[float | None, np.ndarray]:
+        time = None if frame.pts is None else float(frame.pts * frame.time_base) - self._origin
+        samples = frame.to_ndarray().reshape(frame.samples, frame.layout.nb_channels)
+        if not np.isfinite(samples).all():
+            raise VideoError(self.name, "its sound has samples that are NaN or infinite")
+        return time, samples.clip(-1, 1).mean(1)
 
 
-def _timed(frame: Any, origin: float) -> tuple[float | None, np.ndarray]:
-    time = None if frame.pts is None else float(frame.pts * frame.time_base) - origin
-    return time, frame.to_ndarray().mean(0)
+def _first_time(video: Any) -> float:
+    return float(video.start_time * video.time_base) if video is not None and video.start_time else 0.0
