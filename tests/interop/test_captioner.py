@@ -150,6 +150,13 @@ def edited(path: str, value: Any) -> Callable[[Path], None]:
         (edited("video_tower.config.encoder_dim", "wide"), "is not as save_captioner wrote it"),
         (edited("injection", "suffix"), "is not as save_captioner wrote it"),
         (edited("connector", None), "is not as save_captioner wrote it: 'connector' is None"),
+        (edited("lora", "all"), "is not as save_captioner wrote it: 'lora' is 'all'"),
+        (
+            edited("lora", {"ranks": 2}),
+            "is not as save_captioner wrote it: lora: add_language_lora() got an un",
+        ),
+        (edited("lora", {"rank": "2"}), "is not as save_captioner wrote it: lora: '<' not supported"),
+        (edited("lora", {"rank": 0}), "is not as save_captioner wrote it: lora: rank must be at least 1"),
     ],
 )
 def test_bad_files_are_named(
@@ -183,6 +190,30 @@ def test_no_folder_is_no_captioner(tmp_path: Path, language_folder: Path) -> Non
 
     with pytest.raises(ValueError, match="a captioner of Tower and QFormer cannot be saved"):
         save_captioner(captioner(tower=Tower(TINY)), tmp_path / "x", LanguageModelFolder("", ""))
+
+
+def test_half_a_language_model_is_refused_in_one_line(language_folder: Path) -> None:
+    weights = language_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=r"language' is no language model that transformers reads: \S") as refused:
+        read_language_model(language_folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_code_in_the_folder_does_not_run(language_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if somebody would say yes at the terminal, where nobody is asked."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (language_folder / "own.py").write_text(f"open({str(language_folder / 'ran')!r}, 'w')\n")
+    model = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+    for name, code in (("config.json", model), ("tokenizer_config.json", {"AutoTokenizer": [None, "own.Own"]})):
+        found = json.loads((language_folder / name).read_text())
+        own = {"model_type": "own", "tokenizer_class": "Own", "auto_map": code}
+        (language_folder / name).write_text(json.dumps(found | own))
+    with pytest.raises(CheckpointError, match=r"is no language model that transformers reads: .* custom code"):
+        read_language_model(language_folder)
+    with pytest.raises(CheckpointError, match=r"has no tokenizer that transformers reads: .* custom code"):
+        read_chat_tokenizer(language_folder, language_model())
+    assert not (language_folder / "ran").exists()
 
 
 def published_videochat2() -> tuple[nn.Module, dict[str, Tensor]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from tests.models.chatting import CHATML, MISTRAL, tokenizer
 from videomae_fast.models.chat_tokens import ChatTokens, begin_captions, encode_captions, encode_chat
@@ -59,6 +60,25 @@ def test_every_answer_and_its_end_is_a_target(template: str) -> None:
         written = source.apply_chat_template(marked, tokenize=False)
         before, after = around_video(tokens, source, row)
         assert before + after == written and before.endswith("<Video>") and after.startswith("</Video>")
+
+
+@pytest.mark.parametrize("options", [{"special": True}, {"special": True, "rstrip": True}], ids=["plain", "rstrip"])
+def test_any_special_token_ends_an_answer(options: dict[str, bool]) -> None:
+    """Gemma's and Phi-3's end of a turn has no role in the tokenizer, and Phi-3's takes the line break behind it."""
+    source = tokenizer(CHATML.replace("<|im_end|>", "<|fin|>"))
+    source.add_tokens([AddedToken("<|fin|>", normalized=False, **options)])
+    found = answers(encode_chat(source, [TWO]), source, 0)
+    assert found == ["A red square.<|fin|>", "It moves left, été.<|fin|>"]
+
+
+NO_END = CHATML.replace("<|im_end|>", "")
+# The end token is between messages only, so the last answer has none.
+BETWEEN = CHATML.replace("<|im_end|>", "{% if not loop.last or m.role == 'user' %}<|im_end|>{% endif %}")
+
+
+def test_a_prompt_needs_no_end_of_an_answer() -> None:
+    prompt = encode_chat(tokenizer(NO_END), [[*ONE, ONE[0]]], generation=True)
+    assert not len(prompt.answers)
 
 
 def test_no_token_lies_across_the_place_of_the_video() -> None:
@@ -145,6 +165,12 @@ MARK = "<Video></Video>"
         (lambda: encode_chat(TOKENIZER, [[*ONE, said("user", MARK), ONE[1]]]), "must be in the first question"),
         (lambda: encode_chat(tokenizer(MISTRAL), [TWO]), "chat template refuses the messages: only user and assistant"),
         (lambda: encode_chat(tokenizer("{{ messages[-1].content }}"), [ONE]), "does not write messages one after the"),
+        (
+            lambda: encode_chat(tokenizer(NO_END), [ONE]),
+            "conversations[0]: the tokenizer's chat template ends an answer",
+        ),
+        (lambda: encode_chat(tokenizer(BETWEEN), [ONE, ONE]), "ends an answer without an end token (eos or a special"),
+        (lambda: encode_chat(tokenizer(NO_END), [ONE], max_tokens=30), "so a model would never learn to stop"),
         (lambda: encode_chat(TOKENIZER, [ONE], max_tokens=3), "conversations[0] has 3"),
         (lambda: encode_chat(TOKENIZER, [ONE[:1]], max_tokens=9, generation=True), "must be within max_tokens 9"),
         (lambda: encode_captions(TOKENIZER, ["a", " "]), "captions[1] is empty"),

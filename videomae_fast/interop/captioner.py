@@ -111,7 +111,10 @@ def _language_model(settings: Mapping[str, Any], path: PathLike | None) -> nn.Mo
         )
     model = read_language_model(found.path)
     if settings.get("lora") is not None:
-        add_language_lora(model, **_section(settings, "lora"))
+        try:
+            add_language_lora(model, **_section(settings, "lora"))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"its config.json is not as save_captioner wrote it: lora: {error}") from error
     return model
 
 

@@ -58,7 +58,8 @@ def encode_chat(
     """Conversations in the tokenizer's chat template; all of its answers are targets, each with its end token.
 
     The video goes between `VIDEO`, which the text may have once; else they are put before the first question. An answer
-    is what the template adds for a message of the assistant, and its tokens are those that end in it.
+    is what the template adds for a message of the assistant, and its tokens are those that end in it. White space that
+    a special token takes with it does not count.
 
     Args:
         tokenizer: a fast tokenizer of transformers with a chat template.
@@ -72,8 +73,9 @@ def encode_chat(
         The tokens, on the CPU.
 
     Raises:
-        ValueError: the tokenizer has no chat template, or one that refuses the messages or does not write them one
-            after the other; a message is not allowed; an answer is empty; or a number is out of range.
+        ValueError: the tokenizer has no chat template, or one that refuses the messages, does not write them one after
+            the other, or ends answers without a special token, so that a model would never learn to stop; a message is
+            not allowed; an answer is empty; or a number is out of range.
         TypeError: the tokenizer is not a fast one.
 
     References:
@@ -86,10 +88,10 @@ def encode_chat(
             f"tokenizer {getattr(tokenizer, 'name_or_path', '')!r} has no chat template: take that of an instruction "
             "model, or train on plain captions (encode_captions)"
         )
-    texts = []
+    texts, special = [], _special(tokenizer)
     for number, messages in enumerate(conversations):
         try:
-            texts.append(_chat(tokenizer, messages, marks, generation))
+            texts.append(_chat(tokenizer, messages, special, marks, generation))
         except ValueError as error:
             raise ValueError(f"conversations[{number}]: {error}") from error
     return _batch(tokenizer, texts, max_tokens, "conversations", generation)
@@ -132,7 +134,13 @@ def begin_captions(tokenizer: Any, count: int) -> ChatTokens:
     return _batch(tokenizer, [_Text([begin], 1, []) for _ in range(count)], 1, "captions", True)
 
 
-def _chat(tokenizer: Any, conversation: Conversation, marks: bool, generation: bool) -> _Text:
+def _special(tokenizer: Any) -> set[int]:
+    """Tokens that no text is: those with a role, such as eos, and those that are only declared special."""
+    declared = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return {*tokenizer.all_special_ids, *declared}
+
+
+def _chat(tokenizer: Any, conversation: Conversation, special: set[int], marks: bool, generation: bool) -> _Text:
     messages = [dict(message) for message in conversation]
     _check_messages(messages, generation)
     if marks:
@@ -153,7 +161,17 @@ def _chat(tokenizer: Any, conversation: Conversation, marks: bool, generation: b
         for piece in (text[:place], text[place:])
     )
     offset, ids = len(first["input_ids"]), [*first["input_ids"], *second["input_ids"]]
-    ends = [place + end - 1 for _, end in second["offset_mapping"]]  # the last character of each token
+    stops, ends = set[int](), list[int]()  # the last character of special tokens, and of all
+    for token, (start, end) in zip(second["input_ids"], second["offset_mapping"], strict=True):
+        if token in special:  # it may have taken the white space behind it
+            end = start + len(text[place + start : place + end].rstrip())
+            stops.add(place + end - 1)
+        ends.append(place + end - 1)
+    if not generation and any(high - 1 not in stops for _, high in spans):
+        raise ValueError(
+            "the tokenizer's chat template ends an answer without an end token (eos or a special one), so a model "
+            "would never learn to stop"
+        )
     answers = [offset + n for n, end in enumerate(ends) if any(low <= end < high for low, high in spans)]
     return _Text(ids, offset, [] if generation else answers)
 

@@ -11,6 +11,7 @@ from ..._optional import require
 from ...models.language_model import check_language_model, check_vocabulary
 from ..checkpoint import CheckpointError
 from ..settings import PathLike
+from .text import LOCAL, reason
 
 _WEIGHTS = ("config.json", "*.safetensors", "*.bin")
 
@@ -67,10 +68,10 @@ def read_language_model(path: PathLike) -> nn.Module:
         raise CheckpointError(f"{str(path)!r} is no folder with a language model of transformers")
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            path, output_loading_info=True, local_files_only=True, torch_dtype="auto"
+            path, output_loading_info=True, torch_dtype="auto", **LOCAL
         )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} is no language model that transformers reads: {error}") from error
+    except Exception as error:  # each format of weights has errors of its own
+        raise CheckpointError(f"{str(path)!r} is no language model that transformers reads: {reason(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(f"{str(path)!r}: {type(model).__name__} lacks {', '.join(missing[:8])}")
     check_language_model(model)
@@ -95,8 +96,8 @@ def read_chat_tokenizer(path: PathLike, model: nn.Module) -> Any:
     """
     transformers = require("transformers")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} has no tokenizer that transformers reads: {error}") from error
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **LOCAL)
+    except Exception as error:
+        raise CheckpointError(f"{str(path)!r} has no tokenizer that transformers reads: {reason(error)}") from error
     check_vocabulary(model, tokenizer)
     return tokenizer

@@ -17,7 +17,7 @@ from ..settings import PathLike, settings_beside
 
 _WORDS = "bert.embeddings.word_embeddings.weight"
 _DECODER = "cls.predictions.decoder."
-_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # the latter else asks at a terminal
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # the latter else asks at a terminal
 _NO_PART = ("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids")  # that a split BERT does not have
 
 
@@ -40,9 +40,9 @@ def read_text_tower(path: PathLike, pool: str = "mean") -> TextTower:
     if not Path(path).is_dir():
         raise CheckpointError(f"{str(path)!r} is no folder with a text model of transformers")
     try:
-        model, info = transformers.AutoModel.from_pretrained(path, output_loading_info=True, **_LOCAL)
+        model, info = transformers.AutoModel.from_pretrained(path, output_loading_info=True, **LOCAL)
     except Exception as error:  # each format of weights has errors of its own
-        raise CheckpointError(f"{str(path)!r} is no model that transformers reads: {_reason(error)}") from error
+        raise CheckpointError(f"{str(path)!r} is no model that transformers reads: {reason(error)}") from error
     missing = [name for name in sorted(info["missing_keys"]) if "pooler." not in name]
     if missing:
         raise CheckpointError(f"{str(path)!r}: {type(model).__name__} lacks {', '.join(missing[:8])}")
@@ -66,9 +66,9 @@ def read_tokenizer(path: PathLike, vocab_size: int) -> Any:
     """
     transformers = require("transformers")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **_LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **LOCAL)
     except Exception as error:
-        raise CheckpointError(f"{str(path)!r} has no tokenizer that transformers reads: {_reason(error)}") from error
+        raise CheckpointError(f"{str(path)!r} has no tokenizer that transformers reads: {reason(error)}") from error
     check_tokenizer(tokenizer, vocab_size)
     return tokenizer
 
@@ -115,7 +115,7 @@ def split_bert_config(path: PathLike, text_layers: int, tokenizer: Any, **change
     return SplitBertConfig(text_layers=text_layers, **{**found, **changes})
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The first line of what transformers says, which may list all models that it knows."""
     return printable(str(error).strip().partition("\n")[0])
 
