@@ -1,21 +1,26 @@
-"""Plots of benchmark results, SVG: ops against the copy roofline, steps by speed and memory, loading by parts."""
+"""Plots of benchmark results, SVG: ops against the copy roofline, steps by speed and memory, loading by parts.
+
+And predictions: the memory of pre-training steps, and that of contrastive steps by frames and mask ratio.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contrast import steps as contrast
 from benchmarks.harness.results import Record, Results, by_case, pictures
 from benchmarks.harness.targets import COMPILED, OURS, PUBLISHED
 from videomae_fast._optional import require
 
 PARTS = {"decode": "#8a8f98", "augment": "#d98e32", "collate": "#1b7f5c"}  # of a loader's work
 COLOURS = {OURS: "#1b7f5c", COMPILED: "#d98e32", PUBLISHED: "#8a8f98"}
+FRAME_COLOURS = ("#1b7f5c", "#d98e32", "#4464ad", "#8e3b6f")  # of a contrastive step, by frames of a clip
 MEMORY_SIZES = ("base", "giant")
 MEMORY_BARS = {PUBLISHED: "#8a8f98", "published + SDPA": "#d98e32", "videomae_fast": "#1b7f5c"}
 
 
 def save_plots(devices: Iterable[Results], folder: Path) -> list[Path]:
-    """Write the plots of all measured results (`results.pictures`) into `folder`. Returns the files written.
+    """Write the plots of all results (`results.pictures`) into `folder`. Returns the files written.
 
     Needs matplotlib (extra "bench"). The same results give the same bytes.
     """
@@ -112,7 +117,35 @@ def _loading_figure(records: list[Record], results: Results) -> Any:
     return figure
 
 
-_FIGURES = {"ops": _ops_figure, "model": _steps_figure, "loader": _loading_figure}
+def _contrast_figure(records: list[Record], results: Results) -> Any:
+    """Lines of memory against mask ratio, a colour for each number of frames, ours solid and naive dashed."""
+    figure, axes = _axes(2, height=3.2)
+    frames = sorted({r["frames"] for r in records})
+    panels = {
+        "all trained": (contrast.NAIVE, contrast.OURS),
+        "last 4 blocks trained": (contrast.NAIVE_LAST, contrast.OURS_LAST),
+    }
+    for axis, (title, variants) in zip(axes, panels.items(), strict=True):
+        for number, colour in zip(frames, FRAME_COLOURS, strict=False):
+            for variant, style in zip(variants, ("--", "-"), strict=True):
+                shown = sorted(
+                    (r["mask_ratio"], r["mib_per_clip"])
+                    for r in records
+                    if (r["frames"], r["variant"]) == (number, variant)
+                )
+                axis.plot(*zip(*shown, strict=True), style, color=colour, marker=".", label=f"{number}, {variant}")
+        axis.set_title(title, loc="left")
+        axis.set_xlabel("share of tokens hidden")
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.legend(frameon=False, title="frames", fontsize=6)
+    axes[1].sharey(axes[0])
+    axes[0].set_ylabel("MiB of a further clip")
+    figure.suptitle(f"Predicted memory of a contrastive step, ViT-{records[0]['name']}, bf16, {results['commit']}")
+    return figure
+
+
+_FIGURES = {"ops": _ops_figure, "model": _steps_figure, "loader": _loading_figure, "contrast": _contrast_figure}
 
 
 def _height(records: list[Record]) -> float:

@@ -90,11 +90,15 @@ def slug(device: str) -> str:
 
 
 def pictures(results: Results) -> dict[str, list[Record]]:
-    """The file names of the plots of results, each with the measured records that it shows; see `plots`."""
+    """The file names of the plots of results, each with the records that it shows; see `plots`.
+
+    They are measured, but for the memory of contrastive steps, which is predicted.
+    """
     measured = [r for r in results["records"] if not r["predicted"] and "not_run" not in r]
     ops = [r for r in measured if r["suite"] == "ops" and "gb_per_s" in r and not r["name"].startswith("attention")]
     found = {f"ops-{size}": [r for r in ops if r["size"] == size] for size in dict.fromkeys(r["size"] for r in ops)}
     found |= {suite: [r for r in measured if r["suite"] == suite] for suite in ("model", "loader")}
+    found["contrast"] = [r for r in results["records"] if r["suite"] == "contrast" and r["predicted"]]
     return {f"{slug(results['device'])}-{name}.svg": records for name, records in found.items() if records}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from benchmarks.align.sizes import PUBLISHED_SIZES
+from benchmarks.contrast.tables import format_contrast
 from benchmarks.harness.markdown import Cell, markdown_table
 from benchmarks.harness.results import PREDICTED, Record, Results, by_case, pictures, size_of
 from benchmarks.harness.step_tables import format_alignment, format_finetuning, format_memory, format_steps
@@ -52,6 +53,7 @@ def format_results(results: Results, earlier: Results | None = None, measured: S
         "model": format_steps,
         "finetune": format_finetuning,
         "align": format_alignment,
+        "contrast": format_contrast,
         "loader": _loading,
         "evaluate": _evaluation,
         "ops": _ops,

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import videomae_kernels
+from benchmarks.contrast.sizes import CONTRAST_SIZES
+from benchmarks.contrast.steps import ALL_TRAINED, IMPLEMENTATIONS, LAST_TRAINED
 from benchmarks.harness.plots import save_plots
 from benchmarks.harness.results import Record, Results, compare, load
 from benchmarks.harness.run import SUITES, run_suites
@@ -121,6 +123,17 @@ def test_figures_of_alignment_steps(results: Results) -> None:
         assert record["largest_batch"] % record["masks"] == 0 < record["largest_batch"]
 
 
+def test_figures_of_contrastive_steps(results: Results) -> None:
+    measured = [r for r in of_suite(results, "contrast") if not r["predicted"]]
+    assert len(measured) == 2 * (len(ALL_TRAINED) + len(LAST_TRAINED))
+    for record in measured:
+        assert record["rounds"] == ROUNDS and 0 < record["peak_mib"] < record["total_mib"]
+        assert record["error"]["gradient"] < 1e-5
+    predicted = [r for r in of_suite(results, "contrast") if r["predicted"]]
+    assert len(predicted) == 4 * len(IMPLEMENTATIONS) * len(CONTRAST_SIZES["tiny"].frames)
+    assert all(r["mib_per_clip"] > 0 and r["largest_batch"] > 0 for r in predicted)
+
+
 def test_figures_of_evaluation(results: Results) -> None:
     records = of_suite(results, "evaluate")
     assert [record["variant"] for record in records] == ["published", "videomae_fast"] * 2
@@ -135,8 +148,13 @@ def test_predicted_records_are_apart(results: Results, folder: Path) -> None:
     files = {path.parent.name: load(path) for path in folder.glob("*/*.json")}
     assert len(files) == 2
     predicted = files.pop("predicted")["records"]
-    assert {record["suite"] for record in predicted} == {"finetune", "align", "memory", "roofline"}
-    of_steps = [record for suite in ("finetune", "align") for record in of_suite(results, suite) if record["predicted"]]
+    assert {record["suite"] for record in predicted} == {"finetune", "align", "contrast", "memory", "roofline"}
+    of_steps = [
+        record
+        for suite in ("finetune", "align", "contrast")
+        for record in of_suite(results, suite)
+        if record["predicted"]
+    ]
     assert predicted == [*of_steps, *of_suite(results, "memory"), *of_suite(results, "roofline")]
     assert all(record["predicted"] for record in predicted)
     (measured,) = files.values()
@@ -152,4 +170,4 @@ def test_results_are_json_tables_and_pictures(results: Results, tmp_path: Path) 
         assert f"Training step, ViT-tiny, {record['case']}" in text
     pictures = save_plots([results], tmp_path)
     assert [path.name.split("-", 1)[1] for path in pictures]
-    assert len(pictures) == 3 and all(path.read_text().startswith("<?xml") for path in pictures)
+    assert len(pictures) == 4 and all(path.read_text().startswith("<?xml") for path in pictures)

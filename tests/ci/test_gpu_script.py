@@ -177,10 +177,10 @@ def test_a_dry_run_goes_through_everything(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stdout[-5000:]
     state = outcomes(tmp_path)
     assert set(state.values()) == {"passed"}
-    assert {"environment", "kernels", "steps-base", "ops-base", "predicted-and-measured", "tiles"} <= state.keys()
+    assert {"environment", "kernels", "steps-base", "steps-contrast", "ops-base", "tiles"} <= state.keys()
     (results,) = (tmp_path / "results").glob("*/*.json")
     suites = {record["suite"] for record in json.loads(results.read_text())["records"]}
-    assert suites == {"model", "ops"}
+    assert suites == {"model", "contrast", "ops"}
     for name in ("kernels.xml", "steps-base.jsonl", "tiles.json", "predicted-and-measured.json", "summary.txt"):
         assert (tmp_path / name).stat().st_size > 0
     again = subprocess.run(command, env=environment, capture_output=True, text=True)
