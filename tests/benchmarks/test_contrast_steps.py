@@ -117,6 +117,12 @@ def test_a_case_for_the_contenders() -> None:
     assert records[NAIVE_LAST]["kernel_launches"] < records[NAIVE]["kernel_launches"]
 
 
+def test_without_transformers_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.model.contenders.find_spec", lambda name: None)
+    step, found = StepContenders(memory_budget=None).ready(CASE, NAIVE)
+    assert step is None and found["not_run"] == "not installed"
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match=r"name must be one of \('naive', .*, got 'ours'"):
         make_contrast_step("ours", CASE.inputs())
