@@ -11,10 +11,11 @@ ABOUT = (
     "could also keep the features of a frozen one, which is not counted. Where the last 4 blocks are trained, naive "
     "code trains all, or sets `requires_grad = False` for what is before them."
 )
+CHECKED = "On a CPU our towers look at the values of captions to check them, which counts as host syncs there only."
 PREDICTED = (
-    "A further clip is what doubling the batch adds, per clip. Clips that fit are those of an A100 with 80 GB, weights "
-    "and optimizer included. FLOPs are those of matrix products and attention. Not among the host syncs is one in all: "
-    "transformers asks the device in each step whether captions have padding."
+    "Predicted contrastive steps. A further clip is what doubling the batch adds, per clip. Clips that fit are of an "
+    "A100 with 80 GB, weights and optimizer included. FLOPs are of matrix products and attention. Host syncs leave "
+    "out one in all: transformers asks the device in each step whether captions have padding."
 )
 
 
@@ -22,12 +23,13 @@ def format_contrast(records: list[Record]) -> str:
     """Measured steps; predictions in one table for each number of frames, with ratios to its naive code."""
     measured = [record for record in records if not record["predicted"]]
     parts = [f"Contrastive steps of a video tower and a text tower. {ABOUT}"]
-    parts += [format_steps(measured, "Contrastive step")] if measured else []
+    parts += [CHECKED, format_steps(measured, "Contrastive step")] if measured else []
     predicted = [record for record in records if record["predicted"]]
+    parts += [PREDICTED] if predicted else []
     for name, frames in dict.fromkeys((record["name"], record["frames"]) for record in predicted):
         rows = [record for record in predicted if (record["name"], record["frames"]) == (name, frames)]
         case = rows[0]["case"].rpartition(",")[0]
-        parts.append(f"Predicted contrastive step, ViT-{name}, {case}. {PREDICTED}\n\n{_predicted_table(rows)}")
+        parts.append(f"Predicted contrastive step, ViT-{name}, {case}:\n\n{_predicted_table(rows)}")
     return "\n\n".join(parts)
 
 

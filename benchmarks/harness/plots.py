@@ -120,28 +120,25 @@ def _loading_figure(records: list[Record], results: Results) -> Any:
 def _contrast_figure(records: list[Record], results: Results) -> Any:
     """Lines of memory against mask ratio, a colour for each number of frames, ours solid and naive dashed."""
     figure, axes = _axes(2, height=3.2)
-    frames = sorted({r["frames"] for r in records})
-    panels = {
-        "all trained": (contrast.NAIVE, contrast.OURS),
-        "last 4 blocks trained": (contrast.NAIVE_LAST, contrast.OURS_LAST),
-    }
+    axes[1].sharey(axes[0])
+    memory = {(r["frames"], r["variant"], r["mask_ratio"]): r["mib_per_clip"] for r in records}
+    frames, ratios = (sorted({found[place] for found in memory}) for place in (0, 2))
+    panels = {"all trained": contrast.ALL_TRAINED, "last 4 blocks trained": contrast.LAST_TRAINED[1:]}
     for axis, (title, variants) in zip(axes, panels.items(), strict=True):
         for number, colour in zip(frames, FRAME_COLOURS, strict=False):
             for variant, style in zip(variants, ("--", "-"), strict=True):
-                shown = sorted(
-                    (r["mask_ratio"], r["mib_per_clip"])
-                    for r in records
-                    if (r["frames"], r["variant"]) == (number, variant)
-                )
-                axis.plot(*zip(*shown, strict=True), style, color=colour, marker=".", label=f"{number}, {variant}")
+                mib = [memory[number, variant, ratio] for ratio in ratios]
+                kind = "naive" if style == "--" else "videomae_fast"
+                axis.plot(ratios, mib, style, color=colour, marker=".", label=f"{number} frames, {kind}")
         axis.set_title(title, loc="left")
         axis.set_xlabel("share of tokens hidden")
-        axis.set_yscale("log", base=2)
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axis.legend(frameon=False, title="frames", fontsize=6)
-    axes[1].sharey(axes[0])
+        axis.set_xticks(ratios)
+    axes[0].set_yscale("log", base=2)
+    axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes[0].set_ylabel("MiB of a further clip")
-    figure.suptitle(f"Predicted memory of a contrastive step, ViT-{records[0]['name']}, bf16, {results['commit']}")
+    axes[1].tick_params(labelleft=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.suptitle(f"Predicted memory of a contrastive step, ViT-{records[0]['name']}, bf16")
     return figure
 
 

@@ -21,7 +21,7 @@ Key = tuple[str, str, str, str]
 PREDICTED = "predicted"  # in place of a device, for figures that depend on none
 NEVER_MORE = (
     *("peak_mib", "total_mib", "kernel_launches", "syncs", "bytes_to_device_per_clip"),
-    *("tflop", "tflop_per_clip", "gb", "frames_read"),
+    *("mib_per_clip", "tflop", "tflop_per_clip", "gb", "frames_read"),
 )
 ROUNDING = 1e-3  # relative: an allocator's rounding
 

@@ -217,7 +217,7 @@ def test_tables_and_the_picture(tmp_path: Path) -> None:
     shares = dict(zip(IMPLEMENTATIONS, (1.0, 0.5, 0.75, 0.25), strict=True))
     rows = [record(name, ratio, share * (1 - ratio)) for name, share in shares.items() for ratio in (0.75, 0.0)]
     text = format_contrast(rows)
-    assert "Predicted contrastive step, ViT-base, 8 clips, bf16." in text
+    assert "Predicted contrastive step, ViT-base, 8 clips, bf16:" in text
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith(("| naive", "| videomae_fast"))]
     found = [(line[0].removeprefix("| "), line[1], line[2], line[3]) for line in lines]
     assert found == [
@@ -231,4 +231,6 @@ def test_tables_and_the_picture(tmp_path: Path) -> None:
     (path,) = save_plots([{"device": "predicted", "commit": "abc", "records": rows}], tmp_path)
     drawn = path.read_text(encoding="utf-8")
     assert path.name == "predicted-contrast.svg"
-    assert all(f">{label}<" in drawn for label in ("16, naive", f"16, {OURS_LAST}", "last 4 blocks trained"))
+    assert all(
+        f">{label}<" in drawn for label in ("16 frames, naive", "16 frames, videomae_fast", "last 4 blocks trained")
+    )
