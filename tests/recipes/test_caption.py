@@ -1,5 +1,6 @@
 """Training on answers: what a step computes, and runs that learn, start from others, continue and are evaluated."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def peft(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language_models, "require", lambda name: stand_in_for_peft())
+    """A stand-in where peft is not installed."""
+    if find_spec("peft") is None:
+        monkeypatch.setattr(language_models, "require", lambda name: stand_in_for_peft())
 
 
 def prepared(config: CaptionConfig) -> tuple[Captioning, VideoCaptioner, list[CaptionedBatch]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.recipes import tiny
+from tests.recipes import paired, tiny
 from videomae_fast._text import printable, printable_lines
 from videomae_fast.cli import main
 from videomae_fast.models.config import CONFIGS
@@ -117,3 +117,25 @@ def test_what_cannot_be_asked(run: Path, pairs: Path, two_towers_run: Path, vide
     with pytest.raises(ValueError, match=r"prompt 'Where\?' cannot be asked: the tokenizer in .* has no chat template"):
         Describer(str(tmp_path / "run"), "Where?")
     assert list(describe(Describer(str(tmp_path / "run")), videos[:1], max_new_tokens=4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inject", ["prefix", "cross-attention"])
+def test_what_is_learnt_is_said(inject: str, tmp_path: Path) -> None:
+    """Eight videos, each with a caption of its own, by a random language model with adapters. Chance: one of eight."""
+    pytest.importorskip("peft")
+    pairs = paired.write_pairs(tmp_path / "pairs", images=False)
+    entries = [json.loads(line) for line in pairs.read_text().splitlines()]
+    captions = [entry["caption"][0] for entry in entries]
+    assert len(set(captions)) == 8
+    lines = (json.dumps(entry | {"caption": caption}) for entry, caption in zip(entries, captions, strict=True))
+    pairs.write_text("\n".join(lines))
+    language = captioning.write_language_model(
+        tmp_path / "language", hidden_size=64, intermediate_size=128, initializer_range=0.1
+    )
+    options = {"train": "all", "lora_rank": 16, "lora_dropout": 0.0, "queries": 4, "epochs": 100, "batch_size": 8}
+    caption(captioning.settings(pairs, language, tmp_path / "run", inject=inject, lr=0.15, log_every=50, **options))
+    videos = [str(pairs.parent / entry["path"]) for entry in entries]
+    found = describe(Describer(str(tmp_path / "run")), videos, max_new_tokens=24)
+    said = [each.text for each in found if isinstance(each, Description)]
+    assert sum(text == caption for text, caption in zip(said, captions, strict=True)) >= 7, said
