@@ -135,17 +135,6 @@ def test_figures_of_contrastive_steps(results: Results) -> None:
     assert all(r["mib_per_clip"] > 0 and r["largest_batch"] > 0 for r in predicted)
 
 
-def test_figures_of_contrastive_steps(results: Results) -> None:
-    measured = [r for r in of_suite(results, "contrast") if not r["predicted"]]
-    assert len(measured) == 2 * (len(ALL_TRAINED) + len(LAST_TRAINED))
-    for record in measured:
-        assert record["rounds"] == ROUNDS and 0 < record["peak_mib"] < record["total_mib"]
-        assert record["error"]["gradient"] < 1e-5
-    predicted = [r for r in of_suite(results, "contrast") if r["predicted"]]
-    assert len(predicted) == 4 * len(IMPLEMENTATIONS) * len(CONTRAST_SIZES["tiny"].frames)
-    assert all(r["mib_per_clip"] > 0 and r["largest_batch"] > 0 for r in predicted)
-
-
 def test_figures_of_evaluation(results: Results) -> None:
     records = of_suite(results, "evaluate")
     assert [record["variant"] for record in records] == ["published", "videomae_fast"] * 2

@@ -89,7 +89,7 @@ def test_adapters_are_saved(
     found = captioner(language=language)
     randomised(found)
     save_captioner(found, tmp_path / "run", LanguageModelFolder.of(language_folder))
-    settings = json.loads((tmp_path / "run" / "config.json").read_text())["captioner"]
+    settings = json.loads((tmp_path / "run" / "captioner.json").read_text())["captioner"]
     assert settings["lora"] == {"targets": ["lm_head", "q_proj"], "rank": 2, "alpha": 6, "dropout": 0.25}
     loaded = load_captioner(tmp_path / "run")
     torch.testing.assert_close(loss(loaded), loss(found), rtol=1e-5, atol=1e-6)
@@ -125,13 +125,13 @@ def without(prefix: str) -> Callable[[Path], None]:
 
 def edited(path: str, value: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        found = json.loads((folder / "config.json").read_text())
+        found = json.loads((folder / "captioner.json").read_text())
         part = found["captioner"]
         *parents, last = path.split(".")
         for parent in parents:
             part = part[parent]
         part[last] = value
-        (folder / "config.json").write_text(json.dumps(found))
+        (folder / "captioner.json").write_text(json.dumps(found))
 
     return change
 
@@ -142,8 +142,8 @@ def edited(path: str, value: Any) -> Callable[[Path], None]:
         (without("connector."), "it holds no captioner: no name begins with 'connector.'"),
         (without("connector.proj"), "missing: connector.proj.bias, connector.proj.weight"),
         (without("vision_encoder.norm"), "missing: vision_encoder.norm.bias, vision_encoder.norm.weight"),
-        (lambda folder: (folder / "config.json").unlink(), "no config.json there has a section 'captioner'"),
-        (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "captioner.json").unlink(), "no captioner.json there has a section 'captioner'"),
+        (lambda folder: (folder / "captioner.json").write_text("{"), "is not JSON"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "is damaged"),
         (edited("connector.kind", "Magic"), "is not as save_captioner wrote it: KeyError('Magic')"),
         (edited("connector.queries", 5), "of another shape"),

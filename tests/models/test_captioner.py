@@ -257,8 +257,6 @@ def test_memory_of_a_step_can_be_predicted(injection: str) -> None:
 
     def step() -> int:
         found, tokens = in_float32(injection, tower=VideoTransformer(TINY)), talk(marks=injection == "prefix")
-        shapes = {name: torch.zeros_like(getattr(tokens, name)) for name in ("ids", "place", "answers")}
-        whole = ChatTokens(**shapes, mask=torch.ones_like(tokens.mask))
         with MemoryProfile(found) as profile:
             found(torch.zeros(2, *CLIP[1:]), tokens).loss.backward()
         return profile.figures.step_bytes

@@ -39,6 +39,8 @@ COVERED = {
     "videomae-fast contrast --audio-model": ("test_contrast_sound.py", "test_the_command"),
     "videomae-fast memory --recipe contrast": ("test_contrast_memory.py", "test_the_command"),
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
+    "videomae-fast caption --data": ("test_caption.py", "test_the_command"),
+    "videomae-fast describe": ("test_describe.py", "test_damaged_and_missing_videos_are_named_and_others_done"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
     "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),
     "python -m benchmarks.tune": ("test_tune.py", "test_cases_are_found_and_timed"),
@@ -232,6 +234,21 @@ def test_the_page_of_video_and_text_has_every_option() -> None:
     known, options = (
         {action.option_strings[0] for action in choices[command]._actions} for command in ("pretrain", "align")
     )
+    assert options - known <= named <= options
+
+
+def test_the_page_of_video_and_text_has_every_option_of_caption() -> None:
+    """But for those that `contrast` has, too; some of these have another default here."""
+    from videomae_fast.cli import build_parser
+
+    choices = next(action.choices for action in build_parser()._actions if action.dest == "command")
+    text = (ROOT / "docs" / "video_text.md").read_text(encoding="utf-8")
+    table = text[text.index("\n### Options of `caption`") :].partition("\n### ")[2].partition("\n### ")[0]
+    named = set(re.findall(r"`(--[\w-]+)`", "".join(re.findall(r"^\| `.*? \|", table, re.MULTILINE))))
+    known, options = (
+        {action.option_strings[0] for action in choices[command]._actions} for command in ("contrast", "caption")
+    )
+    known |= {action.option_strings[0] for action in choices["pretrain"]._actions}
     assert options - known <= named <= options
 
 

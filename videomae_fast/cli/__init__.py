@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from .._text import printable, printable_lines
 from ..data import UnreadableVideosError
 from ..engine import NonFiniteLossError
+from .caption import add_caption, add_describe
 from .data import add_check_data, add_transcode
 from .machine import add_env
 from .memory import add_memory
@@ -50,6 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_pretrain(commands)
     add_align(commands)
     add_contrast(commands)
+    add_caption(commands)
+    add_describe(commands)
     add_finetune(commands)
     add_distil(commands)
     add_evaluate(commands)

@@ -30,53 +30,53 @@ _ONLY_GIVEN = {"argument_default": argparse.SUPPRESS}  # an option that is not g
 def add_pretrain(commands: Any) -> None:
     """Add `pretrain` to the commands; its options are the options of PretrainConfig."""
     help = "pre-train VideoMAE V2 on video files"
-    _add(commands, "pretrain", help, pretraining.PretrainConfig, _pretrain, demo=True)
+    add_recipe(commands, "pretrain", help, pretraining.PretrainConfig, _pretrain, demo=True)
 
 
 def add_gallery(commands: Any) -> None:
     """Add `gallery` to the commands; it has the options of `pretrain`, and `--output` names the picture."""
     help = "draw how the options of pretrain crop and mask the first video of a run"
     output = "file of the picture; its suffix names the format: .png, .jpg, ..."
-    _add(commands, "gallery", help, pretraining.PretrainConfig, _gallery, demo=True, output=output)
+    add_recipe(commands, "gallery", help, pretraining.PretrainConfig, _gallery, demo=True, output=output)
 
 
 def add_align(commands: Any) -> None:
     """Add `align` to the commands; its options are the options of AlignConfig."""
     help = "align InternVideo2 with teachers on the tokens that masks keep"
-    _add(commands, "align", help, aligning.AlignConfig, _align, demo=True)
+    add_recipe(commands, "align", help, aligning.AlignConfig, _align, demo=True)
 
 
 def add_contrast(commands: Any) -> None:
     """Add `contrast` to the commands; its options are the options of ContrastConfig."""
     help = "train a video tower and a text tower on captions, on the tokens that masks keep"
-    _add(commands, "contrast", help, contrasting.ContrastConfig, _contrast, demo=True)
+    add_recipe(commands, "contrast", help, contrasting.ContrastConfig, _contrast, demo=True)
 
 
 def add_finetune(commands: Any) -> None:
     """Add `finetune` to the commands; its options are the options of FinetuneConfig."""
     help = "train a classifier of labelled videos from pre-trained weights"
-    _add(commands, "finetune", help, finetuning.FinetuneConfig, _finetune)
+    add_recipe(commands, "finetune", help, finetuning.FinetuneConfig, _finetune)
 
 
 def add_distil(commands: Any) -> None:
     """Add `distil` to the commands; its options are the options of DistilConfig."""
     help = "train a small classifier to give the logits of a large one"
-    _add(commands, "distil", help, distilling.DistilConfig, _distil)
+    add_recipe(commands, "distil", help, distilling.DistilConfig, _distil)
 
 
 def add_evaluate(commands: Any) -> None:
     """Add `evaluate` to the commands; its options are the options of EvaluateConfig."""
     help = "evaluate a classifier on several views of each video"
-    _add(commands, "evaluate", help, evaluating.EvaluateConfig, _evaluate)
+    add_recipe(commands, "evaluate", help, evaluating.EvaluateConfig, _evaluate)
 
 
 def add_features(commands: Any) -> None:
     """Add `features` to the commands; its options are the options of FeaturesConfig."""
     help = "extract features of sliding windows, a file for each video"
-    _add(commands, "features", help, extracting.FeaturesConfig, _features)
+    add_recipe(commands, "features", help, extracting.FeaturesConfig, _features)
 
 
-def _add(
+def add_recipe(
     commands: Any,
     name: str,
     help: str,
@@ -167,14 +167,15 @@ def _pretrain(args: argparse.Namespace) -> None:
     result = pretraining.pretrain(config)
     if result.is_main_process:
         output = Path(config.run.output)
-        _show_losses(output, result.step)
+        show_losses(output, result.step)
         print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
         save_reconstruction(config, result.checkpoint / "model.safetensors", output / "reconstruction.png")
         print(f"original | masked | reconstruction: {printable(output / 'reconstruction.png')}")
-        _show_curves(output)
+        show_curves(output)
 
 
-def _show_losses(output: Path, step: int) -> None:
+def show_losses(output: Path, step: int) -> None:
+    """Print the first and the last loss of a run's log."""
     from ..engine.log import read_log
 
     losses = [float(row["loss"]) for row in read_log(output)]
@@ -182,7 +183,8 @@ def _show_losses(output: Path, step: int) -> None:
         print(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {step}")
 
 
-def _show_curves(output: Path) -> None:
+def show_curves(output: Path) -> None:
+    """Draw the log of a run."""
     from ..pictures.curves import save_curves
 
     save_curves(output, output / "curves.png")
@@ -199,9 +201,9 @@ def _align(args: argparse.Namespace) -> None:
         if hasattr(args, "demo") and result.finished:
             for line in align_demo.report(config, result):
                 print(line)
-        _show_losses(output, result.step)
+        show_losses(output, result.step)
         print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
-        _show_curves(output)
+        show_curves(output)
 
 
 def _contrast(args: argparse.Namespace) -> None:
@@ -214,9 +216,9 @@ def _contrast(args: argparse.Namespace) -> None:
             print(line)
     if result.is_main_process:
         output = Path(config.run.output)
-        _show_losses(output, result.step)
+        show_losses(output, result.step)
         print(f"weights of both towers: {printable(result.checkpoint / 'model.safetensors')}")
-        _show_curves(output)
+        show_curves(output)
 
 
 def _finetune(args: argparse.Namespace) -> None:
@@ -236,7 +238,7 @@ def _show_classifier(result: RunResult, config: finetuning.FinetuneConfig) -> No
         output = Path(config.run.output)
         layout = "as peft names them" if config.model.lora_rank else "in the published layout"
         print(f"weights, {layout}: {printable(result.checkpoint / 'model.safetensors')}")
-        _show_curves(output)
+        show_curves(output)
         save_run_attention(config, result.checkpoint / "model.safetensors", output / "attention.png")
         print(f"frames, and where the classifier looks: {printable(output / 'attention.png')}")
 

@@ -1,7 +1,7 @@
 """Interoperability with other libraries' models and weights: fuse a model; load, save and convert checkpoints."""
 
 from .audio_tower import beats_config_of, init_audio_tower
-from .captioner import init_connector, load_captioner, save_captioner
+from .captioner import init_captioner, init_connector, load_captioner, save_captioner
 from .checkpoint import CheckpointError, load_weights
 from .classifier import Classifier, read_classifier
 from .conversion import convert
@@ -35,6 +35,7 @@ __all__ = [
     "fuse",
     "head_rows",
     "init_audio_tower",
+    "init_captioner",
     "init_connector",
     "init_split_bert",
     "init_video_text",

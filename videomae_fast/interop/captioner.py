@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from ..models.video_transformer import VideoTransformer
 from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights, write_safetensors
 from .huggingface.language_model import LanguageModelFolder, read_language_model
 from .settings import PathLike
-from .video_tower import Part, load_part
+from .video_tower import VIDEO, Part, load_part, names_below, video_part
 
+SETTINGS = "captioner.json"  # beside the weights; a run has its options in config.json there
 _LANGUAGE, _CONNECTOR = "language_model.", "connector."
 _TOWERS: dict[str, Any] = {each.__name__: each for each in (VideoTransformer, InternVideo2Tower)}
 _CONFIGS: dict[str, Any] = {each.__name__: each for each in (VideoMAEConfig, InternVideo2Config)}
@@ -33,7 +35,7 @@ _NEW = ("extra_query_tokens", "proj.")  # what files of VideoChat2's first stage
 
 
 def save_captioner(model: VideoCaptioner, folder: PathLike, language_model: LanguageModelFolder) -> None:
-    """Write a captioner: `model.safetensors` with all but the language model's own weights, and `config.json`.
+    """Write a captioner: `model.safetensors` with all but the language model's own weights, and `captioner.json`.
 
     Args:
         model: any captioner of this library's towers and connectors.
@@ -42,8 +44,29 @@ def save_captioner(model: VideoCaptioner, folder: PathLike, language_model: Lang
 
     Raises:
         ImportError: safetensors is missing.
-        ValueError: the tower or the connector is of a class of somebody else, or adapters differ from each other.
+        ValueError: as `captioner_settings`.
         OSError: the disk is full or broken.
+    """
+    text, path = captioner_settings(model, language_model), Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    state = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items() if _is_kept(n)}
+    write_safetensors(state, path / "model.safetensors")
+    with disk_errors(path / SETTINGS), atomic_write(path / SETTINGS) as partial_file:
+        partial_file.write_text(text, encoding="utf-8")
+
+
+def captioner_settings(model: VideoCaptioner, language_model: LanguageModelFolder) -> str:
+    """The text of `captioner.json`, which tells what the weights beside it are of.
+
+    Args:
+        model: any captioner of this library's towers and connectors.
+        language_model: where the language model was read from.
+
+    Returns:
+        JSON.
+
+    Raises:
+        ValueError: the tower or the connector is of a class of somebody else, or adapters differ from each other.
     """
     tower, connector = model.vision_encoder, model.connector
     if type(tower).__name__ not in _TOWERS or type(connector).__name__ not in CONNECTORS:
@@ -62,12 +85,29 @@ def save_captioner(model: VideoCaptioner, folder: PathLike, language_model: Lang
         "language_model": asdict(language_model),
         "lora": language_lora(model.language_model),
     }
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    state = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items() if _is_kept(n)}
-    write_safetensors(state, path / "model.safetensors")
-    with disk_errors(path / "config.json"), atomic_write(path / "config.json") as partial:
-        partial.write_text(json.dumps({"captioner": settings}, indent=2) + "\n", encoding="utf-8")
+    return json.dumps({"captioner": settings}, indent=2) + "\n"
+
+
+def leave_language_model_out(model: VideoCaptioner) -> None:
+    """From now on the state dict of a captioner has no weights of its language model, but for adapters, and needs none.
+
+    A checkpoint is then as small as what is trained, and `load_captioner` reads it with `captioner_settings` beside it.
+
+    Args:
+        model: whose language model is frozen.
+    """
+    model.register_state_dict_post_hook(_drop_language_model)
+    model.register_load_state_dict_post_hook(_need_no_language_model)
+
+
+def _drop_language_model(model: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix) and not _is_kept(name.removeprefix(prefix))]:
+        del state[name]
+
+
+def _need_no_language_model(model: nn.Module, keys: Any) -> None:
+    wrapper = "module."  # of DDP
+    keys.missing_keys[:] = [name for name in keys.missing_keys if _is_kept(name.removeprefix(wrapper))]
 
 
 def load_captioner(folder: PathLike, language_model: PathLike | None = None, *, loss: str = "torch") -> VideoCaptioner:
@@ -89,7 +129,7 @@ def load_captioner(folder: PathLike, language_model: PathLike | None = None, *, 
     settings = _read_settings(Path(folder))
     state = read_weights(folder)
     try:
-        if not any(name.startswith(_CONNECTOR) for name in state):
+        if not is_captioner(state):
             raise CheckpointError(f"it holds no captioner: no name begins with {_CONNECTOR!r}")
         model = _build(settings, _language_model(settings, language_model), loss)
         missing, unexpected = load_weights(model, state, strict=False)
@@ -130,14 +170,51 @@ def _build(settings: Mapping[str, Any], language_model: nn.Module, loss: str) ->
             loss=loss,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"its config.json is not as save_captioner wrote it: {error!r}") from error
+        raise CheckpointError(f"its captioner.json is not as save_captioner wrote it: {error!r}") from error
 
 
 def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     section = settings.get(name)
     if not isinstance(section, dict):
-        raise CheckpointError(f"its config.json is not as save_captioner wrote it: {name!r} is {section!r:.40}")
+        raise CheckpointError(f"its captioner.json is not as save_captioner wrote it: {name!r} is {section!r:.40}")
     return section
+
+
+def init_captioner(model: VideoCaptioner, path: PathLike, strict: bool = True) -> str:
+    """Start a captioner from another one, as each stage of VideoChat2 from the one before.
+
+    Positions of the video tower are interpolated to its clips. Extra queries and adapters that the other does not have
+    stay as they are. The model stays untouched if weights do not fit.
+
+    Args:
+        model: after `leave_language_model_out`.
+        path: a run of `caption`, or a folder that `save_captioner` wrote.
+        strict: whether the file must hold every other tensor, and no further one.
+
+    Returns:
+        A report of tensors that are new, interpolated or not used; "" if there are none.
+
+    Raises:
+        FileNotFoundError: `path` does not exist.
+        CheckpointError: the file cannot be read, or does not fit.
+    """
+    return load_part(model, path, partial(_captioner_part, model, path), strict)
+
+
+def _captioner_part(model: VideoCaptioner, path: PathLike, state: State) -> Part:
+    part = video_part(model.vision_encoder, names_below(state, VIDEO), path).below(VIDEO)
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith(VIDEO)}
+    new = [
+        name
+        for name in model.state_dict()
+        if name not in rest and (name == f"{_CONNECTOR}extra_query_tokens" or name.startswith(_LANGUAGE))
+    ]
+    return Part(part.state | rest, part.new + new, part.unused, part.notes)
+
+
+def is_captioner(state: State) -> bool:
+    """Whether weights are those of a captioner."""
+    return any(name.startswith(_CONNECTOR) for name in state)
 
 
 def init_connector(connector: Connector, path: PathLike, strict: bool = True) -> str:
@@ -192,12 +269,12 @@ def _tower(settings: Mapping[str, Any]) -> VideoTower:
 def _read_settings(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         raise FileNotFoundError(f"captioner {str(folder)!r} does not exist")
-    path = folder / "config.json"
+    path = folder / SETTINGS
     try:
         found = parse_json(read_text(path)) if path.is_file() else None
     except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is not JSON: {error}") from error
     settings = found.get("captioner") if isinstance(found, dict) else None
     if not isinstance(settings, dict):
-        raise CheckpointError(f"{str(folder)!r} holds no captioner: no config.json there has a section 'captioner'")
+        raise CheckpointError(f"{str(folder)!r} holds no captioner: no {SETTINGS} there has a section 'captioner'")
     return settings

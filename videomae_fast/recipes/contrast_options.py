@@ -104,8 +104,8 @@ class ContrastMasks(Section):
 
 
 @dataclass(frozen=True)
-class VideoTowerOptions(BackboneOptions):
-    """The video tower, and how a step computes its blocks."""
+class TowerOptions(BackboneOptions):
+    """A video tower, and how a step computes its blocks."""
 
     sizes: ClassVar[Mapping[str, ClipConfig]] = TOWERS
     model: str = option(
@@ -116,18 +116,6 @@ class VideoTowerOptions(BackboneOptions):
     pool: str = option(
         "auto", "row of a clip; auto: mean of its tokens, of internvideo2 attention", choices=("auto", *POOLS)
     )
-    train: str = option(
-        "all",
-        "what is trained of the video tower: all; last:K: its last K blocks, and what follows them; head: what follows "
-        "its blocks; none: its projection only",
-    )
-    video_features: str = option(
-        "",
-        "folder of the features of the video tower, which --train none freezes, for this and later runs: each "
-        "video then has one clip, the same in every epoch; empty: clips are drawn, and seen, anew",
-        free=True,
-    )
-    embed_dim: int = option(512, "width of the space of both projections", least=1)
 
     def tower_config(self, data: ContrastData) -> ClipConfig:
         """The configuration of the video tower for the clips of `data`.
@@ -144,6 +132,24 @@ class VideoTowerOptions(BackboneOptions):
         named: dict[str, Any] = {"patch_size": self.patch_size, "tubelet_size": self.tubelet_size}
         sizes = {name: size for name, size in named.items() if size}
         return self.config(data, **sizes)
+
+
+@dataclass(frozen=True)
+class VideoTowerOptions(TowerOptions):
+    """The video tower, and how a step computes its blocks."""
+
+    train: str = option(
+        "all",
+        "what is trained of the video tower: all; last:K: its last K blocks, and what follows them; head: what follows "
+        "its blocks; none: its projection only",
+    )
+    video_features: str = option(
+        "",
+        "folder of the features of the video tower, which --train none freezes, for this and later runs: each "
+        "video then has one clip, the same in every epoch; empty: clips are drawn, and seen, anew",
+        free=True,
+    )
+    embed_dim: int = option(512, "width of the space of both projections", least=1)
 
 
 @dataclass(frozen=True)

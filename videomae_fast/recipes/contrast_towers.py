@@ -24,13 +24,13 @@ from ..models.text_tower import TextTower
 from ..models.video_tower import VideoTower
 from ..models.video_transformer import VideoTransformer
 from .contrast_config import ContrastConfig
-from .contrast_options import AudioTowerOptions, ContrastData, TextTowerOptions, VideoTowerOptions
+from .contrast_options import AudioTowerOptions, ContrastData, TextTowerOptions, TowerOptions
 
 _RANDOM = "{} has no weights: the text tower is random, of the size in its config.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def build_video_tower(options: VideoTowerOptions, data: ContrastData) -> VideoTower:
+def build_video_tower(options: TowerOptions, data: ContrastData) -> VideoTower:
     """Make the video tower.
 
     Args:

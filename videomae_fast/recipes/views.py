@@ -76,7 +76,7 @@ def view_logits(
     """
     device = next(model.parameters()).device
     views = dataset.segments * dataset.crops
-    for batch in _batches(dataset, batch_size, workers, rank, world_size):
+    for batch in view_batches(dataset, batch_size, workers, rank, world_size):
         moved = batch.to(device, non_blocking=True)
         clips = _black_clip(dataset, device) if moved.clips is None else moved.clips
         logits = model(clips)[: views * len(moved.index)]
@@ -174,7 +174,25 @@ class EvaluationViews:
             self.said.add(each.index)
 
 
-def _batches(dataset: ViewDataset, batch_size: int, workers: int, rank: int, world_size: int) -> Iterator[ViewBatch]:
+def view_batches(
+    dataset: ViewDataset, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
+) -> Iterator[ViewBatch]:
+    """The batches of the videos of a process; all processes have equally many.
+
+    Args:
+        dataset: the views.
+        batch_size: videos of a batch.
+        workers: data-loading processes; 0 loads in this process.
+        rank: number of this process, in [0, world_size).
+        world_size: number of processes.
+
+    Returns:
+        The batches, in the order of the videos.
+
+    Raises:
+        ChildProcessError: a data-loading process died.
+        TimeoutError: one takes too long.
+    """
     own = range(rank, len(dataset), world_size)
     num_batches = ceil(ceil(len(dataset) / world_size) / batch_size)
     return load(

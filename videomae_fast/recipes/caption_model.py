@@ -1,0 +1,140 @@
+"""The captioner of a run, made from options, and the texts that its language model reads."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .._text import printable
+from ..interop.captioner import leave_language_model_out
+from ..interop.huggingface.language_model import LanguageModelFolder, read_chat_tokenizer, read_language_model
+from ..models.captioner import VideoCaptioner
+from ..models.chat_tokens import ChatTokens, begin_captions, encode_captions, encode_chat
+from .caption_config import CaptionConfig
+from .contrast_towers import build_video_tower
+
+
+class CaptionTexts:
+    """Captions as answers to a question in the tokenizer's chat template; plain, if it has none.
+
+    Args:
+        tokenizer: of the language model.
+        prompt: the question.
+        max_tokens: of a question with its answer.
+        model: the captioner, which tells where the video goes and how long texts may be.
+
+    Attributes:
+        tokenizer: as given.
+        has_chat: whether the tokenizer has a chat template.
+
+    Raises:
+        ValueError: `max_tokens` are more than the language model has positions for beside the video, or leave no token
+            of the answer; or the tokenizer has no token of the end.
+        TypeError: the tokenizer is not a fast one.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: str, max_tokens: int, model: VideoCaptioner) -> None:
+        self.tokenizer, self.prompt, self.max_tokens = tokenizer, prompt, max_tokens
+        self.marks = model.injection == "prefix"
+        self.has_chat = getattr(tokenizer, "chat_template", None) is not None
+        if max_tokens > model.max_length:
+            raise ValueError(
+                f"max_tokens must be at most {model.max_length}, which the language model has positions for beside "
+                f"{model.num_prefix} rows of the video, got {max_tokens}"
+            )
+        if (asked := self.begin(1).ids.shape[1]) >= max_tokens:
+            raise ValueError(f"max_tokens must be more than the {asked} of the question, got {max_tokens}")
+
+    def encode(self, captions: Sequence[str]) -> ChatTokens:
+        """Questions with their answers, for the loss.
+
+        Args:
+            captions: one of each video.
+
+        Returns:
+            Their tokens, on the CPU.
+
+        Raises:
+            ValueError: a caption is empty, or the chat template refuses the question.
+        """
+        if not self.has_chat:
+            return encode_captions(self.tokenizer, captions, max_tokens=self.max_tokens)
+        talks = [[*self._question(), {"role": "assistant", "content": caption}] for caption in captions]
+        return encode_chat(self.tokenizer, talks, max_tokens=self.max_tokens, marks=self.marks)
+
+    def begin(self, count: int) -> ChatTokens:
+        """Questions without answers, for generation.
+
+        Args:
+            count: of the videos.
+
+        Returns:
+            Their tokens, on the CPU.
+        """
+        if not self.has_chat:
+            return begin_captions(self.tokenizer, count)
+        talks, no_limit = [self._question()] * count, 2**31  # the constructor has compared
+        return encode_chat(self.tokenizer, talks, max_tokens=no_limit, marks=self.marks, generation=True)
+
+    def _question(self) -> list[dict[str, str]]:
+        return [{"role": "user", "content": self.prompt}]
+
+
+class BuiltCaptioner(NamedTuple):
+    """A new captioner.
+
+    Attributes:
+        model: in training mode; of the video tower is trained what the options say.
+        texts: makes what its language model reads.
+        folder: of the language model.
+    """
+
+    model: VideoCaptioner
+    texts: CaptionTexts
+    folder: LanguageModelFolder
+
+
+def build_captioner(config: CaptionConfig, say: Callable[[str], None]) -> BuiltCaptioner:
+    """Make the captioner of a run. Its state dict has no weights of the language model, but for adapters.
+
+    Args:
+        config: of the run; of the sections data and run nothing matters but the size of the clips.
+        say: prints a line.
+
+    Returns:
+        The captioner: video tower, connector and adapters are new.
+
+    Raises:
+        ValueError: options do not fit together, or the language model or its tokenizer cannot be read or used.
+        TypeError: the language model has no linear head, or the tokenizer is not a fast one.
+        ImportError: transformers or, for adapters, peft is missing.
+    """
+    language, connector = config.language, config.connector
+    if not language.language_model:
+        raise ValueError("language_model is empty: name a folder of a causal language model of transformers")
+    if not Path(language.language_model).is_dir():
+        raise ValueError(
+            "language_model must be a folder of a causal language model of transformers, got "
+            f"{printable(language.language_model)}"
+        )
+    tower = build_video_tower(config.model, config.data)
+    llm: Any = read_language_model(language.language_model)
+    tokenizer = read_chat_tokenizer(language.language_model, llm)
+    language.adapt(llm)
+    model = VideoCaptioner(
+        tower,
+        connector.build(tower.token_dim, llm.config.hidden_size),
+        llm,
+        injection=connector.inject,
+        mask_ratio=config.model.mask_ratio,
+        time_mean=connector.time_mean,
+        loss=language.loss,
+    )
+    leave_language_model_out(model)
+    try:
+        model.train_video(config.model.train)
+    except ValueError as error:
+        raise ValueError(f"{error}; or 'none'") from error
+    texts = CaptionTexts(tokenizer, language.prompt, language.max_tokens, model)
+    if not texts.has_chat:
+        say("the tokenizer has no chat template: captions are plain, and the prompt is not used")
+    return BuiltCaptioner(model.train(), texts, LanguageModelFolder.of(language.language_model))
