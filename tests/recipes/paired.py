@@ -40,9 +40,15 @@ SETTINGS: dict[str, Any] = {  # of `write_pairs`: 8 videos and 8 images, batches
 
 
 def write_text_model(
-    folder: Path, *, dropout: float = 0.0, weights: bool = True, words: int = 0, vocabulary: Sequence[str] = WORDS
+    folder: Path,
+    *,
+    dropout: float = 0.0,
+    weights: bool = True,
+    words: int = 0,
+    vocabulary: Sequence[str] = WORDS,
+    **config_options: Any,
 ) -> Path:
-    """A folder of a random BERT of two layers, and of a tokenizer of `vocabulary`."""
+    """A folder of a random BERT, of two layers if nothing else is said, and of a tokenizer of `vocabulary`."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -59,15 +65,13 @@ def write_text_model(
         tokenizer_object=tokenizer, model_max_length=16, **{f"{name}_token": token for name, token in names.items()}
     )
     fast.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(
         vocab_size=words or len(numbers),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
         max_position_embeddings=16,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
+        **(sizes | config_options),
     )
     if weights:
         with torch.random.fork_rng(devices=[]):
