@@ -36,6 +36,8 @@ COVERED = {
         "test_internvideo2_runs.py",
         "test_from_an_aligned_student_to_scores",
     ),
+    "videomae-fast contrast --demo": ("test_contrast_demo.py", "test_the_demo"),
+    "videomae-fast contrast --config": ("test_contrast_demo.py", "test_the_demo"),
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
     "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),
