@@ -36,7 +36,7 @@ def small_footage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrast_demo, "read_footage", lambda files, part: [ruler()])
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few", "small_footage")
 def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What it prints and writes, in two steps; and the same run on its list of captions."""
     run = tmp_path / "run"
@@ -61,7 +61,7 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("few", "small_footage")
 def test_a_text_model_of_ones_own_is_used(tmp_path: Path) -> None:
-    contrast_demo.write_text_model(tmp_path / "mine", ["a word"])
+    contrast_demo.write_text_model(tmp_path / "mine", ["a word"], seed=0)
     config = contrast_demo.DEMO.with_options(
         data=str(demo_folder()), output=str(tmp_path / "run"), text_model=str(tmp_path / "mine")
     )

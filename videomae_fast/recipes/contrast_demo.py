@@ -7,7 +7,7 @@ asked about are of later frames than all that it trained on.
 File structure:
     DEMO               the options of `--demo`
     with_clips         writes the clips, their captions and a text model
-    write_text_model   a random text encoder, and a tokenizer of some captions
+    write_text_model   a random text encoder, and a tokenizer of captions
     ways_of_seeing     clips, and what is left of them without time
     accuracies         how often a clip finds its caption then
     report             retrieval, accuracies and a picture
@@ -45,10 +45,10 @@ DEMO = ContrastConfig.from_options(
     sampling="uniform",
     embed_dim=64,
     max_tokens=16,
-    freeze_text=True,  # trained too, the towers need about twice the steps
+    freeze_text=True,  # trained too, both towers stay constant for longer
     workers=1,
     batch_size=64,
-    epochs=20,
+    epochs=14,
     lr=1e-3 * 256 / 64,
     final_lr=1e-5 * 256 / 64,
     clip_grad=1.0,
@@ -101,15 +101,21 @@ def _write(output: Path, config: ContrastConfig, say: Callable[[str], None]) -> 
         first += CLIPS[part]
     if not config.text.text_model:
         say("text model: two blocks with random weights, and the words of the captions")
-        write_text_model(output / "text_model", [caption for both in CAPTIONS.values() for caption in both])
+        write_text_model(
+            output / "text_model", [caption for both in CAPTIONS.values() for caption in both], config.run.seed
+        )
 
 
-def write_text_model(folder: Path, captions: Sequence[str]) -> None:
-    """Write the config.json of a small text encoder, without weights, and a tokenizer of the words of some captions.
+def write_text_model(folder: Path, captions: Sequence[str], seed: int) -> None:
+    """Write a small random text encoder, and a tokenizer of the words of some captions.
+
+    Word vectors are standard normal. With BERT's own 0.02, positions weigh as much as words, and captions that differ
+    in a word are almost equal; a tower that nobody trains cannot change that.
 
     Args:
         folder: made if it does not exist.
         captions: the words to know.
+        seed: of the weights.
 
     Raises:
         ImportError: transformers is missing.
@@ -124,17 +130,13 @@ def write_text_model(folder: Path, captions: Sequence[str]) -> None:
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=16, **names)
     tokenizer.save_pretrained(folder)
-    transformers.BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=256,
-        max_position_embeddings=16,
-        initializer_range=1.0,  # with BERT's own, 0.02, captions that differ in a word are almost equal at first
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    ).save_pretrained(folder)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
+    config = transformers.BertConfig(vocab_size=len(tokenizer), max_position_embeddings=16, **sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = transformers.BertModel(config)
+        torch.nn.init.normal_(encoder.embeddings.word_embeddings.weight)
+    encoder.save_pretrained(folder)
 
 
 class Shown(NamedTuple):

@@ -21,14 +21,14 @@ from .operations import OperationClips
 
 # Two of each operation, and no two operations share one.
 CAPTIONS = {
-    "freeze": ("a still picture", "nothing moves and time stands still"),
-    "halves swapped": ("the second half comes before the first", "a video is cut in two and joined in the wrong order"),
-    "zoom in": ("the camera zooms in", "everything comes closer"),
-    "zoom out": ("the camera zooms out", "everything goes further away"),
-    "pan left": ("the camera pans to the left", "the view moves left"),
-    "pan right": ("the camera pans to the right", "the view moves right"),
-    "pan up": ("the camera pans up", "the view rises"),
-    "pan down": ("the camera pans down", "the view sinks"),
+    "freeze": ("a still picture", "time stands still"),
+    "halves swapped": ("the second half comes before the first", "cut in two and joined in the wrong order"),
+    "zoom in": ("zooming in", "everything comes closer"),
+    "zoom out": ("zooming out", "all shrinks and goes far away"),
+    "pan left": ("panning left", "a glide to the left side"),
+    "pan right": ("panning right", "looking over to what is right of it"),
+    "pan up": ("tilting up", "the view rises"),
+    "pan down": ("tilting down", "sinking towards the ground"),
 }
 FPS = 8
 _OPTIONS = {"preset": "ultrafast", "crf": "12"}  # finer than x264's default: a clip has few pixels
