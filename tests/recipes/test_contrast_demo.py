@@ -13,7 +13,7 @@ from videomae_fast.data import demo_folder
 from videomae_fast.data.sources.captions import read_captions
 from videomae_fast.data.sources.operation_captions import CAPTIONS
 from videomae_fast.engine.log import read_log
-from videomae_fast.recipes import contrast_demo
+from videomae_fast.recipes import contrast_demo, single_frames
 from videomae_fast.recipes.contrast import ContrastConfig
 
 pytestmark = [
@@ -48,8 +48,8 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = re.findall(r"^  (\w.*\w) +([01]\.\d{3}) ([01]\.\d{3})$", said, re.MULTILINE)
     assert [name for name, *_ in figures] == ["chance", *WAYS]
     assert {path.name for path in run.glob("*.png")} == {"retrieval.png", "curves.png"}
-    train, test = (read_captions(run / f"{part}.jsonl") for part in ("train", "test"))
-    assert {Path(train[0].name).name, Path(test[0].name).name} == {"00000.mp4", "00016.mp4"}
+    train, test = (read_captions(run / part / "captions.tsv") for part in ("train", "test"))
+    assert {Path(train[0].name).name, Path(test[0].name).name} == {"00000.mp4"}
     assert test.captioned(7).captions == CAPTIONS["pan down"]
 
     (again,) = re.findall(r"same list of captions: videomae-fast (.*) \.\.\.$", said, re.MULTILINE)
@@ -67,7 +67,7 @@ def test_a_text_model_of_ones_own_is_used(tmp_path: Path) -> None:
     )
     found = contrast_demo.with_clips(config, print)
     assert found.text.text_model == str(tmp_path / "mine") and not (tmp_path / "run" / "text_model").exists()
-    assert found.data.data == str(tmp_path / "run" / "train.jsonl")
+    assert found.data.data == str(tmp_path / "run" / "train" / "captions.tsv")
 
 
 def test_what_the_demo_does_not_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +89,7 @@ def test_the_demo_is_of_published_options_but_for_its_size() -> None:
 def test_one_frame_is_one_frame() -> None:
     """Each pixel of a clip is the number of its frame, so that what is seen says where it is from."""
     clips = torch.arange(8.0)[:, None, None].expand(3, 1, 8, 16, 16)
-    seen = dict(contrast_demo.ways_of_seeing(clips, (4, 2, 2), seed=0))
+    seen = dict(single_frames.ways_of_seeing(clips, (4, 2, 2), seed=0))
     assert list(seen) == WAYS
     assert torch.equal(seen["all frames"].clips, clips) and seen["all frames"].visible is None
     for name, frame in (("first", 0), ("last", 7)):
@@ -105,7 +105,7 @@ def test_one_frame_is_one_frame() -> None:
 
 def test_a_random_order_is_another_one_for_each_clip_and_has_all_frames() -> None:
     clips = torch.arange(8.0)[:, None, None].expand(6, 1, 8, 4, 4)
-    orders = dict(contrast_demo.ways_of_seeing(clips, (4, 1, 1), seed=0))["all frames in random order"].clips
+    orders = dict(single_frames.ways_of_seeing(clips, (4, 1, 1), seed=0))["all frames in random order"].clips
     assert orders.shape == clips.shape
     assert all(sorted(order) == list(range(8)) for order in orders[:, 0, :, 0, 0].tolist())
     assert len({tuple(order) for order in orders[:, 0, :, 0, 0].tolist()}) == 6
@@ -114,5 +114,5 @@ def test_a_random_order_is_another_one_for_each_clip_and_has_all_frames() -> Non
 def test_accuracy_counts_any_right_caption() -> None:
     similarity = torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.3, 0.1], [0.1, 0.2, 0.9]])
     right = torch.tensor([[True, False, True], [True, False, False], [False, True, True]])
-    assert contrast_demo.accuracy(similarity, right) == pytest.approx(2 / 3)
-    assert contrast_demo.accuracy(similarity, ~right) == pytest.approx(1 / 3)
+    assert single_frames.accuracy(similarity, right) == pytest.approx(2 / 3)
+    assert single_frames.accuracy(similarity, ~right) == pytest.approx(1 / 3)

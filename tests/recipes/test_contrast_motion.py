@@ -14,9 +14,9 @@ from videomae_fast.cli import main
 from videomae_fast.data.captioned import CaptionedDataset
 from videomae_fast.engine.parallel import make_accelerator
 from videomae_fast.recipes.contrast import ContrastConfig, contrast
-from videomae_fast.recipes.contrast_demo import accuracies
 from videomae_fast.recipes.evaluate import EvaluateConfig
 from videomae_fast.recipes.evaluate_retrieval import evaluate_retrieval
+from videomae_fast.recipes.single_frames import accuracies
 from videomae_fast.recipes.two_towers import read_two_towers
 
 pytestmark = [
@@ -64,7 +64,7 @@ def test_one_frame_teaches_nothing(demo: Path, tmp_path: Path, monkeypatch: pyte
     result = contrast(config.with_options(output=str(tmp_path), epochs=10))
     found = evaluate_retrieval(
         EvaluateConfig.from_options(
-            task="retrieval", data=str(demo / "test.jsonl"), init=str(result.checkpoint), workers=0
+            task="retrieval", data=str(demo / "test" / "captions.tsv"), init=str(result.checkpoint), workers=0
         )
     )
     seen = accuracies(read_two_towers(str(result.checkpoint)), found, make_accelerator("fp32"), seed=0)

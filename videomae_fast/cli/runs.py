@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import Field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -211,9 +212,12 @@ def _contrast(args: argparse.Namespace) -> None:
     if hasattr(args, "demo"):
         config = contrast_demo.with_clips(config, lambda line: print(printable(line)))
     result = contrasting.contrast(config)
-    for line in contrast_demo.report(config, result) if hasattr(args, "demo") and result.finished else ():
-        if result.is_main_process:
-            print(line)
+    if hasattr(args, "demo") and result.finished:
+        from ..pictures.retrieval import save_retrieval
+
+        for line in contrast_demo.report(config, result, partial(save_retrieval, frames=contrast_demo.PICTURED)):
+            if result.is_main_process:
+                print(line)
     if result.is_main_process:
         output = Path(config.run.output)
         show_losses(output, result.step)

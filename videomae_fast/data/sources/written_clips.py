@@ -10,8 +10,8 @@ from ..._files import atomic_write
 from ..._optional import require
 
 FPS = 8  # frames a second
-# Fast to write and decode, and fine: a tint or a shift of a few pixels must survive.
-_OPTIONS = {"preset": "ultrafast", "tune": "fastdecode", "crf": "12"}
+LIST = "captions.tsv"  # beside the videos
+_OPTIONS = {"preset": "ultrafast", "crf": "12"}  # fine: a tint or a shift of a few pixels must survive
 
 
 def write_captioned_clips(clips: Iterable[tuple[Tensor, Sequence[str]]], folder: Path) -> Path:
@@ -44,7 +44,7 @@ def write_captioned_clips(clips: Iterable[tuple[Tensor, Sequence[str]]], folder:
             raise ValueError(f"clip {number} must have {len(rows[0]) - 1} captions, as clip 0, got {len(captions)}")
     if not rows:
         raise ValueError("clips must not be empty")
-    path = folder / "captions.tsv"
+    path = folder / LIST
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerows([("path", *["caption"] * (len(rows[0]) - 1)), *rows])
@@ -57,7 +57,7 @@ def _write_video(clip: Tensor, path: Path) -> None:
         stream = container.add_stream("libx264", rate=FPS, options=_OPTIONS)
         stream.height, stream.width = clip.shape[2:]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
+        stream.codec_context.thread_count = 1  # the same bytes on any machine
         for frame in clip.permute(1, 2, 3, 0).contiguous().numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode())
