@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.models.chatting import language_model, tokenizer
 from tests.models.test_layers import randomise
-from tests.models.test_video_tower import CLIP, internvideo2, transformer
+from tests.models.test_video_tower import CLIP, TINY, internvideo2, transformer
+from videomae_fast.memory import MemoryProfile
 from videomae_fast.models.captioner import VideoCaptioner
 from videomae_fast.models.chat_tokens import ChatTokens, begin_captions, encode_captions, encode_chat
 from videomae_fast.models.connectors import Connector, MeanPoolMLP, PerceiverResampler, QFormer
+from videomae_fast.models.video_transformer import VideoTransformer
 
 TOKENIZER = tokenizer()
 TALKS = [
@@ -33,9 +36,7 @@ QFORMER: dict[str, Any] = {
 GATES = {"heads": 2, "head_dim": 4}
 
 
-def captioner(injection: str = "prefix", connector: Connector | None = None, **options: Any) -> VideoCaptioner:
-    """In float64."""
-    torch.manual_seed(2)
+def in_float32(injection: str = "prefix", connector: Connector | None = None, **options: Any) -> VideoCaptioner:
     tower = options.pop("tower", None) or transformer()
     if connector is None:
         width = tower.token_dim
@@ -43,7 +44,13 @@ def captioner(injection: str = "prefix", connector: Connector | None = None, **o
         connector = QFormer(width, 16, **QFORMER) if prefix else PerceiverResampler(width, latents=3, depth=1, heads=2)
     language = options.pop("language", None) or language_model()
     gates = None if injection == "prefix" else GATES
-    found = VideoCaptioner(tower, connector, language, injection=injection, cross_attention=gates, **options).double()
+    return VideoCaptioner(tower, connector, language, injection=injection, cross_attention=gates, **options)
+
+
+def captioner(injection: str = "prefix", connector: Connector | None = None, **options: Any) -> VideoCaptioner:
+    """In float64."""
+    torch.manual_seed(2)
+    found = in_float32(injection, connector, **options).double()
     randomise(found.connector)
     if found.cross_attention is not None:
         randomise(found.cross_attention)
@@ -242,6 +249,21 @@ def test_a_language_model_in_bfloat16(injection: str) -> None:
         assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
     prompt = begin_captions(TOKENIZER, 2)
     assert found.generate(clip().float(), prompt, max_new_tokens=2, do_sample=False).shape[0] == 2
+
+
+@pytest.mark.parametrize("injection", ["prefix", "cross-attention"])
+def test_memory_of_a_step_can_be_predicted(injection: str) -> None:
+    """Fake tensors have no values to check, and as many bytes."""
+
+    def step() -> int:
+        found, tokens = in_float32(injection, tower=VideoTransformer(TINY)), talk(marks=injection == "prefix")
+        with MemoryProfile(found) as profile:
+            found(torch.zeros(2, *CLIP[1:]), tokens).loss.backward()
+        return profile.figures.step_bytes
+
+    real = step()
+    with FakeTensorMode():
+        assert step() == real > 0
 
 
 def test_activation_checkpointing_of_a_prefix_changes_nothing() -> None:

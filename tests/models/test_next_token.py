@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from videomae_fast.memory import MemoryProfile
 from videomae_fast.models import next_token as module
@@ -126,6 +127,33 @@ def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
         grad, truth = x[name].grad, y[name].grad
         assert grad is not None and truth is not None and grad.dtype == dtype
         torch.testing.assert_close(grad.double(), truth, rtol=torch.finfo(dtype).eps, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("wide", ["hidden", "weight", "bias", "low", "high"])
+def test_one_wide_input_makes_all_of_it_float64(wide: str) -> None:
+    x = inputs(torch.float32)
+    x[wide] = x[wide].detach().double().requires_grad_()
+    y = {name: tensor.detach().double().requires_grad_() for name, tensor in x.items()}
+    found, expected = ours(x), whole(y)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    expected.backward()
+    for name in x:
+        torch.testing.assert_close(x[name].grad, y[name].grad, check_dtype=False, rtol=1e-6, atol=1e-7, msg=name)
+    torch.testing.assert_close(x[wide].grad, y[wide].grad)
+
+
+def test_memory_of_the_loss_can_be_predicted() -> None:
+    """Fake tensors have no values to check, and as many bytes."""
+    sizes = {"rows": 40, "words": 60, "frozen": False}
+
+    def every(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        return language_model_loss(hidden, weight, targets, ignore_index=None)
+
+    real = peak(every, **sizes)
+    with FakeTensorMode():
+        assert peak(every, **sizes) == real > 0
 
 
 def peak(loss: Callable[[Tensor, Tensor, Tensor], Tensor], rows: int, words: int, frozen: bool) -> int:

@@ -14,6 +14,7 @@ from .encoder import DIMENSIONS, Clip
 from .gated_attention import CrossAttentionLayers
 from .language_model import body, check_language_model, context_length, decoder_layers, head_of
 from .next_token import check_implementation, language_model_loss
+from .values import can_be_read
 from .video_tower import VideoTower
 
 INJECTIONS = ("prefix", "cross-attention")
@@ -226,7 +227,7 @@ class VideoCaptioner(nn.Module):
             ValueError: as `forward`; or, on a CPU, texts are padded on the right.
             TypeError: as `forward`.
         """
-        if tokens.mask.device.type == "cpu" and not bool(tokens.mask[:, -1].all()):
+        if can_be_read(tokens.mask) and not bool(tokens.mask[:, -1].all()):
             raise ValueError("tokens must be padded on the left, as encode_chat(…, generation=True) makes them")
         rows = self.read(clip, tokens, visible, layout)
         inputs, mask = self._inputs(tokens, rows)
@@ -269,7 +270,7 @@ class VideoCaptioner(nn.Module):
                 f"tokens must be {self.max_length} a text at most, which the language model has positions for beside "
                 f"{self.num_prefix} rows of the video, got {tokens.ids.shape[1]}: lower max_tokens"
             )
-        if tokens.ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        if can_be_read(tokens.ids):
             known = self.language_model.get_input_embeddings().num_embeddings  # type: ignore[operator]
             if int(tokens.ids.max()) >= known:
                 raise ValueError(

@@ -1,7 +1,9 @@
 """The loss of a language model's next token: rows and vocabulary in chunks, never a matrix of rows × vocabulary.
 
-It is plain PyTorch: nearly all of its time is that of matrix products, which stay with cuBLAS, and a fused kernel would
-save reads and writes of tiles that a GPU's cache holds.
+It is plain PyTorch, and its matrix products are in float32 (float64 if an input is). Rows and weights in half precision
+are widened first, which is exact but keeps these products off a GPU's half-precision tensor cores. With
+`torch.set_float32_matmul_precision("high")` they run on the TF32 ones: bfloat16 and float16 fit there exactly, slopes
+of logits and float32 inputs are rounded. Other libraries, which multiply in half precision, are there by name.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .._optional import EXTRAS, require
+from .values import can_be_read
 
 TILE = (1024, 4096)  # rows and tokens of the vocabulary whose logits there are at a time: 16 MiB in float32
 IGNORE = -100
@@ -72,7 +75,7 @@ def language_model_loss(
             low = low if low is None else low.index_select(0, kept)
     if not len(wanted):
         raise ValueError(f"targets have no token to predict: all {targets.numel()} are ignore_index {ignore_index}")
-    if wanted.device.type == "cpu" and not torch.compiler.is_compiling():
+    if can_be_read(wanted):
         first, last = int(wanted.min()), int(wanted.max())
         if first < 0 or last >= len(weight):
             raise ValueError(f"targets must be from 0 to {len(weight) - 1}, got {first} to {last}")
@@ -95,7 +98,7 @@ class _CrossEntropy(torch.autograd.Function):
         low: Tensor | None,
         high: Tensor | None,
     ) -> Tensor:
-        dtype = _arithmetic(rows, weight)
+        dtype = _arithmetic(rows, weight, bias, low, high)
         normaliser = rows.new_full((len(rows),), -torch.inf, dtype=dtype)
         chosen = rows.new_zeros(len(rows), dtype=dtype)
         with torch.autocast(rows.device.type, enabled=False):
@@ -184,8 +187,9 @@ def _chunks(length: int, size: int) -> Iterator[slice]:
     return (slice(first, min(first + size, length)) for first in range(0, length, size))
 
 
-def _arithmetic(*tensors: Tensor) -> torch.dtype:
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+def _arithmetic(*tensors: Tensor | None) -> torch.dtype:
+    wide = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
+    return torch.float64 if wide else torch.float32
 
 
 def _liger(rows: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
