@@ -233,9 +233,13 @@ def test_folders_of_transformers_that_are_refused(tmp_path: Path) -> None:
     write_vit(tmp_path, processor=False)
     with pytest.raises(CheckpointError, match=r"has no preprocessor_config.json with image_mean and image_std"):
         read_guide(tmp_path, layers=1, **CLIP)
-    (tmp_path / "config.json").write_text('{"model_type": "no_such_model"}')
-    with pytest.raises(CheckpointError, match="is no model that transformers reads"):
-        read_guide(tmp_path, layers=1, **CLIP)
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    own = '{"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}'
+    for config in ('{"model_type": "no_such_model"}', own):
+        (tmp_path / "config.json").write_text(config)
+        with pytest.raises(CheckpointError, match=r"is no model that transformers reads: \S"):
+            read_guide(tmp_path, layers=1, **CLIP)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_of_transformers_without_blocks_is_refused(tmp_path: Path) -> None:

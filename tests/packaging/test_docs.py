@@ -225,12 +225,12 @@ def test_the_fine_tuning_page_has_every_option() -> None:
     assert options - known <= named <= options
 
 
-def test_the_page_of_video_and_text_has_every_option() -> None:
+def test_the_page_of_alignment_has_every_option() -> None:
     """But for those of pre-training, which the training page has."""
     from videomae_fast.cli import build_parser
 
     choices = next(action.choices for action in build_parser()._actions if action.dest == "command")
-    text = (ROOT / "docs" / "video_text.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "alignment.md").read_text(encoding="utf-8")
     table = text[text.index("\n## Options of `align`") :].partition("\n## Published")[0]
     named = set(re.findall(r"`(--[\w-]+)`", "".join(re.findall(r"^\| `.*? \|", table, re.MULTILINE))))
     known, options = (
@@ -239,12 +239,12 @@ def test_the_page_of_video_and_text_has_every_option() -> None:
     assert options - known <= named <= options
 
 
-def test_the_page_of_video_and_text_has_every_option_of_caption() -> None:
+def test_the_page_of_captioning_has_every_option() -> None:
     """But for those that `contrast` has, too; some of these have another default here."""
     from videomae_fast.cli import build_parser
 
     choices = next(action.choices for action in build_parser()._actions if action.dest == "command")
-    text = (ROOT / "docs" / "video_text.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "captioning.md").read_text(encoding="utf-8")
     table = text[text.index("\n### Options of `caption`") :].partition("\n### ")[2].partition("\n### ")[0]
     named = set(re.findall(r"`(--[\w-]+)`", "".join(re.findall(r"^\| `.*? \|", table, re.MULTILINE))))
     known, options = (

@@ -94,7 +94,7 @@ def test_alignment_then_fine_tuning(videos: Path, labelled: Path, held_out: Path
 def test_probes_and_features_of_a_student_without_a_pool(
     videos: Path, labelled: Path, held_out: Path, tmp_path: Path
 ) -> None:
-    """The commands of docs/video_text.md: a video teacher alone teaches no pool, and features are means of tokens."""
+    """The commands of docs/alignment.md: a video teacher alone teaches no pool, and features are means of tokens."""
     teacher, run = make_video_teacher(tmp_path / "teacher"), tmp_path / "align"
     align(alignment(videos, run, video_teacher=str(teacher), max_steps=1))
     options = {"probe": "knn", "train_data": str(labelled), "neighbours": 3, "segments": 1, "crops": 1}

@@ -17,6 +17,7 @@ from ..models.internvideo2 import InternVideo2
 from ..models.video_teacher import VideoMAETeacher
 from .checkpoint import CheckpointError, State, load_weights, read_weights
 from .classifier import is_pretraining
+from .huggingface.text import LOCAL, reason
 from .huggingface.vision import HuggingFaceGuide
 from .internvideo2 import (
     ALIGNMENT,
@@ -197,9 +198,9 @@ def _huggingface(
 ) -> HuggingFaceGuide:
     transformers = require("transformers")
     try:
-        model, info = transformers.AutoModel.from_pretrained(path, output_loading_info=True, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} is no model that transformers reads: {error}") from error
+        model, info = transformers.AutoModel.from_pretrained(path, output_loading_info=True, **LOCAL)
+    except Exception as error:  # damaged weights raise errors of every kind
+        raise CheckpointError(f"{str(path)!r} is no model that transformers reads: {reason(error)}") from error
     missing = sorted(info["missing_keys"])
     without_pooler = [name for name in missing if "pooler." not in name]
     if without_pooler:
