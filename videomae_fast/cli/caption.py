@@ -39,7 +39,7 @@ def add_describe(commands: Any) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="JSON lines of path, start, end (seconds) and text; nothing is printed",
+        help="JSON lines of path, start, end (seconds) and text, not printed",
     )
     numbers = (
         ("--max-new-tokens", 64, "most tokens of an answer"),
