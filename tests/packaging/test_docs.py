@@ -37,6 +37,7 @@ COVERED = {
         "test_from_an_aligned_student_to_scores",
     ),
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
+    "videomae-fast contrast --data events": ("test_event_phases.py", "test_two_commands_are_both_phases"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
     "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),
     "python -m benchmarks.tune": ("test_tune.py", "test_cases_are_found_and_timed"),
