@@ -43,6 +43,7 @@ COVERED = {
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
     "videomae-fast caption --data": ("test_caption.py", "test_the_command"),
     "videomae-fast describe": ("test_describe.py", "test_damaged_and_missing_videos_are_named_and_others_done"),
+    "videomae-fast contrast --data events": ("test_event_phases.py", "test_two_commands_are_both_phases"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),
     "python -m benchmarks.host": ("test_host.py", "test_the_table_has_both_registrations_of_every_token_op"),
     "python -m benchmarks.tune": ("test_tune.py", "test_cases_are_found_and_timed"),
