@@ -31,7 +31,7 @@ EXACT_CROP = 0.25, 0.29
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of the demo: 640 steps."""
+    """The output of the demo: 448 steps."""
     output = tmp_path_factory.mktemp("demo")
     with redirect_stdout(io.StringIO()) as said:
         assert main(["contrast", "--demo", "--output", str(output), "--track", "none"]) == 0
@@ -51,7 +51,7 @@ def test_captions_are_learned_that_no_frame_tells(demo: Path) -> None:
 
 
 def test_one_frame_teaches_nothing(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tower that only ever sees first frames, in half of the demo's steps: by then the demo's has learned most."""
+    """A tower that only ever sees first frames, in 320 steps: as many gave 0.65 with all frames."""
     decode = CaptionedDataset.decode
 
     def first_frame(self: CaptionedDataset, *given: Any) -> tuple[Any, torch.Tensor]:
