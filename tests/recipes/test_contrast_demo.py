@@ -3,6 +3,7 @@
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -116,3 +117,13 @@ def test_accuracy_counts_any_right_caption() -> None:
     right = torch.tensor([[True, False, True], [True, False, False], [False, True, True]])
     assert single_frames.accuracy(similarity, right) == pytest.approx(2 / 3)
     assert single_frames.accuracy(similarity, ~right) == pytest.approx(1 / 3)
+
+
+def test_a_clip_that_is_gone_is_not_left_out() -> None:
+    model = torch.nn.Module()
+    model.vision_encoder = torch.nn.Module()
+    model.vision_encoder.config = contrast_demo.DEMO.model.tower_config(contrast_demo.DEMO.data)  # type: ignore[assignment]
+    result = SimpleNamespace(views=[([SimpleNamespace(clips=None)], 0)])
+    given = SimpleNamespace(model=model), result, SimpleNamespace(device="cpu")
+    with pytest.raises(ValueError, match="1 of 1 clips cannot be read any more"):
+        single_frames.accuracies(*given, seed=0)  # type: ignore[arg-type]

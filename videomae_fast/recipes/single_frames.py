@@ -101,11 +101,17 @@ def accuracies(
 
     Returns:
         By the name of the way: the share of all clips, and that of the clips and captions that are not of "freeze".
+
+    Raises:
+        ValueError: a clip cannot be read any more.
     """
     model, config = towers.model.to(accelerator.device), towers.model.vision_encoder.config
     scale = {"mean": config.pixel_mean, "std": config.pixel_std}
     found = [dataset[index].clips for dataset, index in result.views]
-    clips = torch.cat([normalized_clips(each, **scale) for each in found if each is not None])
+    read = [each for each in found if each is not None]
+    if len(read) < len(found):
+        raise ValueError(f"{len(found) - len(read)} of {len(found)} clips cannot be read any more")
+    clips = torch.cat([normalized_clips(each, **scale) for each in read])
     text = encode_texts(towers, result.captions, accelerator).cpu()
     right = torch.zeros(len(clips), len(result.captions), dtype=torch.bool)
     right[result.right[:, 1], result.right[:, 0]] = True
