@@ -70,7 +70,7 @@ def captions() -> tuple[Tensor, Tensor]:
     """Token numbers and mask (4 · 12, L) of all captions: those of pair p from row 4·p on."""
     texts = [text for pair in range(len(PAIRS)) for text in captions_of(pair)]
     tokens, cut = build_text_tower(text_options(), lambda line: None)[1](texts)
-    assert not cut and not (tokens.input_ids == 1).any()  # of unknown words
+    assert not cut.any() and not (tokens.input_ids == 1).any()  # of unknown words
     return tokens.input_ids, tokens.attention_mask
 
 
