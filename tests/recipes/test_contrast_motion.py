@@ -39,7 +39,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-@pytest.mark.xfail(strict=False, reason="not every seed learns: with seed 1 both towers were still constant at step 278")
+@pytest.mark.xfail(strict=False, reason="not every seed learns: with seed 1 both towers were constant at step 278")
 def test_captions_are_learned_that_no_frame_tells(demo: Path) -> None:
     lines = re.findall(r"^  (\w.*\w) +([01]\.\d{3}) ([01]\.\d{3})$", (demo / "said.txt").read_text(), re.MULTILINE)
     figures = {name: (float(one), float(two)) for name, one, two in lines}
