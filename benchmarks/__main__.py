@@ -16,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--suite", default="model", choices=(*SUITES, "all"), help="what to measure (default: %(default)s)"
+        "--suite", choices=(*SUITES, "all"), help="what to measure (default: model; with --report nothing)"
     )
     sizes = tuple(dict.fromkeys((*CONFIGS, *PUBLISHED_SIZES)))
     parser.add_argument("--model", choices=sizes, help="size (default: the suite's sizes; 1b and 6b are of align only)")
@@ -49,8 +49,13 @@ def run(args: argparse.Namespace) -> None:
     """Run the suites, print their tables, and make the report or compare if asked to."""
     if args.time_limit is not None and args.journal is None:
         raise ValueError("--time-limit needs --journal FILE: a run that is cut off keeps only what its journal has")
+    if args.report and not args.suite:
+        if args.compare:
+            raise ValueError("--compare needs new results: name a --suite beside --report")
+        write_report()
+        return
     results = run_suites(
-        SUITES if args.suite == "all" else (args.suite,),
+        SUITES if args.suite == "all" else (args.suite or "model",),
         size=args.model,
         batch_size=args.batch_size,
         rounds=args.rounds,

@@ -47,6 +47,12 @@ def test_options(asked: dict[str, Any]) -> None:
     assert asked == {"suites": (SUITES, options), "report": True, "compare": (RESULTS, Path("base"), 0.5)}
 
 
+def test_a_report_alone_measures_nothing(asked: dict[str, Any]) -> None:
+    assert command.main(["--report"]) == 0
+    assert asked == {"report": True}
+    assert command.main(["--report", "--compare", "base"]) == 2
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
