@@ -62,7 +62,7 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("few", "small_footage")
 def test_a_text_model_of_ones_own_is_used(tmp_path: Path) -> None:
-    contrast_demo.write_text_model(tmp_path / "mine", ["a word"], seed=0)
+    contrast_demo.write_text_model(tmp_path / "mine", ["a word"], seed=0, words=1.0, others=0.02)
     config = contrast_demo.DEMO.with_options(
         data=str(demo_folder()), output=str(tmp_path / "run"), text_model=str(tmp_path / "mine")
     )

@@ -31,7 +31,7 @@ EXACT_CROP = 0.25, 0.29
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of the demo: 448 steps."""
+    """The output of the demo."""
     output = tmp_path_factory.mktemp("demo")
     with redirect_stdout(io.StringIO()) as said:
         assert main(["contrast", "--demo", "--output", str(output), "--track", "none"]) == 0
@@ -39,12 +39,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-@pytest.mark.xfail(strict=False, reason="not every seed learns: with seed 1 both towers were constant at step 278")
 def test_captions_are_learned_that_no_frame_tells(demo: Path) -> None:
     lines = re.findall(r"^  (\w.*\w) +([01]\.\d{3}) ([01]\.\d{3})$", (demo / "said.txt").read_text(), re.MULTILINE)
     figures = {name: (float(one), float(two)) for name, one, two in lines}
     assert len(figures) == 9
-    assert min(figures["all frames"]) > 0.6
+    assert min(figures["all frames"]) > 0.55
     assert max(figures["all frames in random order"]) < 0.45
     for name, shares in figures.items():
         if " frame, " in name:
@@ -52,7 +51,7 @@ def test_captions_are_learned_that_no_frame_tells(demo: Path) -> None:
 
 
 def test_one_frame_teaches_nothing(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tower that only ever sees first frames, in 320 steps: as many gave 0.65 with all frames."""
+    """A tower that only ever sees first frames, in as many steps as give more than 0.55 with all frames."""
     decode = CaptionedDataset.decode
 
     def first_frame(self: CaptionedDataset, *given: Any) -> tuple[Any, torch.Tensor]:
@@ -62,7 +61,7 @@ def test_one_frame_teaches_nothing(demo: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(CaptionedDataset, "decode", first_frame)
     (saved,) = sorted((demo / "checkpoints").glob("*/config.json"))[-1:]
     config = ContrastConfig.from_options(**ContrastConfig.read_options(saved))
-    result = contrast(config.with_options(output=str(tmp_path), epochs=10))
+    result = contrast(config.with_options(output=str(tmp_path)))
     found = evaluate_retrieval(
         EvaluateConfig.from_options(
             task="retrieval", data=str(demo / "test" / "captions.tsv"), init=str(result.checkpoint), workers=0

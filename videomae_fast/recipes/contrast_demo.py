@@ -41,10 +41,10 @@ DEMO = ContrastConfig.from_options(
     sampling="uniform",
     embed_dim=64,
     max_tokens=16,
-    freeze_text=True,  # trained too, both towers stay constant for longer
+    freeze_text=True,
     workers=1,
     batch_size=64,
-    epochs=14,
+    epochs=8,
     lr=1e-3 * 256 / 64,
     final_lr=1e-5 * 256 / 64,
     clip_grad=1.0,
@@ -97,20 +97,23 @@ def _write(output: Path, config: ContrastConfig, say: Callable[[str], None]) -> 
     if not config.text.text_model:
         say("text model: two blocks with random weights, and the words of the captions")
         write_text_model(
-            output / "text_model", [caption for both in CAPTIONS.values() for caption in both], config.run.seed
+            output / "text_model",
+            [caption for both in CAPTIONS.values() for caption in both],
+            config.run.seed,
+            words=1.0,  # with BERT's 0.02, captions that differ in a word are almost equal, and stay so while frozen
+            others=0.02,
         )
 
 
-def write_text_model(folder: Path, captions: Sequence[str], seed: int) -> None:
-    """Write a small random text encoder, and a tokenizer of the words of some captions.
-
-    Word vectors are standard normal. With BERT's own 0.02, positions weigh as much as words, and captions that differ
-    in a word are almost equal; a tower that nobody trains cannot change that.
+def write_text_model(folder: Path, captions: Sequence[str], seed: int, *, words: float, others: float) -> None:
+    """Write a small random text encoder, and a tokenizer of the words of some captions. It drops nothing.
 
     Args:
         folder: made if it does not exist.
         captions: the words to know.
         seed: of the weights.
+        words: deviation of word vectors.
+        others: deviation of positions and matrices.
 
     Raises:
         ImportError: transformers is missing.
@@ -119,18 +122,20 @@ def write_text_model(folder: Path, captions: Sequence[str], seed: int) -> None:
     transformers = require("transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # comes with transformers
 
-    words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.train_from_iterator(captions, trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"]))
+    splitter = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    splitter.pre_tokenizer = pre_tokenizers.Whitespace()
+    splitter.train_from_iterator(captions, trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"]))
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=16, **names)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=splitter, model_max_length=16, **names)
     tokenizer.save_pretrained(folder)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
-    config = transformers.BertConfig(vocab_size=len(tokenizer), max_position_embeddings=16, **sizes)
+    drops = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    places = {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    config = transformers.BertConfig(initializer_range=others, **places, **sizes, **drops)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = transformers.BertModel(config)
-        torch.nn.init.normal_(encoder.embeddings.word_embeddings.weight)
+        torch.nn.init.normal_(encoder.embeddings.word_embeddings.weight, std=words)
     encoder.save_pretrained(folder)
 
 

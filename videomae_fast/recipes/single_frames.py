@@ -1,9 +1,10 @@
 """What is left of clips without time, and how often captions are found then: controls of captions that need time.
 
 File structure:
-    Shown            what a tower sees of clips
-    ways_of_seeing   clips, and what is left of them without time
-    accuracies       how often a clip finds its caption then
+    Shown                  what a tower sees of clips
+    ways_of_seeing         clips, and what is left of them without time
+    accuracies             how often a clip finds its caption then
+    clips_of, features_of  pixels of retrieved clips, and what a tower makes of them
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..data.augment import normalized_clips
 from ..data.sources.operation_captions import CAPTIONS
+from ..models.config import ClipConfig
 from ..models.dual_encoder import VideoTextModel
 from .evaluate_retrieval import RetrievalResult
 from .two_towers import TwoTowers, encode_texts
@@ -61,6 +63,19 @@ def in_its_place(clips: Tensor, frame: Tensor, grid: tuple[int, int, int]) -> Sh
     return Shown(still(clips, frame).clips, time[:, None] * per_time + torch.arange(per_time))
 
 
+def reordered(clips: Tensor, orders: Tensor) -> Shown:
+    """The frames of each clip in another order.
+
+    Args:
+        clips: (B, C, T, H, W).
+        orders: (B, T) int64 numbers of frames.
+
+    Returns:
+        The clips, and all tokens.
+    """
+    return Shown(clips[torch.arange(len(clips))[:, None], :, orders].transpose(1, 2))
+
+
 def ways_of_seeing(clips: Tensor, grid: tuple[int, int, int], seed: int) -> Iterator[tuple[str, Shown]]:
     """Clips, and what is left of them without time.
 
@@ -76,7 +91,7 @@ def ways_of_seeing(clips: Tensor, grid: tuple[int, int, int], seed: int) -> Iter
     generator = torch.Generator().manual_seed(seed)
     orders = torch.rand(count, frames, generator=generator).argsort(1)
     yield "all frames", Shown(clips)
-    yield "all frames in random order", Shown(clips[torch.arange(count)[:, None], :, orders].transpose(1, 2))
+    yield "all frames in random order", reordered(clips, orders)
     places = {"first": torch.zeros(count), "last": torch.full((count,), frames - 1), "random": orders[:, 0]}
     for name, place in places.items():
         yield f"{name} frame, standing still", still(clips, place.long())
@@ -106,19 +121,14 @@ def accuracies(
         ValueError: a clip cannot be read any more.
     """
     model, config = towers.model.to(accelerator.device), towers.model.vision_encoder.config
-    scale = {"mean": config.pixel_mean, "std": config.pixel_std}
-    found = [dataset[index].clips for dataset, index in result.views]
-    read = [each for each in found if each is not None]
-    if len(read) < len(found):
-        raise ValueError(f"{len(found) - len(read)} of {len(found)} clips cannot be read any more")
-    clips = torch.cat([normalized_clips(each, **scale) for each in read])
+    clips = clips_of(result, config)
     text = encode_texts(towers, result.captions, accelerator).cpu()
     right = torch.zeros(len(clips), len(result.captions), dtype=torch.bool)
     right[result.right[:, 1], result.right[:, 0]] = True
     moves = torch.tensor([caption not in CAPTIONS["freeze"] for caption in result.captions])
     figures = {}
     for name, shown in ways_of_seeing(clips, config.grid, seed):
-        similarity = _features(model, shown, batch_size) @ text.T
+        similarity = features_of(model, shown, batch_size) @ text.T
         moving = right[:, moves].any(1)
         figures[name] = accuracy(similarity, right), accuracy(similarity[moving][:, moves], right[moving][:, moves])
     return figures
@@ -137,7 +147,39 @@ def accuracy(similarity: Tensor, right: Tensor) -> float:
     return right.gather(1, similarity.argmax(1, keepdim=True)).double().mean().item()
 
 
-def _features(model: VideoTextModel, shown: Shown, batch_size: int) -> Tensor:
+def clips_of(result: RetrievalResult, config: ClipConfig) -> Tensor:
+    """Read the clips of a retrieval again.
+
+    Args:
+        result: of the retrieval, with one view of each video.
+        config: of the video tower.
+
+    Returns:
+        (n, C, T, H, W) float32, normalised.
+
+    Raises:
+        ValueError: a clip cannot be read any more.
+    """
+    scale = {"mean": config.pixel_mean, "std": config.pixel_std}
+    found = [dataset[index].clips for dataset, index in result.views]
+    read = [each for each in found if each is not None]
+    if len(read) < len(found):
+        raise ValueError(f"{len(found) - len(read)} of {len(found)} clips cannot be read any more")
+    return torch.cat([normalized_clips(each, **scale) for each in read])
+
+
+@torch.no_grad()
+def features_of(model: VideoTextModel, shown: Shown, batch_size: int) -> Tensor:
+    """The features of what is seen.
+
+    Args:
+        model: the dual encoder.
+        shown: n clips, on the host.
+        batch_size: clips of a forward pass.
+
+    Returns:
+        (n, E) float32 of length 1, on the host.
+    """
     device, found = next(model.parameters()).device, []
     for some in torch.arange(len(shown.clips)).split(batch_size):
         visible = None if shown.visible is None else shown.visible[some].to(device)

@@ -47,17 +47,18 @@ EVENT_FRAMES = 4
 STRENGTH = 0.6  # share of the tint in a pixel of an event
 
 
-def captions_of(pair: int) -> tuple[str, ...]:
+def captions_of(pair: int, templates: Sequence[str] = TEMPLATES) -> tuple[str, ...]:
     """The captions of a pair of events.
 
     Args:
         pair: its number in PAIRS.
+        templates: of TEMPLATES.
 
     Returns:
-        One text for each of TEMPLATES. No other pair has any of them.
+        One text for each of `templates`. No other pair has any of them.
     """
     first, last = PAIRS[pair]
-    return tuple(template.format(first=first, last=last) for template in TEMPLATES)
+    return tuple(template.format(first=first, last=last) for template in templates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,13 +166,16 @@ class EventClips:
         return torch.stack([self.clip(number) for number in numbers]), pairs
 
 
-def write_event_clips(clips: EventClips, numbers: Iterable[int], folder: Path) -> Path:
+def write_event_clips(
+    clips: EventClips, numbers: Iterable[int], folder: Path, templates: Sequence[str] = TEMPLATES
+) -> Path:
     """Write clips as videos with captions, for example for `videomae-fast contrast --sampling uniform`.
 
     Args:
         clips: of an even `size`.
         numbers: of the clips.
-        folder: for captions.tsv, a [list](captions.py) with all captions of each clip, and the videos it names.
+        folder: for captions.tsv, a [list](captions.py) with the captions of each clip, and the videos it names.
+        templates: of TEMPLATES; each clip has a caption of each.
 
     Returns:
         The path of the list.
@@ -181,4 +185,4 @@ def write_event_clips(clips: EventClips, numbers: Iterable[int], folder: Path) -
         ValueError: as `write_captioned_clips`.
         OSError: a file cannot be written.
     """
-    return write_captioned_clips(((clips.clip(n), captions_of(n % len(PAIRS))) for n in numbers), folder)
+    return write_captioned_clips(((clips.clip(n), captions_of(n % len(PAIRS), templates)) for n in numbers), folder)

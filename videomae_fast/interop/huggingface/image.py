@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ...models.config import VideoMAEConfig
 from ...models.positions import interpolate_positions
-from ...models.video_transformer import inflate_image_kernel
 from ..checkpoint import CheckpointError, State
 
 
@@ -119,8 +118,7 @@ def image_encoder(
 
     image = take(f"{names.kernel}.weight")[:, :, None]
     bias = take(f"{names.kernel}.bias") if f"{names.kernel}.bias" in taken else image.new_zeros(len(image))
-    kernel = image.new_empty(*image.shape[:2], config.tubelet_size, *image.shape[3:])
-    inflate_image_kernel(image, kernel)
+    kernel = image.repeat(1, 1, config.tubelet_size, 1, 1) / config.tubelet_size  # embeds a still clip as its image
     result = {"image_embed.proj.weight": image, "patch_embed.proj.weight": kernel}
     result |= {"image_embed.proj.bias": bias, "patch_embed.proj.bias": bias.clone()}
     result["pos_embed"] = _positions(take(names.position), own, config)
