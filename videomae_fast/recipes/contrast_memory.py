@@ -20,7 +20,6 @@ from ..data.captioned import CaptionTokens
 from ..data.sound.clip import NUM_MELS, NUM_WINDOWS
 from ..engine.optim import make_optimizer
 from ..engine.precision import resolve_precision
-from ..interop.audio_tower import beats_config_of
 from ..memory import MemoryFigures, StepPredictor, largest_batches
 from ..memory.cache import PredictionCache
 from ..models.dual_encoder import PairFeatures
@@ -28,7 +27,7 @@ from ..models.fusion import FusionOutput
 from ..models.video_tower import VideoRows
 from .contrast_config import ContrastConfig
 from .contrast_part import Part
-from .contrast_towers import build_sizes
+from .contrast_towers import audio_config, build_sizes
 
 if TYPE_CHECKING:
     from .contrast import Contrast
@@ -197,11 +196,10 @@ def _deciding(config: ContrastConfig) -> dict[str, Any]:
     options = {name: value for section in sections for name, value in asdict(section).items()}
     file = Path(config.text.text_model) / "config.json"
     text = file.read_bytes() if config.text.text_model and file.is_file() else b""
-    beats = str(beats_config_of(config.audio.audio_model)) if config.audio.audio_model else ""
     return options | {
         "num_frames": config.data.num_frames,
         "image_size": config.data.image_size,
         "precision": resolve_precision(config.run.precision),
-        "audio_model": beats,
+        "audio_model": str(audio_config(config) or ""),
         "text_model": hashlib.sha256(text).hexdigest(),
     }
