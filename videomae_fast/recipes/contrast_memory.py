@@ -10,6 +10,7 @@ sends.
 import functools
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ from ..engine.optim import make_optimizer
 from ..engine.precision import resolve_precision
 from ..memory import MemoryFigures, StepPredictor, largest_batches
 from ..memory.cache import PredictionCache
+from ..memory.fake_cuda import ZeroValues
 from ..models.dual_encoder import PairFeatures
 from ..models.fusion import FusionOutput
+from ..models.values import can_be_read
 from ..models.video_tower import VideoRows
 from .contrast_config import ContrastConfig
 from .contrast_part import Part
@@ -97,7 +100,9 @@ class ContrastStep:
 
     def _encode(self, part: Part, fuse: bool) -> FusionOutput:
         half = resolve_precision(self.config.run.precision) == "bf16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):  # as `make_accelerator`
+        # transformers before version 5 reads from the mask whether captions have padding: it is told that they have.
+        values = nullcontext() if can_be_read(part.sample) else ZeroValues()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False), values:  # as `make_accelerator`
             return self.recipe.encode(self.model, part, fuse)
 
     def _parts(self) -> list[Part]:

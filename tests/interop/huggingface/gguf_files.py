@@ -40,6 +40,7 @@ def write_gguf(
     import gguf
 
     config, writer = model.config, gguf.GGUFWriter(path, architecture)
+    writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
