@@ -18,6 +18,7 @@ EXTRAS = {
     "pytest_benchmark": "bench",
     "tqdm": "train",
     "transformers": "hf",
+    "gguf": "chat",
     "peft": "lora",
     "torchmetrics": "metrics",
     "liger_kernel": "liger",

@@ -15,7 +15,7 @@ CHECKED = "On a CPU our towers look at the values of captions to check them, whi
 PREDICTED = (
     "Predicted contrastive steps. A further clip is what doubling the batch adds, per clip. Clips that fit are of an "
     "A100 with 80 GB, weights and optimizer included. FLOPs are of matrix products and attention. Host syncs leave "
-    "out one in all: transformers asks the device in each step whether captions have padding."
+    "out one of naive code: transformers asks the device in each step whether captions have padding."
 )
 
 

@@ -14,7 +14,7 @@ LEVELS = (  # from the lowest up; modules of one level do not import each other
     {"settings", "official.weights", "official.model", "timm"}
     | {"huggingface.weights", "huggingface.model", "huggingface.config", "huggingface.card"},
     {"labels", "lora", "huggingface.folder", "huggingface.loading", "huggingface.vision", "fusion"}
-    | {"internvideo2", "huggingface.image", "huggingface.text"},
+    | {"internvideo2", "huggingface.image", "huggingface.text", "huggingface.gguf"},
     {"classifier", "huggingface.language_model"},
     {"pretrained_encoder", "video_tower"},
     {"conversion", "initialization", "features", "teachers", "audio_tower", "captioner"},

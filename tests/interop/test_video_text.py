@@ -14,6 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 from tests.interop.models import disturb, hugging_face
+from tests.models.test_layers import randomise
 from videomae_fast import VideoMAEConfig, VideoMAEForPretraining
 from videomae_fast.interop import (
     CheckpointError,
@@ -24,6 +25,7 @@ from videomae_fast.interop import (
     read_tokenizer,
     split_bert_config,
 )
+from videomae_fast.interop.huggingface.text import new_text_model
 from videomae_fast.models import (
     AlignmentHeads,
     InternVideo2Config,
@@ -295,6 +297,30 @@ def test_text_towers_tokenizers_and_configurations_are_read(tmp_path: Path) -> N
         read_text_tower(tmp_path / "vocab.txt")
 
 
+@pytest.mark.parametrize("name", ["SiglipTextModel", "CLIPTextModel"])
+@pytest.mark.parametrize("whole", [False, True], ids=["bare", "whole"])
+def test_text_models_of_image_encoders(name: str, whole: bool, tmp_path: Path) -> None:
+    """Saved alone, or in the model of images and texts; also without weights."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    text = sizes | {"vocab_size": 40, "max_position_embeddings": 8, "projection_size": 16, "eos_token_id": 39}
+    family, ids, mask = name.removesuffix("TextModel"), torch.tensor([[3, 7, 39, 0]]), torch.tensor([[1, 1, 1, 0]])
+    if whole:
+        vision = sizes | {"image_size": 16, "patch_size": 8}
+        config = getattr(transformers, f"{family}Config")(text_config=text, vision_config=vision)
+        saved = randomise(getattr(transformers, f"{family}Model")(config)).float().eval()
+    else:
+        config = getattr(transformers, f"{family}TextConfig")(**text)
+        saved = randomise(getattr(transformers, name)(config)).float().eval()
+    saved.save_pretrained(tmp_path)
+    expected = (saved.text_model if whole else saved)(input_ids=ids, attention_mask=mask).last_hidden_state
+    tower = read_text_tower(tmp_path).eval()
+    torch.testing.assert_close(tower(ids, mask).tokens, expected)
+    tower(ids, mask).pooled.sum().backward()
+    assert all(parameter.grad is not None for parameter in tower.parameters())
+    found = TextTower(new_text_model(tmp_path)).state_dict()
+    assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in tower.state_dict().items()}
+
+
 def test_text_models_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> None:
     """A damaged file, a model that AutoModel does not know, and one whose code is in the folder, which does not run."""
     bert_folder(tmp_path, "BertModel")
@@ -302,7 +328,7 @@ def test_text_models_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     own = {"model_type": "own", "auto_map": {name: "own.Own" for name in ("AutoConfig", "AutoModel", "AutoTokenizer")}}
-    for changes in ({}, {"model_type": "siglip_text_model"}, own):
+    for changes in ({}, {"model_type": "altclip_text_model"}, own):
         (tmp_path / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(CheckpointError, match=r"is no model that transformers reads: \S") as refused:
             read_text_tower(tmp_path)

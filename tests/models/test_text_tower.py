@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertModel,
+    CLIPTextConfig,
+    CLIPTextModel,
     MPNetConfig,
     MPNetModel,
     RobertaConfig,
@@ -18,6 +20,7 @@ from transformers import (
     T5Model,
 )
 
+from benchmarks.harness.counts import count
 from tests.models.test_layers import randomise
 from videomae_fast.models import TextTower
 from videomae_fast.models.text_tower import check_tokenizer
@@ -67,6 +70,32 @@ def test_positions_that_are_numbered_from_padding(kind: Any, settings: Any) -> N
     assert tower(ids[:, :8], torch.ones(1, 8, dtype=torch.int64)).tokens.isfinite().all()
     with pytest.raises(ValueError, match="8 tokens at most"):
         tower(ids, torch.ones_like(ids))
+
+
+KINDS: dict[str, tuple[Any, Any]] = {
+    "BERT": (BertModel, BertConfig),
+    "RoBERTa": (RobertaModel, RobertaConfig),
+    "CLIP": (CLIPTextModel, CLIPTextConfig),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_device_is_not_asked_for_padding(name: str) -> None:
+    """What the model computes is as before, to the bit with padding, and to rounding without."""
+    pytest.importorskip("transformers", minversion="5")
+    kind, settings = KINDS[name]
+    model = randomise(kind(settings(**SIZES, max_position_embeddings=12, pad_token_id=1))).eval()
+    whole = torch.ones_like(MASK)
+
+    def call(mask: Tensor) -> Tensor:
+        found: Tensor = model(input_ids=IDS, attention_mask=mask).last_hidden_state
+        return found
+
+    expected, asked = (call(MASK), call(whole)), count(lambda: call(MASK), IDS.device).syncs
+    tower = TextTower(model)
+    assert asked > count(lambda: call(MASK), IDS.device).syncs == 0
+    assert torch.equal(tower(IDS, MASK).tokens, expected[0])
+    torch.testing.assert_close(tower(IDS, whole).tokens, expected[1])
 
 
 class Words:

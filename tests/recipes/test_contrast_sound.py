@@ -16,6 +16,7 @@ from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop import beats_config_of
 from videomae_fast.models import AudioVideoTextModel
 from videomae_fast.recipes.contrast import Contrast, contrast
+from videomae_fast.recipes.contrast_towers import build_sizes
 from videomae_fast.recipes.two_towers import read_two_towers
 from videomae_kernels import contrastive_loss
 
@@ -160,14 +161,21 @@ def test_a_run_is_read_without_the_file_of_beats(sounds: Path, text_model: Path,
         read_two_towers(str(tmp_path / "run"))
 
 
-def test_a_run_continues_exactly(sounds: Path, beats: Path, text_model: Path, tmp_path: Path) -> None:
+def test_a_run_continues_exactly(sounds: Path, text_model: Path, tmp_path: Path) -> None:
+    """Without the file of BEATs, too: a checkpoint has its weights and its sizes, also to predict memory."""
+    beats = sounding.write_beats(tmp_path / "beats.pt")
     given = options(beats, micro_batch=2, epochs=2)
     whole = contrast(paired.settings(sounds, text_model, tmp_path / "whole", max_steps=3, **given))
     contrast(paired.settings(sounds, text_model, tmp_path / "two", max_steps=1, **given))
-    two = contrast(paired.settings(sounds, text_model, tmp_path / "two", max_steps=3, resume=True, **given))
+    beats.unlink()
+    continued = paired.settings(sounds, text_model, tmp_path / "two", max_steps=3, resume=True, **given)
+    assert isinstance(build_sizes(continued), AudioVideoTextModel)
+    two = contrast(continued)
     assert tiny.losses(tmp_path / "whole") == tiny.losses(tmp_path / "two")
     weights = [(result.checkpoint / "model.safetensors").read_bytes() for result in (whole, two)]
     assert weights[0] == weights[1]
+    with pytest.raises(ValueError, match=r"audio_model must be a file of BEATs, got .*beats\.pt"):
+        contrast(paired.settings(sounds, text_model, tmp_path / "new", resume=True, **given))
 
 
 def test_a_run_starts_from_one_with_sound(sounds: Path, beats: Path, text_model: Path, tmp_path: Path) -> None:

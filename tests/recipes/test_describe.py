@@ -10,6 +10,7 @@ import torch
 from tests.recipes import paired, tiny
 from videomae_fast._text import printable, printable_lines
 from videomae_fast.cli import main
+from videomae_fast.data import MissingVideo
 from videomae_fast.models.config import CONFIGS
 from videomae_fast.recipes.caption import caption
 from videomae_fast.recipes.describe import Describer, Description, describe, make_streamer
@@ -84,6 +85,19 @@ def test_damaged_and_missing_videos_are_named_and_others_done(
     assert printed == [f"{line['path']}: {printable(line['text'])}" for line in lines]
 
 
+def test_images_are_described_among_videos(run: Path, videos: list[str], pairs: Path) -> None:
+    """In the order asked for; an image alone has the same answer, and no seconds."""
+    describer, images = Describer(str(run)), [str(pairs.parent / f"image{number}.png") for number in range(3)]
+    asked = [images[0], videos[0], str(pairs.parent / "none.png"), images[1], videos[1], images[2]]
+    found = list(describe(describer, asked, max_new_tokens=6, batch_size=2))
+    assert [each.path for each in found] == asked and isinstance(found[2], MissingVideo)
+    assert [getattr(each, "end", None) for each in found] == [None, 12 / 25, None, None, 12 / 25, None]
+    for number in (0, 1, 5):
+        assert found[number] == next(describe(describer, [asked[number]], max_new_tokens=6))
+    clips = describer.views(images[:1], images=True)[0].clips
+    assert clips is not None and clips.shape == (1, 3, 1, 32, 32)
+
+
 def test_the_prompt_is_asked(run: Path, videos: list[str]) -> None:
     asked = [Describer(str(run), prompt).texts.begin(1).ids.tolist() for prompt in ("", "What moves?", "Where?")]
     assert asked[0] == asked[1] != asked[2]
@@ -108,7 +122,6 @@ def test_what_cannot_be_asked(run: Path, pairs: Path, two_towers_run: Path, vide
         ([], {}, "videos must be one or more"),
         (videos, {"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         (videos, {"max_new_tokens": 1000}, r"max_new_tokens must be at most \d+, which the language model has"),
-        ([str(pairs.parent / "image0.png")], {}, "must be files of videos, got the image"),
     ):
         with pytest.raises(ValueError, match=message):
             list(describe(describer, asked, **options))

@@ -13,6 +13,7 @@ from tests.recipes.brightness import CLASSES
 from videomae_fast.cli import main
 from videomae_fast.interop import save_published
 from videomae_fast.models import VideoMAEForClassification, VideoMAEForPretraining
+from videomae_fast.models.config import CONFIGS
 from videomae_fast.recipes.evaluate import EvaluateConfig
 from videomae_fast.recipes.evaluate_probe import evaluate_probe
 
@@ -91,3 +92,17 @@ def test_errors(brightness: Path, model: Path) -> None:
         config(brightness, model, init_classes="names.txt")
     with pytest.raises(ValueError, match=r"^init is empty$"):
         evaluate_probe(config(brightness, model, init=""))
+
+
+def test_two_towers_are_judged_by_their_features(
+    brightness: Path, two_towers_run: Path, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the text model is named, which the run cannot do without."""
+    monkeypatch.setitem(CONFIGS, "tiny", tiny.TINY)
+    asked = config(brightness, two_towers_run, segments=1)
+    found = evaluate_probe(asked)
+    assert found.evaluation.summary()["top1"] == 1.0
+    again = evaluate_probe(asked.with_options(text_model=str(text_model)))
+    assert again.evaluation.scores.tolist() == found.evaluation.scores.tolist()
+    with pytest.raises(ValueError, match=r"text_model must be a folder .* got nowhere"):
+        evaluate_probe(asked.with_options(text_model="nowhere"))

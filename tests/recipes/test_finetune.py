@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.recipes import tiny
@@ -238,3 +239,15 @@ def test_other_classes_or_labels_do_not_continue(labelled: Path, tmp_path: Path)
         with pytest.raises(ValueError, match=r"a run continues with the videos.*'labels': "):
             run(others, names)
     run(labels, "abcd")
+
+
+def test_from_two_towers(
+    labelled: Path, two_towers_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first step has learning rate 0 and changes no weight."""
+    run = finetune(tiny.finetuning(labelled, tmp_path / "run", init=str(two_towers_run), max_steps=1))
+    towers = load_file(sorted((two_towers_run / "checkpoints").iterdir())[-1] / "model.safetensors")
+    found = read_classifier(run.checkpoint).state
+    taken = [name for name in found if name.startswith(("patch_embed.", "blocks."))]
+    assert len(taken) > 20 and all(torch.equal(found[name], towers[f"vision_encoder.{name}"]) for name in taken)
+    assert "away from the fixed positions of the model: pos_embed" in capsys.readouterr().out

@@ -31,7 +31,7 @@ def add_describe(commands: Any) -> None:
         description="Say what videos show, by a run of caption. The answer about one video is printed as it comes. "
         "Videos that cannot be read are named; the others are described, and the exit status is 2.",
     )
-    command.add_argument("videos", nargs="+", metavar="VIDEO", help="file of a video")
+    command.add_argument("videos", nargs="+", metavar="VIDEO", help="file of a video or an image")
     command.add_argument("--init", required=True, help="a run of caption, or one of its checkpoints")
     command.add_argument("--prompt", default="", help="the question (default: that of the run)")
     command.add_argument("--language-model", default="", metavar="FOLDER", help="the language model, if it has moved")

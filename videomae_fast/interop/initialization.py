@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import cast
 
 import torch
@@ -12,19 +13,23 @@ from ..models.config import ClipConfig
 from ..models.families import SIZES, VideoClassifier, family_of, family_of_weights
 from ..models.internvideo2 import InternVideo2, InternVideo2ForAlignment
 from ..models.internvideo2_classify import InternVideo2ForClassification
+from ..models.positions import interpolate_positions
 from .checkpoint import CheckpointError, State, key_problems, load_weights, read_weights, without_encoder
 from .classifier import check_files_of_transformers, classifier_state, is_pretraining
 from .huggingface.weights import from_huggingface, is_huggingface
 from .internvideo2 import ALIGNMENT, CLASSIFIER, fit_positions, internvideo2_state
 from .lora import merged_lora
 from .report import init_report
-from .settings import settings_beside
+from .settings import clip_beside, settings_beside
+from .video_tower import VIDEO, names_below
 
 _HEADS = {"classifier.weight", "head.weight", "encoder.head.weight"}  # names that only classifiers have
 Rows = Sequence[int] | Callable[[int], Sequence[int]] | None
 _HEAD = ("head.weight", "head.bias")
 # Names, or their beginnings, that a pre-trained model has, and a classifier has not.
 _PRETRAINING = ("decoder.", "encoder_to_decoder.", "mask_token", "encoder.norm.", "norm.")
+_TOWER = ("image_embed.", "clip_projector.")  # likewise a video tower of VideoMAE's blocks
+_IMAGES = ("img_pos_embed", "clip_img_pos_embed")  # and one of InternVideo2
 
 
 def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = True, *, rows: Rows = None) -> str:
@@ -38,6 +43,10 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
     and blocks are kept; `fc_norm` and `head` are new, and stay as they are; the encoder's last norm, the mask token and
     the decoder are not used. Of another classifier, `fc_norm` is kept, and its head if it has as many classes, or by
     `rows`; otherwise the head is new.
+
+    A classifier also starts from the video tower of a run of `contrast` or `caption`: blocks and patch embedding of a
+    `VideoTransformer`, whose learned positions are not used, because positions of a `VideoMAEForClassification` are
+    fixed: the report tells how far they are from these. Of an `InternVideo2Tower` all is used but positions of images.
 
     An `InternVideo2` of any kind starts from published weights of stage 1, of its distillation or of fine-tuning, or
     from those of a run. Position tables of clips of another size are interpolated, linearly over time and bicubically
@@ -74,16 +83,19 @@ def init_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
     """
     if rows is not None and not isinstance(model, VideoClassifier):
         raise ValueError(f"rows are for a classifier, not for a {type(model).__name__}")
-    state = read_weights(path)
+    state, beside = read_weights(path), list[str]()
     try:
+        if isinstance(model, VideoClassifier) and any(name.startswith(VIDEO) for name in state):
+            beside = sorted({name.partition(".")[0] for name in state if not name.startswith(VIDEO)})
+            state = names_below(state, VIDEO)
         state = merged_lora(state, path)
         _check_family(cast(ClipConfig, model.config), state)
         if isinstance(model, InternVideo2):
-            return _init_internvideo2(model, state, path, strict, rows)
+            return _init_internvideo2(model, state, path, strict, rows, beside)
         if is_huggingface(state):
             _check_heads(cast(ClipConfig, model.config), path)
         if isinstance(model, VideoMAEForClassification):
-            return _init_classifier(model, state, path, strict, rows)
+            return _init_classifier(model, state, path, strict, rows, beside)
         state = _pretraining_names(state, strict)
         if not strict:
             _check_overlap(model, state)
@@ -123,15 +135,38 @@ def _init_classifier(
     path: str | os.PathLike[str],
     strict: bool,
     rows: Rows,
+    beside: list[str],
 ) -> str:
+    notes: dict[str, list[str]] = {}
+    if beside:
+        table = state.pop("pos_embed", None)
+        notes = {} if table is None else {_table_note(model, table, path): ["pos_embed"]}
+        beside = beside + [name for name in state if name.startswith(_TOWER)]
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(_TOWER)}
     state, unused = _classifier_names(state)
     state, why = _with_head(state, model.num_classes, rows)
     new = [name for name in CLASSIFIER if name not in state]
-    return _init_kept(model, state, path, strict, new=new, why=why, unused=unused)
+    return _init_kept(model, state, path, strict, new=new, why=why, unused=[*unused, *beside], theirs=notes)
+
+
+def _table_note(model: VideoMAEForClassification, table: Tensor, path: str | os.PathLike[str]) -> str:
+    """A phrase on a tower's learned positions, for clips of the model: how far they are from its fixed ones."""
+    config, fixed = model.config, model.position.float()
+    frames, size = clip_beside(path)
+    clip = (frames or config.num_frames, *(size or config.image_size))
+    grid = (clip[0] // config.patch[0], clip[1] // config.patch[1], clip[2] // config.patch[2])
+    if table.shape != (1, prod(grid), config.encoder_dim):
+        raise CheckpointError(
+            f"its pos_embed is {tuple(table.shape)}, which are no clips of {clip} (frames, height, width) of tokens of "
+            f"{config.patch}"
+        )
+    learned = interpolate_positions(table[0].float(), grid, config.grid).to(fixed.device)
+    off = ((learned - fixed).norm() / fixed.norm()).item()
+    return f"not used, {off:.1%} away from the fixed positions of the model"
 
 
 def _init_internvideo2(
-    model: InternVideo2, state: State, path: str | os.PathLike[str], strict: bool, rows: Rows
+    model: InternVideo2, state: State, path: str | os.PathLike[str], strict: bool, rows: Rows, beside: list[str]
 ) -> str:
     state, interpolated = fit_positions(internvideo2_state(state), path, model.config)
     notes = {f"interpolated to {'x'.join(map(str, model.config.grid))} tokens": interpolated}
@@ -139,7 +174,7 @@ def _init_internvideo2(
         if strict and not _HEADS.isdisjoint(state):
             raise CheckpointError("it holds a classifier, and an aligned student is needed")
         return _init_kept(model, state, path, strict, notes=notes)
-    dropped: tuple[str, ...] = ALIGNMENT
+    dropped: tuple[str, ...] = (*ALIGNMENT, *_IMAGES)
     new, why = [], ""
     if isinstance(model, InternVideo2ForClassification):
         state, why = _with_head(state, model.num_classes, rows)
@@ -152,7 +187,7 @@ def _init_internvideo2(
         dropped = (*ALIGNMENT, *CLASSIFIER)
     unused = [name for name in state if name.startswith(dropped)]
     state = {name: tensor for name, tensor in state.items() if name not in unused}
-    return _init_kept(model, state, path, strict, new=new, why=why, unused=unused, notes=notes)
+    return _init_kept(model, state, path, strict, new=new, why=why, unused=[*unused, *beside], notes=notes)
 
 
 def _init_kept(
@@ -165,8 +200,12 @@ def _init_kept(
     why: str = "",
     unused: Sequence[str] = (),
     notes: Mapping[str, Sequence[str]] | None = None,
+    theirs: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """Load all but what may be new, and report: also why it is new, what of the file is not used, and other notes."""
+    """Load all but what may be new, and report: also why it is new, what of the file is not used, and other notes.
+
+    `notes` are on names of the model, `theirs` on names of the file.
+    """
     own = model.state_dict().keys()
     missing, unexpected = sorted(own - state.keys() - set(new)), sorted(state.keys() - own)
     if strict and (problems := key_problems(missing, unexpected)):
@@ -175,7 +214,7 @@ def _init_kept(
     load_weights(model, state, strict=False)
     left = {"new, left as they were" + why: new, "missing, left as they were": missing}
     notes = {what: [name for name in names if name in own] for what, names in (notes or {}).items()}
-    return init_report(model, path, left, {"not used": [*unused, *unexpected], **notes})
+    return init_report(model, path, left, {"not used": [*unused, *unexpected], **notes, **(theirs or {})})
 
 
 def _check_heads(config: ClipConfig, path: str | os.PathLike[str]) -> None:

@@ -85,21 +85,19 @@ def context_length(model: nn.Module) -> int:
     return next((length for length in found if isinstance(length, int)), 2**31)
 
 
-def check_vocabulary(model: nn.Module, tokenizer: Any) -> None:
+def check_vocabulary(model: nn.Module, tokens: int) -> None:
     """Make sure that a language model has a row for each token of a tokenizer. It may have more: rows are often padded.
 
     Args:
         model: of transformers.
-        tokenizer: of transformers.
+        tokens: of the tokenizer.
 
     Raises:
         ValueError: it has fewer.
     """
     rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if len(tokenizer) > rows:
-        raise ValueError(
-            f"tokenizer has {len(tokenizer)} tokens, and the language model {rows}: it is of another model"
-        )
+    if tokens > rows:
+        raise ValueError(f"tokenizer has {tokens} tokens, and the language model {rows}: it is of another model")
 
 
 def head_of(model: nn.Module, rows: Tensor) -> Head:

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._optional import require
 from .values import can_be_read
 
 TEXT_POOLS = ("mean", "first")
+_ATTENTION = "videomae_fast_sdpa"  # what transformers knows the attention of `_never_ask_for_padding` as
 
 
 class TextRows(NamedTuple):
@@ -27,7 +29,8 @@ class TextTower(nn.Module):
 
         pooled = Σₗ mask[l]·tokens[l] / Σₗ mask[l]   or   tokens[0]
 
-    The model's own pooler is not used, and is taken away.
+    The model's own pooler is not used, and is taken away. A step has no host sync: transformers, from version 5 on, is
+    kept from asking the device whether captions have padding.
 
     Args:
         model: takes `input_ids` and `attention_mask`, and returns `last_hidden_state`; its `config` has `vocab_size`
@@ -57,6 +60,9 @@ class TextTower(nn.Module):
             )
         if isinstance(getattr(model, "pooler", None), nn.Module):
             model.register_module("pooler", None)  # its parameters would get no gradient
+        if isinstance(getattr(model, "head", None), nn.Linear):  # SigLIP's pooler
+            model.register_module("head", nn.Identity())
+        _never_ask_for_padding(model)
         self.model = model
         self.pool = pool
         self.dim, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
@@ -82,6 +88,30 @@ class TextTower(nn.Module):
             return TextRows(tokens, tokens[:, 0])
         weight = mask.to(tokens.dtype)[..., None]
         return TextRows(tokens, (tokens * weight).sum(1) / weight.sum(1))
+
+
+def _never_ask_for_padding(model: nn.Module) -> None:
+    """Make a model of transformers attend with its mask even where no caption has padding.
+
+    transformers leaves out a mask that hides nothing, so that it can take a faster kernel, and for this it waits for
+    the device once in each step. Captions of a batch hardly ever are of one length.
+    """
+    if getattr(model.config, "_attn_implementation", None) != "sdpa":
+        return
+    transformers = require("transformers")
+    kinds = [getattr(transformers, name, None) for name in ("AttentionInterface", "AttentionMaskInterface")]
+    if None in kinds or not hasattr(require("transformers.masking_utils"), "create_bidirectional_mask"):
+        return  # before version 5, whose models make their masks each in a way of its own
+    attend = require("transformers.integrations.sdpa_attention").sdpa_attention_forward
+    for kind, function in zip(kinds, (attend, _whole_mask), strict=True):
+        kind.register(_ATTENTION, function)
+    model.set_attn_implementation(_ATTENTION)  # type: ignore[operator]
+
+
+def _whole_mask(*args: Any, **options: Any) -> Tensor:
+    skips = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    mask: Tensor = require("transformers.masking_utils").sdpa_mask(*args, **(options | skips))
+    return mask
 
 
 def _unused_positions(model: nn.Module) -> int:

@@ -110,10 +110,12 @@ def build_captioner(config: CaptionConfig, say: Callable[[str], None]) -> BuiltC
     """
     language, connector = config.language, config.connector
     if not language.language_model:
-        raise ValueError("language_model is empty: name a folder of a causal language model of transformers")
-    if not Path(language.language_model).is_dir():
         raise ValueError(
-            "language_model must be a folder of a causal language model of transformers, got "
+            "language_model is empty: name a folder of a causal language model of transformers, or a GGUF file"
+        )
+    if not Path(language.language_model).exists():
+        raise ValueError(
+            "language_model must be a folder of a causal language model of transformers, or a GGUF file, got "
             f"{printable(language.language_model)}"
         )
     tower = build_video_tower(config.model, config.data)

@@ -96,7 +96,7 @@ class LanguageOptions(Section):
 
     language_model: str = option(
         "",
-        "folder of a causal language model of transformers, with its tokenizer; it is frozen",
+        "folder of a causal language model of transformers, with its tokenizer, or a GGUF file of one; it is frozen",
         free=True,  # a run continues with the same weights wherever they are: its checkpoints know their digest
     )
     prompt: str = option(

@@ -34,7 +34,7 @@ from .contrast_losses import ContrastLosses
 from .contrast_negatives import NegativeCounts, check_lists, check_sizes, pairs_differ
 from .contrast_part import Part
 from .contrast_text import KeptText
-from .contrast_towers import build_towers, choose_trained
+from .contrast_towers import build_towers, choose_trained, saved_audio_config
 from .contrast_videos import EvaluationPairs, TrainingPairs
 from .fit import use_fastest_attention
 from .ranks import check_equal, gather_rows, gather_uneven, process_group
@@ -70,7 +70,7 @@ class Contrast(Recipe):
         eval_kinds = config.data.pairs(config.data.eval_data) if config.run.eval_every else (None, None)
         use_fastest_attention(config.model.attention, device, say)
         fitted = replace(config, model=fit_contrast(self, device, say))
-        model, self.tokenizer = build_towers(fitted, say)
+        model, self.tokenizer = build_towers(fitted, say, saved_audio_config(config))
         if note := self._start(model):
             say(printable_lines(note))
         choose_trained(model, config.model.train, config.text.freeze_text)
@@ -118,7 +118,7 @@ class Contrast(Recipe):
         return self.videos.order(samples_per_step) | digests
 
     def files(self) -> dict[str, str]:
-        """The sizes of the audio tower, so that the file of BEATs is not needed to read the run."""
+        """The sizes of the audio tower, so that the file of BEATs is not needed to read or to continue the run."""
         if not isinstance(self.model, AudioVideoTextModel):
             return {}
         return {AUDIO_FILE: json.dumps(asdict(self.model.audio_encoder.config), indent=0) + "\n"}

@@ -10,6 +10,7 @@ sends.
 import functools
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,16 @@ from ..data.captioned import CaptionTokens
 from ..data.sound.clip import NUM_MELS, NUM_WINDOWS
 from ..engine.optim import make_optimizer
 from ..engine.precision import resolve_precision
-from ..interop.audio_tower import beats_config_of
 from ..memory import MemoryFigures, StepPredictor, largest_batches
 from ..memory.cache import PredictionCache
+from ..memory.fake_cuda import ZeroValues
 from ..models.dual_encoder import PairFeatures
 from ..models.fusion import FusionOutput
+from ..models.values import can_be_read
 from ..models.video_tower import VideoRows
 from .contrast_config import ContrastConfig
 from .contrast_part import Part
-from .contrast_towers import build_sizes
+from .contrast_towers import audio_config, build_sizes
 
 if TYPE_CHECKING:
     from .contrast import Contrast
@@ -98,7 +100,9 @@ class ContrastStep:
 
     def _encode(self, part: Part, fuse: bool) -> FusionOutput:
         half = resolve_precision(self.config.run.precision) == "bf16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):  # as `make_accelerator`
+        # transformers before version 5 reads from the mask whether captions have padding: it is told that they have.
+        values = nullcontext() if can_be_read(part.sample) else ZeroValues()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False), values:  # as `make_accelerator`
             return self.recipe.encode(self.model, part, fuse)
 
     def _parts(self) -> list[Part]:
@@ -197,11 +201,10 @@ def _deciding(config: ContrastConfig) -> dict[str, Any]:
     options = {name: value for section in sections for name, value in asdict(section).items()}
     file = Path(config.text.text_model) / "config.json"
     text = file.read_bytes() if config.text.text_model and file.is_file() else b""
-    beats = str(beats_config_of(config.audio.audio_model)) if config.audio.audio_model else ""
     return options | {
         "num_frames": config.data.num_frames,
         "image_size": config.data.image_size,
         "precision": resolve_precision(config.run.precision),
-        "audio_model": beats,
+        "audio_model": str(audio_config(config) or ""),
         "text_model": hashlib.sha256(text).hexdigest(),
     }

@@ -10,8 +10,9 @@ from torch import nn
 from .._optional import require
 from .._text import printable, printable_lines
 from ..data.captioned import CaptionTokenizer
-from ..interop.audio_tower import beats_config_of, init_audio_tower
-from ..interop.huggingface.text import read_text_tower, read_tokenizer, split_bert_config
+from ..engine.checkpoint import list_checkpoints
+from ..interop.audio_tower import audio_config_beside, beats_config_of, init_audio_tower
+from ..interop.huggingface.text import new_text_model, read_text_tower, read_tokenizer, split_bert_config
 from ..interop.settings import settings_beside
 from ..interop.video_text import init_split_bert
 from ..models import AudioVideoTextModel, InternVideo2Config, VideoMAEConfig
@@ -97,19 +98,11 @@ def _caption_tokenizer(tokenizer: Any, max_tokens: int, positions: int) -> Capti
 
 def _random_encoder(folder: str) -> nn.Module:
     """Of the size that the folder's config.json tells; "" is BERT-base, to predict memory without a folder."""
+    if folder:
+        return new_text_model(folder)
     transformers = require("transformers")
-    if not folder:
-        bert: nn.Module = transformers.BertModel(transformers.BertConfig())
-        return bert
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = transformers.AutoModel.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"text_model {printable(folder)} cannot be read: {printable(str(error).partition(chr(10))[0])}"
-        ) from error
-    encoder: nn.Module = getattr(model, "text_model", model)
-    return encoder
+    bert: nn.Module = transformers.BertModel(transformers.BertConfig())
+    return bert
 
 
 def build_split_bert(
@@ -178,6 +171,39 @@ def build_audio_tower(options: AudioTowerOptions, say: Callable[[str], None]) ->
     return tower
 
 
+def audio_config(config: ContrastConfig) -> BeatsConfig | None:
+    """The configuration of a run's audio tower: of the checkpoint that it continues from, else of the file of BEATs.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        The configuration; None for a run without sound.
+
+    Raises:
+        ValueError: `audio_model` is no file, or no BEATs.
+    """
+    if not config.audio.audio_model:
+        return None
+    return saved_audio_config(config) or _beats_config(config.audio)
+
+
+def saved_audio_config(config: ContrastConfig) -> BeatsConfig | None:
+    """The configuration in the checkpoint that a run with sound continues from; None if there is none.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        The configuration, for `build_towers`: the checkpoint has the weights.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+    saved = list_checkpoints(Path(config.run.output)) if config.run.resume and config.audio.audio_model else []
+    return audio_config_beside(saved[-1]) if saved else None
+
+
 def _beats_config(options: AudioTowerOptions) -> BeatsConfig:
     if not os.path.isfile(options.audio_model):
         raise ValueError(f"audio_model must be a file of BEATs, got {printable(options.audio_model)}")
@@ -232,8 +258,8 @@ def build_sizes(config: ContrastConfig) -> VideoTextModel:
     text, fusion, tower = config.text, config.fusion, build_video_tower(config.model, config.data)
     sizes = config.model.embed_dim, config.loss.of_temperature
     model: VideoTextModel
-    if config.audio.audio_model:
-        audio = AudioTower(_beats_config(config.audio))
+    if heard := audio_config(config):
+        audio = AudioTower(heard)
         split, _ = _split_config(text, fusion.fusion_layers)
         model = AudioVideoTextModel(tower, SplitBert(split, audio.dim), audio, *sizes, fusion.word_ratio)
     elif fusion.fusion_layers:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .._optional import require
 from .._text import printable
-from ..data import Annotations, MissingVideo, VideoFile, ViewDataset, open_video
-from ..data.sources.captioned import is_image
+from ..data import MissingVideo, VideoFile, ViewDataset, open_video
+from ..data.sources.captioned import CaptionedEntry, CaptionedVideos, is_image
 from ..engine.parallel import make_accelerator
 from ..interop.captioner import SETTINGS, load_captioner
 from ..interop.huggingface.language_model import read_chat_tokenizer
@@ -25,6 +25,8 @@ from .caption_model import CaptionTexts
 from .start import last_checkpoint
 from .views import view_batches
 
+_NO_CAPTION = "?"  # entries of images are captioned ones
+
 
 @dataclass(frozen=True)
 class Description:
@@ -33,7 +35,7 @@ class Description:
     Attributes:
         path: of the video.
         start: of the part, in seconds.
-        end: of the part, in seconds; None where the file does not state its frames per second.
+        end: of the part, in seconds; None for an image, and where the file does not state its frames per second.
         text: the answer, without special tokens.
     """
 
@@ -84,25 +86,27 @@ class Describer:
             activate_flash_attention(self.accelerator.device)
         self.model.to(self.accelerator.device)
 
-    def views(self, videos: Sequence[str]) -> ViewDataset:
+    def views(self, videos: Sequence[str], images: bool = False) -> ViewDataset:
         """One clip of each video, in the middle of its frames, of the frames that training shows.
 
         Args:
             videos: files.
+            images: whether all of them are images, which are clips of one frame.
 
         Returns:
             The clips.
         """
         data = self.config.data
+        sampling = "dense" if data.sampling == "strided" else data.sampling
         return ViewDataset(
-            Annotations(VideoFile(video) for video in videos),
-            num_frames=data.num_frames,
+            CaptionedVideos(CaptionedEntry(VideoFile(video), (_NO_CAPTION,)) for video in videos),
+            num_frames=1 if images else data.num_frames,
             frame_stride=data.frame_stride,
             size=(data.image_size, data.image_size),
             short_side=data.image_size,
             segments=1,
             crops=1,
-            sampling="dense" if data.sampling == "strided" else data.sampling,
+            sampling="uniform" if images else sampling,
             fps=data.fps,
             reader=data.reader,
             max_decoded_bytes=data.max_decoded_bytes,
@@ -134,7 +138,8 @@ class Describer:
                 f"for after the video and the question, got {max_new_tokens}"
             )
         sample = torch.zeros(count, dtype=torch.int64, device=device)
-        visible = model.draw(sample, seed=self.config.run.seed)
+        image = model.vision_encoder.is_image(clips)
+        visible = model.draw(sample, seed=self.config.run.seed, image=image)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         options = {"pad_token_id": pad, "eos_token_id": self._ends(), "streamer": streamer}
         with self.accelerator.autocast():
@@ -160,13 +165,13 @@ def describe(
     workers: int = 0,
     stream: Callable[[str], None] | None = None,
 ) -> Iterator[Description | MissingVideo]:
-    """Describe videos, each as a whole, in their order.
+    """Describe videos, each as a whole, and images, in their order.
 
     Args:
         describer: the captioner.
-        videos: files.
+        videos: files; a name that ends as those of images do is one of an image.
         max_new_tokens: of an answer.
-        batch_size: videos at a time.
+        batch_size: videos, or images, at a time.
         workers: processes that decode; 0 decodes in this one.
         stream: takes the words of one video's answer as they come, and "" at the end.
 
@@ -174,25 +179,44 @@ def describe(
         What is said about a video, or why it cannot be read.
 
     Raises:
-        ValueError: there is no video, an image, several are to be streamed, or a number is out of range.
+        ValueError: there is no video, several are to be streamed, or a number is out of range.
         ChildProcessError: a data-loading process died.
     """
     if not videos or (stream is not None and len(videos) > 1):
         raise ValueError(f"videos must be one or more, and one to be streamed, got {len(videos)}")
-    if images := [path for path in videos if is_image(path)]:
-        raise ValueError(f"videos must be files of videos, got the image {printable(images[0])}")
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     streamer = None if stream is None else make_streamer(describer.tokenizer, stream)
-    dataset = describer.views(videos)
+    shared: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "workers": workers}
+    kinds = {
+        images: _of_kind(describer, [path for path in videos if is_image(path) == images], images, streamer, **shared)
+        for images in (False, True)
+    }
+    for path in videos:  # each kind is described in batches of its own
+        yield next(kinds[is_image(path)])
+
+
+def _of_kind(
+    describer: Describer,
+    videos: Sequence[str],
+    images: bool,
+    streamer: Any,
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    workers: int,
+) -> Iterator[Description | MissingVideo]:
+    """Describe files that are all videos, or all images."""
+    dataset = describer.views(videos, images)
     for batch in view_batches(dataset, batch_size, workers):
         found: dict[int, Description | MissingVideo] = {each.index: each for each in batch.missing}
         if batch.clips is not None:
             clips = batch.clips.to(describer.accelerator.device, non_blocking=True)
             texts = describer.answers(clips, len(batch.index), max_new_tokens, streamer)
             for index, text in zip(batch.index.tolist(), texts, strict=True):
-                found[index] = Description(videos[index], 0.0, _seconds(videos[index], dataset), text)
+                end = None if images else _seconds(videos[index], dataset)
+                found[index] = Description(videos[index], 0.0, end, text)
         yield from (found[index] for index in sorted(found))
 
 

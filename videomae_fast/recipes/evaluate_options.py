@@ -141,7 +141,7 @@ class EvaluationOptions(Section):
         super().__post_init__()
         if self.task != "classify":
             self._check_unused(f"task {self.task}", _OF_CLASSIFIERS)
-        elif self.text_model:
+        elif self.text_model and not self.probe:
             raise ValueError(f"text_model '{self.text_model}' is for a task of two towers, got task classify")
         if self.templates and self.task != "zeroshot":
             raise ValueError(f"templates '{self.templates}' are for task zeroshot, got task {self.task}")

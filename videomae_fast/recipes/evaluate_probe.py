@@ -9,19 +9,19 @@ from .._text import printable
 from ..data import Mixture, number_classes, read_classes
 from ..engine.log import say
 from ..engine.parallel import make_accelerator
-from ..interop import read_feature_model
 from .evaluate import EvaluateConfig, Result
 from .evaluate_options import EvaluationOptions
 from .probe import knn, linear_probe
 from .scores import Evaluation
 from .sources import read_source
 from .start import last_checkpoint
+from .two_towers import read_video_model
 from .views import FeaturesAsForward, VideoFeatures, video_features
 
 
 @torch.no_grad()
 def evaluate_probe(config: EvaluateConfig) -> Result:
-    """Evaluate the features of a model, of pre-training or a classifier, by kNN or a linear probe.
+    """Evaluate the features of a model, of pre-training, a classifier or two towers, by kNN or a linear probe.
 
     The feature of a video is the mean of those of its views. The training videos alone decide everything that is
     fitted or chosen; their features are computed once.
@@ -44,9 +44,9 @@ def evaluate_probe(config: EvaluateConfig) -> Result:
         if not value:
             raise ValueError(f"{name} is empty")
     accelerator = make_accelerator(options.precision)
-    model = read_feature_model(
-        last_checkpoint(Path(options.init)), num_frames=views.num_frames or None, image_size=views.image_size or None
-    ).to(accelerator.device)
+    sizes = {"num_frames": views.num_frames, "image_size": views.image_size}
+    source = last_checkpoint(Path(options.init))
+    model = read_video_model(source, **sizes, text_model=options.text_model).to(accelerator.device)
     sources = (views.data, options.train_data)
     train = number_classes(
         read_source(options.train_data, sources, views.root, views.list_format, labelled=True),

@@ -26,13 +26,13 @@ from ..data.windows import Windows, stream_windows
 from ..engine.manifest import checksum
 from ..engine.parallel import make_accelerator
 from ..engine.precision import resolve_precision
-from ..interop import FeatureModel, read_feature_model
+from ..interop import FeatureModel
 from ..interop.checkpoint import weights_file
 from .config import Config
 from .feature_files import FeatureFiles
 from .feature_options import KINDS, FeatureOptions, WindowOptions
 from .start import last_checkpoint
-from .two_towers import TowerFeatures, is_two_towers, read_two_towers
+from .two_towers import TowerFeatures, read_video_model
 
 AnyModel = FeatureModel | TowerFeatures
 
@@ -148,7 +148,8 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
     accelerator = make_accelerator(options.precision)
     with lock_output(folder) if accelerator.is_main_process else nullcontext():
         source = last_checkpoint(Path(options.init))
-        model = _read_model(source, config).to(accelerator.device)
+        sizes = {"num_frames": windows.num_frames, "image_size": windows.image_size}
+        model = read_video_model(source, **sizes, text_model=options.text_model).to(accelerator.device)
         videos = read_mixture(windows.data, windows.root or None, windows.list_format)
         if any(each.frame_stride is not None for each in videos.sources):
             raise ValueError(
@@ -168,17 +169,6 @@ def write_features(config: FeaturesConfig, say: Callable[[str], None] = print) -
     if everywhere == len(files.numbers):
         raise ValueError(f"data: none of the {everywhere} videos can be read, see {printable(folder / 'missing.tsv')}")
     return len(missing)
-
-
-def _read_model(source: Path, config: FeaturesConfig) -> AnyModel:
-    """A model, or the video tower of a run of `contrast`."""
-    windows, text_model = config.windows, config.features.text_model
-    if not is_two_towers(source):
-        if text_model:
-            raise ValueError(f"text_model '{text_model}' is of a run of contrast, and {printable(source)} is none")
-        return read_feature_model(source, num_frames=windows.num_frames or None, image_size=windows.image_size or None)
-    given = {"num_frames": windows.num_frames, "image_size": windows.image_size, "text_model": text_model}
-    return TowerFeatures(read_two_towers(str(source), **{name: value for name, value in given.items() if value}).model)
 
 
 def _write_all(
@@ -249,8 +239,7 @@ def _forward(model: AnyModel, clips: Iterator[Tensor], kind: str) -> Iterator[Te
 def _shape(model: AnyModel, kind: str) -> tuple[int, ...]:
     frames, height, width = model.config.grid
     sizes = {"mean": (), "tubelets": (frames,), "tokens": (frames, height, width)}
-    width = model.embed_dim if isinstance(model, TowerFeatures) else model.feature_dim
-    return *sizes[kind], width if kind == "mean" else model.config.encoder_dim
+    return *sizes[kind], model.feature_dim if kind == "mean" else model.config.encoder_dim
 
 
 def _settings(config: FeaturesConfig, model: AnyModel, source: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._text import printable
 from ..data.captioned import CaptionTokenizer
 from ..engine.log import say
-from ..interop import init_video_text
+from ..interop import FeatureModel, init_video_text, read_feature_model
 from ..interop.audio_tower import audio_config_beside
 from ..interop.settings import settings_beside
 from ..models.dual_encoder import VideoTextModel
@@ -81,14 +81,14 @@ class TowerFeatures(nn.Module):
 
     Attributes:
         config: of the video tower.
-        embed_dim: E.
+        feature_dim: E.
     """
 
     def __init__(self, model: VideoTextModel) -> None:
         super().__init__()
         self.model = model
         self.config = model.vision_encoder.config
-        self.embed_dim = model.embed_dim
+        self.feature_dim = model.embed_dim
 
     def features(self, clip: Clip) -> Tensor:
         """Features (B, E) of clips or of images, of length 1, as captions are compared with."""
@@ -101,6 +101,33 @@ class TowerFeatures(nn.Module):
     def forward(self, clip: Clip) -> Tensor:
         """`features`, in the place of logits."""
         return self.features(clip)
+
+
+def read_video_model(
+    source: Path, *, num_frames: int = 0, image_size: int = 0, text_model: str = ""
+) -> FeatureModel | TowerFeatures:
+    """Read a model for its features: one of any layout, or the video side of a run of `contrast`.
+
+    Args:
+        source: a checkpoint, or a file of weights.
+        num_frames: frames of a clip; 0: as the model was trained.
+        image_size: height and width in pixels; 0: likewise.
+        text_model: where the text model of a run of `contrast` is now; "": where it was.
+
+    Returns:
+        The model, in float32 and in evaluation mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: as `read_feature_model` and `read_two_towers`.
+        ValueError: likewise; or `text_model` is given for another model.
+        ImportError: as `read_two_towers`.
+    """
+    if not is_two_towers(source):
+        if text_model:
+            raise ValueError(f"text_model '{text_model}' is of a run of contrast, and {printable(source)} is none")
+        return read_feature_model(source, num_frames=num_frames or None, image_size=image_size or None)
+    given = {"num_frames": num_frames, "image_size": image_size, "text_model": text_model}
+    return TowerFeatures(read_two_towers(str(source), **{name: value for name, value in given.items() if value}).model)
 
 
 def encode_texts(towers: TwoTowers, texts: Sequence[str], accelerator: Any) -> Tensor:

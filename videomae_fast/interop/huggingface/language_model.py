@@ -11,6 +11,7 @@ from ..._optional import require
 from ...models.language_model import check_language_model, check_vocabulary
 from ..checkpoint import CheckpointError
 from ..settings import PathLike
+from .gguf import GGUF, check_gguf, gguf_damage, is_gguf, place_of
 from .text import LOCAL, reason
 
 _WEIGHTS = ("config.json", "*.safetensors", "*.bin")
@@ -21,7 +22,7 @@ class LanguageModelFolder:
     """A language model that others refer to.
 
     Attributes:
-        path: its folder.
+        path: its folder, or its GGUF file.
         digest: of its weights and configuration, 16 hexadecimal digits.
     """
 
@@ -30,18 +31,21 @@ class LanguageModelFolder:
 
     @classmethod
     def of(cls, path: PathLike) -> "LanguageModelFolder":
-        """Read all weights of a folder once, for their digest.
+        """Read all weights of a folder, or of a GGUF file, once, for their digest.
 
         Raises:
-            CheckpointError: it is no folder with weights.
+            CheckpointError: it is no folder with weights, and no GGUF file.
         """
-        folder = Path(path)
-        files = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
-        if not any(file.suffix != ".json" for file in files):
+        place = Path(path)
+        files = sorted(file for pattern in _WEIGHTS for file in place.glob(pattern))
+        if is_gguf(place):
+            files = [place]
+        elif not any(file.suffix != ".json" for file in files):
             raise CheckpointError(f"{str(path)!r} is no folder with the weights of a language model of transformers")
         digest = hashlib.sha256()
         for file in files:
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            name = "" if file == place else file.name  # a GGUF file may have any
+            digest.update(f"{name} {file.stat().st_size}".encode())
             with open(file, "rb") as opened:
                 while part := opened.read(1 << 24):
                     digest.update(part)
@@ -52,26 +56,30 @@ def read_language_model(path: PathLike) -> nn.Module:
     """Read a causal language model, such as LLaMA's, Mistral's or Qwen's.
 
     Args:
-        path: a folder that `save_pretrained` wrote.
+        path: a folder that `save_pretrained` wrote, or a GGUF file of an architecture that transformers knows, whose
+            quantised weights become floating.
 
     Returns:
-        The model, in the dtype of its weights.
+        The model, in the dtype of its weights; of quantised ones, in float32.
 
     Raises:
-        ImportError: transformers is missing.
-        CheckpointError: `path` is no such folder, or weights of the model are missing there.
+        ImportError: transformers, or gguf for a GGUF file, is missing.
+        CheckpointError: `path` is neither; a GGUF file is cut off, damaged or of another architecture; or weights of
+            the model are missing there.
         TypeError: it has no linear head.
         ValueError: it changes its logits.
     """
     transformers = require("transformers")
-    if not Path(path).is_dir():
-        raise CheckpointError(f"{str(path)!r} is no folder with a language model of transformers")
+    _check_place(Path(path))
+    options: dict[str, Any] = {"output_loading_info": True, "torch_dtype": "auto", **LOCAL}
+    if is_gguf(path) and hasattr(transformers, "GgufConfig"):  # which else may leave weights quantised
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            path, output_loading_info=True, torch_dtype="auto", **LOCAL
-        )
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(**place_of(path), **options)
     except Exception as error:  # each format of weights has errors of its own
-        raise CheckpointError(f"{str(path)!r} is no language model that transformers reads: {reason(error)}") from error
+        raise CheckpointError(
+            f"{str(path)!r} is no language model that transformers reads: {reason(error)}{gguf_damage(path)}"
+        ) from error
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(f"{str(path)!r}: {type(model).__name__} lacks {', '.join(missing[:8])}")
     check_language_model(model)
@@ -83,21 +91,39 @@ def read_chat_tokenizer(path: PathLike, model: nn.Module) -> Any:
     """Read the tokenizer of a language model.
 
     Args:
-        path: the folder of the model, or one of the tokenizer alone.
+        path: the folder or the GGUF file of the model, or a folder of the tokenizer alone.
         model: the language model.
 
     Returns:
         The tokenizer.
 
     Raises:
-        ImportError: transformers is missing.
+        ImportError: transformers, or gguf for a GGUF file, is missing.
         CheckpointError: there is no tokenizer at `path`.
         ValueError: it has more tokens than the model.
     """
     transformers = require("transformers")
+    if is_gguf(path):
+        check_gguf(path)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**place_of(path), **LOCAL)
     except Exception as error:
-        raise CheckpointError(f"{str(path)!r} has no tokenizer that transformers reads: {reason(error)}") from error
-    check_vocabulary(model, tokenizer)
+        raise CheckpointError(
+            f"{str(path)!r} has no tokenizer that transformers reads: {reason(error)}{gguf_damage(path)}"
+        ) from error
+    # To the tokens of a GGUF file transformers may add one of the class that it takes, which is in no text.
+    tokens = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False) if is_gguf(path) else len(tokenizer)
+    check_vocabulary(model, tokens)
     return tokenizer
+
+
+def _check_place(place: Path) -> None:
+    """Make sure that there is a folder or a GGUF file, and that a GGUF file can be read here."""
+    if is_gguf(place):
+        check_gguf(place)
+    elif not place.is_dir():
+        raise CheckpointError(
+            f"{str(place)!r} is no folder with a language model of transformers, and no GGUF file of one"
+        )
+    elif not (place / "config.json").is_file() and (files := sorted(place.glob(f"*{GGUF}"))):
+        raise CheckpointError(f"{str(place)!r} has no config.json: name its GGUF file itself, such as {files[0]}")

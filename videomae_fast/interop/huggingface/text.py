@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..._optional import require
 from ..._text import printable
@@ -17,6 +17,7 @@ from ..settings import PathLike, settings_beside
 
 _WORDS = "bert.embeddings.word_embeddings.weight"
 _DECODER = "cls.predictions.decoder."
+_BARE = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel"}  # AutoModel lacks them
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # the latter else asks at a terminal
 _NO_PART = ("bert.pooler.", "cls.seq_relationship.", "bert.embeddings.position_ids")  # that a split BERT does not have
 
@@ -25,7 +26,7 @@ def read_text_tower(path: PathLike, pool: str = "mean") -> TextTower:
     """Read an encoder of transformers as a text tower.
 
     Args:
-        path: a folder that `save_pretrained` wrote; of CLIP and SigLIP, their text model.
+        path: a folder that `save_pretrained` wrote; of CLIP and SigLIP, whole or their text model alone.
         pool: "mean" or "first"; see `TextTower`.
 
     Returns:
@@ -39,14 +40,39 @@ def read_text_tower(path: PathLike, pool: str = "mean") -> TextTower:
     transformers = require("transformers")
     if not Path(path).is_dir():
         raise CheckpointError(f"{str(path)!r} is no folder with a text model of transformers")
+    kind = getattr(transformers, _BARE.get(str(settings_beside(path).get("model_type")), "AutoModel"))
     try:
-        model, info = transformers.AutoModel.from_pretrained(path, output_loading_info=True, **LOCAL)
+        model, info = kind.from_pretrained(path, output_loading_info=True, **LOCAL)
     except Exception as error:  # each format of weights has errors of its own
         raise CheckpointError(f"{str(path)!r} is no model that transformers reads: {reason(error)}") from error
     missing = [name for name in sorted(info["missing_keys"]) if "pooler." not in name]
     if missing:
         raise CheckpointError(f"{str(path)!r}: {type(model).__name__} lacks {', '.join(missing[:8])}")
     return TextTower(getattr(model, "text_model", model).float(), pool)
+
+
+def new_text_model(path: PathLike) -> nn.Module:
+    """A text encoder of transformers with random weights, of the size that a folder's config.json tells.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        The encoder; of CLIP and SigLIP, their text model.
+
+    Raises:
+        ImportError: transformers is missing.
+        CheckpointError: there is no config.json of a model that transformers has.
+    """
+    transformers = require("transformers")
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, **LOCAL)
+        bare = _BARE.get(config.model_type)
+        model = getattr(transformers, bare)(config) if bare else transformers.AutoModel.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"text_model {printable(path)} cannot be read: {reason(error)}") from error
+    encoder: nn.Module = getattr(model, "text_model", model)
+    return encoder
 
 
 def read_tokenizer(path: PathLike, vocab_size: int) -> Any:
