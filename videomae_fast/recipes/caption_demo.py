@@ -1,9 +1,9 @@
 """`caption --demo`: a small language model says what the clips of `contrast --demo` show, without downloads.
 
-The video tower is that of a run of `contrast --demo`, frozen, and the run trains on the captions that this run wrote. The
-language model is a small LLaMA that was trained on the texts of these captions alone (word_models.py): it can speak, and
-has seen no video. Only the connector between the two is trained here. A second run, whose tower has random weights, tells
-how often captions are right without what the tower has learned.
+The video tower is that of a run of `contrast --demo`, frozen, and the run trains on the captions that this run wrote.
+The language model is a small LLaMA that was trained on the texts of these captions alone (word_models.py): it can
+speak, and has seen no video. Only the connector between the two is trained here. A second run, whose tower has random
+weights, tells how often captions are right without what the tower has learned.
 
 File structure:
     DEMO                  the options of `--demo`
@@ -116,9 +116,9 @@ def with_language_model(config: CaptionConfig, say: Callable[[str], None]) -> Ca
     folder = output / "language_model"
     if accelerator.is_main_process and not (config.run.resume and list_checkpoints(output)):
         with lock_output(output):
-            captions = _texts(Path(config.data.data))
-            loss = write_language_model(folder, captions, config.run.seed)
-        say(f"language model: a LLaMA of two layers, trained on {len(captions)} captions to a loss of {loss:.3f} a word")
+            texts = _texts(Path(config.data.data))
+            loss = write_language_model(folder, texts, config.run.seed)
+        say(f"language model: a LLaMA of two layers, trained on {len(texts)} captions to a loss of {loss:.3f} a token")
     accelerator.wait_for_everyone()
     return config.with_options(language_model=str(folder))
 
