@@ -37,13 +37,11 @@ from .word_models import write_language_model
 # A minute or two on two CPU cores.
 DEMO = CaptionConfig.from_options(
     connector="mean",
-    queries=4,
     max_tokens=32,
     batch_size=64,
-    epochs=4,
-    warmup_epochs=0,
-    lr=2e-3 * 256 / 64,
-    final_lr=2e-5 * 256 / 64,
+    epochs=2,
+    lr=1e-2 * 256 / 64,
+    final_lr=1e-4 * 256 / 64,
     clip_grad=1.0,
     log_every=16,
 )
