@@ -39,11 +39,11 @@ DEMO = CaptionConfig.from_options(
     connector="mean",
     max_tokens=32,
     batch_size=64,
-    epochs=2,
+    epochs=1,
     lr=1e-2 * 256 / 64,
     final_lr=1e-4 * 256 / 64,
     clip_grad=1.0,
-    log_every=16,
+    log_every=8,
 )
 _FROM_RUN = {each.name for section in (ContrastData, TowerOptions) for each in fields(section)}
 LONGEST = 16  # tokens of an answer
