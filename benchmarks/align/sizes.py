@@ -60,7 +60,7 @@ ALIGN_SIZES = {
     **{
         size: AlignSize(student, _alike(student), replace(CONFIGS[size], patch_size=14), clips=4)
         for size, student in INTERNVIDEO2_CONFIGS.items()
-        if size not in PUBLISHED_SIZES
+        if size in CONFIGS
     },
     "1b": AlignSize(INTERNVIDEO2_CONFIGS["1b"], INTERNVL, CONFIGS["giant"], clips=32, checkpoints=True),
     "6b": AlignSize(INTERNVIDEO2_CONFIGS["6b"], INTERNVL, CONFIGS["giant"], clips=8, checkpoints=True),

@@ -175,6 +175,9 @@ def test_a_tower_starts_from_an_aligned_student(tmp_path: Path) -> None:
     assert "interpolated to 8x2x2 tokens: pos_embed" in init_video_tower(longer, path)
     expected = F.interpolate(student.pos_embed[0, 1:].view(1, 4, -1).mT, 8, mode="linear").mT.reshape(-1, 32)
     torch.testing.assert_close(longer.pos_embed[0, 1:], expected)
+    without_pool = InternVideo2Tower(STUDENT, pool="mean")
+    assert "clip_projector.norm1_q.weight" in init_video_tower(without_pool, path).partition("not used: ")[2]
+    torch.testing.assert_close(without_pool(clip).pooled, student.tokens(clip).mean(1))
 
 
 def second_stage(config: InternVideo2Config = STUDENT) -> VideoTextFusionModel:

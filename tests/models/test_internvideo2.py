@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tests.models.test_layers import randomise
 from videomae_fast.models import (
-    INTERNVIDEO2_CONFIGS,
     AlignmentHeads,
     InternVideo2,
     InternVideo2Config,
@@ -99,7 +98,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("size", INTERNVIDEO2_CONFIGS)
+@pytest.mark.parametrize("size", MILLIONS)
 def test_names_and_parameters(size: str) -> None:
     config = get_internvideo2_config(size)
     depth = config.encoder_depth

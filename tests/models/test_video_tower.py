@@ -230,6 +230,16 @@ def test_lora_in_a_frozen_block_is_trained() -> None:
     assert block.attn.proj.bias.grad.abs().max() > 0
 
 
+def test_internvideo2_of_longer_tokens_is_its_encoder() -> None:
+    config = replace(INTERNVIDEO2, tubelet_size=2)
+    tower, encoder, clip = InternVideo2Tower(config).double(), InternVideo2(config).double(), pixels()
+    encoder.load_state_dict({name: t for name, t in tower.state_dict().items() if name != "img_pos_embed"})
+    visible = torch.tensor([[0, 3, 7], [1, 2, 9]])
+    rows = tower(clip, visible)
+    torch.testing.assert_close(rows.tokens[:, 1:], encoder.tokens(clip, visible))
+    torch.testing.assert_close(rows.pooled, encoder.features(clip, visible))
+
+
 def test_positions_may_stay_as_they_are() -> None:
     tower = VideoTransformer(TINY, learn_positions=False)
     assert not tower.pos_embed.requires_grad and tower.frozen_blocks() is None
@@ -255,7 +265,11 @@ ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: transformer().draw(torch.tensor([1.0]), 0.5, seed=0), TypeError, "sample"),
     (lambda: VideoTransformer(TINY, pool="max"), ValueError, "pool must be one of ('mean', 'attention'), got 'max'"),
     (lambda: InternVideo2Tower(INTERNVIDEO2, pool="cls"), ValueError, "pool must be one of"),
-    (lambda: InternVideo2Tower(replace(INTERNVIDEO2, tubelet_size=2)), ValueError, "tubelet_size must be 1"),
+    (
+        lambda: InternVideo2Tower(replace(INTERNVIDEO2, tubelet_size=2))(pixels((2, 3, 1, 16, 24)).float()),
+        ValueError,
+        "images need tubelet_size 1, because they share the kernel of the patches with clips, got 2",
+    ),
     (lambda: replace(TINY, image_size=(16, 20)), ValueError, "must be multiples of tubelet_size 2 and patch_size 8"),
     (lambda: transformer().freeze("last:4"), ValueError, "train must be 'all', 'head' or 'last:K' with K from 1 to 3"),
     (lambda: transformer().layer_id("other"), ValueError, "name is 'other'"),

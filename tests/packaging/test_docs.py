@@ -42,6 +42,8 @@ COVERED = {
     "videomae-fast contrast --demo order": ("test_contrast_order_demo.py", "test_the_demo_is_two_runs"),
     "videomae-fast contrast --config": ("test_contrast_demo.py", "test_the_demo"),
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
+    "videomae-fast pretrain --demo --output runs/pretrained": ("test_chain.py", "test_from_pixels_to_sentences"),
+    "videomae-fast caption --demo": ("test_caption_demo.py", "test_the_demo"),
     "videomae-fast caption --data": ("test_caption.py", "test_the_command"),
     "videomae-fast describe": ("test_describe.py", "test_damaged_and_missing_videos_are_named_and_others_done"),
     "python tests/ptx/example.py": ("test_alone.py", "test_the_example_runs_without_torch_and_elsewhere"),

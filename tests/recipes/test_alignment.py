@@ -125,6 +125,26 @@ def test_a_step(kind: str, masks: int, videos: Path, tmp_path: Path, of_kind: di
         assert (id(parameter) in undecayed) == (is_table or parameter.ndim == 1), name
 
 
+def test_tokens_of_two_frames(videos: Path, tmp_path: Path, teachers: dict[str, dict[str, Any]]) -> None:
+    """The student then sees all frames, as the video teacher; the image teacher sees the first of each token."""
+    shared = teachers["both"] | {"num_frames": 8}
+    recipe, model, _, batches = prepared(aligned.settings(videos, tmp_path, tubelet_size=2, **shared))
+    (part,), clips = recipe.parts(batches[0], 1, torch.device("cpu")), batches[0].clips
+    guide, video = recipe.teachers.guide, recipe.teachers.video
+    assert guide is not None and video is not None and part.image is not None and part.video is not None
+    assert part.clips.shape == clips.shape == (4, 3, 8, 32, 32) and part.visible.shape == (4, 4 * 2)
+    with torch.no_grad():
+        assert torch.equal(model.tokens(part.clips), model.tokens(clips))
+    seen = guide.observe(clips.every(2))
+    assert torch.equal(recipe.config.masks.visible(seen.attention, batches[0].sample, "frame", seed=3), part.visible)
+    assert _same(seen.rows(part.visible).layers, part.image.layers)
+    assert _same(video.rows(clips, part.visible).layers, part.video.layers)
+    recipe.step(model, part, 0)[0].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with pytest.raises(ValueError, match=r"tubelet_size must divide the 2 frames of a token of .*, got 4"):
+        prepared(aligned.settings(videos, tmp_path, tubelet_size=4, **teachers["video"] | {"num_frames": 16}))
+
+
 @pytest.mark.parametrize("kind", ["both", *SLOW])
 def test_two_masks_are_two_draws(kind: str, videos: Path, tmp_path: Path, of_kind: dict[str, Any]) -> None:
     """Losses and gradients of M = 2 are the mean of those of two samples of the same clip, drawn alone."""

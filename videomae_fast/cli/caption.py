@@ -14,13 +14,15 @@ from .._text import printable, printable_lines
 from ..data import MissingVideo, UnreadableVideosError
 from ..engine.precision import PRECISIONS
 from ..recipes import caption as captioning
+from ..recipes import caption_demo
 from .runs import add_recipe, read_config, show_curves, show_losses
 
 
 def add_caption(commands: Any) -> None:
     """Add `caption` to the commands; its options are the options of CaptionConfig."""
     help = "train a connector from a video tower to a language model, and more of both, on captions"
-    add_recipe(commands, "caption", help, captioning.CaptionConfig, _caption)
+    demo = "a small language model on the clips and the video tower of a run of contrast --demo, which --init names"
+    add_recipe(commands, "caption", help, captioning.CaptionConfig, _caption, demo=True, demo_help=demo)
 
 
 def add_describe(commands: Any) -> None:
@@ -54,7 +56,13 @@ def add_describe(commands: Any) -> None:
 
 def _caption(args: argparse.Namespace) -> None:
     config = read_config(args, captioning.CaptionConfig)
+    if hasattr(args, "demo"):
+        config = read_config(args, captioning.CaptionConfig, caption_demo.from_contrast(config.run.init))
+        config = caption_demo.with_language_model(config, lambda line: print(printable(line)))
     result = captioning.caption(config)
+    if hasattr(args, "demo") and result.finished:
+        for line in caption_demo.report(config, result):
+            print(line)
     if result.is_main_process:
         output = Path(config.run.output)
         show_losses(output, result.step)

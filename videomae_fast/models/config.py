@@ -249,6 +249,7 @@ def get_config(size: str, **changes: Any) -> VideoMAEConfig:
 
 
 INTERNVIDEO2_CONFIGS = {
+    "nano": InternVideo2Config(128, 4, 4, layer_scale=1.0),  # of demos: too few blocks to need branches that start at 0
     "small": InternVideo2Config(384, 12, 6),
     "base": InternVideo2Config(768, 12, 12),
     "large": InternVideo2Config(1024, 24, 16),
@@ -261,7 +262,8 @@ def get_internvideo2_config(size: str, **changes: Any) -> InternVideo2Config:
     """The published configuration of a size of InternVideo2, with changes.
 
     Args:
-        size: a key of INTERNVIDEO2_CONFIGS: "small", "base", "large", "1b" or "6b".
+        size: a key of INTERNVIDEO2_CONFIGS: "small", "base", "large", "1b" or "6b"; or "nano", which is ours, for
+            demos.
         **changes: fields of InternVideo2Config that differ, such as `num_frames=16`.
 
     Returns:

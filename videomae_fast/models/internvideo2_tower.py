@@ -15,15 +15,17 @@ class InternVideo2Tower(VideoTower, InternVideo2):
 
         tokens = blocks([cls, patch_embed(clip)] + pos_embed)       pooled = clip_projector(tokens)
 
-    Images have the same kernel and a table of positions of their own. The state_dict has the names and shapes of
-    `vision_encoder.` in the published checkpoints of the second stage, without the heads of the first.
+    Images have the same kernel, where it spans one frame, and a table of positions of their own. The state_dict has the
+    names and shapes of `vision_encoder.` in the published checkpoints of the second stage, without the heads of the
+    first.
 
     Args:
-        config: the model, with one frame a token (`tubelet_size` 1). Any number of frames and any size.
+        config: the model. Any number of frames and any size. With more frames a token than the published one, the tower
+            is for clips alone.
         pool: "attention" as published; or "mean" of the visible tokens, without the cls token.
 
     Raises:
-        ValueError: tokens are more than one frame long, or POOLS has no such pooling.
+        ValueError: POOLS has no such pooling.
 
     References:
         InternVideo2, arXiv 2403.15377, section 3.2; models/backbones/internvideo2/internvideo2.py of
@@ -35,17 +37,17 @@ class InternVideo2Tower(VideoTower, InternVideo2):
     undecayed: ClassVar[tuple[str, ...]] = ("cls_token", "pos_embed", "img_pos_embed")
 
     def __init__(self, config: InternVideo2Config, *, pool: str = "attention") -> None:
-        if config.tubelet_size != 1:
-            raise ValueError(
-                "tubelet_size must be 1, because images and clips share the kernel of the patches, got "
-                f"{config.tubelet_size}"
-            )
         super().__init__(config, pool=check_pool(pool) == "attention")
         self.image_config: Any = image_config_of(config)
         self.img_pos_embed = nn.Parameter(position_rows(self.image_config))
         self.token_dim = config.encoder_dim
 
     def _embed(self, clip: Clip, visible: Tensor, image: bool) -> Tensor:
+        if image and self.config.tubelet_size != 1:
+            raise ValueError(
+                "images need tubelet_size 1, because they share the kernel of the patches with clips, got "
+                f"{self.config.tubelet_size}"
+            )
         used, unused = (self.img_pos_embed, self.pos_embed) if image else (self.pos_embed, self.img_pos_embed)
         return self.embed(clip, visible, zero_gradient(used, unused))
 

@@ -32,8 +32,8 @@ class AlignData(DataOptions):
     )
     num_frames: int = option(
         8,
-        "frames that the student and --image-teacher see: the first of each tubelet of --video-teacher, which sees all "
-        "frames of a clip",
+        "frames that the student sees; --image-teacher sees the first of each token, and --video-teacher the frames "
+        "that make as many tokens",
         least=1,
     )
     crops_per_video: int = option(1, "crops cut from each decoded clip (repeated augmentation)", least=1)
@@ -82,6 +82,11 @@ class StudentOptions(BackboneOptions):
     patch_size: int = option(
         14, "height and width of a token in pixels; the teachers' grids must be the student's", least=1
     )
+    tubelet_size: int = option(
+        1,
+        "frames of a token of the student; it divides that of --video-teacher (published: 1)",
+        least=1,
+    )
     drop_path: float = option(
         0.25, "stochastic depth of the last block; rises linearly over depth (6b: 0.3)", least=0, below=1
     )
@@ -98,7 +103,8 @@ class StudentOptions(BackboneOptions):
         Raises:
             ValueError: sizes do not fit together.
         """
-        return cast(InternVideo2Config, self.config(data, patch_size=self.patch_size))
+        sizes = {"patch_size": self.patch_size, "tubelet_size": self.tubelet_size}
+        return cast(InternVideo2Config, self.config(data, **sizes))
 
 
 @dataclass(frozen=True)

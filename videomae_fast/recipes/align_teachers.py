@@ -83,12 +83,13 @@ class Teachers:
         video: `video_teacher`, or None.
 
     Attributes:
-        every: frames of a clip from one that the student and the guide see to the next: the video teacher's tubelet.
+        every: frames of a clip from one that the student sees to the next: the video teacher's tubelet over its own.
         heads: the heads that the student needs.
         weights: of each loss, by its name in `AlignmentLosses`.
 
     Raises:
-        ValueError: there is no teacher, or a teacher's grid is not the student's.
+        ValueError: there is no teacher, a teacher's grid is not the student's, or the student's tubelets do not divide
+            those of the video teacher.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Teachers:
             if teacher is not None:
                 teacher.check_grid(student.grid)
         self.guide, self.video, self.masks, self.seed, self.grid = guide, video, masks, seed, student.grid
-        self.every = 1 if video is None else video.model.config.tubelet_size
+        self.every, self.tubelet = _every(student, video), student.tubelet_size
         self.per = "clip" if options.distil_teacher else "frame"
         self.heads = AlignmentHeads(
             image_layers=_last(student, guide),
@@ -138,7 +139,7 @@ class Teachers:
             even = torch.ones((), device=sample.device).expand(len(sample), *self.grid)
             visible, image = self._draw(even, sample), None
         else:
-            seen = clips.every(self.every)
+            seen = clips.every(self.every * self.tubelet)
             visible, image = observe_and_draw(self.guide, seen, lambda found, part: self._draw(found, sample[part]))
         return Lesson(visible, image, None if self.video is None else self.video.rows(clips, visible))
 
@@ -199,6 +200,16 @@ def _settings(teacher: InternVideo2Guide | HuggingFaceGuide | VideoMAETeacher) -
     return [(name, getattr(config, name, None)) for name in ("encoder_heads", "pool_heads", "norm_eps")]
 
 
+def _every(student: InternVideo2Config, video: VideoMAETeacher | None) -> int:
+    """Frames of a clip from one that the student sees to the next."""
+    if video is None:
+        return 1
+    own, theirs = student.tubelet_size, video.model.config.tubelet_size
+    if theirs % own:
+        raise ValueError(f"tubelet_size must divide the {theirs} frames of a token of {video.name}, got {own}")
+    return theirs // own
+
+
 def _last(student: InternVideo2Config, teacher: Teacher | None) -> tuple[int, ...]:
     """The student's last blocks, one for each layer of the teacher."""
     count = 0 if teacher is None else len(teacher.layers)
@@ -243,9 +254,9 @@ def read_teachers(
         interval = options.distil_interval if options.distil_teacher else 1.0
         layers = partial(teaching_layers, "image_layers", options.image_layers, depth, interval=interval)
         source = last_checkpoint(Path(path))
-        guide = read_guide(source, num_frames=student.num_frames, layers=layers, **shared)
+        guide = read_guide(source, num_frames=frames, layers=layers, **shared)
         guide.name = path
-        _check_kind(guide, source, student.num_frames, bool(options.distil_teacher))
+        _check_kind(guide, source, frames, bool(options.distil_teacher))
     if options.video_teacher:
         layers = partial(teaching_layers, "video_layers", options.video_layers, depth)
         source = last_checkpoint(Path(options.video_teacher))

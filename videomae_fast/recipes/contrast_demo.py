@@ -31,6 +31,7 @@ from .evaluate import EvaluateConfig
 from .evaluate_retrieval import RetrievalResult, evaluate_retrieval
 from .single_frames import accuracies
 from .two_towers import read_two_towers
+from .word_models import word_tokenizer
 
 # Minutes on two CPU cores.
 DEMO = ContrastConfig.from_options(
@@ -120,13 +121,7 @@ def write_text_model(folder: Path, captions: Sequence[str], seed: int, *, words:
         OSError: a file cannot be written.
     """
     transformers = require("transformers")
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # comes with transformers
-
-    splitter = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-    splitter.pre_tokenizer = pre_tokenizers.Whitespace()
-    splitter.train_from_iterator(captions, trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"]))
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=splitter, model_max_length=16, **names)
+    tokenizer = word_tokenizer(captions, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16)
     tokenizer.save_pretrained(folder)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
     drops = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

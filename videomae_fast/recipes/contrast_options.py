@@ -112,7 +112,9 @@ class TowerOptions(BackboneOptions):
         "base", "size of the video tower; nano: that of the demo, 4 blocks of width 128", choices=TOWERS
     )
     patch_size: int = option(0, "height and width of a token in pixels; 0: of the model", least=0)
-    tubelet_size: int = option(0, "frames of a token; 0: of the model (internvideo2: always 1)", least=0)
+    tubelet_size: int = option(
+        0, "frames of a token; 0: of the model (internvideo2: 1; with more it takes no images)", least=0
+    )
     pool: str = option(
         "auto", "row of a clip; auto: mean of its tokens, of internvideo2 attention", choices=("auto", *POOLS)
     )
