@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._text import printable
+from ..data import parse_conversation
+from ..data.sources.instructions import is_conversation
 from ..interop.captioner import leave_language_model_out
 from ..interop.huggingface.language_model import LanguageModelFolder, read_chat_tokenizer, read_language_model
 from ..models.captioner import VideoCaptioner
@@ -14,11 +16,11 @@ from .contrast_towers import build_video_tower
 
 
 class CaptionTexts:
-    """Captions as answers to a question in the tokenizer's chat template; plain, if it has none.
+    """Conversations in the tokenizer's chat template, and captions as answers to a question; plain, if it has none.
 
     Args:
         tokenizer: of the language model.
-        prompt: the question.
+        prompt: the question that captions answer.
         max_tokens: of a question with its answer.
         model: the captioner, which tells where the video goes and how long texts may be.
 
@@ -44,21 +46,21 @@ class CaptionTexts:
         if (asked := self.begin(1).ids.shape[1]) >= max_tokens:
             raise ValueError(f"max_tokens must be more than the {asked} of the question, got {max_tokens}")
 
-    def encode(self, captions: Sequence[str]) -> ChatTokens:
+    def encode(self, texts: Sequence[str]) -> ChatTokens:
         """Questions with their answers, for the loss.
 
         Args:
-            captions: one of each video.
+            texts: of each video a caption, or a conversation as `InstructedVideos` has it; with a chat template only.
 
         Returns:
             Their tokens, on the CPU.
 
         Raises:
-            ValueError: a caption is empty, or the chat template refuses the question.
+            ValueError: a caption is empty, or the chat template refuses a conversation.
         """
         if not self.has_chat:
-            return encode_captions(self.tokenizer, captions, max_tokens=self.max_tokens)
-        talks = [[*self._question(), {"role": "assistant", "content": caption}] for caption in captions]
+            return encode_captions(self.tokenizer, texts, max_tokens=self.max_tokens)
+        talks = [parse_conversation(text) if is_conversation(text) else self._answered(text) for text in texts]
         return encode_chat(self.tokenizer, talks, max_tokens=self.max_tokens, marks=self.marks)
 
     def begin(self, count: int) -> ChatTokens:
@@ -74,6 +76,9 @@ class CaptionTexts:
             return begin_captions(self.tokenizer, count)
         talks, no_limit = [self._question()] * count, 2**31  # the constructor has compared
         return encode_chat(self.tokenizer, talks, max_tokens=no_limit, marks=self.marks, generation=True)
+
+    def _answered(self, caption: str) -> list[dict[str, str]]:
+        return [*self._question(), {"role": "assistant", "content": caption}]
 
     def _question(self) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.prompt}]
