@@ -10,9 +10,11 @@ from ..data.sources.instructions import is_conversation
 from ..interop.captioner import leave_language_model_out
 from ..interop.huggingface.language_model import LanguageModelFolder, read_chat_tokenizer, read_language_model
 from ..models.captioner import VideoCaptioner
-from ..models.chat_tokens import ChatTokens, begin_captions, encode_captions, encode_chat
+from ..models.chat_tokens import ChatTokens, Conversation, begin_captions, encode_captions, encode_chat
 from .caption_config import CaptionConfig
 from .contrast_towers import build_video_tower
+
+_NO_LIMIT = 2**31  # tokens
 
 
 class CaptionTexts:
@@ -74,8 +76,22 @@ class CaptionTexts:
         """
         if not self.has_chat:
             return begin_captions(self.tokenizer, count)
-        talks, no_limit = [self._question()] * count, 2**31  # the constructor has compared
-        return encode_chat(self.tokenizer, talks, max_tokens=no_limit, marks=self.marks, generation=True)
+        return self.encode_talks([self._question()] * count, generation=True)  # the constructor has compared
+
+    def encode_talks(self, talks: Sequence[Conversation], *, generation: bool = False) -> ChatTokens:
+        """Conversations of any length.
+
+        Args:
+            talks: messages of each, with "role" and "content".
+            generation: whether an answer is to follow each.
+
+        Returns:
+            Their tokens, on the CPU.
+
+        Raises:
+            ValueError: there is no chat template, or it refuses a conversation.
+        """
+        return encode_chat(self.tokenizer, talks, max_tokens=_NO_LIMIT, marks=self.marks, generation=generation)
 
     def _answered(self, caption: str) -> list[dict[str, str]]:
         return [*self._question(), {"role": "assistant", "content": caption}]
