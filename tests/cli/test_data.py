@@ -51,6 +51,9 @@ def test_check_captions(videos: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (videos / "list.tsv").write_text("path\tcaption\ngood.mp4\t\n")
     assert main(["check-data", str(videos / "list.tsv"), "--captions"]) == 2
     assert "list.tsv:2: the caption is empty" in capsys.readouterr().err
+    (videos / "chat.json").write_text('[{"video": "good.mp4", "QA": [{"q": "What?", "a": "A dog."}]}]')
+    assert main(["check-data", str(videos / "chat.json"), "--captions", "--workers", "0"]) == 0
+    assert "1 captions and conversations, of 1 clips of videos and 0 images" in capsys.readouterr().out
 
 
 def test_transcode(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,6 +102,26 @@ def test_the_loss_of_a_prefix_is_that_of_transformers() -> None:
     torch.testing.assert_close(found(clip().flip(0), captions).loss, truth(found, captions, rows.flip(0)))
 
 
+@pytest.mark.parametrize("injection", ["prefix", "cross-attention"])
+def test_the_likelihood_of_each_answer(injection: str) -> None:
+    """Of answers of different lengths, two about one clip and one about another: as each alone, by its loss."""
+    found, marks = captioner(injection), injection == "prefix"
+    question = TALKS[0][:1]
+    talks = [[*question, {"role": "assistant", "content": text}] for text in ("Blue.", "A red square", "Blue.")]
+    tokens, clip_of = encode_chat(TOKENIZER, talks, marks=marks), torch.tensor([1, 1, 0])
+    likely = found.log_likelihood(clip(), tokens, clip_of)
+    for number, own in enumerate(clip_of.tolist()):
+        alone = found(clip()[own : own + 1], encode_chat(TOKENIZER, [talks[number]], marks=marks))
+        torch.testing.assert_close(likely[number], -alone.loss.detach() * alone.tokens)
+    assert likely[0] != likely[2]
+    for wrong, message in (
+        ({"clip_of": clip_of[:2]}, "tokens must be of 2 whole texts with answers, got 3"),
+        ({"tokens": encode_chat(TOKENIZER, talks, marks=marks, max_tokens=20)}, "3 were cut"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            found.log_likelihood(clip(), **({"tokens": tokens, "clip_of": clip_of} | wrong))
+
+
 def test_gates_that_are_shut_leave_the_language_model_alone() -> None:
     found, tokens = captioner("cross-attention"), talk(marks=False)
     assert found.cross_attention is not None

@@ -127,6 +127,9 @@ def test_what_is_too_long_is_cut_and_counted() -> None:
     first = int(encode_chat(TOKENIZER, [ONE]).answers[0])
     tokens = encode_chat(TOKENIZER, [ONE, ONE], max_tokens=first)
     assert (tokens.cut, tokens.unanswered, len(tokens.answers)) == (2, 2, 0)
+    long = [said("system", "red " * 9), *ONE]
+    tokens = encode_chat(TOKENIZER, [long, ONE], max_tokens=20)  # the video is behind what is left of the first text
+    assert tokens.place[0] == 20 > tokens.place[1] and (tokens.cut, tokens.unanswered) == (2, 2)
 
 
 def test_a_batch_moves() -> None:
@@ -171,7 +174,6 @@ MARK = "<Video></Video>"
         ),
         (lambda: encode_chat(tokenizer(BETWEEN), [ONE, ONE]), "ends an answer without an end token (eos or a special"),
         (lambda: encode_chat(tokenizer(NO_END), [ONE], max_tokens=30), "so a model would never learn to stop"),
-        (lambda: encode_chat(TOKENIZER, [ONE], max_tokens=3), "conversations[0] has 3"),
         (lambda: encode_chat(TOKENIZER, [ONE[:1]], max_tokens=9, generation=True), "must be within max_tokens 9"),
         (lambda: encode_captions(TOKENIZER, ["a", " "]), "captions[1] is empty"),
         (lambda: encode_captions(TOKENIZER, ["a"], max_tokens=0), "max_tokens must be positive, got 0"),

@@ -14,7 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from videomae_fast.memory import MemoryProfile
 from videomae_fast.models import next_token as module
-from videomae_fast.models.next_token import IMPLEMENTATIONS, check_implementation, language_model_loss
+from videomae_fast.models.next_token import (
+    IMPLEMENTATIONS,
+    check_implementation,
+    language_model_loss,
+    next_token_log_probs,
+)
 
 ROWS, DIM, WORDS, RANK = 7, 5, 11, 2
 
@@ -47,6 +52,19 @@ def whole(x: dict[str, Tensor], targets: Tensor = TARGETS) -> Tensor:
 
 def ours(x: dict[str, Tensor], targets: Tensor = TARGETS) -> Tensor:
     return language_model_loss(x["hidden"], x["weight"], targets, x["bias"], adapter=(x["low"], x["high"]))
+
+
+def test_log_probabilities_are_those_of_all_logits() -> None:
+    x, targets = inputs(), TARGETS.clamp(min=0)
+    given = (x["hidden"], x["weight"], targets, x["bias"])
+    found = next_token_log_probs(*given, adapter=(x["low"], x["high"]))
+    logits = x["hidden"] @ x["weight"].T + x["bias"] + x["low"] @ x["high"].T
+    torch.testing.assert_close(found, logits.log_softmax(1).gather(1, targets[:, None])[:, 0])
+    assert found.requires_grad
+    with pytest.raises(ValueError, match="targets must be from 0 to 10, got -100 to 10"):
+        next_token_log_probs(x["hidden"], x["weight"], TARGETS)
+    with pytest.raises(ValueError, match="targets have no token to predict: there are no rows"):
+        next_token_log_probs(x["hidden"][:0], x["weight"], TARGETS[:0])
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0], ids=["usual", "large"])

@@ -62,6 +62,11 @@ COVERED = {
         "test_evaluate_zeroshot.py",
         "test_the_command_of_zero_shot_writes_what_evaluate_writes",
     ),
+    "videomae-fast evaluate --task caption": (
+        "test_evaluate_captions.py",
+        "test_the_command_writes_figures_and_captions",
+    ),
+    "videomae-fast evaluate --task choice": ("test_evaluate_choices.py", "test_the_command_writes_figures_and_answers"),
     "videomae-fast features --captions": ("test_caption_features.py", "test_captions"),
     "python -m benchmarks --suite memory": ("test_suites.py", "test_predicted_records_are_apart"),
 }

@@ -182,7 +182,7 @@ def test_captions_that_are_cut_are_counted(
     recipe, _, _ = prepared(captioning.settings(pairs, language, tmp_path / "x"))
     asked = recipe.texts.begin(1).ids.shape[1]
     caption(captioning.settings(pairs, language, tmp_path, max_tokens=asked + 1, max_steps=2))
-    assert "8 of 8 captions were cut to the most tokens allowed" in capsys.readouterr().out
+    assert "8 of 8 texts were cut to the most tokens allowed" in capsys.readouterr().out
 
 
 def test_the_command(pairs: Path, language: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,7 +160,7 @@ def test_captions_that_are_cut_are_counted(
     pairs: Path, text_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     contrast(paired.settings(pairs, text_model, tmp_path, max_tokens=5, max_steps=4))
-    assert "of 16 captions were cut to the most tokens allowed" in capsys.readouterr().out
+    assert "of 16 texts were cut to the most tokens allowed" in capsys.readouterr().out
 
 
 def test_the_command(pairs: Path, text_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from .._text import printable_lines
 from ..data.readers import DEFAULT_READER, READERS
 from ..data.sources.captions import CAPTIONS_HELP
+from ..data.sources.instructions import INSTRUCTIONS_HELP
 from ..data.sources.lists import DATA_HELP, FORMATS, LIST_FORMAT_HELP, LIST_HELP, ROOT_HELP
 
 
@@ -23,7 +24,9 @@ def add_check_data(commands: Any) -> None:
     )
     _add_source(check, DATA_HELP)
     check.add_argument(
-        "--captions", action="store_true", help=f"the data has captions, and is a {CAPTIONS_HELP}; check these, too"
+        "--captions",
+        action="store_true",
+        help=f"the data has captions, and is a {CAPTIONS_HELP}, or a {INSTRUCTIONS_HELP}; check these, too",
     )
     check.add_argument("--reader", default=DEFAULT_READER, choices=READERS, help="video reader (default: %(default)s)")
     check.add_argument(

@@ -67,7 +67,7 @@ def add_distil(commands: Any) -> None:
 
 def add_evaluate(commands: Any) -> None:
     """Add `evaluate` to the commands; its options are the options of EvaluateConfig."""
-    help = "evaluate a classifier on several views of each video"
+    help = "evaluate a classifier on several views of each video, two towers, or a captioner"
     add_recipe(commands, "evaluate", help, evaluating.EvaluateConfig, _evaluate)
 
 
@@ -308,19 +308,30 @@ def _evaluated(config: evaluating.EvaluateConfig) -> Any:
         from ..recipes.evaluate_zeroshot import evaluate_zeroshot
 
         return evaluate_zeroshot(config)
+    if config.evaluation.task == "caption":
+        from ..recipes.evaluate_captions import evaluate_captions
+
+        return evaluate_captions(config)
+    if config.evaluation.task == "choice":
+        from ..recipes.evaluate_choices import evaluate_choices
+
+        return evaluate_choices(config)
     return evaluate_probe(config) if config.evaluation.probe else evaluating.evaluate(config)
 
 
 def _draw_evaluation(result: Any, folder: Path) -> None:
     from ..pictures.confusion import save_confusion
     from ..pictures.retrieval import save_retrieval
+    from ..recipes.evaluate_retrieval import RetrievalResult
 
     if isinstance(result, evaluating.Result):
         save_confusion(result.evaluation.confusion(), result.evaluation.class_names, folder / "confusion.png")
         print(f"figures, predictions, classes, confusion: {printable(folder)}")
-    else:
+    elif isinstance(result, RetrievalResult):
         save_retrieval(result, folder / "retrieval.png")
         print(f"figures, what captions and videos find, queries and their videos: {printable(folder)}")
+    else:
+        print(f"figures, and what was said about each video: {printable(folder)}")
 
 
 def _locked(folder: Path | None, precision: str) -> AbstractContextManager[None]:

@@ -12,8 +12,8 @@ from .chat_tokens import ChatTokens
 from .connectors import Connector, temporal_mean
 from .encoder import DIMENSIONS, Clip
 from .gated_attention import CrossAttentionLayers
-from .language_model import body, check_language_model, context_length, decoder_layers, head_of
-from .next_token import check_implementation, language_model_loss
+from .language_model import Head, body, check_language_model, context_length, decoder_layers, head_of
+from .next_token import check_implementation, language_model_loss, next_token_log_probs
 from .values import can_be_read
 from .video_tower import VideoTower
 
@@ -167,7 +167,56 @@ class VideoCaptioner(nn.Module):
         """
         if not len(tokens.answers):
             raise ValueError("tokens have no answer: nothing is to be predicted")
-        rows = self.read(clip, tokens, visible, layout)
+        found, head, targets = self._answers(tokens, self.read(clip, tokens, visible, layout))
+        loss = language_model_loss(
+            found,
+            head.weight,
+            targets,
+            head.bias,
+            adapter=head.adapter,
+            ignore_index=None,
+            implementation=self.loss,
+        )
+        return CaptionLoss(loss, len(targets))
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, clip: Clip, tokens: ChatTokens, clip_of: Tensor, visible: Tensor | None = None, layout: str = DIMENSIONS
+    ) -> Tensor:
+        """How likely answers are, of which one clip may have several.
+
+            Σ over the answer tokens w of a text of log p(w | tokens before w, rows)
+
+        A clip is seen once, whatever the number of its texts. The last token of an answer, which ends it, counts.
+
+        Args:
+            clip: C clips, as in `forward`.
+            tokens: of B texts, each with an answer, none of them cut.
+            clip_of: (B,) int64 in [0, C), the clip of each text.
+            visible: as in `forward`, of the clips.
+            layout: a permutation of "BCTHW".
+
+        Returns:
+            (B,) float32 (float64 if the model is).
+
+        Raises:
+            ValueError: a text has no answer or was cut, or `clip_of` has another length; or as `forward`.
+            TypeError: as `forward`.
+        """
+        if tokens.cut or tokens.unanswered or clip_of.shape != tokens.place.shape:
+            raise ValueError(
+                f"tokens must be of {len(clip_of)} whole texts with answers, got {len(tokens.place)}, of which "
+                f"{tokens.cut} were cut and {tokens.unanswered} have no answer"
+            )
+        rows = self._rows(clip, visible, layout).index_select(0, clip_of)
+        self._check(tokens, rows)
+        found, head, targets = self._answers(tokens, rows)
+        each = next_token_log_probs(found, head.weight, targets, head.bias, adapter=head.adapter)
+        text = tokens.answers.div(tokens.ids.shape[1], rounding_mode="floor")
+        return each.new_zeros(len(clip_of)).index_add(0, text, each)
+
+    def _answers(self, tokens: ChatTokens, rows: Tensor) -> tuple[Tensor, Head, Tensor]:
+        """The rows (A, D) before answer tokens, the head that reads them, and these tokens (A,)."""
         inputs, mask = self._inputs(tokens, rows)
         with self._reading(rows):
             hidden = body(self.language_model)(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
@@ -176,12 +225,7 @@ class VideoCaptioner(nn.Module):
         text = tokens.answers.div(length, rounding_mode="floor")
         before = tokens.answers + (text + 1) * added - 1
         found = hidden.last_hidden_state.flatten(0, 1).index_select(0, before)
-        weight, bias, adapter = head_of(self.language_model, found)
-        targets = tokens.ids.flatten().index_select(0, tokens.answers)
-        loss = language_model_loss(
-            found, weight, targets, bias, adapter=adapter, ignore_index=None, implementation=self.loss
-        )
-        return CaptionLoss(loss, len(targets))
+        return found, head_of(self.language_model, found), tokens.ids.flatten().index_select(0, tokens.answers)
 
     def read(
         self,
@@ -191,8 +235,12 @@ class VideoCaptioner(nn.Module):
         layout: str = DIMENSIONS,
     ) -> Tensor:
         """The rows (B, Q, ·) of videos that the language model reads. Arguments are those of `forward`."""
+        rows = self._rows(clip, visible, layout)
+        self._check(tokens, rows)
+        return rows
+
+    def _rows(self, clip: Clip, visible: Tensor | None, layout: str) -> Tensor:
         found: Tensor = self.vision_encoder(clip, visible, layout).tokens
-        self._check(tokens, found)
         mask = None
         if self.time_mean:
             image = self.vision_encoder.is_image(clip, layout)

@@ -221,12 +221,11 @@ def _batch(tokenizer: Any, texts: Sequence[_Text], max_tokens: int, what: str, l
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be positive, got {max_tokens}")
     long = [number for number, text in enumerate(texts) if len(text.ids) > max_tokens]
-    for number in long:
-        if left or texts[number].place >= max_tokens:
-            raise ValueError(
-                f"{what}[{number}] has {len(texts[number].ids)} tokens, and what is before the answer must be within "
-                f"max_tokens {max_tokens}"
-            )
+    if left and long:
+        raise ValueError(
+            f"{what}[{long[0]}] has {len(texts[long[0]].ids)} tokens before the answer, which must be within "
+            f"max_tokens {max_tokens}"
+        )
     length = min(max_tokens, max(len(text.ids) for text in texts))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ids = torch.full((len(texts), length), pad)
@@ -237,7 +236,7 @@ def _batch(tokenizer: Any, texts: Sequence[_Text], max_tokens: int, what: str, l
         first = length - len(kept) if left else 0
         ids[row, first : first + len(kept)] = torch.tensor(kept)
         mask[row, first : first + len(kept)] = True
-        places.append(first + text.place)
+        places.append(min(first + text.place, length))
         left_over = [row * length + place for place in text.answers if place < length]
         answers += left_over
         unanswered += not left and not left_over

@@ -75,14 +75,47 @@ def language_model_loss(
             low = low if low is None else low.index_select(0, kept)
     if not len(wanted):
         raise ValueError(f"targets have no token to predict: all {targets.numel()} are ignore_index {ignore_index}")
-    if can_be_read(wanted):
-        first, last = int(wanted.min()), int(wanted.max())
-        if first < 0 or last >= len(weight):
-            raise ValueError(f"targets must be from 0 to {len(weight) - 1}, got {first} to {last}")
+    _check_range(wanted, weight)
     if implementation != "torch":
         return _foreign(implementation, rows, weight, wanted, bias, low)
     terms: Tensor = _CrossEntropy.apply(rows, weight, wanted, bias, low, high)
     return terms.mean()
+
+
+def next_token_log_probs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    *,
+    adapter: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """The log-probability of the token that each row predicts, in the tiles of `language_model_loss`.
+
+        log p[r] = log softmax(logits[r])[targets[r]],    with logits as there
+
+    Args:
+        hidden: (…, D) floating, the rows that the head of the language model reads.
+        weight: (V, D) floating, of the head.
+        targets: (…) int64, at least one.
+        bias: (V,) floating, of the head, or None.
+        adapter: as in `language_model_loss`.
+
+    Returns:
+        (…) float32 (float64 if an input is), with exact gradients.
+
+    Raises:
+        ValueError: a shape or, on a CPU, a target is not allowed, or there is none.
+        TypeError: a dtype is not allowed.
+    """
+    _check(hidden, weight, targets, bias, adapter)
+    if not targets.numel():
+        raise ValueError("targets have no token to predict: there are no rows")
+    rows, wanted = hidden.flatten(0, -2), targets.flatten()
+    _check_range(wanted, weight)
+    low, high = (None, None) if adapter is None else (adapter[0].flatten(0, -2), adapter[1])
+    terms: Tensor = _CrossEntropy.apply(rows, weight, wanted, bias, low, high)
+    return -terms.view(targets.shape)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -247,6 +280,13 @@ def _foreign(
             f"{rows.device}"
         )
     return call(rows, weight, targets, bias)
+
+
+def _check_range(targets: Tensor, weight: Tensor) -> None:
+    if can_be_read(targets):
+        first, last = int(targets.min()), int(targets.max())
+        if first < 0 or last >= len(weight):
+            raise ValueError(f"targets must be from 0 to {len(weight) - 1}, got {first} to {last}")
 
 
 def _check(

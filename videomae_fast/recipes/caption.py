@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .._text import printable_lines
+from .._text import printable, printable_lines
+from ..data import InstructedVideos, Mixture
 from ..data.captioned import CaptionedBatch
 from ..engine.loop import RunResult, run
 from ..engine.optim import make_optimizer
@@ -51,7 +52,7 @@ class Part(NamedTuple):
 
 
 class Captioning(Recipe):
-    """The recipe of training on answers. A sample is a video or an image, and a caption.
+    """The recipe of training on answers. A sample is a video or an image, and a caption or a conversation.
 
     loss = Σ over answer tokens w of all parts and processes of −log p(w) / their number
     """
@@ -61,6 +62,7 @@ class Captioning(Recipe):
 
     def __init__(self, config: CaptionConfig) -> None:
         self.config, self.workers = config, config.data.workers
+        self.unanswered = 0  # texts of which all answers were cut
 
     def build(self, device: torch.device, say: Callable[[str], None]) -> tuple[nn.Module, Optimizer]:
         """Make data sets, model and optimizer."""
@@ -71,6 +73,11 @@ class Captioning(Recipe):
         eval_kinds = config.data.pairs(config.data.eval_data) if config.run.eval_every else (None, None)
         use_fastest_attention(config.model.attention, device, say)
         model, self.texts, self.folder = build_captioner(config, say)
+        if not self.texts.has_chat and any(map(_has_conversations, (*kinds, *eval_kinds))):
+            raise ValueError(
+                f"the tokenizer in {printable(config.language.language_model)} has no chat template, by which "
+                "conversations become texts: take the language model of an instruction model, or train on captions"
+            )
         if note := config.run.initialize(model):
             say(printable_lines(note))
         self.videos = TrainingPairs(config.data.datasets(kinds, seed), None, config.data, Path(config.run.output))
@@ -100,11 +107,13 @@ class Captioning(Recipe):
         size = len(batch.texts) // count
         texts = [self.texts.encode(batch.texts[begin:][:size]) for begin in range(0, len(batch.texts), size)]
         self.videos.count(replace(batch, cut=sum(each.cut for each in texts)))
+        self.unanswered += sum(each.unanswered for each in texts)
         total = torch.tensor(float(sum(len(each.answers) for each in texts)), device=device)
         scale = 1.0
         if self.group is not None:  # processes average their gradients
             torch.distributed.all_reduce(total, group=self.group)
             scale = float(self.group.size())
+        total.clamp_(min=1.0)  # of no answer at all
         pieces, numbers = batch.to(device, non_blocking=True).split(count), batch.sample.chunk(count)
         return [
             self._part(piece, tokens, host, scale * len(tokens.answers) / total)
@@ -113,6 +122,8 @@ class Captioning(Recipe):
 
     def _part(self, piece: Any, tokens: ChatTokens, numbers: Tensor, weight: Tensor) -> Part:
         visible = self.model.draw(piece.sample, seed=self.config.run.seed, image=piece.is_image)
+        if not len(tokens.answers):  # all were cut: any token, of weight 0, so that processes stay together
+            tokens = replace(tokens, answers=torch.ones(1, dtype=torch.int64))
         return Part(piece.clips, tokens.to(weight.device), visible, numbers, weight)
 
     def step(self, model: nn.Module, part: Part, number: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -134,7 +145,7 @@ class Captioning(Recipe):
             part = self._part(batch.to(device, non_blocking=True), tokens, batch.sample, one)
             found: CaptionLoss = model(part.clips, part.tokens, part.visible)
             if counts:
-                total += torch.stack([found.loss.double(), one.double()]) * found.tokens
+                total += torch.stack([found.loss.double(), one.double()]) * len(tokens.answers)
         return {"loss": total}
 
     def files(self) -> dict[str, str]:
@@ -142,8 +153,13 @@ class Captioning(Recipe):
         return {SETTINGS: captioner_settings(self.model, self.folder)}
 
     def report(self) -> list[str]:
-        """See `TrainingPairs.report`."""
-        return self.videos.report()
+        """See `TrainingPairs.report`; also how many texts had no answer left."""
+        lines = [f"of {self.unanswered} texts nothing was learnt: their questions fill max_tokens"]
+        return self.videos.report() + (lines if self.unanswered else [])
+
+
+def _has_conversations(videos: Mixture | None) -> bool:
+    return videos is not None and any(isinstance(source.annotations, InstructedVideos) for source in videos.sources)
 
 
 def caption(config: CaptionConfig) -> RunResult:
@@ -157,7 +173,7 @@ def caption(config: CaptionConfig) -> RunResult:
         The last checkpoint and its step. `load_captioner` reads the checkpoint.
 
     Raises:
-        ValueError: settings, captions, weights, language model or output cannot work.
+        ValueError: settings, captions, conversations, weights, language model or output cannot work.
         TypeError: the language model or its tokenizer is of a kind that cannot be used.
         ImportError: transformers or, for adapters, peft is missing.
         NonFiniteLossError: the loss or a weight became NaN or infinite.

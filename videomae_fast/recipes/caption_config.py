@@ -13,9 +13,8 @@ from ..interop.captioner import init_captioner, init_connector, is_captioner
 from ..interop.checkpoint import read_weights
 from ..interop.video_tower import init_video_tower
 from ..models.captioner import VideoCaptioner
-from .caption_options import CaptionTowerOptions, ConnectorOptions, LanguageOptions
+from .caption_options import CaptionData, CaptionTowerOptions, ConnectorOptions, LanguageOptions
 from .config import Config, option
-from .contrast_options import ContrastData
 from .options import RunOptions
 from .schedule import OptimizerOptions
 from .start import last_checkpoint
@@ -94,7 +93,7 @@ class CaptionRun(RunOptions):
 class CaptionConfig(Config):
     """The options of training a language model's answers about videos."""
 
-    data: ContrastData = field(default_factory=ContrastData)
+    data: CaptionData = field(default_factory=CaptionData)
     model: CaptionTowerOptions = field(default_factory=CaptionTowerOptions)
     connector: ConnectorOptions = field(default_factory=ConnectorOptions)
     language: LanguageOptions = field(default_factory=LanguageOptions)

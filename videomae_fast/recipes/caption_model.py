@@ -5,20 +5,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._text import printable
+from ..data import parse_conversation
+from ..data.sources.instructions import is_conversation
 from ..interop.captioner import leave_language_model_out
 from ..interop.huggingface.language_model import LanguageModelFolder, read_chat_tokenizer, read_language_model
 from ..models.captioner import VideoCaptioner
-from ..models.chat_tokens import ChatTokens, begin_captions, encode_captions, encode_chat
+from ..models.chat_tokens import ChatTokens, Conversation, begin_captions, encode_captions, encode_chat
 from .caption_config import CaptionConfig
 from .contrast_towers import build_video_tower
 
+_NO_LIMIT = 2**31  # tokens
+
 
 class CaptionTexts:
-    """Captions as answers to a question in the tokenizer's chat template; plain, if it has none.
+    """Conversations in the tokenizer's chat template, and captions as answers to a question; plain, if it has none.
 
     Args:
         tokenizer: of the language model.
-        prompt: the question.
+        prompt: the question that captions answer.
         max_tokens: of a question with its answer.
         model: the captioner, which tells where the video goes and how long texts may be.
 
@@ -44,21 +48,21 @@ class CaptionTexts:
         if (asked := self.begin(1).ids.shape[1]) >= max_tokens:
             raise ValueError(f"max_tokens must be more than the {asked} of the question, got {max_tokens}")
 
-    def encode(self, captions: Sequence[str]) -> ChatTokens:
+    def encode(self, texts: Sequence[str]) -> ChatTokens:
         """Questions with their answers, for the loss.
 
         Args:
-            captions: one of each video.
+            texts: of each video a caption, or a conversation as `InstructedVideos` has it; with a chat template only.
 
         Returns:
             Their tokens, on the CPU.
 
         Raises:
-            ValueError: a caption is empty, or the chat template refuses the question.
+            ValueError: a caption is empty, or the chat template refuses a conversation.
         """
         if not self.has_chat:
-            return encode_captions(self.tokenizer, captions, max_tokens=self.max_tokens)
-        talks = [[*self._question(), {"role": "assistant", "content": caption}] for caption in captions]
+            return encode_captions(self.tokenizer, texts, max_tokens=self.max_tokens)
+        talks = [parse_conversation(text) if is_conversation(text) else self._answered(text) for text in texts]
         return encode_chat(self.tokenizer, talks, max_tokens=self.max_tokens, marks=self.marks)
 
     def begin(self, count: int) -> ChatTokens:
@@ -72,8 +76,25 @@ class CaptionTexts:
         """
         if not self.has_chat:
             return begin_captions(self.tokenizer, count)
-        talks, no_limit = [self._question()] * count, 2**31  # the constructor has compared
-        return encode_chat(self.tokenizer, talks, max_tokens=no_limit, marks=self.marks, generation=True)
+        return self.encode_talks([self._question()] * count, generation=True)  # the constructor has compared
+
+    def encode_talks(self, talks: Sequence[Conversation], *, generation: bool = False) -> ChatTokens:
+        """Conversations of any length.
+
+        Args:
+            talks: messages of each, with "role" and "content".
+            generation: whether an answer is to follow each.
+
+        Returns:
+            Their tokens, on the CPU.
+
+        Raises:
+            ValueError: there is no chat template, or it refuses a conversation.
+        """
+        return encode_chat(self.tokenizer, talks, max_tokens=_NO_LIMIT, marks=self.marks, generation=generation)
+
+    def _answered(self, caption: str) -> list[dict[str, str]]:
+        return [*self._question(), {"role": "assistant", "content": caption}]
 
     def _question(self) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.prompt}]

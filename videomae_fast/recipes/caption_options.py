@@ -5,16 +5,18 @@ Defaults are those of VideoChat2 (arXiv 2311.17005, and OpenGVLab/Ask-Anything) 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
+from ..data.sources.captions import CAPTIONS_HELP
+from ..data.sources.instructions import INSTRUCTIONS_HELP
 from ..models.captioner import INJECTIONS
 from ..models.connectors import Connector, MeanPoolMLP, PerceiverResampler, QFormer
 from ..models.language_model import LORA_TARGETS, add_language_lora
 from ..models.next_token import IMPLEMENTATIONS
 from .config import Section, option
-from .contrast_options import TowerOptions
+from .contrast_options import ContrastData, TowerOptions
 
 # Of each kind: its class, and the names of its arguments for queries and layers; "" if it has no layers.
 CONNECTOR_KINDS: dict[str, tuple[Callable[..., Connector], str, str]] = {
@@ -22,6 +24,16 @@ CONNECTOR_KINDS: dict[str, tuple[Callable[..., Connector], str, str]] = {
     "resampler": (PerceiverResampler, "latents", "depth"),
     "mean": (MeanPoolMLP, "rows", ""),
 }
+
+
+@dataclass(frozen=True)
+class CaptionData(ContrastData):
+    """The videos and images with captions or conversations, and the clips cut from them."""
+
+    conversations: ClassVar[bool] = True
+
+    data: str = option("", f"{CAPTIONS_HELP}; or {INSTRUCTIONS_HELP}, also in a mixture", free=True)
+    eval_data: str = option("", "captions and conversations to evaluate on, in one of the forms of --data", free=True)
 
 
 @dataclass(frozen=True)

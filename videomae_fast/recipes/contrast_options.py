@@ -31,6 +31,8 @@ Datasets = tuple[CaptionedDataset | None, CaptionedDataset | None]  # of videos 
 class ContrastData(ClipOptions):
     """The captioned videos and images, and the clips cut from them."""
 
+    conversations: ClassVar[bool] = False  # whether sources may be conversations, too
+
     data: str = option("", CAPTIONS_HELP, free=True)
     root: str = option("", "folder that relative paths in --data and --eval-data are joined to", free=True)
     eval_data: str = option("", "captions to evaluate on, in one of the forms of --data", free=True)
@@ -58,12 +60,13 @@ class ContrastData(ClipOptions):
             The videos and the images; None for a kind that the source does not have.
 
         Raises:
-            FileNotFoundError: as `read_captions`.
-            ValueError: `source` is empty; or as `read_captions` and `read_mixture`.
+            FileNotFoundError: as `read_mixture`.
+            ValueError: `source` is empty; or as `read_mixture`.
         """
         if not source:
-            raise ValueError(f"data is empty: name a {CAPTIONS_HELP}")
-        return split_kinds(read_source(source, self.sources(), self.root, captioned=True))
+            raise ValueError(f"data is empty: name a {type(self).__dataclass_fields__['data'].metadata['help']}")
+        found = read_source(source, self.sources(), self.root, captioned=True, conversations=self.conversations)
+        return split_kinds(found)
 
     def clip_options(self, seed: int) -> dict[str, Any]:
         """All that the clip of a sample depends on, as arguments of `CaptionedDataset`."""

@@ -19,6 +19,7 @@ from ..interop.captioner import SETTINGS, load_captioner
 from ..interop.huggingface.language_model import read_chat_tokenizer
 from ..models.attention import activate_flash_attention
 from ..models.captioner import VideoCaptioner
+from ..models.chat_tokens import ChatTokens
 from ..models.encoder import Clip
 from .caption_config import CaptionConfig
 from .caption_model import CaptionTexts
@@ -113,15 +114,16 @@ class Describer:
         )
 
     @torch.no_grad()
-    def answers(self, clips: Clip, count: int, max_new_tokens: int, streamer: Any = None) -> list[str]:
-        """What the captioner says about clips, the likeliest token each time.
-
-        With `mask_ratio` all clips have the tokens of sample 0, so that an answer does not depend on other videos.
+    def answers(
+        self, clips: Clip, tokens: ChatTokens, max_new_tokens: int, *, image: bool = False, streamer: Any = None
+    ) -> list[str]:
+        """What the captioner answers about clips, the likeliest token each time.
 
         Args:
             clips: on the device of the model.
-            count: of them.
+            tokens: of a question about each, as `CaptionTexts.begin` makes them.
             max_new_tokens: of an answer.
+            image: whether the clips are images.
             streamer: takes the tokens of the answer to one clip, as transformers hands them out.
 
         Returns:
@@ -130,16 +132,14 @@ class Describer:
         Raises:
             ValueError: question and answer may be longer than the language model's context.
         """
-        model, tokenizer, device = self.model, self.tokenizer, self.accelerator.device
-        tokens = self.texts.begin(count).to(device)
+        model, tokenizer = self.model, self.tokenizer
+        tokens = tokens.to(self.accelerator.device)
         if (asked := tokens.ids.shape[1]) + max_new_tokens > model.max_length:
             raise ValueError(
                 f"max_new_tokens must be at most {model.max_length - asked}, which the language model has positions "
                 f"for after the video and the question, got {max_new_tokens}"
             )
-        sample = torch.zeros(count, dtype=torch.int64, device=device)
-        image = model.vision_encoder.is_image(clips)
-        visible = model.draw(sample, seed=self.config.run.seed, image=image)
+        visible = self.visible(len(tokens.place), image)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         options = {"pad_token_id": pad, "eos_token_id": self._ends(), "streamer": streamer}
         with self.accelerator.autocast():
@@ -147,6 +147,21 @@ class Describer:
                 clips, tokens, visible, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **options
             )
         return [text.strip() for text in tokenizer.batch_decode(found, skip_special_tokens=True)]
+
+    def visible(self, count: int, image: bool = False) -> Tensor | None:
+        """The tokens that the video tower sees of clips; None: all.
+
+        With `mask_ratio` all clips have the tokens of sample 0, so that an answer does not depend on other videos.
+
+        Args:
+            count: of the clips.
+            image: whether they are images.
+
+        Returns:
+            As `VideoCaptioner.draw`.
+        """
+        sample = torch.zeros(count, dtype=torch.int64, device=self.accelerator.device)
+        return self.model.draw(sample, seed=self.config.run.seed, image=image)
 
     def _ends(self) -> list[int]:
         """Tokens that end an answer: of the tokenizer, as in training, and of the language model."""
@@ -213,7 +228,9 @@ def _of_kind(
         found: dict[int, Description | MissingVideo] = {each.index: each for each in batch.missing}
         if batch.clips is not None:
             clips = batch.clips.to(describer.accelerator.device, non_blocking=True)
-            texts = describer.answers(clips, len(batch.index), max_new_tokens, streamer)
+            asked = describer.texts.begin(len(batch.index))
+            image = describer.model.vision_encoder.is_image(clips)
+            texts = describer.answers(clips, asked, max_new_tokens, image=image, streamer=streamer)
             for index, text in zip(batch.index.tolist(), texts, strict=True):
                 end = None if images else _seconds(videos[index], dataset)
                 found[index] = Description(videos[index], 0.0, end, text)

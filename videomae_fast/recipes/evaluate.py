@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from ..engine.parallel import make_accelerator
 from ..interop import Classifier, read_classifier
 from ..models.attention import activate_flash_attention
 from .config import Config
-from .evaluate_options import EvaluationOptions, ViewOptions
+from .evaluate_options import OF_CAPTIONERS, EvaluationOptions, ViewOptions, check_captioner_views
 from .scores import TOP, ClassScores, Evaluation
 from .start import last_checkpoint, with_classes
 from .views import view_logits
@@ -38,6 +39,8 @@ class EvaluateConfig(Config):
     def __post_init__(self) -> None:
         if self.evaluation.task == "retrieval" and self.views.classes:
             raise ValueError("task retrieval has captions, not classes: leave classes empty")
+        if self.evaluation.task in OF_CAPTIONERS:
+            check_captioner_views(self.views, self.evaluation.task)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def missing_lines(missing: Sequence[MissingVideo]) -> list[str]:
     return lines + [f"  {printable(each.path)}: {each.reason}" for each in missing]
 
 
-def write_summary(folder: Path, figures: Mapping[str, float], missing: Sequence[MissingVideo]) -> None:
+def write_summary(folder: Path, figures: Mapping[str, Any], missing: Sequence[MissingVideo]) -> None:
     """Write metrics.json and, if videos are missing, missing.tsv.
 
     Args:

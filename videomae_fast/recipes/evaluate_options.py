@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ..data import Mixture, ViewDataset
 from ..data.readers import DEFAULT_READER, MAX_DECODED_BYTES, READERS
 from ..data.sources.captions import CAPTIONS_HELP
+from ..data.sources.choices import CHOICES_HELP
 from ..data.sources.classes import CLASSES_HELP
 from ..data.sources.lists import DATA_HELP, EVERY_LIST, FORMATS, LIST_FORMAT_HELP, ROOT_HELP
 from ..data.views import VIEW_SAMPLINGS
@@ -17,8 +18,11 @@ from .config import Section, option
 from .probe import PROBES
 from .scores import AVERAGES
 
-TASKS = ("classify", "retrieval", "zeroshot")
+OF_CAPTIONERS = ("caption", "choice")
+TASKS = ("classify", "retrieval", "zeroshot", *OF_CAPTIONERS)
 _OF_CLASSIFIERS = ("init_classes", "init_merged", "average", "probe", "train_data", "neighbours")
+_NOT_OF_CAPTIONERS = ("text_model", "templates", "attention", "elementwise")  # these are as the run was
+_VIEWS_OF_OTHERS = ("list_format", "classes", "num_frames", "image_size", "segments", "crops")
 
 
 class DefaultViews(NamedTuple):
@@ -35,7 +39,9 @@ class DefaultViews(NamedTuple):
 class ViewOptions(Section):
     """The videos, with labels or captions, and the views of each."""
 
-    data: str = option("", f"{DATA_HELP}; for --task retrieval a {CAPTIONS_HELP}")
+    data: str = option(
+        "", f"{DATA_HELP}; for --task retrieval and caption a {CAPTIONS_HELP}; for choice a {CHOICES_HELP}"
+    )
     root: str = option("", ROOT_HELP + EVERY_LIST)
     list_format: str = option("auto", LIST_FORMAT_HELP + EVERY_LIST, choices=FORMATS)
     classes: str = option("", f"{CLASSES_HELP}; default: the names that a classifier has beside its weights")
@@ -108,10 +114,13 @@ class EvaluationOptions(Section):
     task: str = option(
         "classify",
         "classify: by the head of --init, or a probe of it; retrieval: of captions and their videos by two towers, a "
-        "run of contrast; zeroshot: of classes, by their names, likewise",
+        "run of contrast; zeroshot: of classes, by their names, likewise; caption: captions by a run of caption; "
+        "choice: multiple-choice questions, likewise",
         choices=TASKS,
     )
-    init: str = option("", "the classifier: published or Hugging Face weights, or a run; or a run of contrast")
+    init: str = option(
+        "", "the classifier: published or Hugging Face weights, or a run; or a run of contrast or caption"
+    )
     templates: str = option(
         "",
         "file of prompts for --task zeroshot, one a line, with {} where the class goes; default: five short ones",
@@ -119,6 +128,10 @@ class EvaluationOptions(Section):
     text_model: str = option(
         "", "folder of the text model of a run of contrast, if it is not where it was when the run began"
     )
+    language_model: str = option(
+        "", "folder of the language model of a run of caption, if it is not where it was when the run began"
+    )
+    max_new_tokens: int = option(64, "most tokens of an answer, for --task caption and choice", least=1)
     init_classes: str = option(
         "", "classes of the head of --init, of which --classes are some: a file of names, or a JSON list of rows"
     )
@@ -139,8 +152,12 @@ class EvaluationOptions(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.task in OF_CAPTIONERS:
+            _check_unused(self, f"task {self.task}", (*_OF_CLASSIFIERS, *_NOT_OF_CAPTIONERS))
+        else:
+            _check_unused(self, f"task {self.task}", ("language_model", "max_new_tokens"))
         if self.task != "classify":
-            self._check_unused(f"task {self.task}", _OF_CLASSIFIERS)
+            _check_unused(self, f"task {self.task}", _OF_CLASSIFIERS)
         elif self.text_model and not self.probe:
             raise ValueError(f"text_model '{self.text_model}' is for a task of two towers, got task classify")
         if self.templates and self.task != "zeroshot":
@@ -150,12 +167,26 @@ class EvaluationOptions(Section):
         if self.probe and self.init_classes:
             raise ValueError("probe judges features, init_classes a head: give one of them")
         if self.probe:
-            self._check_unused(f"probe '{self.probe}'", ("average", "attention", "elementwise"))
+            _check_unused(self, f"probe '{self.probe}'", ("average", "attention", "elementwise"))
         if self.init_merged and not self.init_classes:
             raise ValueError(f"init_merged '{self.init_merged}' goes with --init-classes, which is empty")
 
-    def _check_unused(self, why: str, names: Sequence[str]) -> None:
-        for name in names:
-            default = type(self).__dataclass_fields__[name].default
-            if getattr(self, name) != default:
-                raise ValueError(f"{why} does not use {name}: leave it at {default!r}")
+
+def check_captioner_views(views: ViewOptions, task: str) -> None:
+    """Make sure that options of views are left alone which a captioner has from its run: it reads one clip of a video.
+
+    Args:
+        views: the options.
+        task: one of OF_CAPTIONERS.
+
+    Raises:
+        ValueError: one of these options is given.
+    """
+    _check_unused(views, f"task {task}", _VIEWS_OF_OTHERS)
+
+
+def _check_unused(section: Section, why: str, names: Sequence[str]) -> None:
+    for name in names:
+        default = type(section).__dataclass_fields__[name].default
+        if getattr(section, name) != default:
+            raise ValueError(f"{why} does not use {name}: leave it at {default!r}")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ..data import Mixture, read_mixture
+from ..data.sources.instructions import has_conversations
 from ..data.sources.lists import is_list_file
 
 
@@ -13,6 +14,7 @@ def read_source(
     list_format: str = "auto",
     labelled: bool = False,
     captioned: bool = False,
+    conversations: bool = False,
 ) -> Mixture:
     """Read one of the sources of a command. `root` and `list_format` are of each that is a list file.
 
@@ -23,6 +25,7 @@ def read_source(
         list_format: as in `read_mixture`.
         labelled: as in `read_mixture`.
         captioned: as in `read_mixture`.
+        conversations: as in `read_mixture`.
 
     Returns:
         The videos.
@@ -31,6 +34,7 @@ def read_source(
         FileNotFoundError: as `read_mixture`.
         ValueError: as `read_mixture`: `root` or `list_format` is given, and none of the sources is a list file.
     """
-    if not is_list_file(source) and any(is_list_file(each) for each in sources):
+    is_list = [is_list_file(each) or (conversations and has_conversations(each)) for each in (source, *sources)]
+    if not is_list[0] and any(is_list):
         root, list_format = "", "auto"
-    return read_mixture(source, root or None, list_format, labelled, captioned)
+    return read_mixture(source, root or None, list_format, labelled, captioned, conversations)

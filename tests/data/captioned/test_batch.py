@@ -49,7 +49,7 @@ def test_long_captions_are_cut_and_counted(samples: list[CaptionedBatch], tokeni
     for max_tokens in (3, 4):
         counts.add(collate_captioned(samples, CaptionTokenizer(tokenizer, max_tokens)))
     assert counts.report() == [
-        "5 of 10 captions were cut to the most tokens allowed",
+        "5 of 10 texts were cut to the most tokens allowed",
         "6 of 10 clips repeat a frame: their videos are too short",
     ]
     assert CaptionCounts().report() == []

@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz import examples
-from videomae_fast.data import InstructedVideos, VideoFile, parse_conversation, read_instructions
+from videomae_fast.data import (
+    CaptionedVideos,
+    InstructedVideos,
+    Mixture,
+    VideoFile,
+    parse_conversation,
+    read_captions,
+    read_instructions,
+    read_mixture,
+)
+from videomae_fast.data.sources import json_lists
+from videomae_fast.data.sources.instructions import has_conversations, is_conversation
 
 TURN = {"q": "What moves?", "a": "A dog."}
 ENTRY = {"video": "a.mp4", "QA": [TURN]}
@@ -177,10 +188,74 @@ def test_root_and_missing_files(folder: Path) -> None:
         read_instructions(folder / "lists")
 
 
-@pytest.mark.parametrize("text", ["a caption", "3", '["","q"]', '["","q","a","q"]', '["",1,"a"]'])
+def test_a_conversation_is_no_caption(folder: Path) -> None:
+    """Not even one that looks like it: of a caption, each run of white space is one space."""
+    text = read_instructions(write(folder, "l.json", [ENTRY])).captioned(0).captions[0]
+    assert is_conversation(text) and text.endswith('["","What moves?","A dog."]')
+    for caption in (text[1:], text):
+        listed = write(folder, "c.jsonl", [{"path": "a.mp4", "caption": caption}])
+        (found,) = read_captions(listed).captioned(0).captions
+        assert found == text[1:] and not is_conversation(found)
+
+
+@pytest.mark.parametrize(
+    "text", ["a caption", '["","q","a"]', *("\x1e" + t for t in ("3", '["","q"]', '["","q","a","q"]', '["",1,"a"]'))]
+)
 def test_other_texts_are_no_conversation(text: str) -> None:
     with pytest.raises(ValueError, match="expected a conversation of InstructedVideos, got"):
         parse_conversation(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("l.json", [ENTRY], True),
+        ("l.json", [{"image": "d.jpg"}], True),  # malformed, and no mixture
+        ("l.json", json.dumps([ENTRY])[:-1] + ", {", True),  # what follows is not read
+        ("l.json", [{"data": "l.json"}], False),
+        ("l.json", "[", False),
+        ("l.json", "[]", False),
+        ("l.json", b"\xff", False),
+        ("l.json", ENTRY, False),
+        ("l.jsonl", "\n" + json.dumps(chat("q", "a")) + "\n{", True),
+        ("l.jsonl", [{"path": "a.mp4", "caption": "x"}], False),
+        ("l.jsonl", "x\n", False),
+        ("l.tsv", json.dumps([ENTRY]), False),
+        ("gone.json", None, False),
+    ],
+)
+def test_conversations_are_known_by_the_keys_of_the_first_entry(
+    name: str, content: Any, expected: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / name if content is None else write(folder, name, content)
+    for beginning in (2**16, 1):
+        monkeypatch.setattr(json_lists, "_BEGINNING", beginning)
+        assert has_conversations(path) == expected
+
+
+def kinds(mixture: Mixture) -> list[type]:
+    return [type(source.annotations) for source in mixture.sources]
+
+
+def test_mixtures_of_captions_and_conversations(folder: Path) -> None:
+    (folder / "lists").mkdir()
+    talks, chats = write(folder / "lists", "t.json", [ENTRY]), write(folder, "t.jsonl", [chat("q", "a")])
+    write(folder, "c.jsonl", [{"path": "a.mp4", "caption": "a dog"}])
+    sources = [{"data": "lists/t.json", "root": ".", "weight": 3}, {"data": "c.jsonl"}, {"data": "t.jsonl"}]
+    found = read_mixture(write(folder, "m.json", sources), captioned=True, conversations=True)
+    assert kinds(found) == [InstructedVideos, CaptionedVideos, InstructedVideos]
+    assert [source.weight for source in found.sources] == [3, 1, 1] and found.epoch_length == 5
+    assert found.captioned(0).video == VideoFile(str(folder / "a.mp4"))
+    for path, root in ((talks, folder), (chats, None)):
+        assert kinds(read_mixture(path, root, captioned=True, conversations=True)) == [InstructedVideos]
+        with pytest.raises(ValueError, match=rf"{path.name} has conversations, and captions are needed"):
+            read_mixture(path, root, captioned=True)
+    with pytest.raises(ValueError, match=r"m.json, source 1: .*t.json has conversations"):
+        read_mixture(folder / "m.json", captioned=True)
+    write(folder, "m.json", [{"data": "lists/t.json", "root": "."}, {"data": "bad.json"}])
+    write(folder, "bad.json", [ENTRY, ENTRY | {"QA": [TURN | {"a": ""}]}])
+    with pytest.raises(ValueError, match=r"m.json, source 2: .*bad.json, entry 2: QA\[0\].a: the answer is empty"):
+        read_mixture(folder / "m.json", captioned=True, conversations=True)
 
 
 def test_a_long_list_is_never_held_as_objects(folder: Path) -> None:

@@ -252,7 +252,7 @@ class CaptionCounts:
         Returns:
             Up to three lines; none about a count of 0.
         """
-        lines = [f"{self.cut} of {self.clips} captions were cut to the most tokens allowed"] if self.cut else []
+        lines = [f"{self.cut} of {self.clips} texts were cut to the most tokens allowed"] if self.cut else []
         if self.repeated:
             lines.append(f"{self.repeated} of {self.clips} clips repeat a frame: their videos are too short")
         if self.silent:

@@ -9,12 +9,15 @@ from typing import Any
 from ..._json import parse_json
 from .captioned import CaptionedVideos, CaptionRow
 from .fields import shown
-from .json_lists import check_json_list, clip_row, found_under, json_entries, media_path, words_of
+from .json_lists import check_json_list, clip_row, first_entry, found_under, json_entries, media_path, words_of
 from .lists import numbered_lines
 
 Messages = list[dict[str, str]]
 SUFFIXES = (".json", ".jsonl")
+INSTRUCTIONS_HELP = "list of conversations (.json as VideoChat2's, .jsonl of messages)"
 _PLACES = ("<video>", "<image>")  # where chats have the video
+_MARK = "\x1e"  # begins a text of JSON (RFC 7464), and is in no caption: it is white space, which is one space there
+_KEYS = {".json": {"video", "image", "QA"}, ".jsonl": {"videos", "images", "messages"}}  # of an entry, by the suffix
 
 
 class InstructedVideos(CaptionedVideos):
@@ -87,6 +90,32 @@ def read_instructions(source: str | os.PathLike, root: str | os.PathLike | None 
     return found
 
 
+def has_conversations(source: str | os.PathLike) -> bool:
+    """Whether a source is a list that `read_instructions` reads, and no captions or mixture.
+
+    Args:
+        source: anything that names videos.
+
+    Returns:
+        Whether the suffix is one of SUFFIXES, and the first entry has a key of conversations.
+    """
+    path = Path(source)
+    keys = _KEYS.get(path.suffix.lower(), set())
+    return bool(keys) and not keys.isdisjoint(first_entry(path))
+
+
+def is_conversation(text: str) -> bool:
+    """Whether a text is a conversation, which `parse_conversation` reads, and no caption.
+
+    Args:
+        text: one of `CaptionedBatch.texts`.
+
+    Returns:
+        Whether it is.
+    """
+    return text.startswith(_MARK)
+
+
 def format_conversation(system: str, turns: list[str]) -> str:
     """Write a conversation as a text.
 
@@ -97,7 +126,7 @@ def format_conversation(system: str, turns: list[str]) -> str:
     Returns:
         The text.
     """
-    return json.dumps([system, *turns], ensure_ascii=False, separators=(",", ":"))
+    return _MARK + json.dumps([system, *turns], ensure_ascii=False, separators=(",", ":"))
 
 
 def parse_conversation(text: str) -> Messages:
@@ -113,7 +142,9 @@ def parse_conversation(text: str) -> Messages:
         ValueError: it is another text.
     """
     try:
-        system, *turns = json.loads(text)
+        if not is_conversation(text):
+            raise ValueError
+        system, *turns = json.loads(text[len(_MARK) :])
         if len(turns) < 2 or len(turns) % 2 or not all(isinstance(each, str) for each in (system, *turns)):
             raise ValueError
     except (TypeError, ValueError):

@@ -3,11 +3,12 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from ..._json import parse_json_list, read_text
+from ..._json import parse_json, parse_json_list, read_text
 from ..._text import printable
 from .annotations import Row
 from .caption_lines import check_clip
@@ -15,6 +16,8 @@ from .captioned import LAST, CaptionRow
 from .fields import check_words, json_seconds, shown
 from .lists import CHECKED_PATHS, check_root, check_text
 from .shards import IMAGE_SUFFIXES
+
+_BEGINNING = 2**16  # characters of a list that are read first to find its kind
 
 
 def check_json_list(path: Path, what: str, suffixes: tuple[str, ...]) -> None:
@@ -36,6 +39,28 @@ def check_json_list(path: Path, what: str, suffixes: tuple[str, ...]) -> None:
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{what}: expected a list ({', '.join(suffixes)}), got {printable(path)}")
     check_text(path)
+
+
+def first_entry(path: Path) -> Mapping[str, Any]:
+    """The first object of a list, by whose keys kinds of lists are told apart.
+
+    Args:
+        path: a JSON list (.json), or a file of a JSON object a line. Only its beginning is read.
+
+    Returns:
+        The object; empty if there is none, or the file is none of these.
+    """
+    if not os.path.isfile(path):
+        return {}
+    text, size = "", _BEGINNING
+    with open(path, encoding="utf-8", errors="replace") as file:
+        while more := file.read(size):
+            text, size = text + more, 2 * size
+            with suppress(ValueError):  # it may be cut off
+                line = text.lstrip().partition("\n")[0]
+                found = next(parse_json_list(text), {}) if path.suffix.lower() == ".json" else parse_json(line)
+                return found if isinstance(found, dict) else {}
+    return {}
 
 
 def json_entries(path: Path, parse: Callable[[Mapping[str, Any]], CaptionRow]) -> Iterator[CaptionRow]:

@@ -18,6 +18,7 @@ from ..._text import printable
 from .annotations import Annotations
 from .captions import read_captions
 from .classes import read_classes
+from .instructions import has_conversations, read_instructions
 from .lists import read_annotations
 from .mixture import Mixture, VideoSource, shown_value
 
@@ -39,6 +40,7 @@ def read_mixture(
     list_format: str = "auto",
     labelled: bool = False,
     captioned: bool = False,
+    conversations: bool = False,
 ) -> Mixture:
     """Read a mixture file, or one source.
 
@@ -60,6 +62,8 @@ def read_mixture(
         labelled: as in `read_annotations`. `number_classes` then numbers the classes of all sources together.
         captioned: whether the sources have captions. Each is then what `read_captions` reads, which takes no format,
             and has no "classes".
+        conversations: whether, if `captioned`, sources may be what `read_instructions` reads, too: a list is known by
+            the keys of its first entry.
 
     Returns:
         The mixture.
@@ -67,12 +71,14 @@ def read_mixture(
     Raises:
         FileNotFoundError: as `read_annotations` and `read_classes`; if `captioned`, as `read_captions`.
         ValueError: as `read_annotations`, `read_classes`, `VideoSource` and `parse_json`; if `captioned`, as
-            `read_captions`. Also if the mixture file is malformed (the message names the source), `root` or
-            `list_format` is given with it, or `captioned` with a format, classes or `labelled`.
+            `read_captions`, and with `conversations` as `read_instructions`. Also if the mixture file is malformed (the
+            message names the source), `root` or `list_format` is given with it, `captioned` with a format, classes or
+            `labelled`, or conversations are named without `conversations`.
     """
     path = Path(data)
-    if path.suffix.lower() != ".json":
-        return Mixture([VideoSource(_annotations(path, root, list_format, labelled, captioned))])
+    kinds = (labelled, captioned, conversations)
+    if path.suffix.lower() != ".json" or (captioned and has_conversations(path)):
+        return Mixture([VideoSource(_annotations(path, root, list_format, *kinds))])
     shown = printable(path)
     if root is not None or list_format != "auto":
         raise ValueError(f"root and list_format are given for each source in {shown}: leave them out")
@@ -85,15 +91,12 @@ def read_mixture(
     if not isinstance(listed, list) or not listed:
         raise ValueError(f"{shown} must be a list of sources, got {type(listed).__name__} {shown_value(listed)}")
     return Mixture(
-        [
-            _read_source(source, path, f"{shown}, source {number}", labelled, captioned)
-            for number, source in enumerate(listed, 1)
-        ]
+        [_read_source(source, path, f"{shown}, source {number}", *kinds) for number, source in enumerate(listed, 1)]
     )
 
 
 def _annotations(
-    path: Path, root: str | os.PathLike | None, list_format: str, labelled: bool, captioned: bool
+    path: Path, root: str | os.PathLike | None, list_format: str, labelled: bool, captioned: bool, conversations: bool
 ) -> Annotations:
     if not captioned:
         return read_annotations(path, root, list_format, labelled)
@@ -103,10 +106,16 @@ def _annotations(
         raise ValueError(
             f"the suffix of a list of captions is its format: leave out the format {shown_value(list_format)}"
         )
-    return read_captions(path, root)
+    if not has_conversations(path):
+        return read_captions(path, root)
+    if not conversations:
+        raise ValueError(f"{printable(path)} has conversations, and captions are needed: only `caption` trains on both")
+    return read_instructions(path, root)
 
 
-def _read_source(given: Any, path: Path, where: str, labelled: bool, captioned: bool) -> VideoSource:
+def _read_source(
+    given: Any, path: Path, where: str, labelled: bool, captioned: bool, conversations: bool
+) -> VideoSource:
     if not isinstance(given, dict) or "data" not in given:
         raise ValueError(f'{where} must be an object with "data", got {shown_value(given)}')
     for key, value in given.items():
@@ -119,7 +128,8 @@ def _read_source(given: Any, path: Path, where: str, labelled: bool, captioned: 
     root = path.parent / given["root"] if "root" in given else None
     try:
         list_format = given.get("format", "auto")
-        annotations = _annotations(path.parent / given["data"], root, list_format, labelled, captioned)
+        kinds = (labelled, captioned, conversations)
+        annotations = _annotations(path.parent / given["data"], root, list_format, *kinds)
         if labelled and "classes" in given:
             annotations = annotations.numbered_by(read_classes(path.parent / given["classes"]))
         own = ("weight", "frame_stride", "template", "hflip")

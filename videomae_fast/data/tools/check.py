@@ -27,6 +27,7 @@ from ..sampling import frame_indices
 from ..seeding import sample_rng
 from ..sources.annotations import FrameFolder, TarMember, VideoEntry
 from ..sources.captioned import CaptionedEntry, CaptionedVideos
+from ..sources.instructions import InstructedVideos
 from ..sources.lines import format_line
 from ..sources.lists import read_lines
 from ..sources.mixture import Mixture
@@ -129,8 +130,8 @@ def check_data(
         data: anything that `read_mixture` reads.
         root: as in `read_mixture`.
         list_format: as in `read_mixture`.
-        captioned: whether `data` has captions, as in `read_mixture`. The clip is then from the part of the video that
-            an entry names, and there is no `clean`.
+        captioned: whether `data` has captions or conversations, as in `read_mixture`. The clip is then from the part of
+            the video that an entry names, and there is no `clean`.
         reader: a key of READERS: "av", "decord" or "torchcodec".
         num_frames: frames of the clip.
         frame_stride: frames from one frame of the clip to the next, unless the mixture says otherwise.
@@ -155,7 +156,7 @@ def check_data(
     check_reader(reader)
     if captioned and clean is not None:
         raise ValueError("clean is for lists without captions: no new list of captions is written")
-    mixture = read_mixture(data, root, list_format, captioned=captioned)
+    mixture = read_mixture(data, root, list_format, captioned=captioned, conversations=captioned)
     clean_list = None if clean is None else _CleanList(Path(clean), data, root, list_format)
     entry_of: Callable[[int], Entry] = mixture.captioned if captioned else mixture.__getitem__
     jobs = ((entry_of(number), mixture.source(number)) for number in range(len(mixture)))
@@ -175,8 +176,9 @@ def check_data(
 def _captions_line(mixture: Mixture) -> str:
     sources = [s.annotations for s in mixture.sources if isinstance(s.annotations, CaptionedVideos)]
     captions = sum(int(source.num_captions.sum()) for source in sources)
+    kinds = "captions and conversations" if any(isinstance(s, InstructedVideos) for s in sources) else "captions"
     images = sum(int(source.is_image.sum()) for source in sources)
-    return f"{captions} captions, of {len(mixture) - images} clips of videos and {images} images"
+    return f"{captions} {kinds}, of {len(mixture) - images} clips of videos and {images} images"
 
 
 def check_video(
