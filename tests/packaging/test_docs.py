@@ -38,6 +38,7 @@ COVERED = {
     ),
     "videomae-fast contrast --audio-model": ("test_contrast_sound.py", "test_the_command"),
     "videomae-fast memory --recipe contrast": ("test_contrast_memory.py", "test_the_command"),
+    "videomae-fast memory --recipe caption": ("test_caption_memory.py", "test_the_command"),
     "videomae-fast contrast --demo": ("test_contrast_demo.py", "test_the_demo"),
     "videomae-fast contrast --config": ("test_contrast_demo.py", "test_the_demo"),
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
