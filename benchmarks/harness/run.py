@@ -22,7 +22,7 @@ from videomae_fast._optional import require
 from videomae_fast.models import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout
-SUITES = ("ops", "model", "finetune", "align", "contrast", "loader", "evaluate", "memory", "roofline")
+SUITES = ("ops", "model", "finetune", "align", "contrast", "caption", "loader", "evaluate", "memory", "roofline")
 NO_TESTS = 5  # pytest's exit status
 START, END = "<!-- results -->", "<!-- end of results -->"
 

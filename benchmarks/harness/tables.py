@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from benchmarks.align.sizes import PUBLISHED_SIZES
+from benchmarks.caption.tables import format_caption
 from benchmarks.contrast.tables import format_contrast
 from benchmarks.harness.markdown import Cell, markdown_table
 from benchmarks.harness.results import PREDICTED, Record, Results, by_case, pictures, size_of
@@ -29,13 +30,17 @@ def format_report(devices: Iterable[Results], earlier: Results | None = None) ->
 
 
 def shown(results: Results) -> Results:
-    """The part of results that a report shows: all steps and loading, but only SHOWN_SIZES of ops and predictions."""
+    """The part of results that a report shows: all steps and loading, but only SHOWN_SIZES of ops and predictions.
+
+    Predictions of captioners are not of these sizes, and all are shown.
+    """
     records = [r for r in results["records"] if _is_shown(r)]
     return {**results, "records": records}
 
 
 def _is_shown(record: Record) -> bool:
-    return (record["suite"] != "ops" and not record["predicted"]) or size_of(record) in SHOWN_SIZES
+    every = record["suite"] == "caption" or (record["suite"] != "ops" and not record["predicted"])
+    return every or size_of(record) in SHOWN_SIZES
 
 
 def on_gpu(results: Results) -> bool:
@@ -54,6 +59,7 @@ def format_results(results: Results, earlier: Results | None = None, measured: S
         "finetune": format_finetuning,
         "align": format_alignment,
         "contrast": format_contrast,
+        "caption": format_caption,
         "loader": _loading,
         "evaluate": _evaluation,
         "ops": _ops,

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import videomae_kernels
+from benchmarks.caption.captioners import LANGUAGE_MODEL_OF
+from benchmarks.caption.losses import FULL as FULL_LOGITS
 from benchmarks.contrast.sizes import CONTRAST_SIZES
 from benchmarks.contrast.steps import ALL_TRAINED, IMPLEMENTATIONS, LAST_TRAINED
 from benchmarks.harness.plots import save_plots
@@ -135,6 +137,18 @@ def test_figures_of_contrastive_steps(results: Results) -> None:
     assert all(r["mib_per_clip"] > 0 and r["largest_batch"] > 0 for r in predicted)
 
 
+def test_figures_of_captioners(results: Results) -> None:
+    records = of_suite(results, "caption")
+    measured = {(r["case"], r["variant"]): r for r in records if not r["predicted"]}
+    assert len(measured) == 2 * 2 * 2
+    for (case, variant), record in measured.items():
+        assert record["rounds"] == ROUNDS and record["error"] < 1e-5
+        assert variant == FULL_LOGITS or record["peak_mib"] < measured[case, FULL_LOGITS]["peak_mib"]
+    assert {r["name"] for r in records if "trained" in r} == set(LANGUAGE_MODEL_OF)
+    (step,) = (r for r in records if "largest_batch" in r)
+    assert step["largest_batch"] == 8 and step["variant"] == "LoRA of rank 16, all repeated in backward"
+
+
 def test_figures_of_evaluation(results: Results) -> None:
     records = of_suite(results, "evaluate")
     assert [record["variant"] for record in records] == ["published", "videomae_fast"] * 2
@@ -149,10 +163,17 @@ def test_predicted_records_are_apart(results: Results, folder: Path) -> None:
     files = {path.parent.name: load(path) for path in folder.glob("*/*.json")}
     assert len(files) == 2
     predicted = files.pop("predicted")["records"]
-    assert {record["suite"] for record in predicted} == {"finetune", "align", "contrast", "memory", "roofline"}
+    assert {record["suite"] for record in predicted} == {
+        "finetune",
+        "align",
+        "contrast",
+        "caption",
+        "memory",
+        "roofline",
+    }
     of_steps = [
         record
-        for suite in ("finetune", "align", "contrast")
+        for suite in ("finetune", "align", "contrast", "caption")
         for record in of_suite(results, suite)
         if record["predicted"]
     ]

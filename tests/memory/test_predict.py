@@ -282,14 +282,27 @@ def test_plain_tensor_attributes_stay_on_the_host() -> None:
     assert copies == [2 * MIB]
 
 
-def test_a_model_may_be_moved_but_not_cast() -> None:
-    def make(**to: Any) -> Trainer:
-        model = nn.Linear(8, 8).to(**to)
-        return Trainer(model, lambda: model(torch.zeros(2, 8)).sum(), "fp32")
+def test_a_model_may_be_moved_and_cast() -> None:
+    """A tensor in two modules stays one; integers stay what they are."""
 
-    assert predict(lambda: make(device="cpu")).figures.breakdown["parameters"] == 2 * 512
-    with pytest.raises(NotImplementedError, match=r"cannot be cast to torch\.bfloat16"):
-        predict(lambda: make(dtype=torch.bfloat16))
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(256, 256, bias=False), nn.Linear(256, 256, bias=False)
+            self.second.weight = self.first.weight
+            self.register_buffer("counts", torch.zeros(256, dtype=torch.int64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x))
+
+    def make(**to: Any) -> Trainer:
+        model = Tied().to(**to)
+        x = torch.zeros(2, 256, dtype=model.first.weight.dtype)
+        return Trainer(model, lambda: model(x).sum(), "fp32")
+
+    for to, size in (({"device": "cpu"}, 4), ({"dtype": torch.bfloat16}, 2), ({"dtype": torch.float32}, 4)):
+        found = predict(lambda to=to: make(**to)).figures.breakdown
+        assert found["parameters"] == found["gradients"] == size * 256 * 256 and found["buffers"] == 8 * 256
     assert nn.Linear(2, 2).to(torch.bfloat16).weight.dtype == torch.bfloat16  # the real one is back
 
 

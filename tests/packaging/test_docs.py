@@ -40,6 +40,7 @@ COVERED = {
     "videomae-fast memory --recipe contrast": ("test_contrast_memory.py", "test_the_command"),
     "videomae-fast contrast --demo --output": ("test_contrast_demo.py", "test_the_demo"),
     "videomae-fast contrast --demo order": ("test_contrast_order_demo.py", "test_the_demo_is_two_runs"),
+    "videomae-fast memory --recipe caption": ("test_caption_memory.py", "test_the_command"),
     "videomae-fast contrast --config": ("test_contrast_demo.py", "test_the_demo"),
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
     "videomae-fast pretrain --demo --output runs/pretrained": ("test_chain.py", "test_from_pixels_to_sentences"),

@@ -14,7 +14,7 @@ from tests.recipes import paired
 from tests.recipes.test_contrast_memory import FUSION, MIB, figures, recipe
 from videomae_fast.memory import MemoryFigures
 from videomae_fast.memory.figures import CATEGORIES, Moment
-from videomae_fast.recipes import contrast_fit, contrast_memory
+from videomae_fast.recipes import contrast_fit, contrast_memory, step_fit
 from videomae_fast.recipes.contrast import Contrast
 
 pytest.importorskip("transformers")
@@ -37,7 +37,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     found = SimpleNamespace(total_memory=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
     monkeypatch.setattr("videomae_fast.recipes.fit.activate_flash_attention", lambda device: "")
-    monkeypatch.setattr(contrast_fit, "ALLOWANCE", 0)
+    monkeypatch.setattr(step_fit, "ALLOWANCE", 0)
     yield found
 
 

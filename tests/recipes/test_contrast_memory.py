@@ -244,10 +244,10 @@ def test_errors_of_the_command(given: str, message: str, capsys: pytest.CaptureF
 def test_errors_of_other_recipes_and_cards(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for recipe_of, given, message in (
         ("pretrain", "--mask-ratio 0,0.75", "mask_ratio of --recipe pretrain must be one number, got '0,0.75'"),
-        ("finetune", "--frames 16", "frames is of --recipe contrast, got --recipe finetune"),
-        ("pretrain", "--frames=", "frames is of --recipe contrast, got --recipe pretrain"),
-        ("finetune", "--image-size 0", "image_size is of --recipe contrast, got --recipe finetune"),
-        ("pretrain", "--card H200", "card is of --recipe contrast, got --recipe pretrain"),
+        ("finetune", "--frames 16", "frames is of --recipe contrast or caption, got --recipe finetune"),
+        ("pretrain", "--frames=", "frames is of --recipe contrast or caption, got --recipe pretrain"),
+        ("finetune", "--image-size 0", "image_size is of --recipe contrast or caption, got --recipe finetune"),
+        ("pretrain", "--card H200", "card is of --recipe contrast or caption, got --recipe pretrain"),
     ):
         assert main(["memory", "--recipe", recipe_of, *given.split()]) == 2
         assert message in capsys.readouterr().err

@@ -11,9 +11,12 @@ from ..models import CONFIGS
 from ..models.families import SIZES
 
 N = TypeVar("N", int, float)
-RECIPES = ("pretrain", "finetune", "contrast")
-# Of --recipe contrast alone; those of the command `contrast` have its names and its defaults.
-CONTRAST = ("frames", "card", "image_size", "patch_size", "tubelet_size", "train", "text_model", "freeze_text")
+RECIPES = ("pretrain", "finetune", "contrast", "caption")
+# Options of some recipes alone; those of a recipe's own command have its names and its defaults.
+TOWER = ("image_size", "patch_size", "tubelet_size", "train")  # of contrast and caption, as the next two
+CLIPS = ("frames", "card")
+CONTRAST = ("text_model", "freeze_text")
+CAPTION = ("config", "language_model", "lora_rank")
 
 
 def add_memory(commands: Any) -> None:
@@ -29,21 +32,33 @@ def add_memory(commands: Any) -> None:
         "--recipe",
         default="pretrain",
         choices=RECIPES,
-        help="whose step: of pre-training with masks, of fine-tuning on all tokens, or of contrastive pre-training "
-        "(default: %(default)s)",
+        help="whose step: of pre-training with masks, of fine-tuning on all tokens, of contrastive pre-training, or of "
+        "training a language model's answers (default: %(default)s)",
     )
     add_memory_options(memory, SIZES, ratio=str)
     memory.add_argument("--activation-checkpointing", action="store_true", help="recompute every block in backward")
+    tower = memory.add_argument_group("of --recipe contrast and caption")
+    tower.add_argument("--frames", help="frames of a clip; of contrast also several: 16,64,256 (default: 16)")
+    tower.add_argument("--card", choices=tuple(CARDS), help="the GPU (default: A100-80)")
+    tower.add_argument("--image-size", type=int, help="height and width of a clip in pixels (default: 224)")
+    tower.add_argument("--patch-size", type=int, help="height and width of a token (default: of the model)")
+    tower.add_argument("--tubelet-size", type=int, help="frames of a token (default: of the model)")
+    tower.add_argument("--train", help="of the video tower: all, last:K, head (contrast) or none (default: all; none)")
     contrast = memory.add_argument_group("of --recipe contrast")
-    contrast.add_argument("--frames", help="frames of a clip, or several numbers: 16,64,256 (default: 16)")
-    contrast.add_argument("--card", choices=tuple(CARDS), help="the GPU (default: A100-80)")
-    contrast.add_argument("--image-size", type=int, help="height and width of a clip in pixels (default: 224)")
-    contrast.add_argument("--patch-size", type=int, help="height and width of a token (default: of the model)")
-    contrast.add_argument("--tubelet-size", type=int, help="frames of a token (default: of the model)")
-    contrast.add_argument("--train", help="of the video tower: all, last:K, head or none (default: all)")
     contrast.add_argument("--text-model", help="folder of a text encoder of transformers (default: BERT-base)")
     contrast.add_argument("--freeze-text", action="store_true", default=None, help="train nothing of the text tower")
-    unset = dict.fromkeys(("batch_size", "mask_ratio", "decoder_mask_ratio", "all"))  # defaults are those of the recipe
+    caption = memory.add_argument_group("of --recipe caption")
+    caption.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings of caption; options that are given here replace them"
+    )
+    caption.add_argument(
+        "--language-model",
+        metavar="FOLDER",
+        help="of a causal language model of transformers; only its config.json is read",
+    )
+    caption.add_argument("--lora-rank", type=int, metavar="N", help="of adapters in it; 0: none (default: 0)")
+    # Defaults are those of the recipe.
+    unset = dict.fromkeys(("model", "precision", "batch_size", "mask_ratio", "decoder_mask_ratio", "all"))
     memory.set_defaults(run=_memory, **unset)
 
 
@@ -54,7 +69,7 @@ def add_memory_options(
 
     `python -m benchmarks.memory` has them too, for the sizes it knows, and with one mask ratio.
     """
-    parser.add_argument("--model", default="base", choices=tuple(sizes), help="size (default: %(default)s)")
+    parser.add_argument("--model", default="base", choices=tuple(sizes), help="size (default: base)")
     parser.add_argument("--batch-size", type=int, default=128, help="clips per step (default: 128)")
     parser.add_argument(
         "--mask-ratio", type=ratio, default=0.9, help="share of tokens hidden from the encoder (default: 0.9)"
@@ -65,28 +80,26 @@ def add_memory_options(
         default=0.5,
         help="share of tokens that are not decoded; 0 for no decoder mask (default: 0.5)",
     )
-    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"), help="default: %(default)s")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"), help="default: bf16")
     parser.add_argument("--picture", type=Path, help="also draw the prediction into this file, .svg or .png")
     parser.add_argument("--all", action="store_true", help="also compare activation checkpointing and mask ratios")
     parser.add_argument("--no-cache", action="store_true", help="do not reuse the predictions of earlier runs")
 
 
 def _memory(args: argparse.Namespace) -> None:
-    report = _contrast if args.recipe == "contrast" else _of_one_clip_size
+    report = {"contrast": _contrast, "caption": _caption}.get(args.recipe, _of_one_clip_size)
     print(printable_lines(report(args)))
 
 
 def _of_one_clip_size(args: argparse.Namespace) -> str:
     from ..recipes.step_memory import CHECKPOINTED, OURS, MemoryReport, StepSettings, open_cache
 
-    _refuse(args, CONTRAST, f"is of --recipe contrast, got --recipe {args.recipe}")
-    ratios = {} if args.mask_ratio is None else {"mask_ratio": _numbers(args.mask_ratio, "mask_ratio", float)}
-    if any(len(several) > 1 for several in ratios.values()):
-        raise ValueError(f"mask_ratio of --recipe {args.recipe} must be one number, got '{args.mask_ratio}'")
-    given: dict[str, Any] = {name: ratio for name, (ratio,) in ratios.items()}
-    if args.decoder_mask_ratio is not None:
-        given["decoder_mask_ratio"] = args.decoder_mask_ratio
-    settings = StepSettings(args.model, precision=args.precision, recipe=args.recipe, **given)
+    for names, recipes in ((CLIPS + TOWER, "contrast or caption"), (CONTRAST, "contrast"), (CAPTION, "caption")):
+        _refuse(args, names, f"is of --recipe {recipes}, got --recipe {args.recipe}")
+    given: dict[str, Any] = {name: getattr(args, name) for name in ("model", "precision", "decoder_mask_ratio")}
+    given["mask_ratio"] = _one_number(args, "mask_ratio", float)
+    given = {"model": "base"} | {name: value for name, value in given.items() if value is not None}
+    settings = StepSettings(recipe=args.recipe, **given)
     asked = CHECKPOINTED if args.activation_checkpointing else OURS
     report = MemoryReport(
         (OURS, CHECKPOINTED) if args.all else (asked,),
@@ -103,11 +116,11 @@ def _contrast(args: argparse.Namespace) -> str:
     from ..recipes.step_memory import open_cache
 
     _refuse(args, ("decoder_mask_ratio", "picture", "all"), "does not go with --recipe contrast")
-    options = {name: getattr(args, name) for name in CONTRAST if name not in ("frames", "card")}
-    options = {name: value for name, value in options.items() if value is not None}
-    fixed = {name: getattr(args, name) for name in ("model", "precision", "activation_checkpointing")}
+    _refuse(args, CAPTION, "is of --recipe caption, got --recipe contrast")
+    given = {name: getattr(args, name) for name in ("model", "precision", *TOWER, *CONTRAST)}
+    options = {"precision": "bf16"} | {name: value for name, value in given.items() if value is not None}
     return LongestClips(
-        options | fixed,
+        options | {"activation_checkpointing": args.activation_checkpointing},
         _numbers("16" if args.frames is None else args.frames, "frames", int),
         _numbers("0.75" if args.mask_ratio is None else args.mask_ratio, "mask_ratio", float),
         args.card or "A100-80",
@@ -116,10 +129,38 @@ def _contrast(args: argparse.Namespace) -> str:
     ).text()
 
 
+def _caption(args: argparse.Namespace) -> str:
+    from ..recipes.caption_config import CaptionConfig
+    from ..recipes.caption_memory_report import CaptionMemory
+    from ..recipes.step_memory import open_cache
+
+    _refuse(args, ("decoder_mask_ratio", "all"), "does not go with --recipe caption")
+    _refuse(args, CONTRAST, "is of --recipe contrast, got --recipe caption")
+    options = {} if args.config is None else CaptionConfig.read_options(args.config)
+    if options.get("precision", "auto") == "auto":
+        options["precision"] = "bf16"  # as on a GPU
+    names = ("model", "precision", "batch_size", "language_model", "lora_rank", *TOWER)
+    given: dict[str, Any] = {name: getattr(args, name) for name in names}
+    given |= {"mask_ratio": _one_number(args, "mask_ratio", float), "num_frames": _one_number(args, "frames", int)}
+    given["activation_checkpointing"] = args.activation_checkpointing or None
+    options |= {name: value for name, value in given.items() if value is not None}
+    cache = None if args.no_cache else open_cache()
+    return CaptionMemory(CaptionConfig.from_options(**options), args.card or "A100-80", cache).text(args.picture)
+
+
 def _refuse(args: argparse.Namespace, names: Collection[str], why: str) -> None:
     for name in names:
         if getattr(args, name) is not None:
             raise ValueError(f"{name} {why}")
+
+
+def _one_number(args: argparse.Namespace, name: str, kind: type[N]) -> N | None:
+    if getattr(args, name) is None:
+        return None
+    found = _numbers(getattr(args, name), name, kind)
+    if len(found) > 1:
+        raise ValueError(f"{name} of --recipe {args.recipe} must be one number, got '{getattr(args, name)}'")
+    return found[0]
 
 
 def _numbers(text: str, name: str, kind: type[N]) -> list[N]:

@@ -18,8 +18,10 @@ def largest_batches(
     """Find the largest batch that fits on each card.
 
     Live bytes at every moment of a step are affine in the batch size, up to the rounding of blocks: two predictions
-    give a line for every moment, and the lines give the largest batch. That batch is then predicted itself. If it
-    does not fit, or its peak is not on the lines, the step is not affine, and `largest_batch` searches.
+    give a line for every moment, and the lines give the largest batch. If the two have different numbers of moments, as
+    those of a loss in tiles, the line of the peaks is taken: peaks are convex, so if a third is on the line of two, all
+    between are, and those beyond are above. The batch that is found is then predicted itself. If it does not fit, or
+    its peak is not on the lines, the step is not affine, and `largest_batch` searches.
 
     Args:
         predict: figures at a batch size, such as a `StepPredictor`.
@@ -31,6 +33,8 @@ def largest_batches(
     """
     low, high = known
     timelines = predict(low).timeline, predict(high).timeline
+    if len(timelines[0]) != len(timelines[1]):
+        timelines = [max(timelines[0])], [max(timelines[1])]
     found = {}
     for card, size in usable.items():
         batch = _on_the_lines(known, timelines, size)
@@ -41,10 +45,8 @@ def largest_batches(
 
 
 def _on_the_lines(known: tuple[int, int], timelines: tuple[list[int], list[int]], usable: int) -> int | None:
-    """The largest batch at which every line is at most `usable`; None if there are no lines or no positive answer."""
+    """The largest batch at which every line is at most `usable`; None if there is no positive answer."""
     low, high = known
-    if len(timelines[0]) != len(timelines[1]):
-        return None
     pairs = list(zip(*timelines, strict=True))
     limits = [low + (usable - a) * (high - low) // (b - a) for a, b in pairs if b > a]
     fits = limits and min(limits) > 0 and all(a <= usable for a, b in pairs if b <= a)

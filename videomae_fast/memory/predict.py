@@ -92,7 +92,7 @@ def fake_step(make: Callable[[], AnyStep]) -> Iterator[AnyStep]:
     gc.collect()  # garbage of earlier steps must not be freed in the middle of this one
     with fake_cuda() as fake:
         fake.allow_non_fake_inputs = True  # constants from numpy and lists
-        with ZeroValues(), mock.patch.object(nn.Module, "to", _stay):
+        with ZeroValues(), mock.patch.object(nn.Module, "to", _cast_only):
             step = make()
         _leave_on_host(step.model)
         fake.allow_non_fake_inputs = False
@@ -113,7 +113,7 @@ def predict_step(make: Callable[[], TrainingStep]) -> MemoryProfile:
 
     Raises:
         ValueError: a boolean mask indexes, and the number of its True elements was not declared.
-        NotImplementedError: the model is cast to another dtype, or attention has groups of queries (`enable_gqa`).
+        NotImplementedError: attention has groups of queries (`enable_gqa`).
     """
     with fake_step(make) as step:
         return _profile(step)
@@ -191,12 +191,21 @@ def _profile(step: TrainingStep) -> MemoryProfile:
     return profile
 
 
-def _stay(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+def _cast_only(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     """Module.to for a fake model, which is on the device already. PyTorch's own often fails on fake parameters."""
     _, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-    if dtype is not None:
-        raise NotImplementedError(f"a fake model cannot be cast to {dtype}: build it under torch.set_default_dtype")
+    cast: dict[Tensor, Tensor] = {}  # a tensor may be in several modules
+    for module in model.modules() if dtype is not None else ():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_floating_point() and tensor.dtype != dtype:
+                    tensors[name] = cast.setdefault(tensor, _cast(tensor, dtype))
     return model
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    found = tensor.detach().to(dtype)
+    return nn.Parameter(found, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else found
 
 
 def _leave_on_host(model: nn.Module) -> None:

@@ -8,7 +8,7 @@ File structure:
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,31 +24,14 @@ from ..interop.captioner import SETTINGS, captioner_settings
 from ..models import stochastic_depth
 from ..models.captioner import CaptionLoss
 from ..models.chat_tokens import ChatTokens
-from ..models.encoder import Clip
 from .caption_config import CaptionConfig
+from .caption_fit import fit_caption
 from .caption_model import build_captioner
+from .caption_part import Part
 from .contrast_videos import EvaluationPairs, TrainingPairs
 from .fit import use_fastest_attention
 from .ranks import check_equal, process_group
 from .videos import CHEAPER_VIDEOS
-
-
-class Part(NamedTuple):
-    """What one forward pass takes.
-
-    Attributes:
-        clips: B clips.
-        tokens: of their texts.
-        visible: (B, K) int64 tokens that the video tower sees; None: all.
-        numbers: sample numbers, on the host.
-        weight: () float32, what the mean over the part's answer tokens counts in the loss of the step.
-    """
-
-    clips: Clip
-    tokens: ChatTokens
-    visible: Tensor | None
-    numbers: Tensor
-    weight: Tensor
 
 
 class Captioning(Recipe):
@@ -72,7 +55,8 @@ class Captioning(Recipe):
         kinds = config.data.pairs(config.data.data)
         eval_kinds = config.data.pairs(config.data.eval_data) if config.run.eval_every else (None, None)
         use_fastest_attention(config.model.attention, device, say)
-        model, self.texts, self.folder = build_captioner(config, say)
+        fitted = replace(config, model=fit_caption(self, device, say))
+        model, self.texts, self.folder = build_captioner(fitted, say)
         if not self.texts.has_chat and any(map(_has_conversations, (*kinds, *eval_kinds))):
             raise ValueError(
                 f"the tokenizer in {printable(config.language.language_model)} has no chat template, by which "

@@ -8,9 +8,15 @@ from .._text import printable
 from ..data import parse_conversation
 from ..data.sources.instructions import is_conversation
 from ..interop.captioner import leave_language_model_out
-from ..interop.huggingface.language_model import LanguageModelFolder, read_chat_tokenizer, read_language_model
+from ..interop.huggingface.language_model import (
+    LanguageModelFolder,
+    language_model_of_size,
+    read_chat_tokenizer,
+    read_language_model,
+)
 from ..models.captioner import VideoCaptioner
 from ..models.chat_tokens import ChatTokens, Conversation, begin_captions, encode_captions, encode_chat
+from ..models.video_tower import VideoTower
 from .caption_config import CaptionConfig
 from .contrast_towers import build_video_tower
 
@@ -129,19 +135,53 @@ def build_captioner(config: CaptionConfig, say: Callable[[str], None]) -> BuiltC
         TypeError: the language model has no linear head, or the tokenizer is not a fast one.
         ImportError: transformers or, for adapters, peft is missing.
     """
-    language, connector = config.language, config.connector
-    if not language.language_model:
+    folder = _checked_folder(config)
+    tower = build_video_tower(config.model, config.data)
+    llm = read_language_model(folder)
+    tokenizer = read_chat_tokenizer(folder, llm)
+    model = _assemble(config, tower, llm)
+    leave_language_model_out(model)
+    texts = CaptionTexts(tokenizer, config.language.prompt, config.language.max_tokens, model)
+    if not texts.has_chat:
+        say("the tokenizer has no chat template: captions are plain, and the prompt is not used")
+    return BuiltCaptioner(model.train(), texts, LanguageModelFolder.of(folder))
+
+
+def build_captioner_of_size(config: CaptionConfig) -> VideoCaptioner:
+    """The captioner of a run without its weights, to predict memory: of the language model only config.json is read.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        The captioner in training mode, frozen as in the run.
+
+    Raises:
+        ValueError: options do not fit together, or config.json is of no language model that can be used.
+        TypeError: the language model has no linear head.
+        ImportError: transformers or, for adapters, peft is missing.
+    """
+    folder = _checked_folder(config)
+    tower = build_video_tower(config.model, config.data)
+    return _assemble(config, tower, language_model_of_size(folder)).train()
+
+
+def _checked_folder(config: CaptionConfig) -> str:
+    folder = config.language.language_model
+    if not folder:
         raise ValueError(
             "language_model is empty: name a folder of a causal language model of transformers, or a GGUF file"
         )
-    if not Path(language.language_model).exists():
+    if not Path(folder).exists():
         raise ValueError(
             "language_model must be a folder of a causal language model of transformers, or a GGUF file, got "
-            f"{printable(language.language_model)}"
+            f"{printable(folder)}"
         )
-    tower = build_video_tower(config.model, config.data)
-    llm: Any = read_language_model(language.language_model)
-    tokenizer = read_chat_tokenizer(language.language_model, llm)
+    return folder
+
+
+def _assemble(config: CaptionConfig, tower: VideoTower, llm: Any) -> VideoCaptioner:
+    language, connector = config.language, config.connector
     language.adapt(llm)
     model = VideoCaptioner(
         tower,
@@ -152,12 +192,8 @@ def build_captioner(config: CaptionConfig, say: Callable[[str], None]) -> BuiltC
         time_mean=connector.time_mean,
         loss=language.loss,
     )
-    leave_language_model_out(model)
     try:
         model.train_video(config.model.train)
     except ValueError as error:
         raise ValueError(f"{error}; or 'none'") from error
-    texts = CaptionTexts(tokenizer, language.prompt, language.max_tokens, model)
-    if not texts.has_chat:
-        say("the tokenizer has no chat template: captions are plain, and the prompt is not used")
-    return BuiltCaptioner(model.train(), texts, LanguageModelFolder.of(language.language_model))
+    return model

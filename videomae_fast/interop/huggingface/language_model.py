@@ -1,10 +1,13 @@
 """Causal language models of transformers, and the tokenizers of their chats."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..._optional import require
@@ -85,6 +88,77 @@ def read_language_model(path: PathLike) -> nn.Module:
     check_language_model(model)
     found: nn.Module = model
     return found
+
+
+def language_model_of_size(path: PathLike) -> nn.Module:
+    """Make a causal language model with random weights, of the size that a config.json tells: to predict memory.
+
+    Args:
+        path: a folder with config.json, whose weights and tokenizer may be missing; or a GGUF file. Neither's weights
+            are read.
+
+    Returns:
+        The model, in the dtype that config.json tells, or else in PyTorch's default.
+
+    Raises:
+        ImportError: transformers is missing.
+        CheckpointError: `path` has no config.json of a causal language model that transformers knows.
+        TypeError: it has no linear head.
+        ValueError: it changes its logits.
+    """
+    config = _read_config(path)
+    try:
+        with _default_dtype(_dtype_of(config)):
+            model = require("transformers").AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{str(path)!r} has no config.json of a causal language model: {reason(error)}"
+        ) from error
+    check_language_model(model)
+    found: nn.Module = model
+    return found
+
+
+def language_model_dtype(path: PathLike) -> torch.dtype:
+    """The dtype of what `language_model_of_size` makes.
+
+    Args:
+        path: as it takes it.
+
+    Returns:
+        The dtype that config.json tells, or else PyTorch's default.
+
+    Raises:
+        ImportError: transformers is missing.
+        CheckpointError: `path` has no config.json that transformers knows.
+    """
+    return _dtype_of(_read_config(path))
+
+
+def _read_config(path: PathLike) -> Any:
+    transformers = require("transformers")
+    _check_place(Path(path))
+    try:
+        return transformers.AutoConfig.from_pretrained(**place_of(path), **LOCAL)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{str(path)!r} has no config.json that transformers knows: {reason(error)}{gguf_damage(path)}"
+        ) from error
+
+
+def _dtype_of(config: Any) -> torch.dtype:
+    told = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)  # the latter before transformers 5
+    return told or torch.get_default_dtype()
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def read_chat_tokenizer(path: PathLike, model: nn.Module) -> Any:
