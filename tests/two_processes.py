@@ -1,18 +1,28 @@
-"""Starts a test module of this repository as two processes that know of each other, without a GPU."""
+"""Starts two processes that know of each other, without a GPU."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import socket
+from collections.abc import Sequence
 
-ROOT = Path(__file__).parents[1]
+from tests.forks import run_forks
 
 
-def run_in_two_processes(module: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module` twice under torchrun, with the sources and packages of this process."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    # In front of the path goes what the tests themselves import: transformers may lie outside site-packages.
-    variables = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "kernels"), *sys.path]))
-    }
-    return subprocess.run([*launcher, module], capture_output=True, text=True, env=variables, cwd=ROOT, timeout=120)
+def run_in_two_processes(command: Sequence[str]) -> str:
+    """Run a command line of Python twice, as torchrun would start it, with Accelerate on the CPU.
+
+    Args:
+        command: as after `python`, for example "-m", a module and its arguments.
+
+    Returns:
+        What both printed.
+
+    Raises:
+        AssertionError: one failed, with what both wrote to stderr.
+        TimeoutError: they did not end.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    shared |= {"LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    both = run_forks([command] * 2, [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
+    assert not any(process.returncode for process in both), "\n".join(process.stderr for process in both)
+    return "".join(process.stdout for process in both)

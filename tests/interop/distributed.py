@@ -1,4 +1,4 @@
-"""One process of two, started by torchrun: DDP or FSDP2 around a fused model equals the plain model on all clips."""
+"""One of two processes: DDP or FSDP2 around a fused model equals the plain model on all clips."""
 
 import os
 from itertools import product

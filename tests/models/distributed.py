@@ -1,4 +1,4 @@
-"""One process of two, started by torchrun: DDP or FSDP2 with skipped samples equals one process with all clips."""
+"""One of two processes: DDP or FSDP2 with skipped samples equals one process with all clips."""
 
 import copy
 from collections.abc import Iterator

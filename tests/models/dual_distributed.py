@@ -1,4 +1,4 @@
-"""One process of two, started by torchrun: DDP over a dual encoder, clips and images in turn, equals one process."""
+"""One of two processes: DDP over a dual encoder, clips and images in turn, equals one process."""
 
 import copy
 from functools import partial

@@ -1,4 +1,4 @@
-"""One process of two, started by torchrun: FSDP2 with a bf16 policy, on crops and on clips of every dtype."""
+"""One of two processes: FSDP2 with a bf16 policy, on crops and on clips of every dtype."""
 
 import copy
 from dataclasses import replace

@@ -100,14 +100,14 @@ FAILING = {  # what fails: the step that must say so
     "ruff check": "style",
     "ruff format": "style",
     "mypy": "types",
-    "pytest": "README.md: tests",
-    "-m slow": "slow tests",
-    ".[docs]": "documentation",
-    "mkdocs build": "documentation",
-    "triton.py": "kernels with the oldest and newest Triton",
-    "--demo": "README.md: demo",
     "--suite memory": "memory gate",
     "--suite caption": "memory gate",
+    "pytest": "README.md: tests",
+    "-m slow": "slow tests",
+    ".[docs]": "install",
+    "triton.py": "kernels with the oldest and newest Triton",
+    "mkdocs build": "documentation",
+    "--demo": "README.md: demo",
 }
 
 

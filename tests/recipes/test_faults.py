@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.forks import run_forks
 from tests.recipes import tiny
 from videomae_fast._lock import LOCK, lock_output
 from videomae_fast.cli import main
@@ -343,10 +344,9 @@ def test_killed_inside_a_save(part: int, videos: Path, tmp_path: Path) -> None:
         output = tmp_path / f"run{place}"
         shutil.copytree(tmp_path / "begun", output)
         config = tiny.settings(videos, output, max_steps=4, track="none", keep_checkpoints=1, resume=True)
-        process = tiny.start(["-c", _KILLED_SAVE, str(place), *tiny.arguments(config)])
-        out, err = _end(process)
+        (process,) = run_forks([["-c", _KILLED_SAVE, str(place), *tiny.arguments(config)]], [{}])
         died = process.returncode == -signal.SIGKILL
-        assert died or "places" in out, err
+        assert died or "places" in process.stdout, process.stderr
         assert list_checkpoints(output)
         pretrain(tiny.settings(videos, output, max_steps=5, track="none", keep_checkpoints=1, resume=True))
         assert tiny.losses(output) == tiny.losses(tmp_path / "whole")

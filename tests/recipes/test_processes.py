@@ -25,7 +25,7 @@ def test_two_processes_equal_one(videos: Path, tmp_path: Path) -> None:
     pretrain(tiny.settings(listed, tmp_path / "one", epochs=4, batch_size=4, max_steps=5))
     pretrain(tiny.settings(listed, tmp_path / "one", epochs=4, batch_size=4, resume=True))
     two = tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, max_steps=5)
-    out = tiny.launch(tiny.arguments(two))
+    out = tiny.torchrun(tiny.arguments(two))
     assert out.count("weights, in the published layout") == 1  # one process speaks
     tiny.launch(tiny.arguments(tiny.settings(listed, tmp_path / "two", epochs=4, batch_size=2, resume=True)))
 

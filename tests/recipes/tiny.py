@@ -14,6 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
+from tests.two_processes import run_in_two_processes
 from videomae_fast.engine.log import read_log
 from videomae_fast.models.config import CONFIGS, VideoMAEConfig
 from videomae_fast.recipes.config import Config
@@ -138,7 +139,12 @@ def start(command: list[str], variables: dict[str, str] | None = None) -> subpro
 
 
 def launch(arguments: list[str], module: str = "tests.recipes.tiny") -> str:
-    """Run the command line of a module in two processes, started by torchrun; returns what they printed."""
+    """Run the command line of a module in two processes; returns what they printed."""
+    return run_in_two_processes(["-m", module, *arguments])
+
+
+def torchrun(arguments: list[str], module: str = "tests.recipes.tiny") -> str:
+    """`launch` as users do it, which takes longer to start."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
     process = start([*launcher, module, *arguments], variables={"ACCELERATE_USE_CPU": "true"})
     try:
