@@ -137,12 +137,18 @@ def start(command: list[str], variables: dict[str, str] | None = None) -> subpro
     )
 
 
-def launch(arguments: list[str], module: str = "tests.recipes.tiny") -> str:
-    """Run the command line of a module in two processes, started by torchrun; returns what they printed."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    process = start([*launcher, module, *arguments], variables={"ACCELERATE_USE_CPU": "true"})
+def launch(
+    arguments: list[str],
+    module: str = "tests.recipes.tiny",
+    processes: int = 2,
+    variables: dict[str, str] | None = None,
+    timeout: float = 120,
+) -> str:
+    """Run the command line of a module in several processes, started by torchrun; returns what they printed."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    process = start([*launcher, module, *arguments], {"ACCELERATE_USE_CPU": "true"} | (variables or {}))
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=timeout)
     finally:
         process.kill()
     assert process.returncode == 0, err
