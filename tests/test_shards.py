@@ -55,7 +55,7 @@ def test_a_shard_is_missing_or_short(tmp_path: Path) -> None:
     folder = write(tmp_path, {"model": weights()})
     (shard,) = (folder / SHARDS).glob("*.distcp")
     shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="cannot be read: the shards in .* are damaged"):
+    with pytest.raises(CheckpointError, match=r"cannot be read: the shards in .* are damaged"):
         read_weights(folder)
     shard.unlink()
     with pytest.raises(ValueError, match=r"are damaged: FileNotFoundError: .*distcp"):

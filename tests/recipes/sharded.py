@@ -41,6 +41,11 @@ def launch(folder: Path, runs: list[tuple[str, dict[str, Any]]], processes: int)
     return tiny.launch([str(path)], "tests.recipes.sharded", processes, FSDP2, timeout=600)
 
 
+def fresh() -> None:
+    """Have Accelerate forget the run before."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def prepare(*args: Any) -> tuple[nn.Module, Any]:
     """Wrap, and say what wraps: a unit for each block and one for the whole, every parameter a shard."""
     model, optimizer = parallel.prepare(*args)
@@ -58,7 +63,7 @@ def main(runs: list[tuple[str, dict[str, Any]]]) -> None:
     loop.prepare = prepare
     for number, (name, options) in enumerate(runs):
         # Each run has a process group of its own. To the launcher's store that is a restart.
-        AcceleratorState._reset_state(reset_partial_state=True)
+        fresh()
         os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)
         config, run = RECIPES[name]
         result = run(config.from_options(**options))
