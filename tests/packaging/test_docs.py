@@ -27,6 +27,11 @@ from tests.packaging.pages import (
 # Commands that take too long here, each by its first words, with the test that runs it (file name, function).
 COVERED = {
     "torchrun --nproc-per-node 8 -m videomae_fast pretrain": ("test_processes.py", "test_two_processes_equal_one"),
+    "accelerate launch --config_file examples/configs/accelerate/fsdp2.yaml": (
+        "test_launch_files.py",
+        "test_the_launcher_asks_for_the_engine",
+    ),
+    "videomae-fast convert runs/sharded": ("test_shards.py", "test_shards_become_one_file"),
     "videomae-fast align --demo": ("test_align_demo.py", "test_the_demo"),
     "videomae-fast align --config": ("test_alignment.py", "test_the_loss_falls_and_a_run_continues_exactly"),
     "videomae-fast finetune --config examples/configs/finetune/internvideo2": (

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {"videomae_fast": ROOT, "videomae_kernels": ROOT / "kernels"}
 # Rooms of videomae_fast, from the lowest level to the highest: each imports from itself and from the levels below it.
 LEVELS = (
-    {"_files", "_json", "_lock", "_optional"},
+    {"_files", "_json", "_lock", "_optional", "_shards"},
     {"_text"},
     {"masks", "memory"},
     {"models", "data"},

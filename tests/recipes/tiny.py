@@ -143,12 +143,19 @@ def launch(arguments: list[str], module: str = "tests.recipes.tiny") -> str:
     return run_in_two_processes(["-m", module, *arguments])
 
 
-def torchrun(arguments: list[str], module: str = "tests.recipes.tiny") -> str:
-    """`launch` as users do it, which takes longer to start."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    process = start([*launcher, module, *arguments], variables={"ACCELERATE_USE_CPU": "true"})
+def torchrun(
+    arguments: list[str],
+    module: str = "tests.recipes.tiny",
+    processes: int = 2,
+    variables: dict[str, str] | None = None,
+    timeout: float = 120,
+) -> str:
+    """Run the command line of a module in several processes as users do it, which takes longer to start than `launch`;
+    returns what they printed."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    process = start([*launcher, module, *arguments], {"ACCELERATE_USE_CPU": "true"} | (variables or {}))
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=timeout)
     finally:
         process.kill()
     assert process.returncode == 0, err

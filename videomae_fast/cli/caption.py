@@ -15,7 +15,7 @@ from ..data import MissingVideo, UnreadableVideosError
 from ..engine.precision import PRECISIONS
 from ..recipes import caption as captioning
 from ..recipes import caption_demo
-from .runs import add_recipe, read_config, show_curves, show_losses
+from .runs import add_recipe, read_config, show_curves, show_losses, show_weights
 
 
 def add_caption(commands: Any) -> None:
@@ -66,7 +66,7 @@ def _caption(args: argparse.Namespace) -> None:
     if result.is_main_process:
         output = Path(config.run.output)
         show_losses(output, result.step)
-        print(f"weights without the language model: {printable(result.checkpoint / 'model.safetensors')}")
+        show_weights(result, "weights without the language model")
         show_curves(output)
 
 

@@ -177,9 +177,9 @@ def _pretrain(args: argparse.Namespace) -> None:
     if result.is_main_process:
         output = Path(config.run.output)
         show_losses(output, result.step)
-        print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
-        save_reconstruction(config, result.checkpoint / "model.safetensors", output / "reconstruction.png")
-        print(f"original | masked | reconstruction: {printable(output / 'reconstruction.png')}")
+        if weights := show_weights(result, "weights, in the published layout"):
+            save_reconstruction(config, weights, output / "reconstruction.png")
+            print(f"original | masked | reconstruction: {printable(output / 'reconstruction.png')}")
         show_curves(output)
 
 
@@ -190,6 +190,16 @@ def show_losses(output: Path, step: int) -> None:
     losses = [float(row["loss"]) for row in read_log(output)]
     if losses:
         print(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {step}")
+
+
+def show_weights(result: RunResult, what: str) -> Path | None:
+    """Print where the weights of a run are: in a file, which this returns, or in shards and how to join them."""
+    if result.weights is None:
+        command = f"videomae-fast convert {result.checkpoint} weights.safetensors --to published"
+        print(printable(f"{what}, are in shards; this makes one file of them: {command}"))
+    else:
+        print(f"{what}: {printable(result.weights)}")
+    return result.weights
 
 
 def show_curves(output: Path) -> None:
@@ -211,7 +221,7 @@ def _align(args: argparse.Namespace) -> None:
             for line in align_demo.report(config, result):
                 print(line)
         show_losses(output, result.step)
-        print(f"weights, in the published layout: {printable(result.checkpoint / 'model.safetensors')}")
+        show_weights(result, "weights, in the published layout")
         show_curves(output)
 
 
@@ -257,7 +267,7 @@ def _show_towers(
     if result.is_main_process:
         output = Path(config.run.output)
         show_losses(output, result.step)
-        print(f"weights of both towers: {printable(result.checkpoint / 'model.safetensors')}")
+        show_weights(result, "weights of both towers")
         show_curves(output)
 
 
@@ -277,9 +287,11 @@ def _show_classifier(result: RunResult, config: finetuning.FinetuneConfig) -> No
     if result.is_main_process:
         output = Path(config.run.output)
         layout = "as peft names them" if config.model.lora_rank else "in the published layout"
-        print(f"weights, {layout}: {printable(result.checkpoint / 'model.safetensors')}")
+        weights = show_weights(result, f"weights, {layout}")
         show_curves(output)
-        save_run_attention(config, result.checkpoint / "model.safetensors", output / "attention.png")
+        if weights is None:
+            return
+        save_run_attention(config, weights, output / "attention.png")
         print(f"frames, and where the classifier looks: {printable(output / 'attention.png')}")
 
 

@@ -11,9 +11,10 @@ from .._text import printable
 def add_convert(commands: Any) -> None:
     """Add `convert` to the commands."""
     convert = commands.add_parser(
-        "convert", help="convert weights between the published layout, which this library uses, and Hugging Face's"
+        "convert",
+        help="convert weights between the published layout, which this library uses, and Hugging Face's; join shards",
     )
-    convert.add_argument("source", type=Path, help="a .pth or .safetensors file, or a folder that holds weights")
+    convert.add_argument("source", type=Path, help="a .pth or .safetensors file, or a folder of weights or shards")
     convert.add_argument("target", type=Path, help="a file or folder that does not exist yet")
     convert.add_argument("--to", required=True, choices=("published", "huggingface"), help="layout of the target")
     size = convert.add_argument_group(

@@ -2,9 +2,11 @@
 
 `<output>/checkpoints/step-00000123/` holds the files of Accelerate (model.safetensors with the model's own names,
 optimizer, random states), `config.json`, and `state.json`, which lists all files with their checksums. The folder has
-another name until it is complete.
+another name until it is complete. Under FSDP2 weights and optimizer are in shards, and the last checkpoint of a run
+also has model.safetensors.
 """
 
+import importlib
 import json
 import os
 import re
@@ -13,11 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .._files import disk_errors, writable_folder
-from .manifest import find_damage, make_manifest
+from torch.distributed.checkpoint import CheckpointException
+
+from .._files import atomic_write, disk_errors, writable_folder
+from .._optional import require
+from .._shards import is_sharded, read_shards, reason_of, sharded_bytes
+from .manifest import checksum, find_damage, make_manifest
+from .parallel import asked_engine
+from .reshard import load_shards, load_whole
 
 _NAME = re.compile(r"step-(\d{8,})$")
 _UNFINISHED = ".unfinished-"
+_DEEPSPEED = "pytorch_model"  # the folder of Accelerate for the files of DeepSpeed
 
 
 def prepare_output(output: str, resume: bool) -> Path:
@@ -142,6 +151,9 @@ def load_checkpoint(
 ) -> int:
     """Restore weights, optimizer and random states, after `check_checkpoint`. Every rank calls this.
 
+    The engine and the number of processes may be others than those that saved it, but for DeepSpeed. Random states of
+    another number of processes are not restored where shards are read.
+
     Args:
         accelerator: `accelerate.Accelerator` that holds the prepared model and optimizer.
         checkpoint: folder that `save_checkpoint` made.
@@ -153,8 +165,9 @@ def load_checkpoint(
         The number of finished steps.
 
     Raises:
-        ValueError: settings, data or samples per step differ from the checkpoint, or a file does not load, which the
-            message names with the checkpoint before.
+        ValueError: settings, data or samples per step differ from the checkpoint; DeepSpeed saved it and would not
+            continue, or the other way round; or a file does not load, which the message names with the checkpoint
+            before.
     """
     step, saved_order = _read_state(checkpoint)
     saved_order.pop("files", None)
@@ -164,13 +177,93 @@ def load_checkpoint(
             "a run continues with the videos and the order it began with (the folder of all may have moved): by "
             f"{checkpoint / 'state.json'} it had {saved_order}, now it has {order}"
         )
+    saved, engine = saved_engine(checkpoint), asked_engine()
+    if saved != engine and "DeepSpeed" in (saved, engine):
+        raise ValueError(
+            f"checkpoint {checkpoint} was saved by {saved}, and the run would continue with {engine}: a run that "
+            "DeepSpeed began continues with it, and no other does"
+        )
     try:
-        accelerator.load_state(str(checkpoint))
+        _load(accelerator, checkpoint, saved, engine)
         load_files(checkpoint)
-    except Exception as error:  # the files are as they were saved, but not as this model, or torch, expects them
-        reason = str(error).partition("\n")[0]
-        raise _damaged(checkpoint, f"it does not load: {type(error).__name__}: {reason}") from error
+    except (Exception, CheckpointException) as error:  # as they were saved, but not as this model, or torch, expects
+        raise _damaged(checkpoint, f"it does not load: {reason_of(error)}") from error
     return step
+
+
+def saved_engine(checkpoint: Path) -> str:
+    """The engine that saved a checkpoint: "FSDP2", "DeepSpeed", or "DDP", which also stands for one process.
+
+    Args:
+        checkpoint: folder that `save_checkpoint` made.
+    """
+    if is_sharded(checkpoint):
+        return "FSDP2"
+    return "DeepSpeed" if (checkpoint / _DEEPSPEED).is_dir() else "DDP"
+
+
+def saved_processes(checkpoint: Path) -> int:
+    """The number of processes that saved a checkpoint.
+
+    Args:
+        checkpoint: folder that `save_checkpoint` made.
+    """
+    return len(list(checkpoint.glob("random_states_*.pkl")))
+
+
+def _load(accelerator: Any, checkpoint: Path, saved: str, engine: str) -> None:
+    """Restore weights and optimizer, and random states if the checkpoint has those of as many processes."""
+    if saved == engine and saved_processes(checkpoint) == accelerator.num_processes:
+        accelerator.load_state(str(checkpoint))
+        return
+    model, optimizer = accelerator._models[0], accelerator._optimizers[0].optimizer
+    if saved == "FSDP2":
+        load_shards(checkpoint, model, optimizer)
+    elif engine == "FSDP2":
+        load_whole(checkpoint, model, optimizer, accelerator.is_main_process)
+    else:
+        accelerator.load_state(str(checkpoint))
+
+
+def join_shards(accelerator: Any, checkpoint: Path) -> str:
+    """Write model.safetensors beside the shards of a checkpoint, if memory holds the weights. Every rank calls this.
+
+    Args:
+        accelerator: the `accelerate.Accelerator` of the run; the main process reads and writes, and the others wait.
+        checkpoint: folder that `save_checkpoint` made.
+
+    Returns:
+        A line that says why the file is not written; "" if it is, or if there are no shards.
+
+    Raises:
+        OSError: the disk is full or broken. The checkpoint is as it was.
+    """
+    line = ""
+    if is_sharded(checkpoint) and accelerator.is_main_process:
+        needed = 2 * sharded_bytes(checkpoint)  # the tensors, and the bytes that safetensors makes of them
+        free = importlib.import_module("psutil").virtual_memory().available  # Accelerate needs psutil
+        if needed <= free:
+            _write_joined(checkpoint)
+        else:
+            line = f"{needed / 2**30:.0f} GiB are needed to join the weights, and {free / 2**30:.0f} GiB are free"
+    accelerator.wait_for_everyone()
+    return line
+
+
+def _write_joined(checkpoint: Path) -> None:
+    path, index = checkpoint / "model.safetensors", checkpoint / "state.json"
+    if path.is_file():
+        return
+    with disk_errors(path), atomic_write(path) as partial:
+        require("safetensors.torch").save_file(read_shards(checkpoint), partial, metadata={"format": "pt"})
+        mode = index.stat().st_mode & 0o777
+        partial.chmod(mode)
+        added = [partial.stat().st_size, checksum(partial, flush=True)]
+    state = json.loads(index.read_text(encoding="utf-8"))
+    state["files"] = dict(sorted((state["files"] | {path.name: added}).items()))
+    with disk_errors(index), atomic_write(index) as partial:
+        partial.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        partial.chmod(mode)
 
 
 def _read_state(checkpoint: Path) -> tuple[int, dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 
 class NonFiniteLossError(RuntimeError):
@@ -31,18 +32,22 @@ def check_finite(
             raise stopped(reason, checkpoints, explain(row["step"]))
 
 
-def check_finite_weights(model: nn.Module, step: int, checkpoints: list[Path]) -> None:
+def check_finite_weights(
+    model: nn.Module, step: int, checkpoints: list[Path], everywhere: Callable[[bool], bool] = bool
+) -> None:
     """Stop a run whose last step made a weight NaN or infinite, so that the weights are not saved.
 
     Args:
-        model: the model whose parameters are checked.
+        model: the model whose parameters are checked. Of a sharded one, each process checks its own shards.
         step: finished steps, for the error.
         checkpoints: complete checkpoints, oldest first; the error names the last one.
+        everywhere: gives whether something holds in all processes, so that all stop; see `parallel.everywhere`.
 
     Raises:
         NonFiniteLossError: a parameter is not finite.
     """
-    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+    own = [value.to_local() if isinstance(value, DTensor) else value for value in model.parameters()]
+    if not everywhere(all(bool(value.isfinite().all()) for value in own)):
         raise stopped(f"weights are not finite after step {step}", checkpoints)
 
 

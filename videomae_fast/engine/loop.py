@@ -18,11 +18,19 @@ from torch.optim import Optimizer
 from .._lock import lock_output
 from .._optional import require
 from .average import AveragedWeights
-from .checkpoint import check_checkpoint, list_checkpoints, load_checkpoint, prepare_output, save_checkpoint
+from .checkpoint import (
+    check_checkpoint,
+    join_shards,
+    list_checkpoints,
+    load_checkpoint,
+    prepare_output,
+    save_checkpoint,
+    saved_processes,
+)
 from .health import check_finite, check_finite_weights, stopped
 from .log import RunLog, check_trackers, say, summary, tracker_names
 from .optim import learning_rate
-from .parallel import last_part, make_accelerator
+from .parallel import everywhere, last_part, make_accelerator, prepare
 from .recipe import Recipe
 from .stop import StopSignals
 from .timing import Timing
@@ -36,6 +44,12 @@ class RunResult:
     step: int  # finished steps
     is_main_process: bool
     finished: bool  # whether no signal stopped it before the last step that was asked for
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of weights in the checkpoint; None where an engine left them in shards that memory cannot join."""
+        path = self.checkpoint / "model.safetensors"
+        return path if path.is_file() else None
 
 
 def run(recipe: Recipe) -> RunResult:
@@ -88,7 +102,7 @@ class _Run:
         self.recipe, self.output, self.accelerator = recipe, output, accelerator
         self.options, self.optim = recipe.config.run, recipe.config.optimizer
         self.average = AveragedWeights(accelerator, model, recipe.ema_decay) if recipe.ema_decay else None
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = prepare(accelerator, model, optimizer)
         rank, world_size = accelerator.process_index, accelerator.num_processes
         self.samples_per_step = self.optim.samples * world_size
         self.steps_per_epoch = recipe.samples_per_epoch // self.samples_per_step
@@ -118,6 +132,8 @@ class _Run:
         if self.step < self.last:
             self.accelerator.print(f"stopped by {self.stop.name} after step {self.step}; continue with --resume")
         for line in self.recipe.report():
+            self.accelerator.print(line)
+        if self.step >= self.last and (line := join_shards(self.accelerator, checkpoint)):
             self.accelerator.print(line)
         return RunResult(checkpoint, self.step, self.accelerator.is_main_process, self.step >= self.last)
 
@@ -204,7 +220,9 @@ class _Run:
         check_finite(rows, list_checkpoints(self.output), self._cause)
 
     def _save(self) -> Path:
-        check_finite_weights(self.model, self.step, list_checkpoints(self.output))
+        check_finite_weights(
+            self.model, self.step, list_checkpoints(self.output), lambda holds: everywhere(self.accelerator, holds)
+        )
         config, keep_checkpoints = self.recipe.config, self.options.keep_checkpoints
         return save_checkpoint(
             self.accelerator, self.output, self.step, config, self.order, keep_checkpoints, self._add_files
@@ -240,6 +258,10 @@ class _Run:
         load = self.average.load if self.average is not None else lambda folder: None
         step = load_checkpoint(self.accelerator, checkpoints[-1], self.recipe.config, self.order, load)
         self.accelerator.print(f"continuing after step {step} from {checkpoints[-1]}")
+        saved, ranks = saved_processes(checkpoints[-1]), self.accelerator.num_processes
+        if saved != ranks:  # a process that did not exist has no state to continue
+            torch.manual_seed((self.options.seed + 1_000_003 * step + self.accelerator.process_index) % 2**63)
+            self.accelerator.print(f"it is of {saved} processes: each of the {ranks} draws dropout anew from here")
         return step
 
     def _stops(self) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._files import atomic_write, disk_errors
 from .._optional import require
+from .._shards import is_sharded, read_shards
 from .._text import printable
 
 State = dict[str, Tensor]
@@ -41,8 +42,8 @@ def read_weights(source: Source) -> State:
     """Read the weights of a file or folder to the CPU, under their own names, without wrappers and prefixes.
 
     Args:
-        source: a file that `torch.save` wrote, a `.safetensors` file, a folder that holds one of FOLDER_FILES, or a
-            loaded checkpoint (a dict), whose tensors are returned as they are.
+        source: a file that `torch.save` wrote, a `.safetensors` file, a folder that holds one of FOLDER_FILES or the
+            shards of FSDP2, or a loaded checkpoint (a dict), whose tensors are returned as they are.
 
     Returns:
         {name: tensor}.
@@ -62,10 +63,10 @@ def weights_file(path: Path) -> Path:
     """Find the file of weights.
 
     Args:
-        path: a file, or a folder that holds one of FOLDER_FILES.
+        path: a file, or a folder that holds one of FOLDER_FILES or the shards of FSDP2.
 
     Returns:
-        `path` if it is a file, else the file in the folder.
+        `path` if it is a file, else the file in the folder; the folder itself if it holds shards alone.
 
     Raises:
         FileNotFoundError: `path` does not exist.
@@ -78,9 +79,32 @@ def weights_file(path: Path) -> Path:
     if not path.is_dir():  # a pipe would wait for its writer
         raise CheckpointError(f"checkpoint {str(path)!r} is no regular file and no folder")
     found = [file for name in FOLDER_FILES if (file := path / name).is_file()]
+    if not found and is_sharded(path):
+        return path
     if not found:
         raise CheckpointError(f"folder {str(path)!r} has none of {', '.join(FOLDER_FILES)}")
     return found[0]
+
+
+def joined_file(path: Path) -> Path:
+    """`weights_file`, where shards alone will not do.
+
+    Args:
+        path: as `weights_file` takes it.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: `path` does not exist.
+        CheckpointError: as `weights_file` raises it; or the folder holds shards alone, and the message says how to join
+            them.
+    """
+    file = weights_file(path)
+    if file.is_dir():
+        command = f"videomae-fast convert {file} weights.safetensors --to published"
+        raise CheckpointError(f"folder {str(file)!r} has its weights in shards; this makes one file of them: {command}")
+    return file
 
 
 def unwrap(checkpoint: Any, what: str) -> State:
@@ -232,7 +256,7 @@ def read_checkpoint(path: Path) -> Any:
     """All that a file of weights holds, on the CPU. No code in the file runs.
 
     Args:
-        path: a file that `torch.save` wrote, or a `.safetensors` file.
+        path: a file that `torch.save` wrote, a `.safetensors` file, or a folder with shards.
 
     Returns:
         The object, such as a dict of tensors and settings.
@@ -241,6 +265,11 @@ def read_checkpoint(path: Path) -> Any:
         CheckpointError: the file is damaged, or holds Python objects other than plain values.
     """
     name = repr(str(path))
+    if path.is_dir():
+        try:
+            return read_shards(path)
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {name} cannot be read: {_first_line(error)}") from error
     if path.suffix == ".safetensors":
         require("safetensors")
         try:

@@ -41,7 +41,8 @@ def convert(
     at 1e-5; the published one is 1e-6.
 
     Args:
-        source: a file of weights, or a folder that holds one; any published size, also of VideoMAE V1, at any depth.
+        source: a file of weights, or a folder that holds one, or the shards of FSDP2, which become one file; any
+            published size, also of VideoMAE V1, at any depth.
         target: a file or folder that does not exist.
         to: layout of the target, one of LAYOUTS.
         num_frames: frames of the model's clips, for "huggingface" only; by default see `clip_size`.
@@ -73,6 +74,9 @@ def convert(
     if target.exists():
         raise FileExistsError(f"target {str(target)!r} exists already")
     state = read_weights(source)
+    if to == "published" and weights_file(Path(source)).is_dir() and not is_huggingface(state):
+        _write_published(state, target)  # joined, whatever the model
+        return target
     if is_internvideo2(state):
         raise ValueError(
             f"{str(source)!r} is an InternVideo2, which transformers does not have: no other layout is known"
@@ -81,13 +85,16 @@ def convert(
         raise ValueError(f"{str(source)!r} is in the {to} layout already")
     if to == "huggingface":
         return _to_huggingface(state, source, target, num_frames, image_size, classes)
-    write = write_safetensors if target.suffix == ".safetensors" else save_published
     if "classifier.weight" in state and not is_pretraining(state):
         state = as_classifier(state, source).state  # which checks the files of transformers beside it
     else:
         state = from_huggingface(state)
-    write(state, target)
+    _write_published(state, target)
     return target
+
+
+def _write_published(state: Mapping[str, Tensor], target: Path) -> None:
+    (write_safetensors if target.suffix == ".safetensors" else save_published)(state, target)
 
 
 def _to_huggingface(

@@ -154,6 +154,8 @@ class AudioTower(nn.Module):
 
 
 class _Encoder(nn.Module):
+    _no_split_modules = ("_Layer",)  # transformers' name for units of FSDP2
+
     def __init__(self, config: BeatsConfig) -> None:
         super().__init__()
         self.pos_conv = nn.ModuleList([_PositionConv(config)])

@@ -163,6 +163,8 @@ class _Embeddings(nn.Module):
 
 
 class _Bert(nn.Module):
+    _no_split_modules = ("BertLayer",)  # transformers' name for units of FSDP2
+
     def __init__(self, config: SplitBertConfig, source_dim: int) -> None:
         super().__init__()
         self.embeddings = _Embeddings(config)

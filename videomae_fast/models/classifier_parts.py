@@ -20,6 +20,7 @@ class ClassifierParts(nn.Module):
     head_parts: ClassVar[tuple[str, ...]]
     undecayed: ClassVar[tuple[str, ...]]
     blocks: nn.ModuleList
+    _no_split_modules: ClassVar[tuple[str, ...]] = ("Block",)  # transformers' name for units of FSDP2
 
     def layer_id(self, name: str) -> int:
         """The layer of a parameter, for learning rates that decay with depth.

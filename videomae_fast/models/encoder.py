@@ -161,6 +161,8 @@ class Encoder(FixedPositions):
         table: computes the table of positions; None is the sinusoid of the grid of `config`.
     """
 
+    _no_split_modules = ("Block",)  # transformers' name for units of FSDP2
+
     def __init__(self, config: VideoMAEConfig, table: Callable[[], Tensor] | None = None) -> None:
         super().__init__(config.num_tokens, config.encoder_dim, table)
         self.config = config

@@ -40,6 +40,7 @@ class InternVideo2(nn.Module):
     """
 
     undecayed: ClassVar[tuple[str, ...]] = ("cls_token", "pos_embed", "clip_pos_embed", "mae_pos_embed")
+    _no_split_modules: ClassVar[tuple[str, ...]] = ("Block",)  # transformers' name for units of FSDP2
 
     def __init__(self, config: InternVideo2Config, *, pool: bool = True) -> None:
         super().__init__()

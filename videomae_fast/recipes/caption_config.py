@@ -24,7 +24,7 @@ from .start import last_checkpoint
 class CaptionOptimizer(OptimizerOptions):
     """Batches, epochs, and the optimizer."""
 
-    batch_size: int = option(16, "videos per device and batch", least=1)
+    batch_size: int = option(16, "videos per device and batch", least=1, free=True)
     epochs: int = option(1, "passes over the data", least=1)
     warmup_epochs: int = option(0, "epochs of linear warm-up; must be fewer than epochs", least=0)
     lr: float = option(2e-4, "learning rate for 256 videos per step; it is scaled by videos / 256", least=0)

@@ -13,7 +13,7 @@ from ..data import read_mixture
 from ..engine.manifest import checksum
 from ..engine.parallel import make_accelerator
 from ..engine.precision import resolve_precision
-from ..interop.checkpoint import weights_file
+from ..interop.checkpoint import joined_file
 from .features import FeaturesConfig
 from .start import last_checkpoint
 from .two_towers import encode_texts, read_two_towers
@@ -56,7 +56,7 @@ def write_caption_features(config: FeaturesConfig) -> int:
             values = encode_texts(towers, captions, accelerator).cpu().numpy()
         if accelerator.is_main_process:
             facts = {
-                "weights_crc32": checksum(weights_file(last_checkpoint(Path(options.init)))),
+                "weights_crc32": checksum(joined_file(last_checkpoint(Path(options.init)))),
                 "max_tokens": towers.tokenizer.max_tokens,
                 "precision": resolve_precision(options.precision),
                 "captions": captions,

@@ -182,7 +182,9 @@ class ClassifierOptions(BackboneOptions):
 class LayerwiseOptimizer(OptimizerOptions):
     """Batches, epochs, and the optimizer, whose learning rates decay with depth."""
 
-    batch_size: int = option(16, "videos per device and batch; clips are this times crops_per_video", least=1)
+    batch_size: int = option(
+        16, "videos per device and batch; clips are this times crops_per_video", least=1, free=True
+    )
     epochs: int = option(90, "passes over the data", least=1)
     warmup_epochs: int = option(5, "epochs of linear warm-up; must be fewer than epochs", least=0)
     lr: float = option(7e-4, "learning rate for 256 videos per step; it is scaled by videos / 256", least=0)

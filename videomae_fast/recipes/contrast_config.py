@@ -31,7 +31,7 @@ from .schedule import ScheduleOptions
 class ContrastOptimizer(ScheduleOptions):
     """Pairs of a step, epochs, and the optimizer."""
 
-    batch_size: int = option(64, "pairs per device and step", least=1)
+    batch_size: int = option(64, "pairs per device and step", least=1, free=True)
     micro_batch: int = option(
         0,
         "pairs whose activations are in memory at a time: the towers run twice, and gradients are those of the whole "

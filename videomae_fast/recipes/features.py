@@ -27,7 +27,7 @@ from ..engine.manifest import checksum
 from ..engine.parallel import make_accelerator
 from ..engine.precision import resolve_precision
 from ..interop import FeatureModel
-from ..interop.checkpoint import weights_file
+from ..interop.checkpoint import joined_file
 from .config import Config
 from .feature_files import FeatureFiles
 from .feature_options import KINDS, FeatureOptions, WindowOptions
@@ -244,7 +244,7 @@ def _shape(model: AnyModel, kind: str) -> tuple[int, ...]:
 
 def _settings(config: FeaturesConfig, model: AnyModel, source: Path) -> dict[str, Any]:
     """All that decides the features of a video, as JSON holds it."""
-    weights = weights_file(source)
+    weights = joined_file(source)
     windows, clip = config.windows, model.config
     return {
         "model": type(model).__name__,

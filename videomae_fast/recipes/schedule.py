@@ -27,8 +27,13 @@ class ScheduleOptions(Section):
 class OptimizerOptions(ScheduleOptions):
     """Batches, epochs, and the optimizer of a loss that is a mean over samples."""
 
-    batch_size: int = option(32, "videos per device and batch; clips are this times crops_per_video", least=1)
-    accumulate: int = option(1, "batches per optimizer step; exactly one batch of accumulate x batch_size", least=1)
+    # Free: a run continues in any number of processes whose videos per step are those it began with; `order` has them.
+    batch_size: int = option(
+        32, "videos per device and batch; clips are this times crops_per_video", least=1, free=True
+    )
+    accumulate: int = option(
+        1, "batches per optimizer step; exactly one batch of accumulate x batch_size", least=1, free=True
+    )
 
     @property
     def samples(self) -> int:
