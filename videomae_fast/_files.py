@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, where a stranger's name may go, and errors of the disk."""
+"""Files and folders that are written whole or not at all, names from strangers, the cache, errors of the disk."""
 
 import errno
 import os
@@ -45,6 +45,18 @@ def path_inside(folder: Path, *names: str) -> Path:
 
 def _inner_parts(name: PurePath) -> list[str]:
     return [part for part in name.relative_to(name.anchor).parts if part != ".."]
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the user's cache, whose files may be removed at any time.
+
+    Args:
+        name: what the folder holds.
+
+    Returns:
+        The folder below $XDG_CACHE_HOME, or below ~/.cache. It need not exist.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "videomae_fast", name)
 
 
 def writable_folder(output: str | os.PathLike[str]) -> Path:

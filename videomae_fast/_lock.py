@@ -1,10 +1,11 @@
-"""One run at a time in an output folder."""
+"""One run at a time in an output folder, and one process at a time at a piece of work."""
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 try:
     import fcntl
@@ -46,6 +47,40 @@ def lock_output(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+@contextmanager
+def wait_for_lock(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
+    """Run the block while no other process is in a block with the same file.
+
+    The lock is of the kind of `lock_output`. The file stays: to remove it would let two processes in.
+
+    Args:
+        path: a file, which is made if there is none; its folder exists.
+        waiting: called if another process holds the lock, before this one waits for it.
+
+    Yields:
+        Whether others are kept out: False where the system or its file system has no locks.
+
+    Raises:
+        OSError: the file cannot be made, or is a link.
+    """
+    with open(path, "a", opener=_open_no_link) as file:
+        yield _is_locked(file, waiting)
+
+
+def _is_locked(file: IO[str], waiting: Callable[[], None]) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except (BlockingIOError, PermissionError):
+        waiting()
+    except OSError:
+        return False  # a file system without locks
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    return True
 
 
 def _open_no_link(path: str, flags: int) -> int:

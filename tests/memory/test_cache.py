@@ -6,7 +6,7 @@ import pytest
 
 from tests.memory.steps import PerceptronStep
 from videomae_fast.memory import StepPredictor, cache, predict
-from videomae_fast.memory.cache import PredictionCache, default_folder
+from videomae_fast.memory.cache import PredictionCache
 
 
 @pytest.fixture
@@ -71,10 +71,3 @@ def test_a_broken_file_and_a_folder_that_cannot_be_written(package: Path, tmp_pa
     (tmp_path / "file").write_text("")
     assert ask(PredictionCache(tmp_path / "file", [package])) == first
     assert len(made) == 5
-
-
-def test_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "videomae_fast" / "memory"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_folder() == Path.home() / ".cache" / "videomae_fast" / "memory"

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,15 +11,6 @@ from .._files import atomic_write
 from .figures import MemoryFigures
 
 VERSIONS = ("torch", "numpy", "transformers")  # packages whose code takes part in a prediction
-
-
-def default_folder() -> Path:
-    """The folder of predictions in the user's cache.
-
-    Returns:
-        A folder below $XDG_CACHE_HOME, or below ~/.cache. It need not exist.
-    """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "videomae_fast", "memory")
 
 
 class PredictionCache:

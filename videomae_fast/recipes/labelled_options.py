@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from videomae_kernels import RESIZES
 
 from ..data import ClipDataset, Mixture, number_classes, read_classes
@@ -161,5 +163,6 @@ def labels_digest(videos: Mixture) -> dict[str, Any]:
         Values by name, which JSON can hold.
     """
     names = list(videos.class_names)
-    digest = hashlib.sha256(json.dumps(names).encode() + videos.labels.tobytes())
+    digest = hashlib.sha256(json.dumps(names).encode())
+    digest.update(np.ascontiguousarray(videos.labels).data)
     return {"classes": len(names), "labels": digest.hexdigest()[:16]}

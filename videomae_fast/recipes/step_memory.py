@@ -14,10 +14,11 @@ import torch.nn.functional as F
 
 import videomae_kernels
 
+from .._files import cache_folder
 from .._optional import require
 from ..masks import make_masks
 from ..memory import CARDS, MemoryFigures, StepPredictor, largest_batches
-from ..memory.cache import PredictionCache, default_folder
+from ..memory.cache import PredictionCache
 from ..memory.predict import ResizableStep
 from ..memory.progress import progress_bar
 from ..memory.report import batches_table, breakdown_table, draw_memory, peaks_table
@@ -241,4 +242,4 @@ class MemoryReport:
 
 def open_cache(packages: Sequence[Path] = PACKAGES) -> PredictionCache:
     """Open the user's cache of predictions; a change of the sources in `packages` makes its entries stale."""
-    return PredictionCache(default_folder(), packages)
+    return PredictionCache(cache_folder("memory"), packages)

@@ -62,19 +62,45 @@ def test_every_kind_of_video_comes_back() -> None:
     assert Annotations(KINDS).has_labels and not Annotations(KINDS[1::2]).has_labels
 
 
+def digest_of(numbers: list[list[int]], names: list[bytes]) -> str:
+    """The fingerprint of videos: a digest of the digests of its columns, one after the other."""
+    columns = [*np.array(numbers, dtype=np.int64).T, [0] * len(names), [len(name) for name in names]]
+    digests = [hashlib.sha256(np.array(column, dtype=np.int64).tobytes()) for column in columns]
+    return hashlib.sha256(b"".join(each.digest() for each in [*digests, hashlib.sha256(b"".join(names))])).hexdigest()[
+        :16
+    ]
+
+
 def test_fingerprint_is_what_checkpoints_hold(lists: Path) -> None:
     """The numbers of the lines as they are, also those of a video file, then the names below the shared folder."""
     (lists / "one").mkdir()
     (lists / "one" / "a.mp4").touch()
-    numbers = np.array([[0, -1, 0], [7, -3, 0], [3, 37, 0]], dtype=np.int64)
-    digest = hashlib.sha256(numbers.tobytes() + b"a.mp4\0\0b.mp4\0\0frames\0\0").hexdigest()[:16]
+    names = [b"a.mp4", b"b.mp4", b"frames"]
+    digest = digest_of([[0, -1, 0], [7, -3, 0], [3, 37, 0]], names)
     for labels in ("", " 4"):
         path = write(lists, f"one/a.mp4 0 -1{labels}\none/b.mp4 7 -3{labels}\none/frames 3 37{labels}\n")
         assert read_annotations(path).fingerprint() == digest
     moved = [VideoFile("/far/a.mp4", 1), VideoFile("/far/b.mp4"), FrameFolder("/far/frames", 3, 37)]
-    numbers[1] = numbers[0]
-    digest = hashlib.sha256(numbers.tobytes() + b"a.mp4\0\0b.mp4\0\0frames\0\0").hexdigest()[:16]
-    assert Annotations(moved).fingerprint() == digest
+    assert Annotations(moved).fingerprint() == digest_of([[0, -1, 0], [0, -1, 0], [3, 37, 0]], names)
+
+
+@pytest.mark.parametrize("count", [0, 1, 20000])
+def test_the_shared_folder_is_that_of_all_videos(count: int) -> None:
+    """20000 videos are digested in two parts."""
+    inner = [VideoFile(f"clips/{number:05}.mp4") for number in range(count)]
+    here, there = (Annotations([VideoFile(f"{folder}{each.path}") for each in inner]) for folder in ("", "/far/away/"))
+    assert here.fingerprint() == there.fingerprint()
+    outside = [*inner, VideoFile("other/a.mp4")]
+    digests = [Annotations(each).fingerprint() for each in (inner, outside, outside[::-1], [*outside, *outside])]
+    assert len(set(digests)) == (4 if count else 3)  # one video is the same in both directions
+
+
+def test_names_are_divided_as_they_were() -> None:
+    """No byte may move from a name to the next, nor from a path to its member, unnoticed."""
+    pairs = [("x/ab", "c"), ("x/a", "bc"), ("x/ab", "d")]
+    digests = {Annotations([VideoFile(a), VideoFile(b)]).fingerprint() for a, b in [("x/ab", "x/c"), ("x/a", "x/bc")]}
+    members = {Annotations([TarMember(path, member, 0, 5)]).fingerprint() for path, member in pairs}
+    assert len(digests) == 2 and len(members) == 3
 
 
 def test_a_list_is_never_held_as_objects(lists: Path) -> None:
@@ -91,6 +117,17 @@ def test_a_list_is_never_held_as_objects(lists: Path) -> None:
     assert len(read) == 20000 and held < 20000 * 80 and peak < 20000 * 180
 
 
-def test_labels_take_eight_bytes_each() -> None:
-    plain, labelled = (Annotations(VideoFile(f"{i:06}.mp4", label) for i in range(5000)) for label in (None, 3))
-    assert len(pickle.dumps(labelled)) - len(pickle.dumps(plain)) == pytest.approx(8 * 5000, abs=200)
+def test_labels_take_eight_bytes_each_if_they_differ() -> None:
+    plain, equal, labelled = (
+        len(pickle.dumps(Annotations(VideoFile(f"{i:06}.mp4", label(i)) for i in range(5000))))
+        for label in (lambda i: None, lambda i: 3, lambda i: i % 3)
+    )
+    assert labelled - plain == pytest.approx(8 * 5000, abs=200) and equal - plain < 100
+
+
+def test_a_label_after_many_equal_ones_is_kept() -> None:
+    """Equal numbers are written when the first other one comes."""
+    labels = [None] * 5000 + [7] + [None] * 5000
+    read = Annotations(VideoFile(f"{i}.mp4", label) for i, label in enumerate(labels))
+    assert [entry.label for entry in read] == labels and read.has_labels
+    assert read.labels.tolist() == [-1 if label is None else label for label in labels]

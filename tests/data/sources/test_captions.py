@@ -4,10 +4,10 @@ import io
 import json
 import math
 import os
+import pickle
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -217,9 +217,7 @@ def test_entries_are_checked(change: dict) -> None:
 def test_captions_are_flat() -> None:
     """No Python object for an entry: what pickles to a worker is the arrays."""
     videos = CaptionedVideos(CaptionedEntry(VideoFile(f"{i}.mp4"), ("a dog", "a cat")) for i in range(1000))
-    held = [value for value in vars(videos).values() if not isinstance(value, np.ndarray)]
-    assert held in (["", ()], [(), ""])
-    assert sum(value.nbytes for value in vars(videos).values() if isinstance(value, np.ndarray)) < 130 * 1000
+    assert len(pickle.dumps(videos)) < 130 * 1000
 
 
 def test_mixtures(folder: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import tarfile
+import tracemalloc
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -25,6 +26,7 @@ from videomae_fast.data import (
     read_mixture,
 )
 from videomae_fast.data.loader import StepSampler
+from videomae_fast.data.seeding import epoch_rng, pass_rng
 
 
 def source(name: str, videos: int, weight: float = 1.0, **options: object) -> VideoSource:
@@ -61,6 +63,33 @@ def test_passes_are_shuffled_and_do_not_repeat() -> None:
     first, second = list(chain(*epochs[:4])), list(chain(*epochs[4:]))
     assert sorted(first) == sorted(second) == list(range(12)) and first != second
     assert first != list(range(12))
+
+
+@pytest.mark.parametrize("weights", [(1,), (0.3,), (2.7,), (1, 0.4, 3)])
+def test_order_is_permutations_of_passes_and_of_the_epoch(weights: tuple[float, ...]) -> None:
+    """Drawn in place, it is what permutations of numbers would give."""
+    mixture = Mixture([source(str(number), 11 + number, weight) for number, weight in enumerate(weights)])
+    for epoch in range(5):
+        drawn, first = [], 0
+        for number, each in enumerate(mixture.sources):
+            size = len(each.annotations)
+            places = range(epoch * each.epoch_length, (epoch + 1) * each.epoch_length)
+            passes = {place // size: pass_rng(7, place // size, number).permutation(size) for place in places}
+            drawn += [first + passes[place // size][place % size] for place in places]
+            first += size
+        expected = np.array(drawn)[epoch_rng(7, epoch).permutation(mixture.epoch_length)]
+        np.testing.assert_array_equal(mixture.order(7, epoch), expected)
+
+
+def test_order_takes_four_bytes_a_video() -> None:
+    mixture = Mixture([source("a", 5000), source("b", 3000, 0.5)])
+    tracemalloc.start()
+    try:
+        order = mixture.order(0, 1)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(order) == 6500 and held < 6500 * 4 + 3000 and peak < 6500 * 4 + 3000 * 4 + 3000
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:

@@ -109,7 +109,8 @@ class CaptionedDataset(ClipDataset):
     ) -> None:
         mixture = annotations if isinstance(annotations, Mixture) else Mixture([VideoSource(annotations)])
         check_captioned(mixture)
-        kinds = {bool(kind) for source in mixture.sources for kind in np.unique(source.annotations.is_image)}  # type: ignore[attr-defined]
+        flags = [source.annotations.is_image for source in mixture.sources]  # type: ignore[attr-defined]
+        kinds = {bool(kind) for each in flags for kind in (each.min(), each.max())}
         if len(kinds) > 1:
             raise ValueError("annotations must be all images or all videos, got both: divide them with split_kinds")
         self.images = kinds.pop()

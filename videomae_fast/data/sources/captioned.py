@@ -1,19 +1,22 @@
-"""Videos and images with captions in memory: as flat as `Annotations`, whatever the number of captions."""
+"""Videos and images with captions in columns: as flat as `Annotations`, whatever the number of captions."""
 
+import copy
 import hashlib
 import math
 import os
-from array import array
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..._text import printable
-from .annotations import Annotations, FrameFolder, Row, VideoEntry
+from .annotations import Annotations, FrameFolder, Row, VideoEntry, VideosWriter
+from .columns import CHUNK, Column, Columns, ColumnsWriter, chunks, pieces, spans
 from .shards import IMAGE_SUFFIXES
 
 LAST = math.inf  # seconds: to the end of the video
+_KINDS = ("videos", "images")  # columns with the rows of each kind
 
 
 class CaptionRow(NamedTuple):
@@ -74,7 +77,7 @@ class CaptionedVideos(Annotations):
     """Read-only sequence of the videos and images of a data set, with captions.
 
     `videos[i]` is the i-th video as in `Annotations`, `videos.captioned(i)` the same with its captions. All texts are
-    in one array, so that forked workers share them.
+    in one column, so that forked workers share them.
 
     Args:
         entries: the videos.
@@ -83,8 +86,6 @@ class CaptionedVideos(Annotations):
     Attributes:
         root: as given.
         class_names: empty.
-        is_image: (n,) bool, which entries are images.
-        num_captions: (n,) int64, the number of captions of each entry.
 
     Raises:
         ValueError: an entry has no caption or an empty one, or its start is negative or not before its end.
@@ -95,49 +96,47 @@ class CaptionedVideos(Annotations):
 
     @classmethod
     def from_rows(  # type: ignore[override]  # rows with captions
-        cls, rows: Iterable[CaptionRow], root: str | os.PathLike = ""
+        cls, rows: Iterable[CaptionRow], root: str | os.PathLike = "", folder: Path | None = None
     ) -> "CaptionedVideos":
-        """Build the arrays from the rows of a list.
+        """Build the columns from the rows of a list.
 
         Args:
-            rows: taken one by one, so that a long list is never held as Python objects.
+            rows: taken a few at a time, so that a long list is never held as Python objects.
             root: folder that relative paths are joined to.
+            folder: an empty folder for the columns; None: they are in memory.
 
         Returns:
             The data set.
 
         Raises:
             ValueError: as `CaptionedVideos`.
+            ColumnsError: the folder cannot be written.
         """
         videos = cls.__new__(cls)
-        videos._fill_captioned(rows, root)
+        videos._fill_captioned(rows, root, folder)
         return videos
 
-    def _fill_captioned(self, captioned: Iterable[CaptionRow], root: str | os.PathLike) -> None:
-        texts, ends, counts, seconds, images = bytearray(), array("q"), array("q"), array("d"), array("b")
+    def _fill_captioned(
+        self, captioned: Iterable[CaptionRow], root: str | os.PathLike, folder: Path | None = None
+    ) -> None:
+        writer = ColumnsWriter(folder)
+        videos, captions = VideosWriter(writer), _CaptionsWriter(writer)
+        for chunk in chunks(captioned):
+            captions.extend(chunk)
+            videos.extend([each.row for each in chunk])
+        columns, facts = videos.finish()
+        self._set(Columns(columns | _kinds(columns["is_image"].array, folder), facts), root)
 
-        def rows() -> Iterator[Row]:
-            for row, captions, start, end in captioned:
-                if not (captions and all(captions) and 0 <= start < end):
-                    raise ValueError(
-                        f"{printable(row.name())} needs captions, none of them empty, and 0 <= start < end, got "
-                        f"{len(captions)} captions, {start:g} and {end:g}"
-                    )
-                for caption in captions:
-                    texts.extend(caption.encode())
-                    ends.append(len(texts))
-                counts.append(len(captions))
-                seconds.extend((start, end))
-                images.append(row.total < 0 and is_image(row.member or row.path))
-                yield row
+    @property
+    def is_image(self) -> np.ndarray:
+        """(n,) bool, which entries are images; it may be a read-only view."""
+        return self._numbers("is_image")
 
-        self._fill(rows(), root, None)
-        self._texts = np.frombuffer(texts, dtype=np.uint8)
-        self._text_ends = np.array(ends, dtype=np.int64)
-        self.num_captions = np.array(counts, dtype=np.int64)
-        self._first_text = np.cumsum(self.num_captions) - self.num_captions
-        self._seconds = np.array(seconds, dtype=np.float64).reshape(-1, 2)
-        self.is_image = np.array(images, dtype=bool)
+    @property
+    def num_captions(self) -> np.ndarray:
+        """(n,) int64, the number of captions of each entry."""
+        counts = np.diff(self._columns["caption_end"], prepend=0)
+        return counts[self._columns[self._selection]] if self._selection else counts
 
     def captioned(self, index: int) -> CaptionedEntry:
         """An entry with its captions.
@@ -151,11 +150,12 @@ class CaptionedVideos(Annotations):
         Raises:
             IndexError: there is none.
         """
-        video = self[index]
-        first = int(self._first_text[index])
-        captions = tuple(map(self._text, range(first, first + int(self.num_captions[index]))))
-        start, end = self._seconds[index].tolist()
-        return CaptionedEntry(video, captions, start, end)
+        row, columns = self._row(index), self._columns
+        first = int(columns["caption_end"][row - 1]) if row else 0
+        captions = tuple(map(self._text, range(first, int(columns["caption_end"][row]))))
+        return CaptionedEntry(
+            self._entry(row), captions, float(columns["clip_start"][row]), float(columns["clip_end"][row])
+        )
 
     def of_kind(self, images: bool) -> "CaptionedVideos":
         """The entries of one kind.
@@ -164,18 +164,27 @@ class CaptionedVideos(Annotations):
             images: whether to keep the images, or the videos.
 
         Returns:
-            These entries in their order; it may be empty.
+            These entries in their order; it may be empty. It shares the columns.
         """
-        kept = self.is_image == images
-        part = type(self).__new__(type(self))
-        part.root, part.class_names = self.root, ()
-        part._names, part._ends = _parts(self._names, self._ends, np.repeat(kept, 2))  # path and member
-        part._numbers, part._labels = self._numbers[kept], self._labels[:0]
-        part._texts, part._text_ends = _parts(self._texts, self._text_ends, np.repeat(kept, self.num_captions))
-        part.num_captions, part._seconds = self.num_captions[kept], self._seconds[kept]
-        part.is_image = self.is_image[kept]
-        part._first_text = np.cumsum(part.num_captions) - part.num_captions
+        kind = _KINDS[images]
+        if self._selection not in ("", kind):  # this is the other kind alone
+            return type(self).from_rows((), self.root)
+        part = copy.copy(self)
+        part._selection = kind if kind in self._columns else ""
         return part
+
+    def facts(self) -> dict[str, Any]:
+        """As `Annotations.facts`, for the data set and its parts of one kind.
+
+        Returns:
+            Values that JSON can hold.
+        """
+        facts = super().facts()
+        for images in (False, True):
+            part = self.of_kind(images)
+            if part._selection:
+                facts["fingerprints"][part._selection] = part._digest()
+        return facts
 
     def fingerprint(self) -> str:
         """A digest of the videos, their order, parts and captions.
@@ -184,17 +193,62 @@ class CaptionedVideos(Annotations):
             16 hexadecimal digits: equal for the same entries in the same order, also if the folder that holds them all
             has moved.
         """
-        digest = hashlib.sha256(super().fingerprint().encode())
-        for numbers in (self._texts, self._text_ends, self.num_captions, self._seconds):
-            digest.update(numbers.tobytes())
-        return digest.hexdigest()[:16]
+        return super().fingerprint()
+
+    def _digest(self) -> str:
+        columns = self._columns
+        digests = [hashlib.sha256() for _ in range(5)]
+        for rows in self._row_chunks():
+            first, last = spans(columns["caption_end"], rows)
+            counts = last - first
+            texts = np.repeat(last - np.cumsum(counts), counts) + np.arange(counts.sum())
+            begins, ends = spans(columns["text_end"], texts)
+            numbers = (columns["clip_start"][rows], columns["clip_end"][rows], counts, ends - begins)
+            for digest, values in zip(digests, numbers, strict=False):
+                digest.update(values)
+            digests[-1].update(pieces(columns["text"], begins, ends))
+        own = b"".join(digest.digest() for digest in digests)
+        return hashlib.sha256(super()._digest().encode() + own).hexdigest()[:16]
 
     def _text(self, number: int) -> str:
-        begin = self._text_ends[number - 1] if number else 0
-        return self._texts[begin : self._text_ends[number]].tobytes().decode()
+        ends = self._columns["text_end"]
+        return self._columns["text"][int(ends[number - 1]) if number else 0 : int(ends[number])].tobytes().decode()
 
 
-def _parts(data: np.ndarray, ends: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Some parts of an array that holds parts of various lengths one after another, and their ends."""
-    lengths = np.diff(ends, prepend=0)
-    return data[np.repeat(kept, lengths)], np.cumsum(lengths[kept])
+class _CaptionsWriter:
+    """Writes the columns of captions, rows by rows."""
+
+    def __init__(self, writer: ColumnsWriter) -> None:
+        self._text, self._text_end = writer.bytes("text"), writer.numbers("text_end")
+        self._caption_end, self._captions = writer.numbers("caption_end"), 0
+        self._start, self._end = writer.numbers("clip_start", np.float64), writer.numbers("clip_end", np.float64)
+        self._is_image = writer.numbers("is_image", np.bool_)
+
+    def extend(self, rows: Sequence[CaptionRow]) -> None:
+        for row, captions, start, end in rows:
+            if not (captions and all(captions) and 0 <= start < end):
+                raise ValueError(
+                    f"{printable(row.name())} needs captions, none of them empty, and 0 <= start < end, got "
+                    f"{len(captions)} captions, {start:g} and {end:g}"
+                )
+        texts = [caption.encode() for each in rows for caption in each.captions]
+        counts = np.array([len(each.captions) for each in rows], dtype=np.int64)
+        self._text_end.extend(self._text.length + np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts))))
+        self._text.extend(b"".join(texts))
+        self._caption_end.extend(self._captions + np.cumsum(counts))
+        self._captions += len(texts)
+        self._start.extend(np.array([each.start for each in rows], dtype=np.float64))
+        self._end.extend(np.array([each.end for each in rows], dtype=np.float64))
+        images = [row.total < 0 and is_image(row.member or row.path) for row, *_ in rows]
+        self._is_image.extend(np.array(images, dtype=np.bool_))
+
+
+def _kinds(is_image: np.ndarray, folder: Path | None) -> dict[str, Column]:
+    """The numbers of the rows of each kind; there is no such column of a kind that all rows have."""
+    writer = ColumnsWriter(folder)
+    for images, kind in enumerate(_KINDS):
+        if len(is_image) and (is_image != images).any():
+            rows = writer.numbers(kind)
+            for begin in range(0, len(is_image), CHUNK):
+                rows.extend(begin + np.flatnonzero(is_image[begin : begin + CHUNK] == images))
+    return writer.finish()

@@ -9,6 +9,7 @@ from ..._text import printable
 from .caption_lines import PARSERS, parse_caption_lines
 from .captioned import CaptionedVideos, CaptionRow
 from .captioned_shards import shard_rows
+from .list_index import Shards, indexed, is_long
 from .lists import CHECKED_PATHS, check_root, check_text, numbered_lines
 from .shards import SHARD_SUFFIX
 
@@ -33,6 +34,8 @@ def read_captions(source: str | os.PathLike, root: str | os.PathLike | None = No
 
     A tar file has the layout of WebDataset: the caption of `x.mp4` or `x.jpg` is in `x.txt`, or in `x.json` under
     "caption" (a text or a list of texts).
+
+    A list of 16 MiB or more has an index in the user's cache, as `read_annotations` describes it.
 
     Args:
         source: a list, a tar file, or a folder: all tar files in it, at any depth, in sorted order.
@@ -71,6 +74,12 @@ def read_captions(source: str | os.PathLike, root: str | os.PathLike | None = No
     if not first:
         raise ValueError(f"{shown} has no entries")
     check_root(folder, [captioned.row.path for captioned in first], path)
+    if is_long(path, ()):
+
+        def build(columns: Path | None, shards: Shards) -> CaptionedVideos:
+            return CaptionedVideos.from_rows(_rows(path), folder, columns)
+
+        return indexed(path, folder, {}, CaptionedVideos, build)
     return CaptionedVideos.from_rows(chain(first, rows), folder)
 
 

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-import numpy as np
-
 from ..._json import parse_json, read_text
 from ..._text import printable
 
@@ -118,18 +116,15 @@ class ClassNumbers:
                 raise ValueError(f"classes must be all numbers or all names, got both: {both}")
         return self._numbers.setdefault(class_name, len(self._numbers)) if named else label
 
-    def in_order(self, labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    def in_order(self) -> tuple[list[int] | None, tuple[str, ...]]:
         """Number the names in sorted order.
 
-        Args:
-            labels: (n,) int64, numbers that `number` returned.
-
         Returns:
-            The labels and the names of the classes; the same labels and no names if videos have numbers.
+            For each number that `number` returned for a name the place of that name in sorted order, and the names in
+            that order; None and no names if videos have numbers.
         """
         names = sorted(self._numbers)
         if not names:
-            return labels, ()
-        places = np.empty(len(names), dtype=np.int64)
-        places[[self._numbers[name] for name in names]] = np.arange(len(names))
-        return places[labels], tuple(names)
+            return None, ()
+        place_of = {name: place for place, name in enumerate(names)}
+        return [place_of[name] for name in self._numbers], tuple(names)

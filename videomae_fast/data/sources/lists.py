@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from ..._text import printable
 from .annotations import Annotations, Row, VideoEntry
 from .classes import NO_CLASS
 from .fields import shown
 from .lines import FORMATS, check_guesses, format_line, guess_format, parse_lines, rest_of_line
+from .list_index import Shards, file_state, indexed, is_long
 from .shards import SHARD_SUFFIX, VIDEO_SUFFIXES, members
 
 # Help texts of command lines: LIST_HELP for commands that take one source, DATA_HELP where a mixture is allowed too.
@@ -40,6 +42,20 @@ _OTHER_FILES = (
 )
 
 Line = tuple[str, Row]
+
+
+class _Listed(NamedTuple):
+    """A source that is being read.
+
+    Attributes:
+        folder: what paths are relative to.
+        lines: the lines; those of a list file are read lazily.
+        first: the first paths of a list file.
+    """
+
+    folder: Path
+    lines: Iterable[Line]
+    first: list[str]
 
 
 def read_annotations(
@@ -75,6 +91,9 @@ def read_annotations(
     Videos of a folder have the name of its subfolder as class name, at any depth below it: `root/class name/video.mp4`.
     This holds for folders in a tar file too, if neither a line nor a folder around the tar file has a label.
 
+    A list file of 16 MiB or more, together with the tar files that its first lines name, is parsed once. Then its index
+    in the user's cache is opened, which takes no memory of the process, until the list or a tar file changes.
+
     Args:
         source: the list file, tar file or folder. A folder is searched recursively and in sorted order for files with
             a suffix in `VIDEO_SUFFIXES` or .tar.
@@ -101,8 +120,18 @@ def read_annotations(
         datasets/pretrain_datasets.py of VideoMAE V2 (v2); docs/DATASET.md of VideoMAE (v1); dataset/datasets.py of
         VideoMAE V2, RawFrameClsDataset (frames).
     """
-    folder, lines = _read(Path(source), root, list_format, labelled)
-    return Annotations.from_rows((row for _, row in lines), folder, labelled)
+    path = Path(source)
+    listed = _read(path, root, list_format, labelled)
+
+    def build(folder: Path | None, shards: Shards) -> Annotations:
+        lines = _read(path, root, list_format, labelled, shards).lines
+        return Annotations.from_rows((row for _, row in lines), listed.folder, labelled, folder)
+
+    shards = [listed.folder / name for name in listed.first if name.endswith(SHARD_SUFFIX)]
+    if listed.first and is_long(path, shards):
+        options = {"format": list_format, "labelled": labelled}
+        return indexed(path, listed.folder, options, Annotations, build)
+    return Annotations.from_rows((row for _, row in listed.lines), listed.folder, labelled)
 
 
 def is_list_file(source: str | os.PathLike) -> bool:
@@ -137,7 +166,7 @@ def read_lines(
         ValueError: as `read_annotations`; also if `list_format` is "auto" and a line, as the first one of the new list,
             would show another format.
     """
-    folder, read = _read(Path(source), root, list_format)
+    folder, read, _ = _read(Path(source), root, list_format)
     lines = list(read)
     rests = [rest_of_line(line, row.path) for line, row in lines]
     if list_format == "auto":
@@ -147,9 +176,13 @@ def read_lines(
 
 
 def _read(
-    source: Path, root: str | os.PathLike | None, list_format: str, labelled: bool = False
-) -> tuple[Path, Iterable[Line]]:
-    """The folder that paths are relative to, and the lines. A list file is read lazily."""
+    source: Path,
+    root: str | os.PathLike | None,
+    list_format: str,
+    labelled: bool = False,
+    shards: Shards | None = None,
+) -> _Listed:
+    """Begin to read a source; `shards` gets the state of each tar file that is read."""
     if list_format not in FORMATS:
         raise ValueError(f"list_format must be one of {FORMATS}, got {list_format!r}")
     if source.suffix.lower() == ".json":
@@ -163,24 +196,28 @@ def _read(
         raise ValueError(f"root and list_format describe list files, but {printable(source)} is {kind}: leave them out")
     if is_folder:
         rows = (Row(path, class_name=_class_folder(path)) for path in _search(source))
-        return source, _open_shards(((format_line(row.path), row) for row in rows), source)
+        return _Listed(source, _open_shards(((format_line(row.path), row) for row in rows), source, shards), [])
     if not (os.path.isfile(source) or (is_shard and os.path.exists(source))):
         raise _no_list(source)
     if is_shard:
-        return source.parent, _open_shards([(format_line(source.name), Row(source.name))], source.parent)
+        line = (format_line(source.name), Row(source.name))
+        return _Listed(source.parent, _open_shards([line], source.parent, shards), [])
     check_text(source)
     folder, lines = source.parent if root is None else Path(root), _parse(source, list_format, labelled)
     first = list(islice(lines, CHECKED_PATHS))
     if not first:
         raise ValueError(f"{printable(source)} has no entries")
-    check_root(folder, [row.path for _, row in first], source)
-    return folder, _open_shards(chain(first, lines), folder)
+    paths = [row.path for _, row in first]
+    check_root(folder, paths, source)
+    return _Listed(folder, _open_shards(chain(first, lines), folder, shards), paths)
 
 
-def _open_shards(lines: Iterable[Line], root: Path) -> Iterator[Line]:
+def _open_shards(lines: Iterable[Line], root: Path, shards: Shards | None) -> Iterator[Line]:
     """The lines; the line of a tar file is repeated for each video in it."""
     for line, row in lines:
         if row.total < 0 and row.path.endswith(SHARD_SUFFIX):
+            if shards is not None:
+                shards[row.path] = file_state(root / row.path)
             for member, start, size in members(root / row.path):
                 name = row.class_name or ("" if row.label >= 0 else _class_folder(member))
                 yield line, Row(row.path, start, size=size, member=member, label=row.label, class_name=name)

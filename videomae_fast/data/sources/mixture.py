@@ -17,7 +17,7 @@ from ..seeding import epoch_rng, pass_rng
 from .annotations import Annotations, VideoEntry
 from .captioned import CaptionedEntry, CaptionedVideos
 
-_LONGEST_EPOCH = 2**32  # samples; `Mixture.order` holds an epoch in memory, 8 bytes a sample and as much to draw it
+_LONGEST_EPOCH = 2**32  # samples; `Mixture.order` holds an epoch in memory
 _LARGEST_STRIDE = 2**31  # frames: more than any video has, and products with it stay far from 2**63
 _NUMBER_SPEC = re.compile(r"(?:0[>=]?)?([0-9]{0,3})d?")  # how a template may write the number of a frame
 _WIDEST = 255  # characters of a file's name
@@ -114,7 +114,9 @@ class Mixture:
 
     @property
     def labels(self) -> np.ndarray:
-        """(len,) int64, the class number of each video, -1 for none."""
+        """(len,) int64, the class number of each video, -1 for none; it may be a read-only view."""
+        if len(self.sources) == 1:
+            return self.sources[0].annotations.labels
         return np.concatenate([source.annotations.labels for source in self.sources])
 
     def __len__(self) -> int:
@@ -179,28 +181,42 @@ class Mixture:
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """Draw the order of an epoch, a function of the arguments alone.
 
+        It takes 4 bytes a sample, and while it is drawn 4 bytes more for each video of the largest source that an epoch
+        passes in part.
+
         Args:
             seed: in [0, 2**64).
             epoch: at least 0.
 
         Returns:
-            (epoch_length,) int64, the numbers of the videos.
+            (epoch_length,) the numbers of the videos: uint32, or int64 if there are more than 2**32 videos.
 
         Raises:
             ValueError: a number is out of range.
         """
-        videos = np.concatenate([self._draws(number, seed, epoch) for number in range(len(self.sources))])
-        return videos[epoch_rng(seed, epoch).permutation(self.epoch_length)]
+        order = np.empty(self.epoch_length, dtype=np.uint32 if len(self) <= 2**32 else np.int64)
+        begin = 0
+        for number, source in enumerate(self.sources):
+            self._draw(order[begin : begin + source.epoch_length], number, seed, epoch)
+            begin += source.epoch_length
+        epoch_rng(seed, epoch).shuffle(order)
+        return order
 
-    def _draws(self, number: int, seed: int, epoch: int) -> np.ndarray:
-        source = self.sources[number]
-        length, size = source.epoch_length, len(source.annotations)
-        passes, places = np.divmod(np.arange(epoch * length, (epoch + 1) * length), size)
-        shuffled = [
-            pass_rng(seed, current, number).permutation(size)[places[passes == current]]
-            for current in np.unique(passes)
-        ]
-        return np.concatenate(shuffled) + self._ends[number] - size
+    def _draw(self, drawn: np.ndarray, number: int, seed: int, epoch: int) -> None:
+        """Write the videos of a source in an epoch, which may lie in several passes through the source."""
+        size, length = len(self.sources[number].annotations), len(drawn)
+        first, place = self._ends[number] - size, epoch * length
+        begin = 0
+        while begin < length:
+            current, skipped = divmod(place + begin, size)
+            part = drawn[begin : begin + size - skipped]
+            whole = part if len(part) == size else np.empty(size, dtype=drawn.dtype)
+            whole[0], whole[1:] = first, 1
+            np.cumsum(whole, dtype=whole.dtype, out=whole)  # numbers first, first + 1, ... without another array
+            pass_rng(seed, current, number).shuffle(whole)
+            if whole is not part:
+                part[:] = whole[skipped : skipped + len(part)]
+            begin += len(part)
 
 
 def _is_template(template: str) -> bool:
