@@ -160,12 +160,11 @@ def clips_of(result: RetrievalResult, config: ClipConfig) -> Tensor:
     Raises:
         ValueError: a clip cannot be read any more.
     """
-    scale = {"mean": config.pixel_mean, "std": config.pixel_std}
     found = [dataset[index].clips for dataset, index in result.views]
     read = [each for each in found if each is not None]
     if len(read) < len(found):
         raise ValueError(f"{len(found) - len(read)} of {len(found)} clips cannot be read any more")
-    return torch.cat([normalized_clips(each, **scale) for each in read])
+    return torch.cat([normalized_clips(each, mean=config.pixel_mean, std=config.pixel_std) for each in read])
 
 
 @torch.no_grad()
