@@ -99,7 +99,7 @@ def _never_ask_for_padding(model: nn.Module) -> None:
     if getattr(model.config, "_attn_implementation", None) != "sdpa":
         return
     transformers = require("transformers")
-    kinds = [getattr(transformers, name, None) for name in ("AttentionInterface", "AttentionMaskInterface")]
+    kinds: list[Any] = [getattr(transformers, name, None) for name in ("AttentionInterface", "AttentionMaskInterface")]
     if None in kinds or not hasattr(require("transformers.masking_utils"), "create_bidirectional_mask"):
         return  # before version 5, whose models make their masks each in a way of its own
     attend = require("transformers.integrations.sdpa_attention").sdpa_attention_forward

@@ -15,7 +15,7 @@ from .probe import knn, linear_probe
 from .scores import Evaluation
 from .sources import read_source
 from .start import last_checkpoint
-from .two_towers import read_video_model
+from .two_towers import TowerFeatures, read_video_model
 from .views import FeaturesAsForward, VideoFeatures, video_features
 
 
@@ -57,7 +57,7 @@ def evaluate_probe(config: EvaluateConfig) -> Result:
     test = number_classes(test, train.class_names, allow_empty=True)
     clip, (batch_size, workers) = model.config, (options.batch_size, views.workers)
     datasets = [views.views(videos, clip.num_frames, clip.image_size) for videos in (train, test)]
-    encoder = FeaturesAsForward(model)
+    encoder = model if isinstance(model, TowerFeatures) else FeaturesAsForward(model)
     with accelerator.autocast():
         features = [
             video_features(encoder, dataset, model.feature_dim, batch_size, workers, accelerator)

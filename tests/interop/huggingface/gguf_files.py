@@ -77,6 +77,7 @@ def _add_tokens(writer: Any, tokenizer: Any, rows: int) -> None:
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_add_bos_token(False)
     writer.add_chat_template(tokenizer.chat_template)
 
 

@@ -188,6 +188,11 @@ def read_chat_tokenizer(path: PathLike, model: nn.Module) -> Any:
     # To the tokens of a GGUF file transformers may add one of the class that it takes, which is in no text.
     tokens = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False) if is_gguf(path) else len(tokenizer)
     check_vocabulary(model, tokens)
+    if is_gguf(path):  # of whose two tokens transformers before version 5 takes one for both
+        config: Any = model.config
+        for name in ("bos_token", "eos_token"):
+            if isinstance(number := getattr(config, f"{name}_id", None), int):
+                setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
     return tokenizer
 
 
