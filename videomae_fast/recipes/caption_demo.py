@@ -159,8 +159,8 @@ def ask(run: Path, captions: Path, precision: str, workers: int) -> list[Said]:
     videos = read_captions(captions)
     entries = [videos.captioned(index) for index in range(len(videos))]
     describer = Describer(str(run), precision=precision)
-    options = {"max_new_tokens": LONGEST, "batch_size": BATCH, "workers": workers}
-    found = list(describe(describer, [entry.name for entry in entries], **options))
+    names = [entry.name for entry in entries]
+    found = list(describe(describer, names, max_new_tokens=LONGEST, batch_size=BATCH, workers=workers))
     texts = [each.text for each in found if isinstance(each, Description)]
     if len(texts) < len(found):
         raise ValueError(f"{len(found) - len(texts)} of {len(found)} clips cannot be read any more")
