@@ -12,6 +12,7 @@ from videomae_fast.models.chat_tokens import encode_chat
 from videomae_fast.recipes.caption import Captioning, caption
 
 pytest.importorskip("transformers")
+from tests.models.chatting import MISTRAL
 from tests.recipes import captioning
 
 TURNS = [{"i": "Watch.", "q": "What moves?", "a": "red rows"}, {"q": "And the image?", "a": "it is wide"}]
@@ -98,6 +99,15 @@ def test_a_tokenizer_without_chat_template_is_refused(pairs: Path, tmp_path: Pat
         built(pairs, plain, tmp_path / "run", eval_data=str(data), eval_every=1)
     with pytest.raises(ValueError, match=r"mixture.json, source 2: .*talks.json, entry 1: QA\[0\].a: the answer is em"):
         built(write(tmp_path, pairs, [TURNS[0] | {"a": " "}]), plain, tmp_path / "run")
+
+
+def test_a_chat_template_that_refuses_a_list_does_so_before_training(pairs: Path, tmp_path: Path) -> None:
+    roles = (("system", "Be short."), ("user", "Who?"), ("assistant", "rows"))
+    chat = {"videos": ["video1.mp4"], "messages": [{"role": role, "content": text} for role, text in roles]}
+    (tmp_path / "talks.jsonl").write_text(json.dumps(chat))
+    mistral = captioning.write_language_model(tmp_path / "mistral", MISTRAL)
+    with pytest.raises(ValueError, match=r"conversation about .*video1\.mp4 and .*mistral: .* only user and assistant"):
+        built(tmp_path / "talks.jsonl", mistral, tmp_path / "run", root=str(pairs.parent), batch_size=1)
 
 
 @pytest.mark.parametrize("inject", ["prefix", "cross-attention"])

@@ -93,22 +93,6 @@ def test_the_command_writes_figures_and_captions(
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result.figures()
 
 
-@pytest.mark.slow
-def test_two_processes_say_what_one_says(pairs: Path, run: Path, tmp_path: Path) -> None:
-    data = Path(shutil.copytree(pairs.parent, tmp_path / "data")) / pairs.name
-    (data.parent / "video3.mp4").write_bytes(b"no video")
-    found = []
-    for processes in (1, 2):
-        arguments = tiny.arguments(evaluation(data, run, output=str(tmp_path / str(processes))), "evaluate")
-        if processes == 2:
-            assert tiny.launch(arguments, "tests.recipes.captioning").count("CIDEr-D") == 1
-        else:
-            assert main(arguments) == 0
-        names = ("metrics.json", "captions.jsonl", "missing.tsv")
-        found.append([(tmp_path / str(processes) / name).read_text() for name in names])
-    assert found[0] == found[1]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -26,7 +26,7 @@ from .seeding import sample_rng
 from .sources.annotations import Annotations, FrameFolder, TarMember, VideoEntry, VideoFile
 from .sources.captioned import CaptionedEntry, CaptionedVideos
 from .sources.captions import read_captions
-from .sources.choices import Choice, ChoiceVideos, read_choices
+from .sources.choices import Choice, ChoiceVideos, read_choice_tasks, read_choices
 from .sources.classes import read_classes
 from .sources.demo import demo_folder
 from .sources.instructions import InstructedVideos, parse_conversation, read_instructions
@@ -89,6 +89,7 @@ __all__ = [
     "random_resized_crop_box",
     "read_annotations",
     "read_captions",
+    "read_choice_tasks",
     "read_choices",
     "read_classes",
     "read_instructions",

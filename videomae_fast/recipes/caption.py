@@ -5,7 +5,7 @@ File structure:
     caption          train with a configuration
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,7 @@ class Captioning(Recipe):
         use_fastest_attention(config.model.attention, device, say)
         fitted = replace(config, model=fit_caption(self, device, say))
         model, self.texts, self.folder = build_captioner(fitted, say)
-        if not self.texts.has_chat and any(map(_has_conversations, (*kinds, *eval_kinds))):
-            raise ValueError(
-                f"the tokenizer in {printable(config.language.language_model)} has no chat template, by which "
-                "conversations become texts: take the language model of an instruction model, or train on captions"
-            )
+        self._check_conversations([kind for kind in (*kinds, *eval_kinds) if kind is not None])
         if note := config.run.initialize(model):
             say(printable_lines(note))
         self.videos = TrainingPairs(config.data.datasets(kinds, seed), None, config.data, Path(config.run.output))
@@ -75,6 +71,23 @@ class Captioning(Recipe):
             model.vision_encoder.compile()
         self.model = model
         return model, make_optimizer(model, config.optimizer, undecayed=model.undecayed)
+
+    def _check_conversations(self, kinds: Sequence[Mixture]) -> None:
+        """Make sure that the tokenizer writes conversations, by the first of each source."""
+        folder = printable(self.config.language.language_model)
+        for source in (source for kind in kinds for source in kind.sources):
+            if not isinstance(source.annotations, InstructedVideos):
+                continue
+            if not self.texts.has_chat:
+                raise ValueError(
+                    f"the tokenizer in {folder} has no chat template, by which conversations become texts: take the "
+                    "language model of an instruction model, or train on captions"
+                )
+            first = source.annotations.captioned(0)
+            try:
+                self.texts.encode(first.captions)
+            except ValueError as error:
+                raise ValueError(f"the conversation about {printable(first.name)} and {folder}: {error}") from error
 
     def order(self, samples_per_step: int) -> dict[str, Any]:
         """See `TrainingPairs.order`. A run only continues with the same language model, too."""
@@ -140,10 +153,6 @@ class Captioning(Recipe):
         """See `TrainingPairs.report`; also how many texts had no answer left."""
         lines = [f"of {self.unanswered} texts nothing was learnt: their questions fill max_tokens"]
         return self.videos.report() + (lines if self.unanswered else [])
-
-
-def _has_conversations(videos: Mixture | None) -> bool:
-    return videos is not None and any(isinstance(source.annotations, InstructedVideos) for source in videos.sources)
 
 
 def caption(config: CaptionConfig) -> RunResult:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..data import CaptionedEntry, Choice, ChoiceVideos, MissingVideo, Mixture, VideoSource
-from ..data.sources.choices import CHOICES_HELP, read_choice_tasks
+from ..data import CaptionedEntry, Choice, ChoiceVideos, MissingVideo, Mixture, VideoSource, read_choice_tasks
+from ..data.sources.choices import CHOICES_HELP
 from ..models.encoder import Clip
 from .choice_scores import choice_scores, chosen_option
 from .describe import Describer

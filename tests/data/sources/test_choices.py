@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from videomae_fast.data import Choice, VideoFile, read_choices
-from videomae_fast.data.sources.choices import read_choice_tasks
+from videomae_fast.data import Choice, VideoFile, read_choice_tasks, read_choices
 
 ENTRY = {"video": "a.mp4", "question": "What?", "candidates": ["up", "down"], "answer": "down"}
 
