@@ -196,7 +196,8 @@ def _cast_only(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     _, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
     cast: dict[Tensor, Tensor] = {}  # a tensor may be in several modules
     for module in model.modules() if dtype is not None else ():
-        for tensors in (module._parameters, module._buffers):
+        held: tuple[dict[str, Any], ...] = module._parameters, module._buffers
+        for tensors in held:
             for name, tensor in tensors.items():
                 if tensor is not None and tensor.is_floating_point() and tensor.dtype != dtype:
                     tensors[name] = cast.setdefault(tensor, _cast(tensor, dtype))
