@@ -1,6 +1,7 @@
 """Compile every Triton kernel of the library ahead of time, for a GPU that need not be here.
 
-    python tests/aot/compile_kernels.py sm_90        # prints one JSON record per kernel, case and target
+    python tests/aot/compile_kernels.py sm_90          # prints one JSON record per kernel, case and target
+    python tests/aot/compile_kernels.py sm_90 ViT-B    # without the cases of other models
 
 The library's own functions run on small batches of CPU tensors, as they would on a GPU, and Triton specialises
 and compiles each launch exactly as it does then; only the launch itself is left out. Needs a process in which
@@ -14,7 +15,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -253,7 +254,7 @@ def entry_kernels() -> list[str]:
     return sorted(full_name(f) for f in ours.keys() - called)
 
 
-def compile_all(name: str) -> dict[str, Any]:
+def compile_all(name: str, models: Sequence[str]) -> dict[str, Any]:
     """{"entries": all kernels of the package, "compiled": records} for the target `name`."""
     target, records, seen = TARGETS[name], [], set()
     now = ""
@@ -264,7 +265,7 @@ def compile_all(name: str) -> dict[str, Any]:
             records.append({"kernel": kernel_name, "case": now, "target": name} | resources(kernel, target))
 
     compile_instead_of_launch(target, record)
-    for model in MODELS:
+    for model in models:
         for case, call in cases(model):
             now = f"{model} {case}"
             call()
@@ -277,6 +278,6 @@ def compile_all(name: str) -> dict[str, Any]:
 if __name__ == "__main__":
     if os.environ.get("TRITON_INTERPRET") == "1":
         sys.exit("TRITON_INTERPRET=1 replaces the compiler: unset it to compile kernels")
-    if sys.argv[1:2] == [] or sys.argv[1] not in TARGETS:
-        sys.exit(f"usage: python {sys.argv[0]} {{{','.join(TARGETS)}}}")
-    print(json.dumps(compile_all(sys.argv[1]), indent=1))
+    if len(sys.argv) not in (2, 3) or sys.argv[1] not in TARGETS or not set(sys.argv[2:]) <= MODELS.keys():
+        sys.exit(f"usage: python {sys.argv[0]} {{{','.join(TARGETS)}}} [{{{','.join(MODELS)}}}]")
+    print(json.dumps(compile_all(sys.argv[1], sys.argv[2:] or [*MODELS]), indent=1))

@@ -47,12 +47,15 @@ class Row(NamedTuple):
         return f"| {' | '.join(map(str, self))} |"
 
 
-def compile_target(target: str, triton: Path | None = None) -> dict[str, Any]:
-    """What compile_kernels.py prints; in a process of its own, with the Triton installed in the folder `triton`."""
+def compile_target(target: str, triton: Path | None = None, model: str | None = None) -> dict[str, Any]:
+    """What compile_kernels.py prints; in a process of its own, with the Triton installed in the folder `triton`.
+
+    With `model`, such as "ViT-B", the cases of other models are left out.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     paths = [ROOT, ROOT / "kernels", *([triton] if triton else [])]
     environment["PYTHONPATH"] = os.pathsep.join(map(str, reversed(paths)))
-    command = [sys.executable, str(Path(__file__).with_name("compile_kernels.py")), target]
+    command = [sys.executable, str(Path(__file__).with_name("compile_kernels.py")), target, *([model] if model else [])]
     process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{process.stderr}")
@@ -97,19 +100,27 @@ def parse(text: str) -> tuple[str, dict[tuple[Any, ...], Row]]:
     return text.split()[1], found
 
 
-def difference(text: str, version: str, lines: list[Row]) -> str:
-    """What `lines`, compiled with Triton `version`, violate of the table in `text`; empty if nothing."""
+def difference(text: str, version: str, lines: list[Row], model: str | None = None) -> str:
+    """What `lines`, compiled with Triton `version`, violate of the table in `text`; empty if nothing.
+
+    With `model`, `lines` need no cases of other models.
+    """
     expected_version, table = parse(text)
     targets = {row.target for row in lines}
-    expected = [row for row in table.values() if row.target in targets]
+    expected = [row for row in table.values() if row.target in targets and _is_of(row.case, model)]
     if version == expected_version:
         diff = difflib.unified_diff([*map(str, sorted(expected))], [*map(str, sorted(lines))], "kernels.md", "now", n=0)
         return "\n".join([*diff])
-    missing = table.keys() - {row.key for row in lines} - {key for key in table if key[3] not in targets}
+    missing = {row.key for row in expected} - {row.key for row in lines}
     problems = [f"not compiled: {table[key]}" for key in sorted(missing)]
     for row in lines:
         problems += [f"{problem}: {row}" for problem in exceeded(row, table.get(row.key))]
     return "\n".join(problems)
+
+
+def _is_of(case: str, model: str | None) -> bool:
+    """Whether a case is one of the model, or of no model."""
+    return model is None or not case.startswith("ViT-") or case.startswith(f"{model} ")
 
 
 def exceeded(row: Row, bound: Row | None) -> list[str]:

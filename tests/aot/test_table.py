@@ -19,6 +19,15 @@ def test_equal_rows_pass(version: str) -> None:
     assert difference(TEXT, version, [OTHER, ROW]) == ""
 
 
+@pytest.mark.parametrize("version", ["3.7.1", "3.9.0"])
+def test_of_one_model_the_cases_of_others_are_not_expected(version: str) -> None:
+    other, long = ROW._replace(case="ViT-g op"), ROW._replace(case="N = 4096 op")
+    text = render("3.7.1", [ROW, other, long])
+    assert difference(text, version, [ROW, long], "ViT-B") == difference(text, version, [other, long], "ViT-g") == ""
+    assert str(long) in difference(text, version, [ROW], "ViT-B")
+    assert str(other) in difference(text, version, [ROW, long])
+
+
 def test_the_same_version_shows_every_change_in_a_diff() -> None:
     found = difference(TEXT, "3.7.1", [ROW._replace(registers=41)])
     assert f"-{ROW}" in found
