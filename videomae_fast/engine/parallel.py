@@ -198,9 +198,7 @@ def _fsdp_plugin(accelerate: Any, precision: str) -> Any:
             "fsdp_activation_checkpointing is set: leave it out and give --activation-checkpointing, which keeps names"
         )
     if _is_set("FSDP_OFFLOAD_PARAMS"):
-        raise ValueError(
-            "fsdp_offload_params is set: leave it out; a batch goes to the device of the weights"
-        )
+        raise ValueError("fsdp_offload_params is set: leave it out; a batch goes to the device of the weights")
     kind = os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
     if kind != "SHARDED_STATE_DICT":
         raise ValueError(f"fsdp_state_dict_type is {kind}; allowed: SHARDED_STATE_DICT, the default")
