@@ -71,7 +71,6 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Non
         ({}, "DDP"),
         (FSDP2, "FSDP2"),
         ({"ACCELERATE_USE_FSDP": "false"}, "DDP"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
     ],
 )
 def test_asked_engine(values: dict[str, str], engine: str, variables: Callable[[dict[str, str]], None]) -> None:
@@ -87,7 +86,9 @@ def test_asked_engine(values: dict[str, str], engine: str, variables: Callable[[
             "FSDP version 1 was asked for, only version 2 is supported: write `fsdp_version: 2`",
         ),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "MEGATRON_LM was asked for; allowed: MULTI_GPU"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED was asked for; allowed: MULTI_GPU"),
         (FSDP2 | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "leave it out and give --activation-checkpointing"),
+        (FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is set: leave it out"),
         (FSDP2 | {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, "FULL_STATE_DICT; allowed: SHARDED_STATE_DICT"),
         ({"WORLD_SIZE": "2"}, "the launcher started 2 processes, Accelerate finds 1"),
     ],

@@ -4,14 +4,14 @@ python -m torch.distributed.run ... -m tests.recipes.sharded RUNS.json, a list o
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
+import torch.distributed as dist
+from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -61,14 +61,14 @@ def main(runs: list[tuple[str, dict[str, Any]]]) -> None:
     torch.set_num_threads(1)
     CONFIGS["tiny"], INTERNVIDEO2_CONFIGS["tiny"] = tiny.TINY, aligned.STUDENT
     loop.prepare = prepare
-    for number, (name, options) in enumerate(runs):
-        # Each run has a process group of its own. To the launcher's store that is a restart.
+    PartialState.destroy_process_group = lambda *args: None  # one group for all runs
+    for name, options in runs:
         fresh()
-        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)
         config, run = RECIPES[name]
         result = run(config.from_options(**options))
         if result.is_main_process:
             print(f"{name}: step {result.step}, weights {result.weights}", flush=True)
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def show_weights(result: RunResult, what: str) -> Path | None:
     """Print where the weights of a run are: in a file, which this returns, or in shards and how to join them."""
     if result.weights is None:
         command = f"videomae-fast convert {result.checkpoint} weights.safetensors --to published"
-        print(printable(f"{what}, are in shards; this makes one file of them: {command}"))
+        print(printable(f"{what} are in shards; this makes one file of them: {command}"))
     else:
         print(f"{what}: {printable(result.weights)}")
     return result.weights

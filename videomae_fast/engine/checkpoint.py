@@ -26,7 +26,6 @@ from .reshard import load_shards, load_whole
 
 _NAME = re.compile(r"step-(\d{8,})$")
 _UNFINISHED = ".unfinished-"
-_DEEPSPEED = "pytorch_model"  # the folder of Accelerate for the files of DeepSpeed
 
 
 def prepare_output(output: str, resume: bool) -> Path:
@@ -151,8 +150,8 @@ def load_checkpoint(
 ) -> int:
     """Restore weights, optimizer and random states, after `check_checkpoint`. Every rank calls this.
 
-    The engine and the number of processes may be others than those that saved it, but for DeepSpeed. Random states of
-    another number of processes are not restored where shards are read.
+    The engine and the number of processes may be others than those that saved it; random states are then not those of
+    the checkpoint.
 
     Args:
         accelerator: `accelerate.Accelerator` that holds the prepared model and optimizer.
@@ -165,9 +164,8 @@ def load_checkpoint(
         The number of finished steps.
 
     Raises:
-        ValueError: settings, data or samples per step differ from the checkpoint; DeepSpeed saved it and would not
-            continue, or the other way round; or a file does not load, which the message names with the checkpoint
-            before.
+        ValueError: settings, data or samples per step differ from the checkpoint, or a file does not load, which the
+            message names with the checkpoint before.
     """
     step, saved_order = _read_state(checkpoint)
     saved_order.pop("files", None)
@@ -177,14 +175,8 @@ def load_checkpoint(
             "a run continues with the videos and the order it began with (the folder of all may have moved): by "
             f"{checkpoint / 'state.json'} it had {saved_order}, now it has {order}"
         )
-    saved, engine = saved_engine(checkpoint), asked_engine()
-    if saved != engine and "DeepSpeed" in (saved, engine):
-        raise ValueError(
-            f"checkpoint {checkpoint} was saved by {saved}, and the run would continue with {engine}: a run that "
-            "DeepSpeed began continues with it, and no other does"
-        )
     try:
-        _load(accelerator, checkpoint, saved, engine)
+        _load(accelerator, checkpoint)
         load_files(checkpoint)
     except (Exception, CheckpointException) as error:  # as they were saved, but not as this model, or torch, expects
         raise _damaged(checkpoint, f"it does not load: {reason_of(error)}") from error
@@ -192,14 +184,12 @@ def load_checkpoint(
 
 
 def saved_engine(checkpoint: Path) -> str:
-    """The engine that saved a checkpoint: "FSDP2", "DeepSpeed", or "DDP", which also stands for one process.
+    """The engine that saved a checkpoint: "FSDP2", or "DDP", which also stands for one process.
 
     Args:
         checkpoint: folder that `save_checkpoint` made.
     """
-    if is_sharded(checkpoint):
-        return "FSDP2"
-    return "DeepSpeed" if (checkpoint / _DEEPSPEED).is_dir() else "DDP"
+    return "FSDP2" if is_sharded(checkpoint) else "DDP"
 
 
 def saved_processes(checkpoint: Path) -> int:
@@ -211,8 +201,9 @@ def saved_processes(checkpoint: Path) -> int:
     return len(list(checkpoint.glob("random_states_*.pkl")))
 
 
-def _load(accelerator: Any, checkpoint: Path, saved: str, engine: str) -> None:
+def _load(accelerator: Any, checkpoint: Path) -> None:
     """Restore weights and optimizer, and random states if the checkpoint has those of as many processes."""
+    saved, engine = saved_engine(checkpoint), asked_engine()
     if saved == engine and saved_processes(checkpoint) == accelerator.num_processes:
         accelerator.load_state(str(checkpoint))
         return

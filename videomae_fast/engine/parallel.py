@@ -1,4 +1,4 @@
-"""One device or many: Hugging Face Accelerate runs DDP, FSDP2 or DeepSpeed as `accelerate launch` configures it.
+"""One device or many: Hugging Face Accelerate runs DDP or FSDP2 as `accelerate launch` configures it.
 
 The launcher's variables say which engine was asked for. Where that engine cannot run, Accelerate can run another one
 without a word, so `prepare` checks which one wraps the model.
@@ -25,15 +25,17 @@ def asked_engine() -> str:
     """The engine that `accelerate launch` or its configuration file asked for.
 
     Returns:
-        "FSDP2", "DeepSpeed", or "DDP", which torchrun alone means; one process then has no engine.
+        "FSDP2", or "DDP", which torchrun alone means; one process then has no engine.
 
     Raises:
-        ValueError: FSDP version 1 or Megatron-LM was asked for.
+        ValueError: FSDP version 1, DeepSpeed or Megatron-LM was asked for.
     """
-    if _is_set("ACCELERATE_USE_MEGATRON_LM"):
-        raise ValueError("distributed_type MEGATRON_LM was asked for; allowed: MULTI_GPU (DDP), FSDP, DEEPSPEED")
-    if _is_set("ACCELERATE_USE_DEEPSPEED"):
-        return "DeepSpeed"
+    for kind in ("DEEPSPEED", "MEGATRON_LM"):
+        if _is_set(f"ACCELERATE_USE_{kind}"):
+            raise ValueError(
+                f"distributed_type {kind} was asked for; allowed: MULTI_GPU (DDP) and FSDP, whose version 2 divides "
+                "weights, gradients and optimizer among processes (examples/configs/accelerate/fsdp2.yaml)"
+            )
     if not _is_set("ACCELERATE_USE_FSDP"):
         return "DDP"
     if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
@@ -51,13 +53,11 @@ def wrapping_engine(model: nn.Module) -> str:
         model: as `accelerator.prepare` returned it.
 
     Returns:
-        "FSDP2", "DeepSpeed", "DDP", or "no engine".
+        "FSDP2", "DDP", or "no engine".
     """
     if isinstance(model, FSDPModule) and all(isinstance(value, DTensor) for value in model.parameters()):
         return "FSDP2"
-    if isinstance(model, DistributedDataParallel):
-        return "DDP"
-    return "DeepSpeed" if type(model).__name__ == "DeepSpeedEngine" else "no engine"
+    return "DDP" if isinstance(model, DistributedDataParallel) else "no engine"
 
 
 def make_accelerator(precision: str, trackers: Sequence[str] = (), logging_dir: Path | None = None) -> Any:
@@ -82,7 +82,7 @@ def make_accelerator(precision: str, trackers: Sequence[str] = (), logging_dir: 
     autocast = accelerate.utils.AutocastKwargs(cache_enabled=False)
     folder = None if logging_dir is None else str(logging_dir)
     plugin = _fsdp_plugin(accelerate, precision) if engine == "FSDP2" else None
-    if engine != "DeepSpeed" and not _has_device() and "LOCAL_RANK" in os.environ:
+    if not _has_device() and "LOCAL_RANK" in os.environ:
         accelerate.PartialState(cpu=True)  # else each process would take itself for the only one
         if engine == "FSDP2":
             _let_cpus_shard(accelerate)
@@ -197,6 +197,8 @@ def _fsdp_plugin(accelerate: Any, precision: str) -> Any:
         raise ValueError(
             "fsdp_activation_checkpointing is set: leave it out and give --activation-checkpointing, which keeps names"
         )
+    if _is_set("FSDP_OFFLOAD_PARAMS"):
+        raise ValueError("fsdp_offload_params is set: leave it out; a batch goes to the device of the weights")
     kind = os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
     if kind != "SHARDED_STATE_DICT":
         raise ValueError(f"fsdp_state_dict_type is {kind}; allowed: SHARDED_STATE_DICT, the default")
@@ -237,7 +239,7 @@ def last_part(accelerator: Any, model: nn.Module, is_last: bool) -> Iterator[Non
         model: as `accelerator.prepare` returned it.
         is_last: whether the optimizer steps after this part.
     """
-    accelerator.sync_gradients = is_last  # DeepSpeed reads it: its backward also steps
+    accelerator.sync_gradients = is_last
     if is_last:
         yield
     else:
