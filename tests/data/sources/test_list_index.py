@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -330,3 +331,30 @@ def test_a_partial_folder_of_a_killed_process_is_removed(root: Path, cache: Path
     shutil.rmtree(index)
     read_annotations(path)
     assert sorted(cache.iterdir()) == sorted([index, index.with_suffix(".lock")])
+
+
+def private_kib() -> int:
+    """Memory that this process has for itself and has written, by Linux."""
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="memory as Linux tells it")
+def test_a_list_of_1_350_000_videos_opens_at_once_and_grows_no_process(root: Path, cache: Path) -> None:
+    """As many as VideoMAE V2's pre-training has. Time is that of the processor: other tests run at the same time."""
+    count = 1_350_000
+    path = root / "list.txt"
+    with open(path, "w") as file:
+        file.write("one.mp4\n")
+        file.writelines(f"k400/class/video_{number:09}.mp4\n" for number in range(1, count))
+    read_annotations(path, list_format="paths")
+    before, begun = private_kib(), time.process_time()
+    read = read_annotations(path, list_format="paths")
+    seconds = time.process_time() - begun
+    sent = pickle.dumps(read)
+    worker = pickle.loads(sent)  # what a process that is spawned does
+    for number in range(0, count, 100):
+        assert worker[number].name == read[number].name
+    assert len(read) == count and read[count - 1].path.endswith("video_001349999.mp4")
+    assert seconds <= 0.5 and private_kib() - before <= 50 * 1024 and len(sent) < 1500
