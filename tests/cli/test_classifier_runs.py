@@ -9,7 +9,15 @@ import pytest
 from videomae_fast.cli import main
 from videomae_fast.engine import RunResult
 from videomae_fast.recipes import align as aligning
-from videomae_fast.recipes import caption_features, evaluate_probe, evaluate_retrieval, evaluate_zeroshot, features
+from videomae_fast.recipes import (
+    caption_features,
+    evaluate_captions,
+    evaluate_choices,
+    evaluate_probe,
+    evaluate_retrieval,
+    evaluate_zeroshot,
+    features,
+)
 from videomae_fast.recipes import distil as distilling
 from videomae_fast.recipes import evaluate as evaluating
 from videomae_fast.recipes import finetune as finetuning
@@ -45,6 +53,8 @@ NEEDS = {
     "train_data": {"probe": "knn"},
     "templates": {"task": "zeroshot"},
     "text_model": {"task": "retrieval"},
+    "language_model": {"task": "caption"},
+    "max_new_tokens": {"task": "choice"},
 }
 
 
@@ -72,6 +82,8 @@ def configs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
     monkeypatch.setattr(evaluate_probe, "evaluate_probe", evaluate)
     monkeypatch.setattr(evaluate_retrieval, "evaluate_retrieval", evaluate)
     monkeypatch.setattr(evaluate_zeroshot, "evaluate_zeroshot", evaluate)
+    monkeypatch.setattr(evaluate_captions, "evaluate_captions", evaluate)
+    monkeypatch.setattr(evaluate_choices, "evaluate_choices", evaluate)
     monkeypatch.setattr(features, "write_features", lambda config, say: asked.append(config))
     monkeypatch.setattr(caption_features, "write_caption_features", asked.append)
     return asked

@@ -31,7 +31,7 @@ COVERED = {
         "test_launch_files.py",
         "test_the_launcher_asks_for_the_engine",
     ),
-    "videomae-fast convert runs/sharded": ("test_shards.py", "test_shards_become_one_file"),
+    "videomae-fast convert runs/sharded": ("test_weight_shards.py", "test_shards_become_one_file"),
     "videomae-fast align --demo": ("test_align_demo.py", "test_the_demo"),
     "videomae-fast align --config": ("test_alignment.py", "test_the_loss_falls_and_a_run_continues_exactly"),
     "videomae-fast finetune --config examples/configs/finetune/internvideo2": (
@@ -49,6 +49,7 @@ COVERED = {
     "videomae-fast memory --recipe caption": ("test_caption_memory.py", "test_the_command"),
     "videomae-fast contrast --config": ("test_contrast_demo.py", "test_the_demo"),
     "videomae-fast contrast --data": ("test_contrastive.py", "test_the_command"),
+    "videomae-fast contrast --demo --init": ("test_chain.py", "test_from_pixels_to_sentences"),
     "videomae-fast pretrain --demo --output runs/pretrained": ("test_chain.py", "test_from_pixels_to_sentences"),
     "videomae-fast caption --demo": ("test_caption_demo.py", "test_the_demo"),
     "videomae-fast caption --data": ("test_caption.py", "test_the_command"),
