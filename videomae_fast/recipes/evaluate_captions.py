@@ -70,7 +70,7 @@ def evaluate_captions(config: EvaluateConfig) -> CaptionResult:
         config: for example `EvaluateConfig.from_options(task="caption", data="val.tsv", init="runs/captioner")`.
 
     Returns:
-        The captions, the same in every process for any number of processes.
+        The captions, the same in every process; for any number of processes, to rounding.
 
     Raises:
         FileNotFoundError: the run or a list does not exist.

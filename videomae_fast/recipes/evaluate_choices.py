@@ -158,7 +158,7 @@ def evaluate_choices(config: EvaluateConfig) -> ChoiceResult:
         config: for example `EvaluateConfig.from_options(task="choice", data="mvbench.json", init="runs/captioner")`.
 
     Returns:
-        The answers, the same in every process for any number of processes.
+        The answers, the same in every process; for any number of processes, to rounding.
 
     Raises:
         FileNotFoundError: the run or a list does not exist.
