@@ -18,7 +18,7 @@ from videomae_fast.memory import largest_batches
 from videomae_fast.recipes.caption_memory import predictor
 
 CONFIG = "videochat2_3"
-REPEATED = {
+REPEATED: dict[bool, dict[str, Any]] = {
     True: {"activation_checkpointing": True, "recompute_language": True},
     False: {"activation_checkpointing": False, "recompute": "never", "recompute_language": False},
 }
