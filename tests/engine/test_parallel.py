@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from videomae_fast.engine import parallel
-from videomae_fast.engine.parallel import asked_engine, block_classes, check_engine, last_part, make_accelerator
+from videomae_fast.engine.parallel import (
+    asked_engine,
+    block_classes,
+    check_engine,
+    check_shapes,
+    last_part,
+    make_accelerator,
+)
 from videomae_fast.engine.precision import resolve_precision
 from videomae_fast.models import VideoMAEConfig, VideoMAEForPretraining
 
@@ -143,3 +150,11 @@ def test_blocks_are_found_by_class() -> None:
     assert block_classes(Sizes().inner) == ["Block"]
     with pytest.raises(ValueError, match=r"Linear does not name its blocks.*fsdp_transformer_layer_cls_to_wrap"):
         block_classes(nn.Linear(1, 1))
+
+
+def test_single_numbers_cannot_be_sharded() -> None:
+    model = Sizes()
+    check_shapes(model)
+    model.inner.register_parameter("scale", nn.Parameter(torch.ones(())))
+    with pytest.raises(ValueError, match=r"single numbers, and Sizes has inner\.scale: train it with DDP"):
+        check_shapes(model)

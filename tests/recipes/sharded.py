@@ -21,7 +21,6 @@ from videomae_fast.engine import loop, parallel
 from videomae_fast.models.config import CONFIGS, INTERNVIDEO2_CONFIGS
 from videomae_fast.models.layers import Block
 from videomae_fast.recipes.align import AlignConfig, align
-from videomae_fast.recipes.contrast import ContrastConfig, contrast
 from videomae_fast.recipes.finetune import FinetuneConfig, finetune
 from videomae_fast.recipes.pretrain import PretrainConfig, pretrain
 
@@ -29,7 +28,6 @@ RECIPES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "pretrain": (PretrainConfig, pretrain),
     "finetune": (FinetuneConfig, finetune),
     "align": (AlignConfig, align),
-    "contrast": (ContrastConfig, contrast),
 }
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 

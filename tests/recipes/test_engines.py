@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.recipes import aligned, paired, sharded, tiny
+from tests.recipes import aligned, sharded, tiny
 from videomae_fast.engine.checkpoint import list_checkpoints, saved_engine, saved_processes
 from videomae_fast.engine.log import EVALUATIONS, read_log
 from videomae_fast.interop.checkpoint import read_weights
@@ -21,30 +21,27 @@ from videomae_fast.recipes.pretrain import pretrain
 pytestmark = pytest.mark.slow
 EVERY: dict[str, Any] = {"epochs": 2, "track": "none", "log_every": 1, "eval_every": 4, "save_every": 100}
 CHAIN: dict[str, Any] = {"save_every": 100, "track": "none", "log_every": 1, "keep_checkpoints": 0, "clip_grad": 0.05}
-NAMES = ("pretrain", "bf16", "finetune", "align", "contrast")
+NAMES = ("pretrain", "bf16", "finetune", "align")
 
 
 @pytest.fixture(scope="module")
 def folder(
     videos: Path,
     labelled: Path,
-    pairs: Path,
-    text_model: Path,
     aligners: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Path]:
-    """The runs of two processes, after one process began the run `chain`. Seven videos or pairs are evaluated, which
-    two processes share unevenly."""
+    """The runs of two processes, after one process began the run `chain`. Seven videos are evaluated, which two
+    processes share unevenly."""
     folder = tmp_path_factory.mktemp("engines")
     (videos.parent / "seven.txt").write_text("".join(f"{videos.name}/video{number}.mp4\n" for number in range(7)))
-    (pairs.parent / "seven.jsonl").write_text("".join(pairs.read_text().splitlines(keepends=True)[:7]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(CONFIGS, "tiny", tiny.TINY)
         patch.setitem(INTERNVIDEO2_CONFIGS, "tiny", aligned.STUDENT)
         sharded.fresh()
         pretrain(tiny.settings(videos, folder / "chain", batch_size=4, max_steps=2, **CHAIN))
         chain = tiny.settings(videos, folder / "chain", batch_size=2, max_steps=3, resume=True, **CHAIN)
-        given = (folder / "two", videos, labelled, pairs, text_model, aligners)
+        given = (folder / "two", videos, labelled, aligners)
         runs = [*(settings(name, 2, *given) for name in NAMES), ("pretrain", chain)]
         out = sharded.launch(folder, [(name, config.flat()) for name, config in runs], 2)
     assert out.count("model.safetensors") == len(runs)
@@ -58,8 +55,6 @@ def settings(
     output: Path,
     videos: Path,
     labelled: Path,
-    pairs: Path,
-    text_model: Path,
     aligners: dict[str, Path],
 ) -> tuple[str, Config]:
     """The recipe and the options of a run with `size` samples per process and step, in two parts."""
@@ -72,12 +67,8 @@ def settings(
     if name == "finetune":
         options = tiny.PLAIN | EVERY | parts | {"eval_data": str(labelled), "layer_decay": 0.7}
         return name, tiny.finetuning(labelled, output / name, **options)
-    if name == "align":
-        teachers = {"video_teacher": str(aligners["video"]), "image_teacher": str(aligners["image"])}
-        return name, aligned.settings(videos, output / name, **teachers, **evaluated, **parts)
-    fused = {"fusion_layers": 1, "negatives": "global", "words_weight": 0.0, "micro_batch": 2, "batch_size": size}
-    evaluated["eval_data"] = str(pairs.parent / "seven.jsonl")
-    return name, paired.settings(pairs, text_model, output / name, **evaluated, **fused)
+    teachers = {"video_teacher": str(aligners["video"]), "image_teacher": str(aligners["image"])}
+    return name, aligned.settings(videos, output / name, **teachers, **evaluated, **parts)
 
 
 def figures(run: Path, file: str = "log.csv") -> torch.Tensor:
@@ -91,13 +82,11 @@ def test_two_processes_equal_one(
     folder: Path,
     videos: Path,
     labelled: Path,
-    pairs: Path,
-    text_model: Path,
     aligners: dict[str, Path],
     tmp_path: Path,
 ) -> None:
     """Under a bf16 policy the residual stream is bf16, too, which it is not under autocast: these are close."""
-    recipe, config = settings(name, 4, tmp_path, videos, labelled, pairs, text_model, aligners)
+    recipe, config = settings(name, 4, tmp_path, videos, labelled, aligners)
     sharded.RECIPES[recipe][1](config)
     rtol = 1e-2 if name == "bf16" else 1e-5
     for file in ("log.csv", EVALUATIONS):

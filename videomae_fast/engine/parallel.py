@@ -114,9 +114,11 @@ def prepare(accelerator: Any, model: nn.Module, optimizer: Optimizer) -> tuple[n
         The wrapped model, and the wrapped optimizer.
 
     Raises:
-        ValueError: no module is a block; or another engine wraps the model than was asked for.
+        ValueError: FSDP2 cannot shard the model, since no module is a block or a parameter is a single number; or
+            another engine wraps the model than was asked for.
     """
     if accelerator.distributed_type.value == "FSDP":
+        check_shapes(model)
         plugin = accelerator.state.fsdp_plugin
         if plugin.transformer_cls_names_to_wrap is None:
             plugin.transformer_cls_names_to_wrap = block_classes(model)
@@ -146,6 +148,23 @@ def block_classes(model: nn.Module) -> list[str]:
             "`fsdp_transformer_layer_cls_to_wrap` in the file of accelerate launch"
         )
     return found
+
+
+def check_shapes(model: nn.Module) -> None:
+    """Check that FSDP2 can shard the parameters of a model, which it divides along their first dimension.
+
+    Args:
+        model: the bare model.
+
+    Raises:
+        ValueError: a parameter has no dimension.
+    """
+    numbers = [name for name, parameter in model.named_parameters() if not parameter.ndim]
+    if numbers:
+        raise ValueError(
+            f"FSDP2 cannot shard parameters that are single numbers, and {type(model).__name__} has "
+            f"{', '.join(numbers[:4])}: train it with DDP"
+        )
 
 
 def check_engine(model: nn.Module, num_processes: int) -> None:
