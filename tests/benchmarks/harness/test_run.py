@@ -59,7 +59,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one suite, of one green test."""
     suite = tmp_path / "benchmarks" / "memory"
     suite.mkdir(parents=True)
-    for part in ("harness", "roofline", "align", "contrast"):  # a suite may import them
+    for part in ("harness", "roofline", "align", "contrast", "caption"):  # a suite may import them
         (tmp_path / "benchmarks" / part).symlink_to(bench.ROOT / "benchmarks" / part)
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\n')
     (tmp_path / "benchmarks" / "conftest.py").write_text(CONFTEST)
