@@ -31,7 +31,7 @@ COVERED = {
         "test_launch_files.py",
         "test_the_launcher_asks_for_the_engine",
     ),
-    "videomae-fast convert runs/sharded": ("test_weight_shards.py", "test_shards_become_one_file"),
+    "videomae-fast convert runs/sharded": ("test_sharded_weights.py", "test_shards_become_one_file"),
     "videomae-fast align --demo": ("test_align_demo.py", "test_the_demo"),
     "videomae-fast align --config": ("test_alignment.py", "test_the_loss_falls_and_a_run_continues_exactly"),
     "videomae-fast finetune --config examples/configs/finetune/internvideo2": (
