@@ -44,9 +44,9 @@ def fresh() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def prepare(*args: Any) -> tuple[nn.Module, Any]:
+def prepare(accelerator: Any, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
     """Wrap, and say what wraps: a unit for each block and one for the whole, every parameter a shard."""
-    model, optimizer = parallel.prepare(*args)
+    model, optimizer = parallel.prepare(accelerator, model, optimizer)
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     assert blocks and all(isinstance(module, FSDPModule) for module in (model, *blocks))
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())

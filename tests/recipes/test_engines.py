@@ -112,5 +112,5 @@ def test_a_run_continues_in_other_numbers_of_processes(folder: Path, videos: Pat
     assert tiny.losses(chain) == pytest.approx(tiny.losses(tmp_path), rel=1e-5)
     ours, wanted = (read_weights(path) for path in (last.checkpoint, whole.checkpoint))
     assert ours.keys() == wanted.keys()
-    ours, wanted = (torch.cat([state[name].flatten() for name in wanted]) for state in (ours, wanted))
-    assert (ours - wanted).norm() < 1e-4 * wanted.norm()
+    one, other = (torch.cat([state[name].flatten() for name in wanted]) for state in (ours, wanted))
+    assert (one - other).norm() < 1e-4 * other.norm()
