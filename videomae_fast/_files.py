@@ -55,8 +55,14 @@ def cache_folder(name: str) -> Path:
 
     Returns:
         The folder below $XDG_CACHE_HOME, or below ~/.cache. It need not exist.
+
+    Raises:
+        OSError: neither is known.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "videomae_fast", name)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "videomae_fast", name)
+    except RuntimeError as error:  # of a user without a home
+        raise OSError(f"{error}; XDG_CACHE_HOME names a folder for caches") from None
 
 
 def writable_folder(output: str | os.PathLike[str]) -> Path:

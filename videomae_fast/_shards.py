@@ -1,5 +1,6 @@
 """Weights in shards, as torch.distributed.checkpoint writes them: read in one process, without running code."""
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
     shards = folder / SHARDS
     try:
         with (shards / _INDEX).open("rb") as file:
-            entries: dict[str, Any] = _Index(file).load().state_dict_metadata
+            index = _Index(file).load()
+        entries: dict[str, Any] = index.state_dict_metadata
         others = [
             name
             for name, entry in entries.items()
@@ -70,6 +72,12 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
         ]
         if others or not entries:
             raise ValueError(f"{others[0]!r} is no weight" if others else "there are no weights")
+        for name, entry in entries.items():
+            if sum(math.prod(chunk.sizes) for chunk in entry.chunks) != math.prod(entry.size):
+                raise ValueError(f"{name!r} is not whole")
+        for part in index.storage_data.values():
+            if Path(part.relative_path).name != str(part.relative_path):
+                raise ValueError(f"its index names a file elsewhere, {part.relative_path}")
         state = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in entries.items()}
         # `load` of torch 2.6 asks the process group, if there is one, instead of reading alone.
         _load_state_dict(state, FileSystemReader(shards), no_dist=True)

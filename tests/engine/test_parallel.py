@@ -97,7 +97,8 @@ def test_asked_engine(values: dict[str, str], engine: str, variables: Callable[[
         (FSDP2 | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "leave it out and give --activation-checkpointing"),
         (FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is set: leave it out"),
         (FSDP2 | {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, "FULL_STATE_DICT; allowed: SHARDED_STATE_DICT"),
-        ({"WORLD_SIZE": "2"}, "the launcher started 2 processes, Accelerate finds 1"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, and LOCAL_RANK is not set: start with torchrun"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "must be 1, because --accumulate divides batches, got 4"),
     ],
 )
 def test_settings_that_no_engine_has(

@@ -51,7 +51,7 @@ def spoil(weights: Path, **tensors: float | None) -> Path:
         ({"mask_ratio": 1.0}, r"mask_ratio must be in \[0, 1\), got 1.0"),
         (
             {"model": "internvideo2-2b"},
-            "model must be one of internvideo2-small, .*internvideo2-6b.*got 'internvideo2-2b'",
+            "model must be one of internvideo2-nano, .*internvideo2-6b.*got 'internvideo2-2b'",
         ),
         ({"distil_teacher": "a", "image_teacher": "b"}, "'a' is the only teacher of a distillation: leave out image_t"),
         ({"distil_teacher": "a", "video_teacher": "b"}, "'a' is the only teacher of a distillation: leave out video_t"),

@@ -255,7 +255,7 @@ def test_a_teacher_has_the_logits_of_its_classifier(aligned: Path, labelled: Pat
 def test_weights_of_the_other_family(
     aligned: Path, labelled: Path, videos: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    theirs = r"holds weights of InternVideo2, the model is of VideoMAE \(sizes of InternVideo2: internvideo2-small, "
+    theirs = r"holds weights of InternVideo2, the model is of VideoMAE \(sizes of InternVideo2: internvideo2-nano, "
     for partial in (False, True):
         with pytest.raises(CheckpointError, match=theirs):
             finetune(tiny.finetuning(labelled, tmp_path / "mae", init=str(aligned), init_partial=partial))

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,21 +225,33 @@ def join_shards(accelerator: Any, checkpoint: Path) -> str:
         checkpoint: folder that `save_checkpoint` made.
 
     Returns:
-        A line that says why the file is not written; "" if it is, or if there are no shards.
-
-    Raises:
-        OSError: the disk is full or broken. The checkpoint is as it was.
+        A line that says why the file is not written, and then the checkpoint is as it was; "" if it is, or if there are
+        no shards.
     """
     line = ""
     if is_sharded(checkpoint) and accelerator.is_main_process:
         needed = 2 * sharded_bytes(checkpoint)  # the tensors, and the bytes that safetensors makes of them
-        free = importlib.import_module("psutil").virtual_memory().available  # Accelerate needs psutil
-        if needed <= free:
-            _write_joined(checkpoint)
-        else:
+        free = _free_memory()
+        if needed > free:
             line = f"{needed / 2**30:.0f} GiB are needed to join the weights, and {free / 2**30:.0f} GiB are free"
+        else:
+            try:
+                _write_joined(checkpoint)
+            except (OSError, ValueError) as error:  # all that the run computed is saved
+                line = f"they could not be joined: {error}"
     accelerator.wait_for_everyone()
     return line
+
+
+def _free_memory() -> int:
+    """Bytes; a container or a batch system may allow less than the machine has free."""
+    free = int(importlib.import_module("psutil").virtual_memory().available)  # Accelerate needs psutil
+    group = Path("/sys/fs/cgroup")
+    for limit, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
+        part = group if limit == "max" else group / "memory"
+        with suppress(OSError, ValueError):  # of the other version of control groups, or without a limit
+            free = min(free, int((part / f"memory.{limit}").read_text()) - int((part / f"memory.{used}").read_text()))
+    return free
 
 
 def _write_joined(checkpoint: Path) -> None:

@@ -25,12 +25,13 @@ from .checkpoint import (
     load_checkpoint,
     prepare_output,
     save_checkpoint,
+    saved_engine,
     saved_processes,
 )
 from .health import check_finite, check_finite_weights, stopped
 from .log import RunLog, check_trackers, say, summary, tracker_names
 from .optim import learning_rate
-from .parallel import everywhere, last_part, make_accelerator, prepare
+from .parallel import asked_engine, everywhere, last_part, make_accelerator, prepare
 from .recipe import Recipe
 from .stop import StopSignals
 from .timing import Timing
@@ -259,9 +260,12 @@ class _Run:
         step = load_checkpoint(self.accelerator, checkpoints[-1], self.recipe.config, self.order, load)
         self.accelerator.print(f"continuing after step {step} from {checkpoints[-1]}")
         saved, ranks = saved_processes(checkpoints[-1]), self.accelerator.num_processes
-        if saved != ranks:  # a process that did not exist has no state to continue
+        engine = saved_engine(checkpoints[-1])
+        # A process that did not exist has no state to continue, and another engine does not read it.
+        if saved != ranks or engine != asked_engine():
             torch.manual_seed((self.options.seed + 1_000_003 * step + self.accelerator.process_index) % 2**63)
-            self.accelerator.print(f"it is of {saved} processes: each of the {ranks} draws dropout anew from here")
+            of = f"{saved} processes" if saved != ranks else engine
+            self.accelerator.print(f"it is of {of}: each of the {ranks} draws dropout anew from here")
         return step
 
     def _stops(self) -> bool:

@@ -55,9 +55,10 @@ def wrapping_engine(model: nn.Module) -> str:
     Returns:
         "FSDP2", "DDP", or "no engine".
     """
-    if isinstance(model, FSDPModule) and all(isinstance(value, DTensor) for value in model.parameters()):
+    wrapped = getattr(model, "_orig_mod", model)  # Accelerate may compile what it has wrapped
+    if isinstance(wrapped, FSDPModule) and all(isinstance(value, DTensor) for value in model.parameters()):
         return "FSDP2"
-    return "DDP" if isinstance(model, DistributedDataParallel) else "no engine"
+    return "DDP" if isinstance(wrapped, DistributedDataParallel) else "no engine"
 
 
 def make_accelerator(precision: str, trackers: Sequence[str] = (), logging_dir: Path | None = None) -> Any:
@@ -73,7 +74,7 @@ def make_accelerator(precision: str, trackers: Sequence[str] = (), logging_dir: 
 
     Raises:
         ValueError: the precision is unknown; the engine that was asked for is not supported, or with settings that are
-            not; or Accelerate does not find all processes.
+            not; or Accelerate does not find all processes, or would divide gradients.
         ImportError: Accelerate is missing, or too old for the engine.
     """
     accelerate = require("accelerate")
@@ -95,7 +96,17 @@ def make_accelerator(precision: str, trackers: Sequence[str] = (), logging_dir: 
     )
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
+        if "LOCAL_RANK" not in os.environ:
+            raise ValueError(
+                f"WORLD_SIZE is {started}, and LOCAL_RANK is not set: start with torchrun or accelerate launch, or "
+                "unset WORLD_SIZE to train in one process"
+            )
         raise ValueError(f"the launcher started {started} processes, Accelerate finds {accelerator.num_processes}")
+    if accelerator.gradient_accumulation_steps != 1:  # it would divide gradients
+        raise ValueError(
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS must be 1, because --accumulate divides batches, got "
+            f"{accelerator.gradient_accumulation_steps}"
+        )
     return accelerator
 
 

@@ -57,7 +57,8 @@ def load_whole(folder: Path, model: nn.Module, optimizer: Optimizer, reads: bool
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     weights = require("safetensors.torch").load_file(folder / _MODEL) if reads else {}
     set_model_state_dict(model, weights, options=options)
-    moments = _by_name(torch.load(folder / _OPTIMIZER, weights_only=True), model, optimizer) if reads else {}
+    saved = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True) if reads else {}
+    moments = _by_name(saved, model, optimizer) if reads else {}
     set_optimizer_state_dict(model, optimizer, moments, options=options)
 
 

@@ -131,4 +131,5 @@ def _to_huggingface(
 def _name(source: PathLike) -> str:
     """The file of weights, with its folder if that was given."""
     path = Path(source).resolve()
-    return f"{path.name}/{weights_file(path).name}" if path.is_dir() else path.name
+    file = weights_file(path) if path.is_dir() else path
+    return path.name if file == path else f"{path.name}/{file.name}"

@@ -42,12 +42,17 @@ class InternVideo2Tower(VideoTower, InternVideo2):
         self.img_pos_embed = nn.Parameter(position_rows(self.image_config))
         self.token_dim = config.encoder_dim
 
-    def _embed(self, clip: Clip, visible: Tensor, image: bool) -> Tensor:
-        if image and self.config.tubelet_size != 1:
+    def check_images(self) -> None:
+        """See `VideoTower.check_images`."""
+        if self.config.tubelet_size != 1:
             raise ValueError(
                 "images need tubelet_size 1, because they share the kernel of the patches with clips, got "
-                f"{self.config.tubelet_size}"
+                f"{self.config.tubelet_size}: leave images out, or take a tower of one frame a token"
             )
+
+    def _embed(self, clip: Clip, visible: Tensor, image: bool) -> Tensor:
+        if image:
+            self.check_images()
         used, unused = (self.img_pos_embed, self.pos_embed) if image else (self.pos_embed, self.img_pos_embed)
         return self.embed(clip, visible, zero_gradient(used, unused))
 

@@ -55,6 +55,13 @@ class VideoTower(ClassifierParts):
         axis = DIMENSIONS.index("T") if not isinstance(clip, Tensor) else layout.find("T")
         return len(clip.shape) == 5 and axis >= 0 and clip.shape[axis] == 1 and self.config.num_frames > 1
 
+    def check_images(self) -> None:
+        """Make sure that the tower takes images.
+
+        Raises:
+            ValueError: it is for clips alone.
+        """
+
     def draw(self, sample: Tensor, ratio: float, *, seed: int, stream: int = 0, image: bool = False) -> Tensor:
         """Visible tokens of random masking, `random_mask_index` for the grid of clips or of images.
 

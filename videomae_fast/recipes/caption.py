@@ -57,6 +57,8 @@ class Captioning(Recipe):
         use_fastest_attention(config.model.attention, device, say)
         fitted = replace(config, model=fit_caption(self, device, say))
         model, self.texts, self.folder = build_captioner(fitted, say)
+        if kinds[1] is not None or eval_kinds[1] is not None:
+            model.vision_encoder.check_images()
         self._check_conversations([kind for kind in (*kinds, *eval_kinds) if kind is not None])
         if note := config.run.initialize(model):
             say(printable_lines(note))

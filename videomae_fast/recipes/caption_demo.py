@@ -18,12 +18,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from .._files import writable_folder
 from .._lock import lock_output
 from .._text import printable
 from ..data.sources.captions import read_captions
 from ..data.sources.written_clips import LIST
-from ..engine.checkpoint import list_checkpoints
+from ..engine.checkpoint import list_checkpoints, prepare_output
 from ..engine.loop import RunResult
 from ..engine.parallel import make_accelerator
 from .caption import caption
@@ -110,7 +109,7 @@ def with_language_model(config: CaptionConfig, say: Callable[[str], None]) -> Ca
     if config.language.language_model:
         return config
     accelerator = make_accelerator(config.run.precision)
-    output = writable_folder(config.run.output)
+    output = prepare_output(config.run.output, config.run.resume)  # a run that is finished keeps its language model
     folder = output / "language_model"
     if accelerator.is_main_process and not (config.run.resume and list_checkpoints(output)):
         with lock_output(output):

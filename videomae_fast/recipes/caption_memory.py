@@ -10,6 +10,7 @@ computes it in the run.
 import functools
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from ..engine.optim import make_optimizer
 from ..engine.precision import resolve_precision
 from ..memory import StepPredictor
 from ..memory.cache import PredictionCache
+from ..memory.fake_cuda import ZeroValues
 from ..models.chat_tokens import ChatTokens
+from ..models.values import can_be_read
 from .caption_config import CaptionConfig
 from .caption_model import build_captioner_of_size
 from .caption_part import Part
@@ -64,7 +67,12 @@ class CaptionStep:
         self.optimizer.zero_grad(set_to_none=True)
         half = resolve_precision(self.config.run.precision) == "bf16"
         for number in range(min(self.config.optimizer.parts, COMPUTED_PARTS)):
-            with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):  # as `make_accelerator`
+            # transformers before version 5 reads from the mask whether texts have padding: it is told that they have.
+            values = nullcontext() if can_be_read(self.weight) else ZeroValues()
+            with (
+                torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False),
+                values,
+            ):  # as `make_accelerator`
                 part = self._part(number)
                 loss = self.model(part.clips, part.tokens, part.visible).loss * part.weight
             loss.backward()
@@ -97,11 +105,17 @@ def _deciding(config: CaptionConfig) -> dict[str, Any]:
     """All options that the memory of a step depends on, as plain values."""
     sections = (config.model, config.connector, config.language)
     options = {name: value for section in sections for name, value in asdict(section).items()}
-    file = Path(config.language.language_model) / "config.json"
+    place = Path(config.language.language_model)
+    file = place / "config.json"
+    if place.is_file():  # of a GGUF file, which is too long to be read for this
+        status = place.stat()
+        known = f"{place.resolve()} {status.st_size} {status.st_mtime_ns}".encode()
+    else:
+        known = file.read_bytes() if file.is_file() else b""
     return options | {
         "num_frames": config.data.num_frames,
         "image_size": config.data.image_size,
         "parts": config.optimizer.parts,
         "precision": resolve_precision(config.run.precision),
-        "language_model": hashlib.sha256(file.read_bytes() if file.is_file() else b"").hexdigest(),
+        "language_model": hashlib.sha256(known).hexdigest(),
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ..data import Choice
 from .text_scores import caption_words
 
-_BEGIN = re.compile(r"(?:(?:the )?(?:best |correct )?(?:option|answer)(?: is)?)?[\s:]*", re.IGNORECASE)
+_BEGIN = re.compile(r"(?:(?:the )?(?:best |correct )?(?:option|answer)\b(?: is\b)?)?[\s:]*", re.IGNORECASE)
 _MARKED = re.compile(r"\(([A-Z])\)|([A-Z])[).:,]|([A-Z])$", re.IGNORECASE)  # (A), A) or A., or the letter alone
 _UNMARKED = re.compile(r"([A-Z])\s+(.*)", re.IGNORECASE)
 
@@ -36,8 +36,10 @@ def chosen_option(answer: str, candidates: Sequence[str]) -> int | None:
     References:
         `check_ans` of video_chat2/mvbench.ipynb of OpenGVLab/Ask-Anything.
     """
-    begin = _BEGIN.match(answer.strip())
-    line = answer.strip()[begin.end() if begin else 0 :].partition("\n")[0].strip()
+    text = answer.strip()
+    begin = _BEGIN.match(text)
+    place = begin.end() if begin else 0
+    line = text[place:].partition("\n")[0].strip()
     options = [caption_words(text) for text in candidates]
     if marked := _MARKED.match(line):
         number = _number(next(filter(None, marked.groups())))
@@ -47,7 +49,7 @@ def chosen_option(answer: str, candidates: Sequence[str]) -> int | None:
         number = _number(unmarked[1])
         if number < len(candidates) and caption_words(unmarked[2]) == options[number]:
             return number
-    words = caption_words(line)
+    words = caption_words(text[:place] + line)  # "answer the door" may be an option itself
     held = [number for number, option in enumerate(options) if _has(words, option)]
     longest = [k for k in held if not any(k != other and _has(options[other], options[k]) for other in held)]
     return longest[0] if len(longest) == 1 else None

@@ -71,6 +71,8 @@ class Contrast(Recipe):
         use_fastest_attention(config.model.attention, device, say)
         fitted = replace(config, model=fit_contrast(self, device, say))
         model, self.tokenizer = build_towers(fitted, say, saved_audio_config(config))
+        if kinds[1] is not None or eval_kinds[1] is not None:
+            model.vision_encoder.check_images()
         if note := self._start(model):
             say(printable_lines(note))
         choose_trained(model, config.model.train, config.text.freeze_text)

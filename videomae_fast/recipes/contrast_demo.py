@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from .._files import writable_folder
 from .._lock import lock_output
 from .._optional import require
 from .._text import printable
@@ -24,6 +23,7 @@ from ..data import demo_folder
 from ..data.sources.operation_captions import CAPTIONS, write_operation_clips
 from ..data.sources.operations import OPERATIONS, PARTS, OperationClips, read_footage
 from ..data.sources.written_clips import LIST
+from ..engine.checkpoint import list_checkpoints, prepare_output
 from ..engine.loop import RunResult
 from ..engine.parallel import make_accelerator
 from .contrast_config import ContrastConfig
@@ -78,8 +78,8 @@ def with_clips(config: ContrastConfig, say: Callable[[str], None]) -> ContrastCo
         raise ValueError("output is empty: name the folder of the run")
     require("transformers")
     accelerator = make_accelerator(config.run.precision)
-    output = writable_folder(config.run.output)
-    if accelerator.is_main_process:
+    output = prepare_output(config.run.output, config.run.resume)
+    if accelerator.is_main_process and not list_checkpoints(output):  # a run that continues has its clips
         with lock_output(output):
             _write(output, config, say)
     accelerator.wait_for_everyone()

@@ -29,6 +29,7 @@ from ..data import demo_folder
 from ..data.sources.events import PAIRS, TEMPLATES, EventClips, captions_of, write_event_clips
 from ..data.sources.operations import read_footage
 from ..data.sources.written_clips import LIST
+from ..engine.checkpoint import list_checkpoints, prepare_output
 from ..engine.loop import RunResult
 from ..engine.parallel import make_accelerator
 from .contrast_config import ContrastConfig
@@ -90,7 +91,8 @@ def with_clips(config: ContrastConfig, say: Callable[[str], None]) -> ContrastCo
     require("transformers")
     accelerator = make_accelerator(config.run.precision)
     output = writable_folder(config.run.output)
-    if accelerator.is_main_process:
+    short = prepare_output(str(output / PHASES[0]), config.run.resume)
+    if accelerator.is_main_process and not list_checkpoints(short):  # a run that continues has its clips
         with lock_output(output):
             _write(output, config, say)
     accelerator.wait_for_everyone()

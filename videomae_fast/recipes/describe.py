@@ -141,7 +141,9 @@ class Describer:
             )
         visible = self.visible(len(tokens.place), image)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        options = {"pad_token_id": pad, "eos_token_id": self._ends(), "streamer": streamer}
+        # What a model's own generation_config.json asks for would change which token is the likeliest.
+        plain = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "bad_words_ids": None, "min_length": 0}
+        options = {"pad_token_id": pad, "eos_token_id": self._ends(), "streamer": streamer, **plain}
         with self.accelerator.autocast():
             found: Tensor = model.generate(
                 clips, tokens, visible, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **options
@@ -202,6 +204,8 @@ def describe(
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if any(map(is_image, videos)):
+        describer.model.vision_encoder.check_images()
     streamer = None if stream is None else make_streamer(describer.tokenizer, stream)
     shared: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "workers": workers}
     kinds = {

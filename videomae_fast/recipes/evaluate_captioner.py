@@ -111,6 +111,8 @@ def _views(
     is_image = np.concatenate([each.is_image for each in annotations if isinstance(each, CaptionedVideos)])
     for image, mixture in zip((False, True), split_kinds(videos), strict=True):
         if mixture is not None:
+            if image:
+                describer.model.vision_encoder.check_images()
             given = replace(options, sampling="uniform") if image else options
             dataset = given.views(mixture, 1 if image else data.num_frames, size, default)
             yield image, np.flatnonzero(is_image == image), dataset

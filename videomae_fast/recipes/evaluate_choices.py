@@ -87,7 +87,9 @@ class ChoiceResult:
         lines = [_line(name, task) for name, task in found["tasks"].items()]
         if len(lines) > 1:
             means = {name: found[f"task_mean_{name}"] for name in ("accuracy", "likelihood_accuracy", "chance")}
-            lines += [_line("all questions", found), _line(f"mean over {len(lines)} tasks", means)]
+            asked = sum(task["questions"] > 0 for task in found["tasks"].values())
+            of = f"{asked} tasks" if asked == len(lines) else f"{asked} of {len(lines)} tasks"
+            lines += [_line("all questions", found), _line(f"mean over {of}", means)]
         return lines + missing_lines(self._unread())
 
     def write(self, folder: Path) -> None:

@@ -127,6 +127,8 @@ def evaluate_retrieval(config: EvaluateConfig) -> RetrievalResult:
     towers, accelerator = towers_of(config)
     videos = merge_captions(read_mixture(views.data, views.root or None, views.list_format, captioned=True))
     kinds = [mixture for mixture in split_kinds(videos) if mixture is not None]
+    if split_kinds(videos)[1] is not None:
+        towers.model.vision_encoder.check_images()
     datasets = [_views(views, mixture, towers) for mixture in kinds]
     with accelerator.autocast():
         found = [features_of_videos(towers, dataset, config, accelerator) for dataset in datasets]

@@ -327,10 +327,13 @@ def test_a_partial_folder_of_a_killed_process_is_removed(root: Path, cache: Path
     path = write(root, TWO)
     read_annotations(path)
     index = index_of(cache)
-    (cache / f".{index.name}.left").mkdir()
+    left, begun = (cache / f".{index.name}.{name}" for name in ("left", "begun"))
+    for folder in (left, begun):
+        folder.mkdir()
+    os.utime(left, (0, 0))  # the other may be of a process on another machine
     shutil.rmtree(index)
     read_annotations(path)
-    assert sorted(cache.iterdir()) == sorted([index, index.with_suffix(".lock")])
+    assert sorted(cache.iterdir()) == sorted([begun, index, index.with_suffix(".lock")])
 
 
 def private_kib() -> int:

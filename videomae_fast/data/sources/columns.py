@@ -97,7 +97,10 @@ class Columns:
         if "columns" in state:
             self.__init__(state["columns"], state["facts"])  # type: ignore[misc]
             return
-        found = open_columns(state["folder"])
+        try:
+            found = open_columns(state["folder"])
+        except FileNotFoundError:
+            raise ColumnsError(f"{state['folder']} was deleted while it was in use: start again") from None
         if found._checksums[""] != state["checksum"]:
             raise ColumnsError(f"{state['folder']} was built anew while it was in use: start again")
         self.__dict__ = found.__dict__
@@ -182,7 +185,8 @@ class _Array:
         with writing(), self._file:
             self._file.seek(0)
             self._write_header()  # as long as the one it replaces: numpy leaves room for digits
-        return _map(self._path)
+        with writing():
+            return _map(self._path)
 
     def _write_header(self) -> None:
         assert self._file is not None

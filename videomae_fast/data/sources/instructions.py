@@ -161,7 +161,8 @@ def _instruction_row(entry: Mapping[str, Any]) -> CaptionRow:
     for number, turn in enumerate(turns):
         if not isinstance(turn, dict):
             raise ValueError(f"QA[{number}] must be an object with q and a, got {shown(repr(turn)[:999])}")
-        asked = {name: turn.get(name) or "" for name in (("i", "q") if number == 0 else ("q",))}
+        names = ("i", "q") if number == 0 else ("q",)
+        asked = {name: "" if turn.get(name) is None else turn[name] for name in names}
         parts = [words_of(text, f"QA[{number}].{name}", "question") for name, text in asked.items() if text != ""]
         if not parts:
             raise ValueError(f"QA[{number}]: there is no question: {' and '.join(asked)} are empty or missing")

@@ -53,7 +53,7 @@ def first_entry(path: Path) -> Mapping[str, Any]:
     if not os.path.isfile(path):
         return {}
     text, size = "", _BEGINNING
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
         while more := file.read(size):
             text, size = text + more, 2 * size
             with suppress(ValueError):  # it may be cut off

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,8 @@ from .columns import ColumnsError, open_columns, write_index, writing
 
 LEAST_BYTES = 16 << 20  # of a list that has an index; a shorter one is read in about a second
 _Videos = TypeVar("_Videos", bound=Annotations)
-State = list[int] | None  # of a file: bytes, and nanoseconds at which it changed; None: there is none
+LEFT = 86_400  # seconds after which a folder that was not completed is of a process that is gone, on any machine
+State = list[int] | None  # of a file, as `file_state` returns it; None: there is none
 Shards = dict[str, State]  # by the path in the list
 Build = Callable[[Path | None, Shards], _Videos]
 
@@ -36,13 +37,14 @@ def file_state(path: str | os.PathLike) -> State:
         path: of the file.
 
     Returns:
-        Its bytes, and the nanoseconds at which it changed; None if it cannot be found.
+        Its bytes, the nanoseconds at which its contents and its entry in the file system changed (a copy can be given
+        the first of another file, and not the second), and its number there; None if it cannot be found.
     """
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def is_long(source: Path, shards: Iterable[Path]) -> bool:
@@ -80,12 +82,16 @@ def indexed(
         Exception: as `build`.
     """
     key = {"list": os.path.abspath(source), "root": os.path.abspath(root), "type": kind.__name__, **options}
-    path = cache_folder("lists") / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    found, _ = _open(path, key, source, root, kind)
-    if found is not None:
-        return found
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    key["version"] = sys.modules[__package__.partition(".")[0]].__version__  # another may read lists in another way
+    found, reason = None, ""
     with ExitStack() as stack:
         try:
+            with writing():
+                path = cache_folder("lists") / name
+            found, _ = _open(path, key, source, root, kind)
+            if found is not None:
+                return found
             with writing():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 lock = wait_for_lock(path.with_suffix(".lock"), lambda: _say(source, "another process builds it"))
@@ -97,6 +103,8 @@ def indexed(
             found, reason = _open(path, key, source, root, kind)
         except ColumnsError as error:
             reason = str(error)
+            with suppress(ColumnsError), writing():  # where locks do not hold, another process may have been first
+                found, _ = _open(cache_folder("lists") / name, key, source, root, kind)
     if found is None:
         found = build(None, {})
         _say(source, f"{len(found)} videos, held in the memory of each process: {reason}")
@@ -111,7 +119,7 @@ def _open(
         columns = open_columns(path)
         facts = columns.facts
         if facts["key"] != key:
-            return None, "it is of another list"
+            return None, f"it is of version {facts['key'].get('version')}"
         if facts["list"] != file_state(source):
             return None, "the list changed"
         for name, state in facts["shards"].items():
@@ -128,10 +136,13 @@ def _open(
 def _build(path: Path, key: Mapping[str, Any], source: Path, build: Build[_Videos], reason: str, alone: bool) -> None:
     begun = time.perf_counter()
     if alone:
-        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed; a lock may be of one node
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > LEFT:
+                    shutil.rmtree(left, ignore_errors=True)
     with writing():
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        partial.chmod(0o777 & ~_umask())  # as other folders: a group may share its cache
     try:
         shards: Shards = {}
         state = file_state(source)  # before it is read: a change while it is read is seen later
@@ -156,6 +167,12 @@ def _replace(path: Path, new: Path) -> None:
         os.replace(new, path)
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _say(source: Path, text: str) -> None:
