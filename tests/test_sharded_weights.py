@@ -91,6 +91,22 @@ def test_no_code_in_a_shard_runs(tmp_path: Path) -> None:
     assert not made.exists()
 
 
+def test_an_index_that_claims_more_than_the_shards_hold(tmp_path: Path) -> None:
+    folder = write(tmp_path / "step", {"model": weights()})
+    file = folder / SHARDS / ".metadata"
+    index = pickle.loads(file.read_bytes())
+    name, entry = next(iter(index.state_dict_metadata.items()))
+    entry.size = torch.Size([1000, *entry.size])
+    file.write_bytes(pickle.dumps(index))
+    with pytest.raises(ValueError, match=f"{name}' is not whole"):
+        read_shards(folder)
+    entry.size = entry.size[1:]
+    next(iter(index.storage_data.values())).relative_path = "../elsewhere"
+    file.write_bytes(pickle.dumps(index))
+    with pytest.raises(ValueError, match=r"its index names a file elsewhere, \.\./elsewhere"):
+        read_shards(folder)
+
+
 @pytest.mark.parametrize("state", [{"optimizer": {"a": torch.zeros(1)}}, {"model": {}}])
 def test_shards_of_something_else(state: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'optimizer\.a' is no weight|there are no weights"):

@@ -73,7 +73,9 @@ def test_the_demo(motion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.split() == answers[0][1].split()
 
     language = {path.name: path.read_bytes() for path in (run / "language_model").iterdir()}
-    again = ["caption", "--demo", "--init", str(motion), "--output", str(run), "--resume", *SHORT, "--max-steps", "3"]
+    again = ["caption", "--demo", "--init", str(motion), "--output", str(run), *SHORT, "--max-steps", "3"]
+    assert main([*again, "--seed", "1"]) == 2  # a finished run keeps its language model
+    again.append("--resume")
     assert main(again) == 0
     assert {path.name: path.read_bytes() for path in (run / "language_model").iterdir()} == language
     assert "language model: a LLaMA" not in capsys.readouterr().out

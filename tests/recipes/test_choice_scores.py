@@ -49,6 +49,11 @@ def test_the_order_of_options_does_not_matter_for_words() -> None:
     assert chosen_option("It is the red ball", ("the red ball", "ball")) == 0
 
 
+@pytest.mark.parametrize(("answer", "option"), [("Answering the phone", 0), ("Answer the door", 1), ("answer: (B)", 1)])
+def test_options_that_begin_as_a_lead_does(answer: str, option: int) -> None:
+    assert chosen_option(answer, ("answering the phone", "answer the door")) == option
+
+
 @pytest.mark.parametrize("letter", ["(A)", "(B)", "(c)", "(D).", "(D),", "(B):"])
 @pytest.mark.parametrize("rest", ["", " Opened the door.", " something else"])
 def test_letters_in_brackets_count_as_published(letter: str, rest: str) -> None:
