@@ -434,7 +434,7 @@ def test_a_rank_that_fails_ends_the_others(videos: Path, tmp_path: Path) -> None
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "rank.py")]
     process = tiny.start([*launcher, *tiny.arguments(config)], variables={"ACCELERATE_USE_CPU": "true"})
     try:
-        _, err = process.communicate(timeout=90)
+        _, err = process.communicate(timeout=240)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
