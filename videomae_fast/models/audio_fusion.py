@@ -85,7 +85,16 @@ class AudioVideoTextModel(VideoTextFusionModel):
         """Features and losses, with and without the sound.
 
         Args:
-            clip, ids, mask, sample, visible, layout, video, seed, pair_ids, gather: as `VideoTextFusionModel.forward`.
+            clip: as `VideoTextFusionModel.forward` takes it.
+            ids: as `VideoTextFusionModel.forward` takes it.
+            mask: as `VideoTextFusionModel.forward` takes it.
+            sample: as `VideoTextFusionModel.forward` takes it.
+            visible: as `VideoTextFusionModel.forward` takes it.
+            layout: as `VideoTextFusionModel.forward` takes it.
+            video: as `VideoTextFusionModel.forward` takes it.
+            seed: as `VideoTextFusionModel.forward` takes it.
+            pair_ids: as `VideoTextFusionModel.forward` takes it.
+            gather: as `VideoTextFusionModel.forward` takes it.
             spectrogram: (B, T, M), as `AudioTower.forward` takes it; zeros for a video without sound. None: images.
 
         Returns:

@@ -25,9 +25,9 @@ def caption_scores(references: Sequence[Sequence[str]], candidates: Sequence[str
     Returns:
         * "exact_match": the share of captions that are equal to one of their references.
         * "bleu1" to "bleu4": BLEU of all captions together, in [0, 1], not smoothed; the length of the reference is
-          that of the closest one, of two the shorter.
+            that of the closest one, of two the shorter.
         * "rouge_l": the mean over videos of (1 + β²)·P·R / (R + β²·P), in [0, 1], with β = 1.2 and P and R the highest
-          precision and recall of the longest common subsequence over the references.
+            precision and recall of the longest common subsequence over the references.
         * "cider_d": the mean of `cider_d`, in [0, 10].
 
         Papers print 100 times these figures.
