@@ -9,8 +9,8 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -84,7 +84,7 @@ def indexed(
     key = {"list": os.path.abspath(source), "root": os.path.abspath(root), "type": kind.__name__, **options}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     key["version"] = sys.modules[__package__.partition(".")[0]].__version__  # another may read lists in another way
-    found, reason = None, ""
+    found, reason, path = None, "", None
     with ExitStack() as stack:
         try:
             with writing():
@@ -103,8 +103,8 @@ def indexed(
             found, reason = _open(path, key, source, root, kind)
         except ColumnsError as error:
             reason = str(error)
-            with suppress(ColumnsError), writing():  # where locks do not hold, another process may have been first
-                found, _ = _open(cache_folder("lists") / name, key, source, root, kind)
+            if path is not None:  # where locks do not hold, another process may have been first
+                found, _ = _open(path, key, source, root, kind)
     if found is None:
         found = build(None, {})
         _say(source, f"{len(found)} videos, held in the memory of each process: {reason}")
@@ -141,8 +141,8 @@ def _build(path: Path, key: Mapping[str, Any], source: Path, build: Build[_Video
                 if time.time() - left.stat().st_mtime > LEFT:
                     shutil.rmtree(left, ignore_errors=True)
     with writing():
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        partial.chmod(0o777 & ~_umask())  # as other folders: a group may share its cache
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        partial.mkdir()  # with the rights of any folder, unlike tempfile's: a group may share its cache
     try:
         shards: Shards = {}
         state = file_state(source)  # before it is read: a change while it is read is seen later
@@ -167,12 +167,6 @@ def _replace(path: Path, new: Path) -> None:
         os.replace(new, path)
     finally:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _say(source: Path, text: str) -> None:
